@@ -1,0 +1,55 @@
+# make run    set up, and serve the demo site on 127.0.0.1:8080
+# make test   set up, check (ruff, mypy, import direction), and run every test
+# make check  only the checks
+# make lock   compile requirements/*.txt anew from setup.cfg (needs uv)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check lock clean
+
+run: $(VENV)/run.done
+	@printf '%s\n' \
+	  '' \
+	  'Send an event (from another terminal):' \
+	  '' \
+	  "  curl -i http://127.0.0.1:8080/public/demo/analytics/collect -d '{\"session_id\": \"s-1\", \"visitor_id\": \"visitor-1\", \"event_type\": \"pageview\", \"page_path\": \"/pricing\", \"event_time\": \"2026-05-12T10:00:00Z\"}'" \
+	  '' \
+	  'Within 3 seconds it is in a Parquet file under data/events/site=demo/. Look at it:' \
+	  '' \
+	  '  $(BIN)/collector inspect data/events --rows 5' \
+	  '' \
+	  'Metrics: http://127.0.0.1:9090/metrics    Stop: Ctrl-C' \
+	  ''
+	@exec $(BIN)/collector serve --config demo/collector.toml
+
+test: $(VENV)/dev.done check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# The versions that were tested, by hash. The collector itself is installed from this clone, editable.
+$(VENV)/%.done: requirements/%.txt setup.cfg | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'The collector needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo 'This Python cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+lock:
+	$(LOCK) setup.cfg requirements/build.in -o requirements/run.txt
+	$(LOCK) setup.cfg requirements/build.in --extra dev -c requirements/run.txt -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

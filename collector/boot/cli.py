@@ -1,0 +1,70 @@
+"""The command line: what is asked for, and the exit code.
+
+0 done; 1 failed (port taken, data_dir unusable, an event that would not be stored); 2 wrong usage or configuration.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from collector import VERSION
+from collector.boot import commands
+from collector.boot.worker import StartError
+from collector.config import ConfigError
+from collector.events import CONTRACT_HASH
+
+DEFAULT_CONFIG = Path("collector.toml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except ConfigError as exc:
+        for line in exc.errors:
+            print(f"collector: {line}", file=sys.stderr)
+        return 2
+    except StartError as exc:
+        print(f"collector: {exc}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1  # the reader of our output has gone; there is nobody to tell
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
+    parser.add_argument("--version", action="version", version=f"collector {VERSION}, contract {CONTRACT_HASH}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = subparsers.add_parser("serve", help="run until SIGTERM; drains, flushes, exits 0")
+    serve.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    serve.set_defaults(run=lambda arguments: commands.serve(arguments.config))
+
+    check = subparsers.add_parser("check-config", help="exit 0, or print every error and exit 2")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.set_defaults(run=lambda arguments: commands.check_config(arguments.file))
+
+    validate = subparsers.add_parser(
+        "validate", help="newline-delimited events: what would become of each; nothing is stored"
+    )
+    validate.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    validate.add_argument("--site", metavar="ID", help="judge by this site's settings; default: a site without any")
+    validate.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    validate.set_defaults(run=lambda arguments: commands.validate(arguments.file, arguments.site, arguments.config))
+
+    inspect = subparsers.add_parser("inspect", help="what is in a data_dir or a part: rows, times, sizes, health")
+    inspect.add_argument("path", type=Path, metavar="PATH")
+    inspect.add_argument(
+        "--rows", type=int, default=0, metavar="N", help="print the newest N events too, as JSON lines"
+    )
+    inspect.set_defaults(run=lambda arguments: commands.inspect(arguments.path, arguments.rows))
+
+    schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
+    which = schema.add_mutually_exclusive_group(required=True)
+    which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
+    which.add_argument("--parquet", action="store_true", help="the columns of a part")
+    schema.set_defaults(run=lambda arguments: commands.schema(parquet=arguments.parquet))
+    return parser

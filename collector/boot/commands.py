@@ -1,0 +1,90 @@
+"""The commands, each from its arguments to its exit code."""
+
+import json
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.progress import wrap_file
+
+from collector.boot import worker
+from collector.boot.inspect import inspect
+from collector.config import Config, ConfigError, SiteSettings, load
+from collector.events import CONTRACT, Event
+from collector.ingest.pipeline import Arrival, accept, tracking_enabled
+from collector.log import set_up_logging
+from collector.parts.table import EVENT_SCHEMA
+from collector.sites import Site, build_site
+
+__all__ = ["check_config", "inspect", "schema", "serve", "validate"]
+
+
+def serve(config_file: Path) -> int:
+    """Run until SIGTERM."""
+    config = load(config_file)
+    set_up_logging()
+    return worker.serve(config, config_file)
+
+
+def check_config(file: Path) -> int:
+    """Read the file as `serve` would, environment included."""
+    config = load(file)
+    print(f"{file}: good; {len(config.sites)} sites")
+    return 0
+
+
+def schema(*, parquet: bool) -> int:
+    """Print the contract as JSON Schema, or the columns of a part."""
+    if parquet:
+        for field in EVENT_SCHEMA:
+            print(f"{field.name}: {field.type}")
+    else:
+        print(json.dumps(CONTRACT, indent=2, ensure_ascii=False))
+    return 0
+
+
+def validate(file: str, site_id: str | None, config_file: Path) -> int:
+    """Print what would become of each line; 1 if any would not be stored."""
+    site = _site(site_id, config_file)
+    arrival = Arrival(client=IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
+    total = dropped = 0
+    for total, line in enumerate(_lines(file), 1):
+        outcome = tracking_enabled(site, arrival) or accept(site, arrival, line, 0, lambda address, received_us: None)
+        if isinstance(outcome, Event):
+            print(f"{total}: stored")
+        else:
+            dropped += 1
+            print(f"{total}: {outcome.reason.value}: {outcome.message}")
+    print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
+    return 1 if dropped else 0
+
+
+def _site(site_id: str | None, config_file: Path) -> Site:
+    if site_id is None:
+        return build_site("any", SiteSettings())
+    config: Config = load(config_file)
+    if site_id not in config.sites:
+        raise ConfigError([f"{config_file}: has no site {site_id}"])
+    return build_site(site_id, config.sites[site_id])
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from _not_blank(sys.stdin.buffer)
+        return
+    path = Path(file)
+    try:
+        with path.open("rb") as source:
+            if sys.stderr.isatty():
+                with wrap_file(source, total=path.stat().st_size, description="validating") as shown:
+                    yield from _not_blank(shown)
+            else:
+                yield from _not_blank(source)
+    except OSError as exc:
+        raise worker.StartError(f"{path}: cannot be read: {exc.strerror}") from None
+
+
+def _not_blank(source: BinaryIO) -> Iterator[bytes]:
+    return (line for line in source if line.strip())

@@ -1,0 +1,117 @@
+"""`collector inspect`: what is in a data_dir or a part, and whether all of it can be read."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import track
+from rich.table import Table
+
+from collector.boot.worker import StartError
+
+# A file or a pipe has no width of its own; this fits the longest site id.
+WIDTH_OF_FILES = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What one part holds; `problem` says why it cannot be read, in one line."""
+
+    path: Path
+    rows: int = 0
+    size_bytes: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    problem: str | None = None
+
+
+def inspect(path: Path, newest: int) -> int:
+    """Print a table of what is there, then the newest rows that were asked for.
+
+    The exit code is 1 if a part is broken. Raises StartError where nothing is there.
+    """
+    if path.is_dir():
+        root, parts = path, sorted(path.rglob("*.parquet"))
+    elif path.is_file():
+        root, parts = path.parent, [path]
+    else:
+        raise StartError(f"{path}: no such file or folder")
+    looked = [look(part) for part in _with_progress(parts)]
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
+    console.print(_table(root, looked))
+    broken = [health for health in looked if health.problem]
+    for health in broken:
+        print(f"broken: {health.path}: {health.problem}", file=sys.stderr)
+    if newest and len(broken) < len(looked):
+        for row in _newest_rows((health for health in looked if not health.problem), newest):
+            print(json.dumps(row, default=str, ensure_ascii=False))
+    return 1 if broken else 0
+
+
+def look(path: Path) -> Health:
+    """Read the whole part, checksums included."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as part:
+            times = [batch["received_at"] for batch in part.iter_batches()]
+            span = pc.min_max(pa.chunked_array(times, pa.timestamp("us", tz="UTC"))).as_py()
+            rows = sum(len(column) for column in times)
+            promised = (part.metadata.metadata or {}).get(b"collector.rows")
+        problem = None if promised in (None, b"%d" % rows) else f"{rows} rows, but its footer promises {promised!r}"
+        return Health(path, rows, path.stat().st_size, span["min"], span["max"], problem)
+    except (OSError, KeyError, pa.ArrowException) as exc:
+        return Health(path, problem=str(exc).partition("\n")[0])
+
+
+def _with_progress(parts: list[Path]) -> Iterable[Path]:
+    terminal = Console(stderr=True)
+    return track(parts, "reading", console=terminal, disable=not terminal.is_terminal, transient=True)
+
+
+def _table(root: Path, looked: list[Health]) -> Table:
+    table = Table(box=box.SIMPLE, show_footer=True)
+    readable = [health for health in looked if not health.problem]
+    table.add_column("folder", "all", overflow="fold")
+    table.add_column("parts", str(len(looked)), justify="right")
+    table.add_column("rows", str(sum(health.rows for health in looked)), justify="right")
+    table.add_column("size", decimal(sum(health.size_bytes for health in looked)), justify="right")
+    table.add_column("received from")
+    table.add_column("to")
+    table.add_column("health", "good" if len(readable) == len(looked) else f"{len(looked) - len(readable)} broken")
+    for folder, group in groupby(looked, key=lambda health: health.path.parent):
+        parts = list(group)
+        broken = sum(1 for health in parts if health.problem)
+        times = [time for health in parts for time in (health.first, health.last) if time]
+        table.add_row(
+            str(folder.relative_to(root)),
+            str(len(parts)),
+            str(sum(health.rows for health in parts)),
+            decimal(sum(health.size_bytes for health in parts)),
+            _second(min(times, default=None)),
+            _second(max(times, default=None)),
+            f"{broken} broken" if broken else "good",
+        )
+    return table
+
+
+def _second(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S") if time else "-"
+
+
+def _newest_rows(looked: Iterable[Health], newest: int) -> list[dict[str, object]]:
+    """The last rows of the part with the latest event, what is null left out."""
+    latest = max(looked, key=lambda health: str(health.last))
+    with pq.ParquetFile(latest.path) as part:
+        rows = part.read().slice(max(0, latest.rows - newest)).to_pylist()
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]

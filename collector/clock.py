@@ -1,0 +1,37 @@
+"""Time, handed in: what needs it takes a Clock, and no test sleeps for a timer."""
+
+import asyncio
+import time
+from typing import Protocol
+
+US_PER_S = 1_000_000
+US_PER_DAY = 86_400 * US_PER_S
+
+
+class Clock(Protocol):
+    """The two clocks a collector needs, and a way to wait."""
+
+    def now_us(self) -> int:
+        """Microseconds since the epoch, UTC. May jump: it is only ever written down, never subtracted."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds from an arbitrary start; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait that long."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

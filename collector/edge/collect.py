@@ -1,0 +1,129 @@
+"""The collect endpoint: a thin skin over the pipeline.
+
+The order of what is asked, and so which answer a request gets that could get several: method, site, rate,
+room to store, then the pipeline's steps before the body, the body itself, the pipeline's steps behind it, stored.
+"""
+
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+
+from collector.addresses import AddressSet
+from collector.clock import Clock
+from collector.edge import answers
+from collector.edge.client_ip import client_address
+from collector.edge.rate_limit import TokenBuckets
+from collector.edge.request import CLIENT, SITE, BadFraming, ClientGone, Handler, read_body
+from collector.events import Dropped, Event, Ignored, Reason, Refused
+from collector.ingest.enrich import ClientIpPolicy
+from collector.ingest.pipeline import Arrival, accept, admit
+from collector.journal.journal import Journal
+from collector.journal.rejects import Rejected, Rejects
+from collector.metrics import Metrics
+from collector.sites import Site, Sites
+
+PATH = "/public/{site_id}/analytics/collect"
+RETRY_STORING_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a reload can change; the endpoint looks at the present ones for every request."""
+
+    sites: Sites
+    buckets: TokenBuckets
+    trusted_proxies: AddressSet
+    client_ip: ClientIpPolicy
+    max_body_bytes: int
+    body_timeout_s: float
+
+
+class CollectEndpoint:
+    """Answers collect requests, and counts what became of each."""
+
+    def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
+        self.rules = rules
+        self._journal = journal
+        self._rejects = rejects
+        self._metrics = metrics
+        self._clock = clock
+
+    @web.middleware
+    async def resolve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Middleware: method, then site, then who is asking; sets SITE and CLIENT on what goes on."""
+        site_id = request.match_info.get("site_id")
+        if site_id is None:
+            return await handler(request)
+        if request.method == hdrs.METH_OPTIONS:
+            return answers.preflight(request)
+        if request.method != hdrs.METH_POST:
+            return self.refuse(request, Refused(Reason.METHOD, "Method not allowed"))
+        site = self.rules.sites.get(site_id)
+        if site is None:
+            return self.refuse(request, Refused(Reason.UNKNOWN_SITE, "Site not found"))
+        request[SITE] = site
+        forwarded_for = request.headers.getall(hdrs.X_FORWARDED_FOR, ())
+        request[CLIENT] = client_address(request.remote, forwarded_for, self.rules.trusted_proxies)
+        return await handler(request)
+
+    async def collect(self, request: web.Request) -> web.StreamResponse:
+        """The handler: an event in, an answer out."""
+        site = request[SITE]
+        try:
+            outcome = await self._outcome(request, site)
+        except ClientGone:
+            self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
+            raise ConnectionResetError("client gone") from None  # there is nobody to answer
+        except BadFraming:
+            self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
+            return answers.bad_body(request)
+        if isinstance(outcome, Event):
+            self._metrics.of_site(site.id).count_stored()
+            return answers.stored(request)
+        return self.drop(request, outcome)
+
+    async def _outcome(self, request: web.Request, site: Site) -> Event | Dropped:
+        if not self._journal.can_append():
+            return unavailable()
+        arrival = Arrival(
+            client=request[CLIENT],
+            origin=request.headers.get(hdrs.ORIGIN),
+            referer=request.headers.get(hdrs.REFERER),
+            user_agent=request.headers.get(hdrs.USER_AGENT),
+        )
+        dropped = admit(site, arrival)
+        if dropped is not None:
+            return dropped
+        body = await read_body(request, self.rules.max_body_bytes, self.rules.body_timeout_s)
+        if isinstance(body, Refused):
+            return body
+        received_us = self._clock.now_us()
+        outcome = accept(site, arrival, body, received_us, self.rules.client_ip)
+        if isinstance(outcome, Event):
+            return outcome if await self._journal.append(outcome) else unavailable()
+        if outcome.reason is Reason.INVALID and not self._rejects.keep(
+            site.id, Rejected(received_us, outcome.message, body)
+        ):
+            self._metrics.rejected_lost.inc()
+        return outcome
+
+    def drop(self, request: web.Request, outcome: Dropped) -> web.Response:
+        """Answer 202 or refuse, and count it for the site, or for the unknown ones."""
+        if isinstance(outcome, Refused):
+            return self.refuse(request, outcome)
+        self._count(request, outcome)
+        return answers.ignored(request, outcome)
+
+    def refuse(self, request: web.Request, outcome: Refused) -> web.Response:
+        """Answer with an error, and count it likewise."""
+        self._count(request, outcome)
+        return answers.refused(request, outcome)
+
+    def _count(self, request: web.Request, outcome: Ignored | Refused) -> None:
+        site = request.get(SITE)
+        counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
+        counts.count_dropped(outcome.reason)
+
+
+def unavailable() -> Refused:
+    return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)

@@ -1,0 +1,97 @@
+"""The OpenAPI page, made from the contract."""
+
+from typing import Any
+
+from collector import VERSION
+from collector.edge.answers import COLLECT_REASON, FORMS
+from collector.edge.collect import PATH
+from collector.events import CONTRACT, Reason
+
+_HEADER = {"schema": {"type": "string"}}
+
+
+def openapi() -> dict[str, Any]:
+    """The public endpoint in OpenAPI 3.1, whose schema dialect takes the contract as it is."""
+    event = {key: value for key, value in CONTRACT.items() if key != "$schema"}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Analytics event collector", "version": VERSION},
+        "paths": {
+            PATH.replace("site_id", "siteId"): {
+                "post": {
+                    "operationId": "collect",
+                    "summary": "Collect an analytics event",
+                    "description": "Any Content-Type is read as JSON. A 202 is no success: its message says why.",
+                    "parameters": [
+                        {
+                            "name": "siteId",
+                            "in": "path",
+                            "required": True,
+                            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+                        }
+                    ],
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            kind: {"schema": {"$ref": "#/components/schemas/Event"}}
+                            for kind in ("application/json", "text/plain")
+                        },
+                    },
+                    "responses": _responses(),
+                }
+            }
+        },
+        "components": {
+            "schemas": {
+                "Event": event,
+                "Message": {
+                    "type": "object",
+                    "required": ["message"],
+                    "additionalProperties": False,
+                    "properties": {"message": {"type": "string"}},
+                },
+                "Error": {
+                    "type": "object",
+                    "required": ["message", "errors"],
+                    "properties": {
+                        "message": {"type": "string", "maxLength": 200},
+                        "errors": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["message", "code"],
+                                "properties": {
+                                    "message": {"type": "string"},
+                                    "code": {"type": "string"},
+                                    "field": {"type": "string"},
+                                },
+                            },
+                        },
+                    },
+                },
+            }
+        },
+    }
+
+
+def _responses() -> dict[str, Any]:
+    responses = {
+        "201": _response("Stored", "Message"),
+        "202": _response("Not stored; the message says why", "Message", COLLECT_REASON),
+        "400": {"description": "Not HTTP"},
+    }
+    for reason, form in FORMS.items():
+        if reason is not Reason.METHOD:  # no operation of this page can meet it
+            names = [COLLECT_REASON, *(name for name, _ in form.headers)]
+            if reason in (Reason.RATE_LIMITED, Reason.UNAVAILABLE):
+                names.append("Retry-After")
+            responses[str(form.status)] = _response(form.code.replace("_", " ").capitalize(), "Error", *names)
+    return dict(sorted(responses.items()))
+
+
+def _response(description: str, schema: str, *headers: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": dict.fromkeys(headers, _HEADER),
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }

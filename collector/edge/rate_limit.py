@@ -1,0 +1,105 @@
+"""The rate limit: a token bucket per client, in bounded memory.
+
+A bucket is one number: the moment at which it will be full again (the generic cell rate algorithm). A request
+moves that moment one interval on, and is refused where it would then lie further ahead than a whole bucket.
+The numbers are whole nanoseconds; sums of float intervals would refuse the last request of a burst.
+"""
+
+import heapq
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from collector.addresses import Address
+from collector.clock import Clock
+from collector.config import RateLimit
+from collector.edge.request import CLIENT, SITE, Handler
+from collector.events import Reason, Refused
+
+NS_PER_S = 1_000_000_000
+NS_PER_MINUTE = 60 * NS_PER_S
+
+# 100,000 buckets take 20 MB (bench/memory.py); a flood of more addresses makes the table forget, never grow.
+MAX_BUCKETS = 100_000
+
+
+class TokenBuckets:
+    """How long each client must wait. Forgets the fullest bucket first when it is full.
+
+    The heap holds one entry per bucket, with the moment the bucket had when the entry was made. Moments only
+    grow, so the smallest entry is a lower bound, and bringing it up to date until it is true finds the fullest.
+    """
+
+    def __init__(self, limit: RateLimit, clock: Clock, max_buckets: int = MAX_BUCKETS) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._max_buckets = max_buckets
+        self._interval_ns = NS_PER_MINUTE // limit.requests_per_minute if limit.requests_per_minute else 0
+        self._bucket_ns = limit.burst * self._interval_ns
+        self._ipv6_shift = 128 - limit.ipv6_prefix
+        self._full_at_ns: dict[int, int] = {}
+        self._heap: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._full_at_ns)
+
+    def take(self, client: Address) -> int:
+        """Take a token for one request: 0, or the nanoseconds until there will be one (then none is taken)."""
+        if not self._interval_ns:
+            return 0
+        key = self._key(client)
+        now = self._clock.monotonic_ns()
+        known = self._full_at_ns.get(key)
+        full_at = (now if known is None or known < now else known) + self._interval_ns
+        wait_ns = full_at - now - self._bucket_ns
+        if wait_ns > 0:
+            return wait_ns
+        if known is None:
+            if len(self._full_at_ns) >= self._max_buckets:
+                self._forget_fullest()
+            heapq.heappush(self._heap, (full_at, key))
+        self._full_at_ns[key] = full_at
+        return 0
+
+    def _key(self, client: Address) -> int:
+        """IPv4 by address, IPv6 by network: whoever has one address of a /64 has all of them."""
+        number = int(client)
+        return number if client.version == 4 else (1 << 128 | number) >> self._ipv6_shift
+
+    def _forget_fullest(self) -> None:
+        while True:
+            seen, key = self._heap[0]
+            full_at = self._full_at_ns[key]
+            if seen == full_at:
+                heapq.heappop(self._heap)
+                del self._full_at_ns[key]
+                return
+            heapq.heapreplace(self._heap, (full_at, key))
+
+
+def refusal(wait_ns: int) -> Refused:
+    """The answer to a client that must wait; rounded up, so that waiting as long as it says is enough."""
+    return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=-(-wait_ns // NS_PER_S))
+
+
+def rate_limit(
+    buckets: Callable[[], TokenBuckets], refuse: Callable[[web.Request, Refused], web.Response]
+) -> Middleware:
+    """The middleware. Counts what reaches a site (`SITE` is set), so not preflights, nor what is no collect request."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if SITE not in request:
+            return await handler(request)
+        now = buckets()
+        wait_ns = now.take(request[CLIENT])
+        if not wait_ns:
+            return await handler(request)
+        response = refuse(request, outcome := refusal(wait_ns))
+        response.headers["RateLimit-Limit"] = str(now.limit.requests_per_minute)
+        response.headers["RateLimit-Remaining"] = "0"
+        response.headers["RateLimit-Reset"] = str(outcome.retry_after_s)
+        return response
+
+    return middleware

@@ -1,0 +1,131 @@
+"""Events: the contract they follow, the columns they become, and what can become of them.
+
+`schemas/collect.schema.json` is the single source of truth. The columns, the Arrow schema, the OpenAPI
+page and the validator are all derived from it; this module is where it is read.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from importlib.resources import files
+from typing import Any
+
+_CONTRACT_TEXT = (files("collector") / "schemas" / "collect.schema.json").read_bytes()
+
+CONTRACT: dict[str, Any] = json.loads(_CONTRACT_TEXT)
+"""The JSON Schema (draft-07) of one event."""
+
+CONTRACT_HASH = hashlib.sha256(_CONTRACT_TEXT).hexdigest()[:16]
+"""Tells one version of the contract from another; in every part's footer and in `collector --version`."""
+
+
+class Kind(Enum):
+    """What a column holds. Every column can be null but `site_id` and `received_at`."""
+
+    STRING = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"  # microseconds since the epoch, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the dataset."""
+
+    name: str
+    kind: Kind
+
+
+def _kind(rule: dict[str, Any]) -> Kind:
+    """The kind of a field: its own `x-column` where the contract gives one, else its JSON type."""
+    if "x-column" in rule:
+        return Kind(rule["x-column"])
+    types = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
+    (json_type,) = (name for name in types if name != "null")
+    return Kind(json_type)
+
+
+FIELDS: tuple[Column, ...] = tuple(Column(name, _kind(rule)) for name, rule in CONTRACT["properties"].items())
+"""The 61 fields of the contract, in its order."""
+
+COLUMNS: tuple[Column, ...] = (
+    Column("site_id", Kind.STRING),
+    Column("received_at", Kind.TIMESTAMP),
+    *FIELDS,
+    Column("event_time_raw", Kind.STRING),
+    Column("client_ip", Kind.STRING),
+    Column("user_agent", Kind.STRING),
+)
+"""The columns of every part, in order."""
+
+INDEX: dict[str, int] = {column.name: index for index, column in enumerate(COLUMNS)}
+"""Where each column stands in a row."""
+
+Row = list[str | float | int | bool | None]
+"""One value per column, each of the column's kind or None: what Arrow takes without a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An accepted event, ready to be stored.
+
+    `size_bytes` is what it is charged for while it waits: never less than what it holds in memory.
+    """
+
+    site_id: str
+    received_us: int
+    row: Row
+    size_bytes: int
+
+
+class Reason(StrEnum):
+    """Why an event was not stored: the metric's label and the `Collect-Reason` header."""
+
+    INVALID = "invalid"
+    TRACKING_DISABLED = "tracking_disabled"
+    EXCLUDED_IP = "excluded_ip"
+    EXCLUDED_PATH = "excluded_path"
+    LOCALHOST = "localhost"
+    UNKNOWN_SITE = "unknown_site"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    METHOD = "method"
+    TIMEOUT = "timeout"
+    TOO_LARGE = "too_large"
+    ENCODING = "encoding"
+    ABORTED = "aborted"
+    INTERNAL = "internal"
+    RATE_LIMITED = "rate_limited"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One rule of the contract that an event breaks; `field` is None where it is no single field's."""
+
+    field: str | None
+    rule: str
+
+    def __str__(self) -> str:
+        return f"Validation error: {self.field or 'body'} {self.rule}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Not stored, and the client need not care: 202."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Not stored, and the client is told so: 4xx or 5xx."""
+
+    reason: Reason
+    message: str
+    errors: tuple[FieldError, ...] = ()
+    retry_after_s: int | None = None
+
+
+Dropped = Ignored | Refused

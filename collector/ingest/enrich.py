@@ -1,0 +1,96 @@
+"""What the collector adds to an event: the time as a timestamp, and as much of the client as it may keep."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Address, ip_network
+from pathlib import Path
+
+from collector.addresses import Address
+from collector.clock import US_PER_DAY
+
+# RFC 3339 section 5.6, with two liberties: the offset may be missing (then it is UTC), and a blank may
+# stand for the T (its own note allows that). datetime.fromisoformat takes far more than this.
+_DATE_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?",
+    re.ASCII,
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+ClientIpPolicy = Callable[[Address, int], str | None]
+"""(address, received_us) to what may be written down of the address."""
+
+
+def event_time_us(text: str) -> int | None:
+    """Microseconds since the epoch, UTC; None where `text` is no RFC 3339 date-time, or no timestamp can hold it.
+
+    A leap second is such a one: it has no place on the epoch's time line, and its words say more than a guess.
+    """
+    if not _DATE_TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+def client_ip_policy(name: str, data_dir: Path) -> ClientIpPolicy:
+    """The policy of that name: `none`, `truncate`, `hash` or `full`."""
+    match name:
+        case "none":
+            return lambda address, received_us: None
+        case "truncate":
+            return lambda address, received_us: _truncate(address)
+        case "hash":
+            return _DailyHash(data_dir / "client_ip.key")
+        case "full":
+            return lambda address, received_us: str(address)
+    raise ValueError(f"{name} is no client IP policy")
+
+
+def _truncate(address: Address) -> str:
+    """The /24 of an IPv4 address, the /48 of an IPv6 one: a neighbourhood, no household."""
+    prefix = 48 if isinstance(address, IPv6Address) else 24
+    return str(ip_network((address, prefix), strict=False).network_address)
+
+
+class _DailyHash:
+    """A keyed hash of the address under a key that lives for one UTC day.
+
+    The key's file holds the day's number (8 bytes, big-endian) and 32 random bytes. A restart finds it, so
+    a client keeps its hash through the day; the next day's key overwrites it, and then nobody can tell any
+    more which address a hash was. Losing it costs no event, so it is not synced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._day = -1
+        self._key = b""
+
+    def __call__(self, address: Address, received_us: int) -> str:
+        day = received_us // US_PER_DAY
+        if day != self._day:
+            self._day, self._key = day, self._key_of(day)
+        return hashlib.blake2b(address.packed, key=self._key, digest_size=16).hexdigest()
+
+    def _key_of(self, day: int) -> bytes:
+        stamp = day.to_bytes(8, "big")
+        try:
+            kept = self._path.read_bytes()
+        except FileNotFoundError:
+            kept = b""
+        if kept.startswith(stamp) and len(kept) == 40:
+            return kept[8:]
+        key = os.urandom(32)
+        fresh = self._path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(stamp + key)
+        fresh.replace(self._path)
+        return key

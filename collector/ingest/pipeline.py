@@ -1,0 +1,159 @@
+"""The pipeline: what came in, to an accepted event or to the reason why it is none.
+
+It knows nothing of HTTP. The first step that speaks decides, and those that need no body come first, so
+that an answer which does not depend on the body need not wait for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Any
+
+from collector.addresses import Address, parse_address
+from collector.events import (
+    COLUMNS,
+    FIELDS,
+    INDEX,
+    Event,
+    FieldError,
+    Ignored,
+    Kind,
+    Reason,
+    Refused,
+    Row,
+)
+from collector.ingest.enrich import ClientIpPolicy, event_time_us
+from collector.ingest.schema import InvalidEvent, check, check_all, finite, parse
+from collector.sites import Site, host_of
+
+# Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
+USER_AGENT_MAX_CHARACTERS = 512
+
+# What a row takes in memory beside its text: a list of 66 places and its numbers while it waits (1.1 KB),
+# then 66 Arrow slots (0.4 KB). bench/memory.py measures it.
+ROW_BYTES = 1_200
+
+_IS_NUMBER = {field.name: field.kind is Kind.NUMBER for field in FIELDS}
+_WIDTH = len(COLUMNS)
+_RECEIVED_AT = INDEX["received_at"]
+_EVENT_TIME = INDEX["event_time"]
+_EVENT_TIME_RAW = INDEX["event_time_raw"]
+_CLIENT_IP = INDEX["client_ip"]
+_USER_AGENT = INDEX["user_agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known of an event before its body."""
+
+    client: Address
+    origin: str | None
+    referer: str | None
+    user_agent: str | None
+
+
+def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
+    return None if site.tracking else Ignored(Reason.TRACKING_DISABLED, "Tracking is disabled for this site")
+
+
+def not_localhost(site: Site, arrival: Arrival) -> Ignored | None:
+    """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost."""
+    if site.allow_localhost or not _is_localhost(host_of(arrival.origin) or host_of(arrival.referer)):
+        return None
+    return Ignored(Reason.LOCALHOST, "Events from localhost are not tracked")
+
+
+def origin_allowed(site: Site, arrival: Arrival) -> Refused | None:
+    if site.allowed_origins is None or arrival.origin is None or arrival.origin in site.allowed_origins:
+        return None
+    return Refused(Reason.ORIGIN_NOT_ALLOWED, "Origin not allowed")
+
+
+def ip_not_excluded(site: Site, arrival: Arrival) -> Ignored | None:
+    return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if arrival.client in site.excluded_ips else None
+
+
+BEFORE_BODY: tuple[Callable[[Site, Arrival], Ignored | Refused | None], ...] = (
+    tracking_enabled,
+    not_localhost,
+    origin_allowed,
+    ip_not_excluded,
+)
+
+
+def admit(site: Site, arrival: Arrival) -> Ignored | Refused | None:
+    """The reason not to read the body, or None."""
+    for step in BEFORE_BODY:
+        verdict = step(site, arrival)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def accept(
+    site: Site, arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy
+) -> Event | Ignored | Refused:
+    """The event in `body`, ready to be stored, or why it is not to be."""
+    try:
+        event = parse(body)
+        (check_all if site.strict else check)(event)
+        row = to_row(event)
+    except InvalidEvent as exc:
+        return invalid(site, exc)
+    if event["page_path"] in site.excluded_paths:
+        return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
+    user_agent = _clean_user_agent(arrival.user_agent)
+    row[0] = site.id
+    row[_RECEIVED_AT] = received_us
+    row[_CLIENT_IP] = client_ip(arrival.client, received_us)
+    row[_USER_AGENT] = user_agent
+    size_bytes = ROW_BYTES + len(body) + len(user_agent or "")
+    return Event(site.id, received_us, row, size_bytes)
+
+
+def to_row(event: dict[str, Any]) -> Row:
+    """The valid event's values, each in its column. Raises InvalidEvent for a number that no float64 holds.
+
+    This is where a value that Arrow cannot hold must stop: behind it nothing is checked any more.
+    """
+    row: Row = [None] * _WIDTH
+    for name, value in event.items():
+        if value is not None:
+            if _IS_NUMBER[name]:
+                value = finite(value)
+                if value is None:
+                    raise InvalidEvent(FieldError(name, "must be within the range of a float64"))
+            row[INDEX[name]] = value
+    words = event["event_time"]
+    row[_EVENT_TIME] = event_time_us(words)
+    if row[_EVENT_TIME] is None:
+        row[_EVENT_TIME_RAW] = words
+    return row
+
+
+def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
+    """202, because a beacon's page cannot mend it; 422 where the site asks to be told."""
+    if site.strict:
+        return Refused(Reason.INVALID, str(exc), errors=exc.errors)
+    return Ignored(Reason.INVALID, str(exc))
+
+
+# A page's host comes again and again; 4,096 of at most 8 KB (the longest header) are 32 MB at the very worst.
+@lru_cache(maxsize=4_096)
+def _is_localhost(host: str | None) -> bool:
+    if host is None:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = parse_address(host)
+    if address is None:
+        return False
+    return address.is_loopback or (address.is_unspecified and not isinstance(address, IPv6Address))
+
+
+def _clean_user_agent(text: str | None) -> str | None:
+    """Cut, and free of the surrogates that stand for bytes which are no UTF-8."""
+    if text is None or text.isascii():
+        return text and text[:USER_AGENT_MAX_CHARACTERS]
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]

@@ -1,0 +1,139 @@
+"""The contract as code: bytes to a valid event, or to words that say what is wrong.
+
+Compiled once, when this module is imported. fastjsonschema's own messages run to hundreds of characters and repeat
+what was sent; ours name a field and a rule, and nothing of the client's.
+"""
+
+import math
+from typing import Any
+
+import fastjsonschema
+import ujson
+from fastjsonschema import JsonSchemaValueException, JsonSchemaValuesException
+
+from collector.events import CONTRACT, FIELDS, FieldError
+
+UTF8_BOM = b"\xef\xbb\xbf"
+
+_validate = fastjsonschema.compile(CONTRACT)
+_validate_all = fastjsonschema.compile(CONTRACT, fast_fail=False)
+_FIELD_NAMES = frozenset(field.name for field in FIELDS)
+
+# An enum is spelled out when its values fit in a message of 200 characters.
+LONGEST_LIST = 120
+
+
+class InvalidEvent(Exception):
+    """The body is not an event. `errors` holds the first rule it breaks, or all that were asked for."""
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__(str(errors[0]))
+        self.errors = errors
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The one JSON object that `body` holds. Raises InvalidEvent.
+
+    Strings come back without lone surrogates (U+FFFD stands for each) and known numbers are checked by
+    the caller; numbers in unknown fields are checked here, because those fields end here.
+    """
+    if body.startswith(UTF8_BOM):
+        body = body[3:]
+    try:
+        # ujson decodes UTF-8 leniently, Python strictly; ASCII needs neither, and is most of what comes.
+        event = ujson.loads(body if body.isascii() else body.decode())
+    except UnicodeDecodeError:
+        raise InvalidEvent(FieldError(None, "is not UTF-8")) from None
+    except (ValueError, RecursionError):
+        raise InvalidEvent(FieldError(None, "is not one JSON object")) from None
+    if type(event) is not dict:
+        raise InvalidEvent(FieldError(None, "is not one JSON object"))
+    if not event.keys() <= _FIELD_NAMES:
+        _check_unknown(event)
+    if b"\\u" in body:
+        _mend_surrogates(event)
+    return event
+
+
+def check(event: dict[str, Any]) -> None:
+    """Raise InvalidEvent with the first rule that `event` breaks."""
+    try:
+        _validate(event)
+    except JsonSchemaValueException as exc:
+        raise InvalidEvent(_field_error(exc, event)) from None
+
+
+def check_all(event: dict[str, Any]) -> None:
+    """Raise InvalidEvent with every rule that `event` breaks, each once; dearer than `check`."""
+    try:
+        _validate_all(event)
+    except JsonSchemaValuesException as exc:
+        errors = (error for each in exc.errors for error in _each_error(each, event))
+        raise InvalidEvent(*dict.fromkeys(errors)) from None
+
+
+def _check_unknown(event: dict[str, Any]) -> None:
+    """Drop the unknown fields, once it is sure that no number in them is NaN, infinite or beyond float64."""
+    unknown = event.keys() - _FIELD_NAMES
+    waiting: list[Any] = [event.pop(name) for name in unknown]
+    while waiting:  # no recursion: ujson lets 1,023 levels pass
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, int | float) and finite(value) is None:
+            raise InvalidEvent(FieldError(None, "holds a number beyond the range of a float64"))
+
+
+def finite(number: int | float) -> float | None:
+    """The nearest float64, or None for NaN, the infinities and what overflows."""
+    try:
+        value = float(number)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _mend_surrogates(event: dict[str, Any]) -> None:
+    """Put U+FFFD for what UTF-8, and so Arrow, cannot hold: a browser that cuts a title makes such halves."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isascii():
+            event[name] = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _each_error(exc: JsonSchemaValueException, event: dict[str, Any]) -> list[FieldError]:
+    if exc.rule == "required":
+        return [FieldError(name, "is required") for name in _missing(event)]
+    return [_field_error(exc, event)]
+
+
+def _field_error(exc: JsonSchemaValueException, event: dict[str, Any]) -> FieldError:
+    if exc.rule == "required":
+        first, *others = _missing(event)
+        also = f" (missing too: {', '.join(others)})" if others else ""
+        return FieldError(first, f"is required{also}")
+    field = exc.path[1] if len(exc.path) > 1 else None
+    return FieldError(field, _rule_in_words(exc.rule, exc.rule_definition))
+
+
+def _missing(event: dict[str, Any]) -> list[str]:
+    return [name for name in CONTRACT["required"] if name not in event]
+
+
+def _rule_in_words(rule: str | None, definition: Any) -> str:
+    match rule:
+        case "type":
+            types = [definition] if isinstance(definition, str) else definition
+            return "must be " + " or ".join(name if name == "null" else f"a {name}" for name in types)
+        case "enum":
+            values = ", ".join("null" if value is None else str(value) for value in definition)
+            if len(values) <= LONGEST_LIST:
+                return f"must be one of {values}"
+            return f"must be one of the {len(definition)} values that the contract lists"
+        case "minLength":
+            return f"must have at least {definition} characters"
+        case "maxLength":
+            return f"must have at most {definition} characters"
+        case _:
+            return f"breaks the rule {rule}"

@@ -1,0 +1,115 @@
+"""Rejects: a sample of what broke the contract, so that a site's owner can see why nothing arrives.
+
+Best effort, outside the promise of 201: bounded per site and in all a minute, in memory, and on disk,
+where the oldest days go first. What is excluded on purpose never comes here.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from collector.clock import US_PER_DAY, US_PER_S
+from collector.parts.naming import REJECTED, new_segment_id
+from collector.parts.table import REJECTED_SCHEMA, record_batch
+from collector.parts.writer import Group, PartWriter
+
+# A broken page sends the same mistake again and again: 1,000 examples a minute show it, and leave room for other sites.
+SITE_MAX_PER_MINUTE = 1_000
+MAX_PER_MINUTE = 10_000
+MAX_WAITING_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One body that broke the contract."""
+
+    received_us: int
+    message: str
+    body: bytes
+
+
+class Rejects:
+    """What waits to be written to `rejected/`. The event loop's thread owns it."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._waiting: dict[Group, list[Rejected]] = {}
+        self._waiting_bytes = 0
+        self._minute = 0
+        self._of_site: Counter[str] = Counter()
+
+    def keep(self, site_id: str, rejected: Rejected) -> bool:
+        """Keep it if the bounds allow; whether they did."""
+        minute = rejected.received_us // (60 * US_PER_S)
+        if minute != self._minute:
+            self._minute = minute
+            self._of_site.clear()
+        if (
+            not self._enabled
+            or self._waiting_bytes + len(rejected.body) > MAX_WAITING_BYTES
+            or self._of_site[site_id] >= SITE_MAX_PER_MINUTE
+            or self._of_site.total() >= MAX_PER_MINUTE
+        ):
+            return False
+        self._of_site[site_id] += 1
+        self._waiting_bytes += len(rejected.body)
+        self._waiting.setdefault((rejected.received_us // US_PER_DAY, site_id), []).append(rejected)
+        return True
+
+    def take(self) -> dict[Group, list[Rejected]]:
+        """Everything that waits, by day and site; it waits no more."""
+        taken, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        return taken
+
+
+class RejectedStore:
+    """The files of `rejected/`, kept below `max_bytes`. Runs in the flush thread."""
+
+    def __init__(self, writer: PartWriter, max_bytes: int) -> None:
+        self._writer = writer
+        self._root = writer.data_dir / REJECTED
+        self._max_bytes = max_bytes
+        self._size_bytes: int | None = None  # not known until the folder was looked through
+
+    def write(self, taken: dict[Group, list[Rejected]]) -> int:
+        """Publish what was taken, drop the oldest if it is too much, and return the rows. Raises OSError."""
+        name = new_segment_id()
+        if self._size_bytes is None:
+            self._size_bytes = sum(size for _, _, size, _ in self._files())
+        rows = 0
+        for group, rejects in sorted(taken.items()):
+            part = self._writer.write_rejected(name, group, _to_batch(rejects))
+            self._size_bytes += part.size_bytes
+            rows += part.rows
+        if self._size_bytes > self._max_bytes:
+            self._drop_oldest()
+        return rows
+
+    def _drop_oldest(self) -> None:
+        files = sorted(self._files())
+        self._size_bytes = sum(size for _, _, size, _ in files)
+        for _, _, size, path in files:
+            if self._size_bytes <= self._max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            self._size_bytes -= size
+
+    def _files(self) -> Iterator[tuple[str, int, int, Path]]:
+        """(day, time of writing, size, path) of every part: in this order the oldest comes first."""
+        for path in self._root.glob("site=*/date=*/*.parquet"):
+            stat = path.stat()
+            yield path.parent.name, stat.st_mtime_ns, stat.st_size, path
+
+
+def _to_batch(rejects: list[Rejected]) -> pa.RecordBatch:
+    return record_batch(
+        (
+            [rejected.received_us for rejected in rejects],
+            [rejected.message for rejected in rejects],
+            [rejected.body.decode("utf-8", "replace") for rejected in rejects],
+        ),
+        REJECTED_SCHEMA,
+    )

@@ -1,0 +1,163 @@
+"""Writing parts: the batches of one segment, sorted apart into Parquet files that appear whole or not at all.
+
+Each part is written in `staging/<worker>/`, a sibling of the dataset on the same file system (common readers
+open hidden files too, so nothing unfinished may lie beside finished parts), synced, and published. Its footer says
+which collector wrote it, after which contract, from which segment, and how many rows it has.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from collector import VERSION
+from collector.clock import US_PER_DAY
+from collector.events import CONTRACT_HASH
+from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
+from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA
+from collector.publish.local import fsync_file, fsync_folder, make_folder, publish
+
+ROW_GROUP_MAX_ROWS = 128 * 1024
+
+# With all sites in one part, a row group ends at the first boundary between sites after this many rows: small enough
+# that a reader of one site skips most of the file, large enough that 10,000 small sites do not make 10,000
+# row groups, whose 66 column headers each would outweigh their data.
+ROW_GROUP_MIN_ROWS = 8 * 1024
+
+Group = tuple[int, str]
+"""(day, site id): the rows that belong together; days count from 1970-01-01."""
+
+
+class PartConflict(Exception):
+    """A part's name is taken by a file that is not the same part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A published part."""
+
+    path: Path
+    rows: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartWriter:
+    """Writes segments as parts of the dataset under `data_dir`."""
+
+    data_dir: Path
+    worker: str
+    by_site: bool
+    compression: str
+
+    @property
+    def staging(self) -> Path:
+        return self.data_dir / STAGING / self.worker
+
+    def prepare(self) -> None:
+        """Make the folders, and sweep what a killed process left half written. Raises OSError."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        for folder in (self.staging, self.data_dir / EVENTS):
+            make_folder(folder)
+
+    def write_events(self, segment: str, batches: Sequence[pa.RecordBatch], rows_of: Mapping[Group, int]) -> list[Part]:
+        """Publish the segment's events, one part per site and day (or per day), and return the parts.
+
+        `rows_of` counts the rows of each group in `batches`. May be called again after a failure: what is
+        published already is kept. Raises OSError, and PartConflict.
+        """
+        table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
+        return [
+            self._publish(part_path(self.data_dir, EVENTS, segment, day, site_id), segment, piece, cuts)
+            for day, site_id, piece, cuts in self._pieces(table, rows_of)
+        ]
+
+    def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
+        """Publish what one site had rejected on one day. Raises OSError."""
+        table = pa.Table.from_batches([batch], REJECTED_SCHEMA)
+        final = part_path(self.data_dir, REJECTED, segment, *group)
+        return self._publish(final, segment, table, [table.num_rows])
+
+    def _pieces(
+        self, table: pa.Table, rows_of: Mapping[Group, int]
+    ) -> Iterator[tuple[int, str | None, pa.Table, list[int]]]:
+        """The table cut into parts: day, site (None: all of that day), rows, and the rows of each row group."""
+        start = 0
+        for day, groups in groupby(sorted(rows_of), key=lambda group: group[0]):
+            sizes = {site_id: rows_of[day, site_id] for _, site_id in groups}
+            if self.by_site:
+                for site_id, rows in sizes.items():
+                    yield day, site_id, table.slice(start, rows), _row_groups([rows])
+                    start += rows
+            else:
+                rows = sum(sizes.values())
+                yield day, None, table.slice(start, rows), _row_groups(list(sizes.values()))
+                start += rows
+
+    def _publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> Part:
+        if final.exists() or not self._stage_and_publish(final, segment, table, row_groups):
+            found = pq.read_metadata(final)
+            if (found.metadata or {}).get(b"collector.segment") != segment.encode() or found.num_rows != table.num_rows:
+                raise PartConflict(f"{final}: is not the {table.num_rows} rows of segment {segment}")
+            fsync_folder(final.parent)  # the try that published it may have died before this
+        return Part(final, table.num_rows, final.stat().st_size)
+
+    def _stage_and_publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> bool:
+        staged = self.staging / f"{segment}.parquet"
+        try:
+            self._write(staged, segment, table, row_groups)
+            fsync_file(staged)
+            return publish(staged, final)
+        finally:
+            staged.unlink(missing_ok=True)  # after a failed fsync a file must be written anew, never synced again
+
+    def _write(self, path: Path, segment: str, table: pa.Table, row_groups: list[int]) -> None:
+        footer = {
+            "collector.version": VERSION,
+            "collector.contract": CONTRACT_HASH,
+            "collector.segment": segment,
+            "collector.rows": str(table.num_rows),
+        }
+        with pq.ParquetWriter(
+            path,
+            table.schema.with_metadata(footer),
+            compression=self.compression,
+            write_page_index=True,
+            write_page_checksum=True,
+        ) as writer:
+            start = 0
+            for rows in row_groups:
+                writer.write_table(table.slice(start, rows), row_group_size=rows)
+                start += rows
+
+
+def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:
+    """By day, then site, else as it arrived (Arrow's sort is stable). Releases the GIL."""
+    if len(rows_of) < 2:
+        return table
+    day = pc.divide(table["received_at"].cast(pa.int64()), US_PER_DAY)
+    keys = pa.table({"day": day, "site_id": table["site_id"]})
+    order = pc.sort_indices(keys, sort_keys=[("day", "ascending"), ("site_id", "ascending")])
+    return table.combine_chunks().take(order)
+
+
+def _row_groups(sites: list[int]) -> list[int]:
+    """Rows of each row group, for sites of that many rows in one part: no group mixes a split site with another."""
+    groups: list[int] = []
+    open_rows = 0
+    for rows in sites:
+        if open_rows and open_rows + rows > ROW_GROUP_MAX_ROWS:
+            groups.append(open_rows)
+            open_rows = 0
+        full, rest = divmod(rows, ROW_GROUP_MAX_ROWS)
+        groups += [ROW_GROUP_MAX_ROWS] * full
+        open_rows += rest
+        if open_rows >= ROW_GROUP_MIN_ROWS or (full and open_rows):
+            groups.append(open_rows)
+            open_rows = 0
+    return [*groups, open_rows] if open_rows else groups

@@ -1,0 +1,106 @@
+"""Sites: the tenants named in the URL, each with its settings made ready for look-ups.
+
+What a request asks of a site is a look-up and never a search through its settings (a table or a set);
+the exception is `excluded_paths` with `*`, which cost one linear match each.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from collector.addresses import AddressSet
+from collector.config import SiteSettings
+
+_HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One tenant."""
+
+    id: str
+    tracking: bool
+    excluded_ips: AddressSet
+    excluded_paths: "PathSet"
+    allowed_origins: "OriginSet | None"
+    allow_localhost: bool
+    strict: bool
+
+
+Sites = Mapping[str, Site]
+
+
+def build_sites(settings: Mapping[str, SiteSettings]) -> Sites:
+    """Every site by its id."""
+    return {site_id: build_site(site_id, site) for site_id, site in settings.items()}
+
+
+def build_site(site_id: str, settings: SiteSettings) -> Site:
+    return Site(
+        id=site_id,
+        tracking=settings.tracking,
+        excluded_ips=AddressSet(settings.excluded_ips),
+        excluded_paths=PathSet(settings.excluded_paths),
+        allowed_origins=OriginSet(settings.allowed_origins) if settings.allowed_origins else None,
+        allow_localhost=settings.allow_localhost,
+        strict=settings.strict,
+    )
+
+
+class PathSet:
+    """Page paths: exact, or globs where `*` is any run of characters, `/` included."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
+        self._globs = tuple(tuple(pattern.split("*")) for pattern in patterns if "*" in pattern)
+
+    def __contains__(self, path: str) -> bool:
+        """Whether a path is in the set, its query and fragment left aside. Case counts."""
+        if not self._exact and not self._globs:
+            return False
+        path = path.partition("#")[0].partition("?")[0]
+        return path in self._exact or any(_glob_matches(glob, path) for glob in self._globs)
+
+
+def _glob_matches(pieces: tuple[str, ...], path: str) -> bool:
+    """Whether the pieces between the stars stand in the path, in order.
+
+    Taking each piece at its first place is enough, and keeps the cost linear; a regular expression with
+    several `.*` needs time with the power of their number when it fails.
+    """
+    first, *middle, last = pieces
+    if len(path) < len(first) + len(last) or not path.startswith(first) or not path.endswith(last):
+        return False
+    at, end = len(first), len(path) - len(last)
+    for piece in middle:
+        found = path.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
+
+
+class OriginSet:
+    """Allowed origins: exact `scheme://host[:port]`, `*.host` for its subdomains, or `null`."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._exact = frozenset(origin for origin in origins if not origin.startswith("*."))
+        self._parents = frozenset(origin.removeprefix("*.") for origin in origins if origin.startswith("*."))
+
+    def __contains__(self, origin: str) -> bool:
+        origin = origin.lower()
+        if origin in self._exact:
+            return True
+        host = host_of(origin) if self._parents else None
+        while host:
+            host = host.partition(".")[2]
+            if host in self._parents:
+                return True
+        return False
+
+
+def host_of(url: str | None) -> str | None:
+    """The host of an origin or URL in lower case, without port, user and trailing dot; None where there is none."""
+    match = _HOST.match(url) if url else None
+    host = match[1].lower().removesuffix(".") if match else ""
+    return host.strip("[]") or None
