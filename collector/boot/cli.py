@@ -10,7 +10,7 @@ from pathlib import Path
 
 from collector import VERSION
 from collector.boot import commands
-from collector.boot.worker import StartError
+from collector.boot.claims import StartError
 from collector.config import ConfigError
 from collector.events import CONTRACT_HASH
 

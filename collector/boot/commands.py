@@ -10,6 +10,7 @@ from typing import BinaryIO
 from rich.progress import wrap_file
 
 from collector.boot import worker
+from collector.boot.claims import StartError
 from collector.boot.inspect import inspect
 from collector.config import Config, ConfigError, SiteSettings, load
 from collector.events import CONTRACT, Event
@@ -83,7 +84,7 @@ def _lines(file: str) -> Iterator[bytes]:
             else:
                 yield from _not_blank(source)
     except OSError as exc:
-        raise worker.StartError(f"{path}: cannot be read: {exc.strerror}") from None
+        raise StartError(f"{path}: cannot be read: {exc.strerror}") from None
 
 
 def _not_blank(source: BinaryIO) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 from rich.progress import track
 from rich.table import Table
 
-from collector.boot.worker import StartError
+from collector.boot.claims import StartError
 
 # A file or a pipe has no width of its own; this fits the longest site id.
 WIDTH_OF_FILES = 180

@@ -104,14 +104,20 @@ class _Connection(web.RequestHandler):
 
 
 class Server(web.Server):
-    """aiohttp's server, with connections of ours."""
+    """aiohttp's server of an application that is set up, with connections of ours."""
 
-    def __init__(self, app_server: web.Server, metrics: Metrics, **options: Any) -> None:
-        super().__init__(app_server.request_handler, request_factory=app_server.request_factory)
-        self._metrics = metrics
-        self._options = options
+    def __init__(self, app: web.AppRunner, metrics: Metrics, keepalive_timeout_s: float) -> None:
+        assert app.server is not None
+        super().__init__(app.server.request_handler, request_factory=app.server.request_factory)
+        self._count_bad_request = metrics.bad_requests.inc
+        self._options: dict[str, Any] = {
+            "keepalive_timeout": keepalive_timeout_s,
+            "lingering_time": LINGERING_S,
+            "auto_decompress": False,  # an encoding is refused, never unpacked
+            "access_log": None,
+        }
 
     def __call__(self) -> web.RequestHandler:
         connection = _Connection(self, loop=asyncio.get_running_loop(), **self._options)
-        connection.count_bad_request = self._metrics.bad_requests.inc
+        connection.count_bad_request = self._count_bad_request
         return connection

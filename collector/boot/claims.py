@@ -1,0 +1,52 @@
+"""What a process claims of its machine before it serves: the data_dir, and its ports."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from collector.publish.local import make_folder
+
+
+class StartError(Exception):
+    """The machine does not give what is needed; the message is one line for the operator."""
+
+
+@contextmanager
+def owned(data_dir: Path) -> Iterator[None]:
+    """Make and lock the data_dir; the lock dies with the process. Raises StartError."""
+    try:
+        make_folder(data_dir.absolute())
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as exc:
+        raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StartError(f"data_dir {data_dir}: another collector is using it") from None
+    finally:
+        os.close(descriptor)
+
+
+def listen(host: str, port: int, section: str) -> socket.socket:
+    """A bound socket, which does not listen yet. Raises StartError, naming the section of the configuration."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as exc:
+        raise StartError(f"{section}: cannot listen on {host}:{port}: {exc.strerror}") from None
+    bound.setblocking(False)
+    return bound
+
+
+def url(bound: socket.socket) -> str:
+    """Where a client finds it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,162 @@
+"""What many tests need: a valid event, a clock to set, a configuration, and the whole collector in one process."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aiohttp import web
+
+from collector.boot.claims import listen
+from collector.boot.stages import Stages, build_stages
+from collector.config import Config
+from collector.edge.app import Server
+
+NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
+LISTENING = re.compile(r"listening on (http://\S+)")
+ADMIN = re.compile(r"admin on (http://\S+)")
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    """A valid event, with changes."""
+    return {
+        "session_id": "session-1",
+        "visitor_id": "visitor-0001",
+        "event_type": "pageview",
+        "page_path": "/pricing",
+        "event_time": "2026-05-12T10:00:00Z",
+    } | changes
+
+
+def body(**changes: Any) -> bytes:
+    """A valid event as it is sent."""
+    return json.dumps(event(**changes)).encode()
+
+
+def config(data_dir: Path, sites: dict[str, dict[str, Any]] | None = None, **sections: dict[str, Any]) -> Config:
+    """A configuration with one site `demo`, on free ports, unless it is told otherwise."""
+    tree: dict[str, Any] = {
+        "server": {"port": 0} | sections.pop("server", {}),
+        "admin": {"port": 0} | sections.pop("admin", {}),
+        "storage": {"data_dir": data_dir, "min_free_bytes": 0} | sections.pop("storage", {}),
+        "sites": sites or {"demo": {}},
+    }
+    return Config.model_validate(tree | sections)
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go."""
+
+    def __init__(self) -> None:
+        self.us = NOON_US
+        self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
+        self._ns = 1_000_000_000
+
+    def now_us(self) -> int:
+        return self.us
+
+    def monotonic_ns(self) -> int:
+        return self._ns
+
+    async def sleep(self, seconds: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._ns + round(seconds * 1e9), woken))
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and wake whoever waited for it."""
+        self.us += round(seconds * 1e6)
+        self._ns += round(seconds * 1e9)
+        for due, woken in self._sleepers:
+            if due <= self._ns and not woken.done():
+                woken.set_result(None)
+        self._sleepers = [(due, woken) for due, woken in self._sleepers if not woken.done()]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A collector that serves in the test's own process and event loop."""
+
+    stages: Stages
+    clock: FakeClock
+    client: aiohttp.ClientSession
+    host: str
+    port: int
+    data_dir: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def collect_url(self, site: str = "demo") -> str:
+        return f"{self.url}/public/{site}/analytics/collect"
+
+    async def post(
+        self, data: bytes | dict[str, Any], site: str = "demo", headers: dict[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send an event; the answer is read."""
+        if isinstance(data, dict):
+            data = json.dumps(data).encode()
+        async with self.client.post(self.collect_url(site), data=data, headers=headers) as response:
+            await response.read()
+            return response
+
+    async def raw(self, data: bytes, *, eof: bool = False) -> bytes:
+        """Send bytes on a connection of their own; everything that came until it was closed."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        writer.write(data)
+        if eof:
+            writer.write_eof()
+        try:
+            async with asyncio.timeout(10):
+                return await reader.read()
+        finally:
+            writer.close()
+
+    async def flush(self) -> None:
+        """Publish everything that was stored."""
+        self.stages.journal.seal()
+        assert await self.stages.flusher.flush()
+
+    def rows(self, site: str = "demo") -> list[dict[str, Any]]:
+        """The published events of a site."""
+        return read_rows(self.data_dir / "events" / f"site={site}")
+
+    def rejected(self, site: str = "demo") -> list[dict[str, Any]]:
+        """What was kept of a site's invalid events."""
+        return read_rows(self.data_dir / "rejected" / f"site={site}")
+
+
+@asynccontextmanager
+async def running(settings: Config, clock: FakeClock | None = None) -> AsyncIterator[Running]:
+    """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
+    clock = clock or FakeClock()
+    stages = build_stages(settings, clock)
+    stages.writer.prepare()
+    app = web.AppRunner(stages.public_app())
+    await app.setup()
+    listener = web.ServerRunner(Server(app, stages.metrics, 75), shutdown_timeout=1)
+    await listener.setup()
+    bound = listen("127.0.0.1", 0, "server")
+    await web.SockSite(listener, bound).start()
+    host, port = bound.getsockname()
+    async with aiohttp.ClientSession() as client:
+        yield Running(stages, clock, client, host, port, settings.storage.data_dir)
+    await listener.cleanup()
+    await app.cleanup()
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every row of every part below a folder, in order of receipt."""
+    tables = [pq.ParquetFile(path).read() for path in sorted(folder.rglob("*.parquet"))]
+    if not tables:
+        return []
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).sort_by("received_at").to_pylist()
+    return rows
