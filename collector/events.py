@@ -59,9 +59,6 @@ COLUMNS: tuple[Column, ...] = (
 )
 """The columns of every part, in order."""
 
-INDEX: dict[str, int] = {column.name: index for index, column in enumerate(COLUMNS)}
-"""Where each column stands in a row."""
-
 Row = list[str | float | int | bool | None]
 """One value per column, each of the column's kind or None: what Arrow takes without a question."""
 

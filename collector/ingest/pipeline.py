@@ -12,9 +12,7 @@ from typing import Any
 
 from collector.addresses import Address, parse_address
 from collector.events import (
-    COLUMNS,
     FIELDS,
-    INDEX,
     Event,
     FieldError,
     Ignored,
@@ -34,13 +32,9 @@ USER_AGENT_MAX_CHARACTERS = 512
 # then 66 Arrow slots (0.4 KB). bench/memory.py measures it.
 ROW_BYTES = 1_200
 
-_IS_NUMBER = {field.name: field.kind is Kind.NUMBER for field in FIELDS}
-_WIDTH = len(COLUMNS)
-_RECEIVED_AT = INDEX["received_at"]
-_EVENT_TIME = INDEX["event_time"]
-_EVENT_TIME_RAW = INDEX["event_time_raw"]
-_CLIENT_IP = INDEX["client_ip"]
-_USER_AGENT = INDEX["user_agent"]
+_FIELD_NAMES = tuple(field.name for field in FIELDS)
+_NUMBERS = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
+_EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,38 +92,34 @@ def accept(
     try:
         event = parse(body)
         (check_all if site.strict else check)(event)
-        row = to_row(event)
+        values = to_values(event)
     except InvalidEvent as exc:
         return invalid(site, exc)
     if event["page_path"] in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
     user_agent = _clean_user_agent(arrival.user_agent)
-    row[0] = site.id
-    row[_RECEIVED_AT] = received_us
-    row[_CLIENT_IP] = client_ip(arrival.client, received_us)
-    row[_USER_AGENT] = user_agent
-    size_bytes = ROW_BYTES + len(body) + len(user_agent or "")
-    return Event(site.id, received_us, row, size_bytes)
+    row: Row = [site.id, received_us, *values, client_ip(arrival.client, received_us), user_agent]
+    return Event(site.id, received_us, row, ROW_BYTES + len(body) + len(user_agent or ""))
 
 
-def to_row(event: dict[str, Any]) -> Row:
-    """The valid event's values, each in its column. Raises InvalidEvent for a number that no float64 holds.
+def to_values(event: dict[str, Any]) -> Row:
+    """The valid event's values: one per field of the contract, then `event_time_raw`.
 
-    This is where a value that Arrow cannot hold must stop: behind it nothing is checked any more.
+    Raises InvalidEvent for a number that no float64 holds. This is where a value that Arrow cannot hold must
+    stop: behind it nothing is checked any more. Unknown fields are left behind.
     """
-    row: Row = [None] * _WIDTH
-    for name, value in event.items():
-        if value is not None:
-            if _IS_NUMBER[name]:
-                value = finite(value)
-                if value is None:
-                    raise InvalidEvent(FieldError(name, "must be within the range of a float64"))
-            row[INDEX[name]] = value
+    values: Row = [*map(event.get, _FIELD_NAMES), None]
+    for index, name in _NUMBERS:
+        number = event.get(name)
+        if number is not None:
+            values[index] = finite(number)
+            if values[index] is None:
+                raise InvalidEvent(FieldError(name, "must be within the range of a float64"))
     words = event["event_time"]
-    row[_EVENT_TIME] = event_time_us(words)
-    if row[_EVENT_TIME] is None:
-        row[_EVENT_TIME_RAW] = words
-    return row
+    values[_EVENT_TIME] = event_time_us(words)
+    if values[_EVENT_TIME] is None:
+        values[-1] = words
+    return values
 
 
 def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:

@@ -55,8 +55,12 @@ class Flusher:
 
     async def run(self) -> None:
         """Flush on the timer, or when a segment is full; for ever."""
+        started_ns = self._clock.monotonic_ns()
         while True:
-            await self._due()
+            # From one start to the next: a slow flush must not make the events that follow wait longer.
+            passed_s = (self._clock.monotonic_ns() - started_ns) / 1e9
+            await self._due(max(0.0, self._interval_s - passed_s))
+            started_ns = self._clock.monotonic_ns()
             self._journal.seal()
             retry_s = FIRST_RETRY_S
             while not await self.flush():
@@ -90,8 +94,9 @@ class Flusher:
         self._thread.shutdown(wait=False)
         return self._journal.unpublished_rows
 
-    async def _due(self) -> None:
-        timer = asyncio.ensure_future(self._clock.sleep(self._interval_s))
+    async def _due(self, timer_s: float) -> None:
+        """Wait for the timer, or for a full segment."""
+        timer = asyncio.ensure_future(self._clock.sleep(timer_s))
         full = asyncio.ensure_future(self._journal.segment_waiting.wait())
         try:
             await asyncio.wait((timer, full), return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,173 @@
+"""Flushing: when, in which order, and what a failure costs (nothing)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from collector.journal.flush import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
+from collector.journal.journal import Journal
+from collector.journal.rejects import Rejected, RejectedStore, Rejects
+from collector.journal.segment import Segment
+from collector.metrics import Metrics
+from collector.parts.writer import Part, PartWriter
+from tests.journal.test_journal import make_event, make_journal
+from tests.support import NOON_US, FakeClock, read_rows
+
+INTERVAL_S = 60
+
+
+class FlakyWriter:
+    """Stands for the disk: fails as often as it is told, and remembers the rest."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.tried = 0
+        self.written: list[int] = []
+
+    def __call__(self, segment: Segment) -> list[Part]:
+        self.tried += 1
+        if self.failures:
+            self.failures -= 1
+            raise OSError(28, "No space left on device")
+        self.written.append(segment.rows)
+        return [Part(Path("x"), segment.rows, 100)]
+
+
+class Bench:
+    """A flusher with its journal, a disk that can fail, and a clock to set."""
+
+    def __init__(self, data_dir: Path, journal: Journal, clock: FakeClock) -> None:
+        self.journal, self.clock, self.disk, self.metrics = journal, clock, FlakyWriter(), Metrics()
+        self.rejects = Rejects(enabled=True)
+        writer = PartWriter(data_dir, "0", by_site=True, compression="zstd")
+        writer.prepare()
+        self.flusher = Flusher(
+            journal,
+            self.disk,
+            self.rejects,
+            RejectedStore(writer, 10**9),
+            interval_s=INTERVAL_S,
+            clock=clock,
+            metrics=self.metrics,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.flusher.run())
+        await settle()
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await settle()
+
+    def count(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+async def settle() -> None:
+    """Let the loop and the flush thread finish what they can: nothing here waits for real time to pass."""
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: FakeClock) -> Bench:
+    return Bench(tmp_path, make_journal(), clock)
+
+
+async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
+    async with bench.running():
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S - 1)
+        assert [] == bench.disk.written
+        await bench.pass_time(1)
+        assert [1] == bench.disk.written
+        assert (0, 0) == (bench.journal.unpublished_rows, bench.journal.unpublished_bytes)
+        await bench.pass_time(INTERVAL_S)
+        assert [1] == bench.disk.written, "an empty buffer is no segment"
+
+
+async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
+    async with bench.running():
+        for _ in range(11):
+            await bench.journal.append(make_event())
+        await settle()
+        assert 11 == sum(bench.disk.written)
+
+
+async def test_failed_flush_keeps_its_events_and_is_tried_again_with_back_off(bench: Bench) -> None:
+    async with bench.running():
+        await bench.journal.append(make_event())
+        bench.disk.failures = 9
+        await bench.pass_time(INTERVAL_S)
+        tried_after = [bench.disk.tried]
+        wait_s = FIRST_RETRY_S
+        while bench.disk.failures:
+            await bench.pass_time(wait_s - 0.01)
+            assert tried_after[-1] == bench.disk.tried, "not before its time"
+            await bench.pass_time(0.01)
+            tried_after.append(bench.disk.tried)
+            wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+        assert (1, []) == (bench.journal.unpublished_rows, bench.disk.written)
+        await bench.pass_time(LONGEST_RETRY_S)
+        assert [1] == bench.disk.written
+        assert list(range(1, 10)) == tried_after
+        assert 9 == bench.count("collector_flushes_total", outcome="failed")
+        assert 1 == bench.count("collector_flushes_total", outcome="published")
+
+
+async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: Bench) -> None:
+    async with bench.running():
+        bench.disk.failures = 1
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S)
+        for _ in range(12):
+            assert await bench.journal.append(make_event())
+        await bench.pass_time(FIRST_RETRY_S)
+        assert [1, 10] == bench.disk.written, "the failed one first, then the one that filled up meanwhile"
+        await bench.pass_time(INTERVAL_S)
+        assert [1, 10, 2] == bench.disk.written
+
+
+async def test_drain_publishes_everything_and_closes_the_journal(bench: Bench) -> None:
+    await bench.journal.append(make_event())
+    bench.journal.seal()
+    await bench.journal.append(make_event())
+    assert 0 == await bench.flusher.drain(15)
+    assert ([1, 1], False) == (bench.disk.written, bench.journal.can_append())
+
+
+@pytest.mark.parametrize(("failures", "lost"), [(3, 0), (1_000, 2)])
+async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Bench, failures: int, lost: int) -> None:
+    for _ in range(2):
+        await bench.journal.append(make_event())
+    bench.disk.failures = failures
+    drained = asyncio.create_task(bench.flusher.drain(15))
+    for _ in range(40):
+        await settle()
+        bench.clock.advance(FIRST_RETRY_S)
+        if drained.done():
+            break
+    assert lost == await drained
+
+
+async def test_rejects_are_written_with_the_flush_and_never_stop_it(bench: Bench, tmp_path: Path) -> None:
+    async with bench.running():
+        bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
+        await bench.pass_time(INTERVAL_S)
+        assert [("why", "what")] == [(row["message"], row["body"]) for row in read_rows(tmp_path / "rejected")]
+        (tmp_path / "rejected" / "site=b").write_text("in the way")
+        bench.rejects.keep("b", Rejected(NOON_US, "why", b"what"))
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S)
+        assert [1] == bench.disk.written
+        assert (1, 1) == (
+            bench.count("collector_rejected_kept_events_total"),
+            bench.count("collector_rejected_lost_events_total"),
+        )

@@ -1,0 +1,124 @@
+"""The buffer and the journal: accounting, sealing, and the limit."""
+
+import itertools
+
+import pyarrow as pa
+import pytest
+
+from collector.clock import US_PER_DAY
+from collector.events import COLUMNS, Event
+from collector.journal.buffer import BATCH_BYTES, BATCH_ROWS, Buffer
+from collector.journal.journal import MEMORY_SEGMENTS, Journal
+from collector.parts.table import EVENT_SCHEMA
+from tests.support import NOON_US
+
+TODAY = NOON_US // US_PER_DAY
+
+
+def make_event(site_id: str = "a", received_us: int = NOON_US, size_bytes: int = 1_000) -> Event:
+    values = {"site_id": site_id, "received_at": received_us}
+    return Event(site_id, received_us, [values.get(column.name) for column in COLUMNS], size_bytes)
+
+
+def make_journal(segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9) -> Journal:
+    ids = (f"{number:016x}" for number in itertools.count())
+    return Journal(segment_max_bytes=segment_max_bytes, journal_max_bytes=journal_max_bytes, new_id=lambda: next(ids))
+
+
+def test_buffer_holds_columns_that_mix_sites() -> None:
+    """However many sites there are, at most a batch of rows waits as Python objects."""
+    buffer = Buffer("id")
+    for number in range(1_000):
+        buffer.append(make_event(f"site-{number}"))
+    segment = buffer.seal()
+    assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1_000 - 3 * BATCH_ROWS] == [batch.num_rows for batch in segment.batches]
+    assert all(batch.schema.equals(EVENT_SCHEMA) for batch in segment.batches)
+    assert [f"site-{number}" for number in range(1_000)] == [
+        site for batch in segment.batches for site in batch["site_id"].to_pylist()
+    ]
+
+
+def test_buffer_turns_large_rows_into_columns_early() -> None:
+    buffer = Buffer("id")
+    for _ in range(4):
+        buffer.append(make_event(size_bytes=BATCH_BYTES // 2))
+    assert [2, 2] == [batch.num_rows for batch in buffer.seal().batches]
+
+
+def test_segment_counts_rows_of_each_site_and_day() -> None:
+    buffer = Buffer("id")
+    for site, day in (("a", 0), ("b", 0), ("a", 0), ("a", 1)):
+        buffer.append(make_event(site, NOON_US + day * US_PER_DAY))
+    segment = buffer.seal()
+    assert {(TODAY, "a"): 2, (TODAY, "b"): 1, (TODAY + 1, "a"): 1} == dict(segment.rows_of)
+    assert (4, 4_000) == (segment.rows, segment.size_bytes)
+
+
+async def test_full_segment_is_sealed_and_the_next_is_open() -> None:
+    journal = make_journal(segment_max_bytes=3_000)
+    for _ in range(4):
+        assert await journal.append(make_event())
+    assert [3] == [segment.rows for segment in journal.sealed]
+    assert journal.segment_waiting.is_set()
+    assert (4, 4_000) == (journal.unpublished_rows, journal.unpublished_bytes)
+
+
+async def test_sealing_nothing_makes_no_segment() -> None:
+    journal = make_journal()
+    journal.seal()
+    assert not journal.sealed
+    assert not journal.segment_waiting.is_set()
+
+
+@pytest.mark.parametrize(
+    ("segment_max_bytes", "journal_max_bytes", "taken"),
+    [(10_000, 10**9, MEMORY_SEGMENTS * 10), (10_000, 25_000, 25), (10_000, 10_000, 10)],
+)
+async def test_journal_refuses_at_its_limit_and_takes_events_again_after_a_release(
+    segment_max_bytes: int, journal_max_bytes: int, taken: int
+) -> None:
+    journal = make_journal(segment_max_bytes, journal_max_bytes)
+    answers = [await journal.append(make_event()) for _ in range(taken + 5)]
+    assert [True] * taken + [False] * 5 == answers
+    assert (taken, False) == (journal.unpublished_rows, journal.can_append())
+    journal.release(journal.sealed[0])
+    assert await journal.append(make_event())
+
+
+async def test_buffered_by_site_counts_open_and_sealed_segments() -> None:
+    journal = make_journal()
+    await journal.append(make_event("a"))
+    journal.seal()
+    for site in ("a", "b"):
+        await journal.append(make_event(site, NOON_US + US_PER_DAY))
+    assert {"a": 2, "b": 1} == dict(journal.buffered_by_site())
+    journal.release(journal.sealed[0])
+    assert {"a": 1, "b": 1} == dict(journal.buffered_by_site())
+
+
+async def test_segments_are_released_in_order() -> None:
+    journal = make_journal()
+    for _ in range(2):
+        await journal.append(make_event())
+        journal.seal()
+    with pytest.raises(RuntimeError, match="out of order"):
+        journal.release(journal.sealed[1])
+
+
+async def test_closed_journal_and_low_disk_refuse_and_say_why() -> None:
+    journal = make_journal()
+    journal.disk_low = True
+    assert (False, "disk space is low") == (await journal.append(make_event()), journal.refusing_because())
+    journal.disk_low = False
+    assert await journal.append(make_event())
+    journal.close()
+    assert (False, "draining") == (await journal.append(make_event()), journal.refusing_because())
+    assert [1] == [segment.rows for segment in journal.sealed]
+
+
+def test_rows_come_out_as_they_went_in() -> None:
+    buffer = Buffer("id")
+    event = make_event()
+    buffer.append(event)
+    (batch,) = buffer.seal().batches
+    assert [event.row[0], NOON_US] == [batch["site_id"][0].as_py(), batch["received_at"].cast(pa.int64())[0].as_py()]

@@ -1,0 +1,119 @@
+"""Rejects: what is kept, and the bounds that keep it small."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from collector.clock import US_PER_DAY, US_PER_S
+from collector.journal.rejects import (
+    MAX_PER_MINUTE,
+    MAX_WAITING_BYTES,
+    SITE_MAX_PER_MINUTE,
+    Rejected,
+    RejectedStore,
+    Rejects,
+)
+from collector.parts.writer import PartWriter
+from tests.support import NOON_US, Running, config, event, read_rows, running
+
+MINUTE_US = 60 * US_PER_S
+START_US = NOON_US // MINUTE_US * MINUTE_US
+
+
+def rejected(received_us: int = START_US, body: bytes = b"{}") -> Rejected:
+    return Rejected(received_us, "Validation error: body is wrong", body)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> PartWriter:
+    made = PartWriter(tmp_path, "0", by_site=True, compression="zstd")
+    made.prepare()
+    return made
+
+
+def test_site_has_a_share_of_each_minute_and_leaves_the_rest_to_others() -> None:
+    rejects = Rejects(enabled=True)
+    kept = [rejects.keep("a", rejected()) for _ in range(SITE_MAX_PER_MINUTE + 5)]
+    assert SITE_MAX_PER_MINUTE == sum(kept)
+    assert rejects.keep("b", rejected())
+    assert rejects.keep("a", rejected(START_US + MINUTE_US))
+
+
+def test_all_sites_together_are_bounded_a_minute_and_in_bytes() -> None:
+    rejects = Rejects(enabled=True)
+    assert MAX_PER_MINUTE == sum(rejects.keep(f"site-{n}", rejected()) for n in range(MAX_PER_MINUTE + 5))
+    rejects.take()
+    large = rejected(START_US + MINUTE_US, bytes(1 << 20))
+    assert MAX_WAITING_BYTES >> 20 == sum(rejects.keep("a", large) for _ in range(40))
+    rejects.take()
+    assert rejects.keep("a", large), "what was taken waits no more"
+
+
+def test_disabled_keeps_nothing() -> None:
+    rejects = Rejects(enabled=False)
+    assert not rejects.keep("a", rejected())
+    assert {} == rejects.take()
+
+
+def test_written_by_site_and_day(tmp_path: Path, writer: PartWriter) -> None:
+    rejects = Rejects(enabled=True)
+    rejects.keep("a", rejected(body=b"\xff\x00{"))
+    rejects.keep("a", rejected(START_US + US_PER_DAY))
+    rejects.keep("b", rejected())
+    assert 3 == RejectedStore(writer, 10**9).write(rejects.take())
+    folders = sorted(str(path.parent.relative_to(tmp_path / "rejected")) for path in tmp_path.rglob("*.parquet"))
+    assert ["site=a/date=2026-05-28", "site=a/date=2026-05-29", "site=b/date=2026-05-28"] == folders
+    assert "\ufffd\x00{" == read_rows(tmp_path / "rejected" / "site=a")[0]["body"], "bytes that are no UTF-8 are shown"
+
+
+def test_oldest_days_go_first_when_it_is_too_much(tmp_path: Path, writer: PartWriter) -> None:
+    """Also what an earlier process left counts, and within a day the older files go first."""
+    old_process = RejectedStore(writer, 10**9)
+    for day in (3, 1, 2):
+        for second in (1, 0):
+            before = set(tmp_path.rglob("*.parquet"))
+            old_process.write({(day, "a"): [rejected()]})
+            (new,) = set(tmp_path.rglob("*.parquet")) - before
+            os.utime(new, (second, second))
+            new.rename(new.with_stem(f"day{day}-{second}"))
+    size = max(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
+    RejectedStore(writer, 4 * size).write({(4, "b"): [rejected()]})
+    left = sorted(path.stem for path in tmp_path.rglob("day*.parquet"))
+    assert ["day2-1", "day3-0", "day3-1"] == left
+    assert 1 == len(list((tmp_path / "rejected" / "site=b").rglob("*.parquet")))
+
+
+async def test_only_what_breaks_the_contract_is_kept(tmp_path: Path) -> None:
+    """What is excluded on purpose is nobody's mistake; a strict site's 422s are."""
+    sites = {
+        "demo": {"excluded_paths": ["/admin"]},
+        "off": {"tracking": False},
+        "strict": {"strict": True},
+        "mine": {"excluded_ips": ["127.0.0.1"]},
+    }
+    async with running(config(tmp_path, sites)) as collector:
+        await _send_one_of_each(collector)
+        await collector.flush()
+        assert [("Validation error: body is not one JSON object", "not JSON")] == [
+            (row["message"], row["body"]) for row in collector.rejected("demo")
+        ]
+        assert ["demo", "strict"] == sorted(
+            path.name.removeprefix("site=") for path in (tmp_path / "rejected").iterdir()
+        )
+        assert ["Validation error: visitor_id must have at least 8 characters"] == [
+            row["message"] for row in collector.rejected("strict")
+        ]
+
+
+async def _send_one_of_each(collector: Running) -> None:
+    statuses = [
+        (await collector.post(event())).status,
+        (await collector.post(event(page_path="/admin"))).status,
+        (await collector.post(b"not JSON")).status,
+        (await collector.post(event(), "off")).status,
+        (await collector.post(event(visitor_id="short"), "strict")).status,
+        (await collector.post(event(), "mine")).status,
+        (await collector.post(event(), headers={"Origin": "http://localhost:3000"})).status,
+    ]
+    assert [201, 202, 202, 202, 422, 202, 202] == statuses

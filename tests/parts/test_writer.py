@@ -1,0 +1,198 @@
+"""Parts: layout, order, footer, row groups, and what a second try does."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.clock import US_PER_DAY
+from collector.events import COLUMNS, CONTRACT_HASH, Row
+from collector.parts import writer as writer_module
+from collector.parts.naming import new_segment_id
+from collector.parts.table import EVENT_SCHEMA, to_batch
+from collector.parts.writer import PartConflict, PartWriter, _row_groups
+from tests.support import NOON_US, read_rows
+
+SEGMENT = "00000000000000ff"
+NAMES = [column.name for column in COLUMNS]
+TODAY = NOON_US // US_PER_DAY
+TODAY_FOLDER = "date=2026-05-28"
+
+
+def row(site_id: str, received_us: int = NOON_US, **values: Any) -> Row:
+    filled = {"site_id": site_id, "received_at": received_us, "session_id": "s", "event_type": "click"} | values
+    return [filled.get(name) for name in NAMES]
+
+
+def make_writer(data_dir: Path, *, by_site: bool = True, compression: str = "zstd") -> PartWriter:
+    made = PartWriter(data_dir, "0", by_site=by_site, compression=compression)
+    made.prepare()
+    return made
+
+
+def write(made: PartWriter, rows: Sequence[Row], segment: str = SEGMENT) -> list[Path]:
+    """Write the rows in batches of three; the published paths below data_dir."""
+    batches = [to_batch(rows[start : start + 3]) for start in range(0, len(rows), 3)]
+    rows_of = Counter((int(str(values[1])) // US_PER_DAY, str(values[0])) for values in rows)
+    return [part.path.relative_to(made.data_dir) for part in made.write_events(segment, batches, rows_of)]
+
+
+MIXED = [
+    row("b", NOON_US + 1),
+    row("a", NOON_US + 2, lcp=1.5),
+    row("b", NOON_US + US_PER_DAY),
+    row("a", NOON_US + 3, lcp=2.5),
+    row("b", NOON_US + 4),
+    row("a-b", NOON_US + 5),
+    row("B", NOON_US + 6),
+]
+
+
+def test_one_part_per_site_and_day_holds_that_sites_rows_in_order_of_arrival(tmp_path: Path) -> None:
+    paths = write(make_writer(tmp_path), MIXED)
+    folders = [f"events/site={site}/{TODAY_FOLDER}" for site in ("B", "a", "a-b", "b")]
+    assert [f"{folder}/{SEGMENT}.parquet" for folder in [*folders, "events/site=b/date=2026-05-29"]] == [
+        str(path) for path in paths
+    ]
+    assert [1.5, 2.5] == [values["lcp"] for values in pq.ParquetFile(tmp_path / paths[1]).read().to_pylist()]
+    assert ["b", "b"] == pq.ParquetFile(tmp_path / paths[3]).read()["site_id"].to_pylist()
+    assert len(MIXED) == len(read_rows(tmp_path / "events"))
+
+
+def test_one_part_per_day_is_sorted_by_site(tmp_path: Path) -> None:
+    paths = write(make_writer(tmp_path, by_site=False), MIXED)
+    assert [f"events/{TODAY_FOLDER}/{SEGMENT}.parquet", f"events/date=2026-05-29/{SEGMENT}.parquet"] == [
+        str(path) for path in paths
+    ]
+    assert ["B", "a", "a", "a-b", "b", "b"] == pq.ParquetFile(tmp_path / paths[0]).read()["site_id"].to_pylist()
+
+
+def test_part_is_compressed_indexed_and_says_where_it_is_from(tmp_path: Path) -> None:
+    (path,) = write(make_writer(tmp_path), [row("a", lcp=1.0), row("a", lcp=None)])
+    metadata = pq.read_metadata(tmp_path / path)
+    footer = {key.decode(): value.decode() for key, value in metadata.metadata.items() if b"collector" in key}
+    expected = {"collector.contract": CONTRACT_HASH, "collector.segment": SEGMENT, "collector.rows": "2"}
+    assert expected.items() <= footer.items()
+    assert "collector.version" in footer
+    lcp = metadata.row_group(0).column(NAMES.index("lcp"))
+    assert ("ZSTD", True, True) == (lcp.compression, lcp.has_offset_index, lcp.has_column_index)
+    assert (1, 1.0) == (lcp.statistics.null_count, lcp.statistics.max)
+    session = metadata.row_group(0).column(NAMES.index("session_id"))
+    assert session.has_dictionary_page
+    assert EVENT_SCHEMA.equals(pq.read_schema(tmp_path / path))
+
+
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", "lz4", "none"])
+def test_every_configurable_codec_can_be_written_and_read(tmp_path: Path, compression: str) -> None:
+    write(make_writer(tmp_path, compression=compression), MIXED)
+    assert len(MIXED) == len(read_rows(tmp_path / "events"))
+
+
+def test_nothing_unfinished_is_ever_below_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that looks at any moment finds whole parts only; staging is a sibling and empty afterwards."""
+    seen: list[list[Path]] = []
+    real = writer_module.fsync_file
+
+    def look_around(path: Path) -> None:
+        assert path.is_relative_to(tmp_path / "staging")
+        found = [path for path in (tmp_path / "events").rglob("*") if path.is_file()]
+        for path_found in found:
+            pq.ParquetFile(path_found).read()
+        seen.append(found)
+        real(path)
+
+    monkeypatch.setattr(writer_module, "fsync_file", look_around)
+    made = make_writer(tmp_path)
+    write(made, MIXED)
+    assert [0, 1, 2, 3, 4] == [len(found) for found in seen]
+    assert [] == list(made.staging.iterdir())
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("step", ["fsync_file", "publish", "fsync_folder_of_publish"])
+def test_failed_flush_tried_again_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, failing: int
+) -> None:
+    """The n-th call of a step fails; the parts published before it are kept, the others written by the second try."""
+    from collector.publish import local
+
+    module: Any = local if step == "fsync_folder_of_publish" else writer_module
+    name = "fsync_folder" if step == "fsync_folder_of_publish" else step
+    real, calls = getattr(module, name), 0
+
+    def fail_once(*args: Path) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    made = make_writer(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_once)
+        with pytest.raises(OSError, match="No space"):
+            write(made, MIXED)
+        assert [] == list(made.staging.iterdir())
+        kept = {path: path.stat().st_ino for path in (tmp_path / "events").rglob("*.parquet")}
+    write(made, MIXED)
+    assert len(MIXED) == len(read_rows(tmp_path / "events"))
+    assert kept.items() <= {path: path.stat().st_ino for path in (tmp_path / "events").rglob("*.parquet")}.items()
+
+
+def test_same_segment_again_keeps_the_files_that_are_there(tmp_path: Path) -> None:
+    made = make_writer(tmp_path)
+    first = [(tmp_path / path).stat().st_ino for path in write(made, MIXED)]
+    assert first == [(tmp_path / path).stat().st_ino for path in write(made, MIXED)]
+
+
+def test_name_taken_by_another_part_is_a_conflict_and_is_not_overwritten(tmp_path: Path) -> None:
+    made = make_writer(tmp_path)
+    (path,) = write(made, [row("a")])
+    with pytest.raises(PartConflict, match="2 rows"):
+        write(made, [row("a"), row("a")])
+    (other,) = write(made, [row("a")], segment="11")
+    shutil.copyfile(tmp_path / other, tmp_path / path)
+    with pytest.raises(PartConflict, match=SEGMENT):
+        write(made, [row("a")])
+
+
+def test_prepare_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
+    left = tmp_path / "staging" / "0" / "left.parquet"
+    other = tmp_path / "staging" / "1" / "of-another-worker.parquet"
+    for path in (left, other):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"half a part")
+    make_writer(tmp_path)
+    assert (False, True) == (left.exists(), other.exists())
+
+
+@given(
+    st.lists(st.sampled_from([1, 7, 100, 8_191, 8_192, 131_071, 131_072, 131_073, 300_000]), min_size=1, max_size=12)
+)
+def test_row_groups_hold_every_row_within_bounds_and_end_at_site_boundaries(sites: list[int]) -> None:
+    """Only a site larger than a whole row group is cut, and no group mixes a piece of it with another site."""
+    groups = _row_groups(sites)
+    assert sum(sites) == sum(groups)
+    assert all(0 < rows <= 128 * 1024 for rows in groups)
+    ends = {sum(groups[: n + 1]) for n in range(len(groups))}
+    start = 0
+    for rows in sites:
+        if rows > 128 * 1024:
+            assert start + rows in ends
+            assert start in ends | {0}
+        elif rows >= 8 * 1024:
+            assert start + rows in ends
+        else:
+            assert not any(start < end < start + rows for end in ends)
+        start += rows
+
+
+def test_segment_ids_do_not_repeat() -> None:
+    ids = {new_segment_id() for _ in range(10_000)}
+    assert (10_000, {16}) == (len(ids), {len(each) for each in ids})

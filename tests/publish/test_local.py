@@ -1,0 +1,83 @@
+"""Publishing on a local file system."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from collector.publish import local
+from collector.publish.local import make_folder, publish
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    path = tmp_path / "staging" / "part"
+    path.parent.mkdir()
+    path.write_bytes(b"new")
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is linked, unlinked and synced, in order."""
+    seen: list[str] = []
+    link, unlink, fsync = os.link, os.unlink, os.fsync
+
+    def spy_link(source: Path, target: Path) -> None:
+        link(source, target)
+        seen.append(f"link {Path(target).name}")
+
+    def spy_unlink(path: Path) -> None:
+        unlink(path)
+        seen.append(f"unlink {Path(path).name}")
+
+    def spy_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+
+    monkeypatch.setattr(os, "link", spy_link)
+    monkeypatch.setattr(os, "unlink", spy_unlink)
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    return seen
+
+
+def test_published_file_has_one_name_and_every_new_folder_is_synced(
+    tmp_path: Path, staged: Path, calls: list[str]
+) -> None:
+    """Without the folders' fsyncs a power cut can take a name away from bytes that are on the disk."""
+    final = tmp_path / "events" / "site=a" / "date=2026-05-12" / "x.parquet"
+    assert publish(staged, final)
+    assert (b"new", False, 1) == (final.read_bytes(), staged.exists(), final.stat().st_nlink)
+    assert calls == [
+        f"fsync {tmp_path.name}",
+        "fsync events",
+        "fsync site=a",
+        "link x.parquet",
+        "fsync date=2026-05-12",
+        "unlink part",
+    ]
+
+
+def test_taken_name_is_never_overwritten(tmp_path: Path, staged: Path) -> None:
+    final = tmp_path / "x.parquet"
+    final.write_bytes(b"old")
+    assert not publish(staged, final)
+    assert (b"old", b"new") == (final.read_bytes(), staged.read_bytes())
+
+
+def test_failed_folder_sync_is_raised_and_keeps_the_staged_file(
+    tmp_path: Path, staged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(local, "fsync_folder", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        publish(staged, tmp_path / "x.parquet")
+    assert staged.exists()
+
+
+def test_make_folder_takes_what_is_there(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
