@@ -20,7 +20,7 @@ from collector.events import Reason, Refused
 NS_PER_S = 1_000_000_000
 NS_PER_MINUTE = 60 * NS_PER_S
 
-# 100,000 buckets take 20 MB (bench/memory.py); a flood of more addresses makes the table forget, never grow.
+# 100,000 buckets take 24 MB (bench/memory.py); a flood of more addresses makes the table forget, never grow.
 MAX_BUCKETS = 100_000
 
 

@@ -28,9 +28,9 @@ from collector.sites import Site, host_of
 # Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
 USER_AGENT_MAX_CHARACTERS = 512
 
-# What a row takes in memory beside its text: a list of 66 places and its numbers while it waits (1.1 KB),
-# then 66 Arrow slots (0.4 KB). bench/memory.py measures it.
-ROW_BYTES = 1_200
+# What a row takes beside its text: 66 Arrow slots and their validity bits, 364 bytes. (While it waits to become
+# columns it takes 1.3 KB more, but at most 256 rows do; bench/memory.py measures both.)
+ROW_BYTES = 400
 
 _FIELD_NAMES = tuple(field.name for field in FIELDS)
 _NUMBERS = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)

@@ -1,0 +1,88 @@
+"""What the bounded tables and the buffers take in memory: `python -m bench.memory`."""
+
+import gc
+import tracemalloc
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.sample import bodies
+from bench.stall import ARRIVAL, NOON_US
+from collector.addresses import parse_address
+from collector.clock import SystemClock
+from collector.config import RateLimit, SiteSettings
+from collector.edge.rate_limit import MAX_BUCKETS, TokenBuckets
+from collector.events import Event
+from collector.ingest.pipeline import accept
+from collector.journal.buffer import BATCH_ROWS, Buffer
+from collector.sites import build_site
+
+
+def held(build: Callable[[], object]) -> tuple[object, int]:
+    """What `build` returns, and the bytes of Python objects it keeps alive."""
+    gc.collect()
+    tracemalloc.start()
+    built = build()
+    gc.collect()
+    size_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return built, size_bytes
+
+
+def buckets(flood: int) -> TokenBuckets:
+    """A table after requests from so many addresses."""
+    table = TokenBuckets(RateLimit(), SystemClock())
+    for number in range(flood):
+        table.take(IPv4Address(number))
+    return table
+
+
+def addresses(count: int) -> None:
+    parse_address.__globals__["_parse_address"].cache_clear()
+    for number in range(count):
+        parse_address(str(IPv4Address(number)))
+
+
+def accepted(count: int) -> list[Event]:
+    site = build_site("site-1", SiteSettings())
+    events = [accept(site, ARRIVAL, body, NOON_US, lambda address, received_us: None) for body in bodies(count)]
+    return [event for event in events if isinstance(event, Event)]
+
+
+def main() -> None:
+    table = Table(box=box.MARKDOWN)
+    for name in ("what", "count", "bytes each", "bytes in all"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+
+    def row(what: str, count: int, size_bytes: float) -> None:
+        table.add_row(what, f"{count:,}", f"{size_bytes / count:,.0f}", f"{size_bytes:,.0f}")
+
+    for flood in (MAX_BUCKETS, 5 * MAX_BUCKETS):
+        kept, size_bytes = held(lambda flood=flood: buckets(flood))  # type: ignore[misc]
+        assert isinstance(kept, TokenBuckets)
+        row(f"token buckets after {flood:,} addresses", len(kept), size_bytes)
+    _, size_bytes = held(lambda: addresses(50_000))
+    row(
+        "cache of parsed addresses after 50,000",
+        parse_address.__globals__["_parse_address"].cache_info().currsize,
+        size_bytes,
+    )
+    events, size_bytes = held(lambda: accepted(BATCH_ROWS))
+    assert isinstance(events, list)
+    row("events waiting as rows", len(events), size_bytes)
+    row("  charged for", len(events), sum(event.size_bytes for event in events))
+    before = pa.total_allocated_bytes()
+    buffer = Buffer("measured")
+    for event in (many := accepted(40 * BATCH_ROWS)):
+        buffer.append(event)
+    row("events in columns", len(many), pa.total_allocated_bytes() - before)
+    row("  charged for", len(many), buffer.size_bytes)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

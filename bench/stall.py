@@ -1,0 +1,121 @@
+"""How long a flush holds the event loop, and what it costs: `python -m bench.stall [--rows N] [--quick]`.
+
+A heartbeat of 1 ms runs in the loop while the flush thread writes; what it is late by is a stall. The same heartbeat
+with nothing going on is printed beside it: a noisy machine is late by itself.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.sample import bodies
+from collector.config import SiteSettings
+from collector.events import Event
+from collector.ingest.pipeline import Arrival, accept
+from collector.journal.journal import Journal
+from collector.parts.writer import PartWriter
+from collector.sites import build_site
+
+ARRIVAL = Arrival(
+    IPv4Address("192.0.2.1"), "https://www.example.com", None, "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
+)
+NOON_US = 1_780_000_000_000_000
+BEAT_S = 0.001
+SCENARIOS = ((1, True), (300, True), (300, False), (10_000, False), (10_000, True))
+
+
+class Heart:
+    """Beats in the event loop, and notes how late each beat was, in seconds."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+
+    async def run(self) -> None:
+        while True:
+            due = time.perf_counter() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self.late.append(time.perf_counter() - due)
+
+    @contextmanager
+    def counting(self) -> Iterator[list[float]]:
+        self.late = []
+        yield self.late
+        self.late.sort()
+
+
+async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tuple[str, ...]:
+    """One row of the table."""
+    writer = PartWriter(data_dir, "0", by_site=by_site, compression="zstd")
+    writer.prepare()
+    journal = Journal(segment_max_bytes=1 << 40, journal_max_bytes=1 << 42)
+    known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
+    for number, body in enumerate(bodies(rows)):
+        event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
+        assert isinstance(event, Event)
+        await journal.append(event)
+    heart = Heart()
+    beating = asyncio.create_task(heart.run())
+    with heart.counting() as idle:
+        await asyncio.sleep(1)
+    with heart.counting() as flushing:
+        started, cpu = time.perf_counter(), time.process_time()
+        journal.seal()
+        segment = journal.sealed[0]
+        parts = await asyncio.to_thread(writer.write_events, segment.id, segment.batches, segment.rows_of)
+        took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    beating.cancel()
+    assert rows == sum(part.rows for part in parts)
+    return (
+        f"{sites:,}",
+        "site, date" if by_site else "date",
+        f"{len(parts):,}",
+        f"{took_s:.2f}",
+        f"{cpu_s / rows * 1e6:.1f}",
+        f"{sum(part.size_bytes for part in parts) / rows:.0f}",
+        _milliseconds(flushing, 0.5),
+        _milliseconds(flushing, 0.99),
+        _milliseconds(flushing, 1),
+        _milliseconds(idle, 1),
+    )
+
+
+def _milliseconds(late: list[float], quantile: float) -> str:
+    return f"{late[min(len(late) - 1, int(len(late) * quantile))] * 1e3:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000, help="events per flush; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="leave out 10,000 parts")
+    arguments = parser.parse_args()
+    table = Table(box=box.MARKDOWN)
+    for name in (
+        "sites",
+        "partition_by",
+        "parts",
+        "flush s",
+        "CPU us/event",
+        "B/event",
+        "late p50 ms",
+        "p99",
+        "max",
+        "idle max",
+    ):
+        table.add_column(name, justify="right")
+    for sites, by_site in SCENARIOS[: -1 if arguments.quick else None]:
+        with tempfile.TemporaryDirectory() as folder:
+            table.add_row(*asyncio.run(measure(sites, arguments.rows, by_site=by_site, data_dir=Path(folder))))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
