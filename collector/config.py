@@ -132,7 +132,7 @@ class Storage(Section):
         description="unflushed bytes at which events are refused; with durability `memory` never more than 4 segments",
     )
     durability: Annotated[Literal["fsync", "write", "memory"], AfterValidator(_durability)] = Field(
-        "memory", description="what a 201 survives; this version has only `memory`: the end of the flush"
+        "memory", description="what an acknowledged event survives; this version has only `memory`: an orderly stop"
     )
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = Field("zstd", description="Parquet codec")
     min_free_bytes: int = Field(256 * 2**20, ge=0, description="free disk space below which events are refused")
