@@ -6,6 +6,7 @@ with nothing going on is printed beside it: a noisy machine is late by itself.
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.sample import bodies
+from collector.boot.worker import GIL_SWITCH_S
 from collector.config import SiteSettings
 from collector.events import Event
 from collector.ingest.pipeline import Arrival, accept
@@ -81,18 +83,19 @@ async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tu
         f"{took_s:.2f}",
         f"{cpu_s / rows * 1e6:.1f}",
         f"{sum(part.size_bytes for part in parts) / rows:.0f}",
-        _milliseconds(flushing, 0.5),
-        _milliseconds(flushing, 0.99),
-        _milliseconds(flushing, 1),
-        _milliseconds(idle, 1),
+        milliseconds(flushing, 0.5),
+        milliseconds(flushing, 0.99),
+        milliseconds(flushing, 1),
+        milliseconds(idle, 1),
     )
 
 
-def _milliseconds(late: list[float], quantile: float) -> str:
+def milliseconds(late: list[float], quantile: float) -> str:
     return f"{late[min(len(late) - 1, int(len(late) * quantile))] * 1e3:.2f}"
 
 
 def main() -> None:
+    sys.setswitchinterval(GIL_SWITCH_S)  # as the worker does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="events per flush; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="leave out 10,000 parts")

@@ -19,6 +19,11 @@ def owned(data_dir: Path) -> Iterator[None]:
     """Make and lock the data_dir; the lock dies with the process. Raises StartError."""
     try:
         make_folder(data_dir.absolute())
+    except FileExistsError:
+        raise StartError(f"data_dir {data_dir}: is not a folder") from None
+    except OSError as exc:
+        raise StartError(f"data_dir {data_dir}: cannot be made: {exc.strerror}: {exc.filename}") from None
+    try:
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as exc:
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None

@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from collector.boot.claims import StartError
+from collector.parts.naming import STAGING
 
 # A file or a pipe has no width of its own; this fits the longest site id.
 WIDTH_OF_FILES = 180
@@ -41,7 +42,8 @@ def inspect(path: Path, newest: int) -> int:
     The exit code is 1 if a part is broken. Raises StartError where nothing is there.
     """
     if path.is_dir():
-        root, parts = path, sorted(path.rglob("*.parquet"))
+        root = path
+        parts = sorted(part for part in path.rglob("*.parquet") if STAGING not in part.relative_to(root).parts)
     elif path.is_file():
         root, parts = path.parent, [path]
     else:

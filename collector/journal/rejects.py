@@ -6,6 +6,7 @@ where the oldest days go first. What is excluded on purpose never comes here.
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,8 @@ class RejectedStore:
                 break
             path.unlink(missing_ok=True)
             self._size_bytes -= size
+            with suppress(OSError):  # the day still has parts
+                path.parent.rmdir()
 
     def _files(self) -> Iterator[tuple[str, int, int, Path]]:
         """(day, time of writing, size, path) of every part: in this order the oldest comes first."""

@@ -1,0 +1,59 @@
+"""What a scrape of `/metrics` takes, and how late it makes the event loop: `python -m bench.scrape`."""
+
+import asyncio
+import gc
+import sys
+import time
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.stall import Heart, milliseconds
+from collector.boot.worker import GIL_SWITCH_S
+from collector.events import Reason
+from collector.metrics import Metrics
+
+
+async def measure(sites: int) -> tuple[str, ...]:
+    """One row of the table: every one of so many sites has dropped events for every reason."""
+    metrics = Metrics()
+    for number in range(sites):
+        for reason in Reason:
+            metrics.of_site(f"site-{number}").count_dropped(reason)
+    gc.collect()
+    gc.freeze()  # as the worker does
+    heart = Heart()
+    beating = asyncio.create_task(heart.run())
+    with heart.counting() as idle:
+        await asyncio.sleep(1)
+    with heart.counting() as scraping:
+        started = time.perf_counter()
+        render = metrics.snapshot({f"site-{number}": 1 for number in range(sites)}, {})
+        page = await asyncio.to_thread(render)
+        took_s = time.perf_counter() - started
+    beating.cancel()
+    series = sum(1 for line in page.splitlines() if not line.startswith(b"#"))
+    return (
+        f"{sites:,}",
+        f"{series:,}",
+        f"{took_s:.2f}",
+        milliseconds(scraping, 0.5),
+        milliseconds(scraping, 0.99),
+        milliseconds(scraping, 1),
+        milliseconds(idle, 1),
+    )
+
+
+def main() -> None:
+    sys.setswitchinterval(GIL_SWITCH_S)  # as the worker does
+    table = Table(box=box.MARKDOWN)
+    for name in ("sites", "series", "scrape s", "late p50 ms", "p99", "max", "idle max"):
+        table.add_column(name, justify="right")
+    for sites in (1, 100, 1_000, 10_000):
+        table.add_row(*asyncio.run(measure(sites)))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
