@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiofiles.os
@@ -70,8 +72,30 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._check_disk()
+        async with self._serving_admin(admin):
+            async with self._serving_public(public):
+                failed = await self._until_stopped()
+            lost = await self._stages.flusher.drain(self._config.server.shutdown_timeout_s)
+        if lost:
+            log.error("stopped; %d acknowledged events could not be written and are lost", lost)
+        else:
+            log.info("stopped; every acknowledged event is in a part")
+        return 1 if lost or failed else 0
 
-        server = self._config.server
+    @asynccontextmanager
+    async def _serving_admin(self, bound: socket.socket) -> AsyncIterator[None]:
+        """The admin listener: the first to open and the last to close, so that a drain can be watched."""
+        runner = web.AppRunner(self._stages.admin_app(), access_log=None)
+        await runner.setup()
+        await web.SockSite(runner, bound).start()
+        log.info("admin on %s", url(bound))
+        yield
+        await runner.cleanup()
+
+    @asynccontextmanager
+    async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
+        """The public listener; on leaving, the requests under way are answered."""
+        server, traffic = self._config.server, self._stages.traffic
         app = web.AppRunner(self._stages.public_app())
         await app.setup()
         listener = web.ServerRunner(
@@ -79,42 +103,34 @@ class Worker:
             shutdown_timeout=server.shutdown_timeout_s,
         )
         await listener.setup()
-        public_site = web.SockSite(listener, public, backlog=BACKLOG)
-        await public_site.start()
-        ops = web.AppRunner(self._stages.admin_app(), access_log=None)
-        await ops.setup()
-        await web.SockSite(ops, admin).start()
+        site = web.SockSite(listener, bound, backlog=BACKLOG)
+        await site.start()
         # What start-up made stays for good: looking through it in a full collection held the loop for 50 ms
         # (bench/scrape.py).
         gc.collect()
         gc.freeze()
-        log.info("listening on %s", url(public))
-        log.info("admin on %s", url(admin))
-
-        background = [loop.create_task(self._stages.flusher.run()), loop.create_task(self._watch_disk())]
-        stop = loop.create_task(self._stop.wait())
-        await asyncio.wait((stop, *background), return_when=asyncio.FIRST_COMPLETED)
-        failed = [task for task in background if task.done()]
-        for task in failed:
-            # Nothing may end while we serve: without its flusher a collector would only fill up.
-            log.critical("a background task ended: stopping", exc_info=task.exception())
-
-        log.info("draining: %d requests under way", self._stages.traffic.under_way)
-        self._stages.traffic.draining = True
-        await public_site.stop()
+        log.info("listening on %s", url(bound))
+        yield
+        log.info("draining: %d requests under way", traffic.under_way)
+        traffic.draining = True
+        await site.stop()
         await self._last_requests(server.shutdown_timeout_s)
         await listener.cleanup()
         await app.cleanup()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        lost = await self._stages.flusher.drain(server.shutdown_timeout_s)
-        await ops.cleanup()
-        if lost:
-            log.error("stopped; %d acknowledged events could not be written and are lost", lost)
-            return 1
-        log.info("stopped; every acknowledged event is in a part")
-        return 1 if failed else 0
+
+    async def _until_stopped(self) -> bool:
+        """Flush and watch the disk until a signal says stop; True if one of the two ended by itself."""
+        background = [asyncio.create_task(self._stages.flusher.run()), asyncio.create_task(self._watch_disk())]
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
+        failed = [task for task in background if task.done()]
+        for ended in failed:
+            # Without its flusher a collector would only fill up, so it stops and lets its supervisor start it anew.
+            log.critical("a background task ended: stopping", exc_info=ended.exception())
+        for running in (stop, *background):
+            running.cancel()
+        await asyncio.gather(stop, *background, return_exceptions=True)
+        return bool(failed)
 
     async def _last_requests(self, patience_s: float) -> None:
         """Let what is under way be answered, and what is about to be."""
