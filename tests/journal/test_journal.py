@@ -1,6 +1,7 @@
 """The buffer and the journal: accounting, sealing, and the limit."""
 
 import itertools
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ TODAY = NOON_US // US_PER_DAY
 
 
 def make_event(site_id: str = "a", received_us: int = NOON_US, size_bytes: int = 1_000) -> Event:
-    values = {"site_id": site_id, "received_at": received_us}
+    values: dict[str, Any] = {"site_id": site_id, "received_at": received_us}
     return Event(site_id, received_us, [values.get(column.name) for column in COLUMNS], size_bytes)
 
 

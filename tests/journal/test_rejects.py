@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ def test_oldest_days_go_first_when_it_is_too_much(tmp_path: Path, writer: PartWr
 
 async def test_only_what_breaks_the_contract_is_kept(tmp_path: Path) -> None:
     """What is excluded on purpose is nobody's mistake; a strict site's 422s are."""
-    sites = {
+    sites: dict[str, dict[str, Any]] = {
         "demo": {"excluded_paths": ["/admin"]},
         "off": {"tracking": False},
         "strict": {"strict": True},

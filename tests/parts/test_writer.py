@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from collector.clock import US_PER_DAY
 from collector.events import COLUMNS, CONTRACT_HASH, Row
-from collector.parts import writer as writer_module
 from collector.parts.naming import new_segment_id
 from collector.parts.table import EVENT_SCHEMA, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
 from tests.support import NOON_US, read_rows
+
+writer_module: Any = import_module("collector.parts.writer")  # Any: its imports are replaced below
+local_module: Any = import_module("collector.publish.local")
 
 SEGMENT = "00000000000000ff"
 NAMES = [column.name for column in COLUMNS]
@@ -26,7 +29,12 @@ TODAY_FOLDER = "date=2026-05-28"
 
 
 def row(site_id: str, received_us: int = NOON_US, **values: Any) -> Row:
-    filled = {"site_id": site_id, "received_at": received_us, "session_id": "s", "event_type": "click"} | values
+    filled: dict[str, Any] = {
+        "site_id": site_id,
+        "received_at": received_us,
+        "session_id": "s",
+        "event_type": "click",
+    } | values
     return [filled.get(name) for name in NAMES]
 
 
@@ -120,9 +128,7 @@ def test_failed_flush_tried_again_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, failing: int
 ) -> None:
     """The n-th call of a step fails; the parts published before it are kept, the others written by the second try."""
-    from collector.publish import local
-
-    module: Any = local if step == "fsync_folder_of_publish" else writer_module
+    module = local_module if step == "fsync_folder_of_publish" else writer_module
     name = "fsync_folder" if step == "fsync_folder_of_publish" else step
     real, calls = getattr(module, name), 0
 
