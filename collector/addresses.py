@@ -33,15 +33,26 @@ def _parse_address(text: str) -> Address | None:
 
 
 def parse_network(text: str) -> Network:
-    """The network, or the single address as a network. Raises ValueError in words for a person."""
+    """The network, or the single address as a network; IPv4 in IPv6 clothing is IPv4, as in `parse_address`.
+
+    Raises ValueError in words for a person.
+    """
     try:
-        return ip_network(text)
+        return _unmapped(ip_network(text))
     except ValueError:
         try:
             meant = ip_network(text, strict=False)
         except ValueError:
             raise ValueError('should be an address or a network, such as "192.0.2.7" or "2001:db8::/32"') from None
         raise ValueError(f'has bits set to the right of its prefix; the network is "{meant}"') from None
+
+
+def _unmapped(network: Network) -> Network:
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        address = network.network_address.ipv4_mapped
+        if address is not None:
+            return IPv4Network((address, network.prefixlen - 96))
+    return network
 
 
 class AddressSet:

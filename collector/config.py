@@ -5,6 +5,7 @@ tested against these. `load` reports everything that is wrong at once.
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -20,7 +21,8 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -75,6 +77,18 @@ def _durability(value: str) -> str:
     return value
 
 
+def _partition_by(value: tuple[str, ...]) -> tuple[str, ...]:
+    if value not in (("site", "date"), ("date",)):
+        raise ValueError('should be ["site", "date"] or ["date"]')
+    return value
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
+        raise ValueError("should be the path of a folder")
+    return Path(value)
+
+
 def _only(expected: int, why: str) -> AfterValidator:
     def check(value: int) -> int:
         if value != expected:
@@ -87,7 +101,7 @@ def _only(expected: int, why: str) -> AfterValidator:
 NetworkText = Annotated[Network, PlainValidator(_network)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
-PathText = Annotated[Path, Field(strict=False)]
+PathText = Annotated[Path, PlainValidator(_path)]
 
 
 class Section(BaseModel):
@@ -136,7 +150,7 @@ class Storage(Section):
     )
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = Field("zstd", description="Parquet codec")
     min_free_bytes: int = Field(256 * 2**20, ge=0, description="free disk space below which events are refused")
-    partition_by: tuple[Literal["site", "date"], ...] = Field(
+    partition_by: Annotated[tuple[str, ...], AfterValidator(_partition_by)] = Field(
         ("site", "date"),
         strict=False,
         description='`["site", "date"]`, or `["date"]` for thousands of sites',
@@ -148,13 +162,13 @@ class Storage(Section):
         0, ge=0, description="days that parts are kept; 0 keeps all"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Storage":
-        if self.partition_by not in (("site", "date"), ("date",)):
-            raise ValueError('partition_by should be ["site", "date"] or ["date"]')
-        if self.journal_max_bytes < self.segment_max_bytes:
-            raise ValueError(f"journal_max_bytes should be at least segment_max_bytes ({self.segment_max_bytes})")
-        return self
+    @field_validator("journal_max_bytes")
+    @classmethod
+    def _holds_a_segment(cls, value: int, info: ValidationInfo) -> int:
+        segment_max_bytes = info.data.get("segment_max_bytes", 0)  # missing where it is wrong itself
+        if value < segment_max_bytes:
+            raise ValueError(f"should be at least segment_max_bytes, {segment_max_bytes}")
+        return value
 
 
 class RateLimit(Section):
@@ -214,7 +228,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
             tree = tomllib.load(file)
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # not UTF-8, not TOML, numbers or nesting without end
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     origins, errors = _override(tree, environ)
     config = None
@@ -260,15 +274,21 @@ def _typed(text: str, default: object) -> object:
     if isinstance(default, str | Path):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        match tomllib.loads(f"value = {text}"):
+            case {"value": value, **others} if not others:
+                return value
+    except (ValueError, RecursionError):
+        pass
+    return text
 
 
 def _sentence(path: Path, origins: dict[tuple[str, ...], str], error: ErrorDetails) -> str:
+    """One line: where it is from, which key, what is wrong with it."""
     loc = tuple(str(step) for step in error["loc"] if step != "[key]")
-    named = next((origins[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in origins), None)
-    return f"{named or path}: {'.'.join(loc) or 'the file'}: {_what_is_wrong(loc, error)}"
+    # The variable that set the key, something in it, or the only thing known of the table it is in.
+    named = (name for where, name in origins.items() if where[: len(loc)] == loc[: len(where)])
+    key = ".".join(_shown(step)[1:-1] for step in loc)
+    return f"{next(named, path)}: {key or 'the file'}: {_what_is_wrong(loc, error)}"
 
 
 def _what_is_wrong(loc: tuple[str, ...], error: ErrorDetails) -> str:
@@ -298,9 +318,12 @@ def _what_is_wrong(loc: tuple[str, ...], error: ErrorDetails) -> str:
 
 
 def _got(error: ErrorDetails) -> str:
-    value = error["input"]
-    shown = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return shown[:80]
+    """What stands in the file, on one line and no longer than it helps."""
+    return _shown(error["input"])[:80]
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _known_keys(loc: tuple[str, ...]) -> list[str]:

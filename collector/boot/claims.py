@@ -10,6 +10,9 @@ from pathlib import Path
 from collector.publish.local import make_folder
 
 
+BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
+
+
 class StartError(Exception):
     """The machine does not give what is needed; the message is one line for the operator."""
 
@@ -37,7 +40,7 @@ def owned(data_dir: Path) -> Iterator[None]:
 
 
 def listen(host: str, port: int, section: str) -> socket.socket:
-    """A bound socket, which does not listen yet. Raises StartError, naming the section of the configuration."""
+    """A listening socket; who connects waits until it is served. Raises StartError, naming the section."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -45,8 +48,11 @@ def listen(host: str, port: int, section: str) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(BACKLOG)  # two sockets may be bound to one port until one listens
     except OSError as exc:
         raise StartError(f"{section}: cannot listen on {host}:{port}: {exc.strerror}") from None
+    except UnicodeError:
+        raise StartError(f"{section}: cannot listen on {host}:{port}: it is no name of a host") from None
     bound.setblocking(False)
     return bound
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except ConfigError as exc:
         for line in exc.errors:
             print(f"collector: {line}", file=sys.stderr)
@@ -30,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"collector: {exc}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        return 1  # the reader of our output has gone; there is nobody to tell
+        # The reader of our output has gone: there is nobody to tell, and Python must not try again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

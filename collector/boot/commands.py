@@ -12,7 +12,8 @@ from rich.progress import wrap_file
 from collector.boot import worker
 from collector.boot.claims import StartError
 from collector.boot.inspect import inspect
-from collector.config import Config, ConfigError, SiteSettings, load
+from collector.config import Config, ConfigError, Server, SiteSettings, load
+from collector.edge.request import too_large
 from collector.events import CONTRACT, Event
 from collector.ingest.pipeline import Arrival, accept, tracking_enabled
 from collector.log import set_up_logging
@@ -48,11 +49,15 @@ def schema(*, parquet: bool) -> int:
 
 def validate(file: str, site_id: str | None, config_file: Path) -> int:
     """Print what would become of each line; 1 if any would not be stored."""
-    site = _site(site_id, config_file)
+    site, max_body_bytes = _site(site_id, config_file)
     arrival = Arrival(client=IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
     total = dropped = 0
     for total, line in enumerate(_lines(file), 1):
-        outcome = tracking_enabled(site, arrival) or accept(site, arrival, line, 0, lambda address, received_us: None)
+        outcome = (
+            tracking_enabled(site, arrival)
+            or too_large(len(line), max_body_bytes)
+            or accept(site, arrival, line, 0, lambda address, received_us: None)
+        )
         if isinstance(outcome, Event):
             print(f"{total}: stored")
         else:
@@ -62,13 +67,14 @@ def validate(file: str, site_id: str | None, config_file: Path) -> int:
     return 1 if dropped else 0
 
 
-def _site(site_id: str | None, config_file: Path) -> Site:
+def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:
+    """The site and the largest body it takes."""
     if site_id is None:
-        return build_site("any", SiteSettings())
+        return build_site("any", SiteSettings()), Server().max_body_bytes
     config: Config = load(config_file)
     if site_id not in config.sites:
         raise ConfigError([f"{config_file}: has no site {site_id}"])
-    return build_site(site_id, config.sites[site_id])
+    return build_site(site_id, config.sites[site_id]), config.server.max_body_bytes
 
 
 def _lines(file: str) -> Iterator[bytes]:

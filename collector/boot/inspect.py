@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,11 +15,13 @@ import pyarrow.parquet as pq
 from rich import box
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from collector.boot.claims import StartError
 from collector.parts.naming import STAGING
+from collector.parts.table import EVENT_SCHEMA
 
 # A file or a pipe has no width of its own; this fits the longest site id.
 WIDTH_OF_FILES = 180
@@ -56,8 +59,8 @@ def inspect(path: Path, newest: int) -> int:
     broken = [health for health in looked if health.problem]
     for health in broken:
         print(f"broken: {health.path}: {health.problem}", file=sys.stderr)
-    if newest and len(broken) < len(looked):
-        for row in _newest_rows((health for health in looked if not health.problem), newest):
+    if newest:
+        for row in _newest_events([health for health in looked if not health.problem], newest):
             print(json.dumps(row, default=str, ensure_ascii=False))
     return 1 if broken else 0
 
@@ -96,7 +99,7 @@ def _table(root: Path, looked: list[Health]) -> Table:
         broken = sum(1 for health in parts if health.problem)
         times = [time for health in parts for time in (health.first, health.last) if time]
         table.add_row(
-            str(folder.relative_to(root)),
+            escape(str(folder.relative_to(root))),
             str(len(parts)),
             str(sum(health.rows for health in parts)),
             decimal(sum(health.size_bytes for health in parts)),
@@ -111,9 +114,14 @@ def _second(time: datetime | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S") if time else "-"
 
 
-def _newest_rows(looked: Iterable[Health], newest: int) -> list[dict[str, object]]:
-    """The last rows of the part with the latest event, what is null left out."""
-    latest = max(looked, key=lambda health: str(health.last))
-    with pq.ParquetFile(latest.path) as part:
-        rows = part.read().slice(max(0, latest.rows - newest)).to_pylist()
+def _newest_events(readable: list[Health], newest: int) -> list[dict[str, Any]]:
+    """The events received last, whatever parts they are in, what is null left out; rejected events are none."""
+    parts = [health for health in readable if health.rows and pq.read_schema(health.path).names == EVENT_SCHEMA.names]
+    rows: list[dict[str, Any]] = []
+    for health in sorted(parts, key=lambda health: str(health.last), reverse=True):
+        if len(rows) == newest and rows[0]["received_at"] >= health.last:
+            break  # this part, and so all that follow, end before the oldest row that is wanted
+        with pq.ParquetFile(health.path) as part:
+            last = part.read().sort_by("received_at").slice(max(0, health.rows - newest)).to_pylist()
+        rows = sorted(rows + last, key=lambda row: row["received_at"])[-newest:]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

@@ -19,7 +19,7 @@ from pathlib import Path
 import aiofiles.os
 from aiohttp import web
 
-from collector.boot.claims import StartError, listen, owned, url
+from collector.boot.claims import BACKLOG, StartError, listen, owned, url
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock, SystemClock
 from collector.config import Config, ConfigError, load
@@ -27,7 +27,6 @@ from collector.edge.app import Server
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
 DISK_CHECK_S = 1.0
 
 # How long the event loop may wait for a thread that is busy in Python, which a flush and a scrape are at times; Python
@@ -49,9 +48,11 @@ def serve(config: Config, config_file: Path) -> int:
             stages.writer.prepare()
         except OSError as exc:
             raise StartError(f"data_dir {data_dir}: {exc.strerror}: {exc.filename}") from None
-        public = listen(config.server.host, config.server.port, "server")
-        admin = listen(config.admin.host, config.admin.port, "admin")
-        return asyncio.run(Worker(config, config_file, stages, clock).run(public, admin))
+        with (
+            listen(config.server.host, config.server.port, "server") as public,
+            listen(config.admin.host, config.admin.port, "admin") as admin,
+        ):
+            return asyncio.run(Worker(config, config_file, stages, clock).run(public, admin))
 
 
 class Worker:
@@ -100,7 +101,7 @@ class Worker:
         await app.setup()
         listener = web.ServerRunner(
             Server(app, self._stages.metrics, server.keepalive_timeout_s),
-            shutdown_timeout=server.shutdown_timeout_s,
+            shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
         )
         await listener.setup()
         site = web.SockSite(listener, bound, backlog=BACKLOG)

@@ -4,6 +4,7 @@ The order of what is asked, and so which answer a request gets that could get se
 room to store, then the pipeline's steps before the body, the body itself, the pipeline's steps behind it, stored.
 """
 
+import logging
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
@@ -13,7 +14,7 @@ from collector.clock import Clock
 from collector.edge import answers
 from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
-from collector.edge.request import CLIENT, SITE, BadFraming, ClientGone, Handler, read_body
+from collector.edge.request import CLIENT, SITE, BodyLost, Handler, read_body
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import Arrival, accept, admit
@@ -22,8 +23,11 @@ from collector.journal.rejects import Rejected, Rejects
 from collector.metrics import Metrics
 from collector.sites import Site, Sites
 
-PATH = "/public/{site_id}/analytics/collect"
+PATH = "/public/{site_id:[^/]+}/analytics/collect"
+"""Any text may stand for the site: what is no site id is no site either."""
 RETRY_STORING_S = 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,9 @@ class CollectEndpoint:
         site = request[SITE]
         try:
             outcome = await self._outcome(request, site)
-        except ClientGone:
+        except BodyLost:
             self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
-            raise ConnectionResetError("client gone") from None  # there is nobody to answer
-        except BadFraming:
-            self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
-            return answers.bad_body(request)
+            return answers.bad_body(request)  # if anybody is there to read it
         if isinstance(outcome, Event):
             self._metrics.of_site(site.id).count_stored()
             return answers.stored(request)
@@ -98,7 +99,11 @@ class CollectEndpoint:
         if isinstance(body, Refused):
             return body
         received_us = self._clock.now_us()
-        outcome = accept(site, arrival, body, received_us, self.rules.client_ip)
+        try:
+            outcome = accept(site, arrival, body, received_us, self.rules.client_ip)
+        except OSError as exc:
+            log.warning("an event was refused: the key of the day cannot be kept: %s", exc)
+            return unavailable()
         if isinstance(outcome, Event):
             return outcome if await self._journal.append(outcome) else unavailable()
         if outcome.reason is Reason.INVALID and not self._rejects.keep(

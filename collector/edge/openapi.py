@@ -4,7 +4,6 @@ from typing import Any
 
 from collector import VERSION
 from collector.edge.answers import COLLECT_REASON, FORMS
-from collector.edge.collect import PATH
 from collector.events import CONTRACT, Reason
 
 _HEADER = {"schema": {"type": "string"}}
@@ -17,7 +16,7 @@ def openapi() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Analytics event collector", "version": VERSION},
         "paths": {
-            PATH.replace("site_id", "siteId"): {
+            "/public/{siteId}/analytics/collect": {
                 "post": {
                     "operationId": "collect",
                     "summary": "Collect an analytics event",

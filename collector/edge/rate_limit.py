@@ -65,7 +65,7 @@ class TokenBuckets:
     def _key(self, client: Address) -> int:
         """IPv4 by address, IPv6 by network: whoever has one address of a /64 has all of them."""
         number = int(client)
-        return number if client.version == 4 else (1 << 128 | number) >> self._ipv6_shift
+        return number if client.version == 4 else ~(number >> self._ipv6_shift)  # negative: no IPv4 address
 
     def _forget_fullest(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from collector.addresses import Address
 from collector.events import Reason, Refused
@@ -18,23 +18,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ClientGone(Exception):
-    """The client left before its body had come."""
-
-
-class BadFraming(Exception):
-    """The body's chunks are no chunks."""
+class BodyLost(Exception):
+    """The rest of the body cannot come: the client has gone, or what it sends are no chunks."""
 
 
 async def read_body(request: web.BaseRequest, max_bytes: int, timeout_s: float) -> bytes | Refused:
     """The whole body, or why not. Nothing is read of a body that is declared too large, or encoded.
 
-    Raises ClientGone and BadFraming.
+    Raises BodyLost.
     """
-    declared = request.content_length
-    if declared is not None and declared > max_bytes:
-        return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes")
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in ("", "identity"):
+    refused = too_large(request.content_length or 0, max_bytes)
+    if refused:
+        return refused
+    encodings = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).split(",")
+    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
         return Refused(Reason.ENCODING, "Content-Encoding is not supported")
     try:
         if request.content.is_eof():  # nearly always: a beacon's head and body come in one segment
@@ -44,18 +41,20 @@ async def read_body(request: web.BaseRequest, max_bytes: int, timeout_s: float) 
                 body = await _receive(request, max_bytes)
     except TimeoutError:
         return Refused(Reason.TIMEOUT, "Body was not received in time")
-    except web.RequestPayloadError:
-        raise BadFraming from None
-    except (ConnectionError, asyncio.IncompleteReadError):
-        raise ClientGone from None
-    if len(body) > max_bytes:
-        return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes")
-    return body
+    except (web.RequestPayloadError, ConnectionError) as exc:
+        raise BodyLost from exc
+    return too_large(len(body), max_bytes) or body
+
+
+def too_large(size_bytes: int, max_bytes: int) -> Refused | None:
+    """The refusal of a body of that size, declared or received, if it is one."""
+    return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes") if size_bytes > max_bytes else None
 
 
 async def _receive(request: web.BaseRequest, max_bytes: int) -> bytes:
     """The body, or a little more than `max_bytes` of it."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+    expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11
+    if expected and request.transport is not None:
         # Only now: whatever could be answered without the body has been, and the client kept its body.
         request.transport.write(CONTINUE)
     chunks = bytearray()

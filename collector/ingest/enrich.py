@@ -27,7 +27,8 @@ ClientIpPolicy = Callable[[Address, int], str | None]
 def event_time_us(text: str) -> int | None:
     """Microseconds since the epoch, UTC; None where `text` is no RFC 3339 date-time, or no timestamp can hold it.
 
-    A leap second is such a one: it has no place on the epoch's time line, and its words say more than a guess.
+    A leap second is such a one: it has no place on the epoch's time line, and its words say more than a guess. So
+    is what its offset moves out of the years 1 to 9999, where readers cannot follow.
     """
     if not _DATE_TIME.fullmatch(text):
         return None
@@ -35,7 +36,7 @@ def event_time_us(text: str) -> int | None:
         moment = datetime.fromisoformat(text.upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // _MICROSECOND
+        return (moment.astimezone(UTC) - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
         return None
 

@@ -11,13 +11,14 @@ import fastjsonschema
 import ujson
 from fastjsonschema import JsonSchemaValueException, JsonSchemaValuesException
 
-from collector.events import CONTRACT, FIELDS, FieldError
+from collector.events import CONTRACT, FIELDS, FieldError, Kind
 
 UTF8_BOM = b"\xef\xbb\xbf"
 
 _validate = fastjsonschema.compile(CONTRACT)
 _validate_all = fastjsonschema.compile(CONTRACT, fast_fail=False)
 _FIELD_NAMES = frozenset(field.name for field in FIELDS)
+_NUMBERS = tuple(field.name for field in FIELDS if field.kind is Kind.NUMBER)
 
 # An enum is spelled out when its values fit in a message of 200 characters.
 LONGEST_LIST = 120
@@ -34,8 +35,7 @@ class InvalidEvent(Exception):
 def parse(body: bytes) -> dict[str, Any]:
     """The one JSON object that `body` holds. Raises InvalidEvent.
 
-    The strings of known fields come back without lone surrogates: U+FFFD stands for each. Numbers in unknown fields
-    have been checked, because nobody looks at those fields any more.
+    The strings of its fields come back without lone surrogates: U+FFFD stands for each.
     """
     if body.startswith(UTF8_BOM):
         body = body[3:]
@@ -48,32 +48,57 @@ def parse(body: bytes) -> dict[str, Any]:
         raise InvalidEvent(FieldError(None, "is not one JSON object")) from None
     if type(event) is not dict:
         raise InvalidEvent(FieldError(None, "is not one JSON object"))
-    if not event.keys() <= _FIELD_NAMES:
-        _check_unknown(event)
     if b"\\u" in body:
         _mend_surrogates(event)
     return event
 
 
 def check(event: dict[str, Any]) -> None:
-    """Raise InvalidEvent with the first rule that `event` breaks."""
+    """Raise InvalidEvent with the first rule that `event` breaks; `number` is still to be asked of its numbers."""
     try:
         _validate(event)
     except JsonSchemaValueException as exc:
         raise InvalidEvent(_field_error(exc, event)) from None
+    if not event.keys() <= _FIELD_NAMES and _unknown_out_of_range(event):
+        raise InvalidEvent(_out_of_range(None))
 
 
 def check_all(event: dict[str, Any]) -> None:
     """Raise InvalidEvent with every rule that `event` breaks, each once; dearer than `check`."""
+    errors: list[FieldError] = []
     try:
         _validate_all(event)
     except JsonSchemaValuesException as exc:
-        errors = (error for each in exc.errors for error in _each_error(each, event))
-        raise InvalidEvent(*dict.fromkeys(errors)) from None
+        errors = [error for each in exc.errors for error in _each_error(each, event)]
+    values = ((name, event.get(name)) for name in _NUMBERS)
+    errors += [_out_of_range(name) for name, value in values if type(value) in (int, float) and _finite(value) is None]
+    if _unknown_out_of_range(event):
+        errors.append(_out_of_range(None))
+    if errors:
+        raise InvalidEvent(*dict.fromkeys(errors))
 
 
-def _check_unknown(event: dict[str, Any]) -> None:
-    """Raise InvalidEvent if an unknown field holds NaN, an infinity or a number beyond float64, however deep."""
+def number(field: str, value: int | float) -> float:
+    """The nearest float64. Raises InvalidEvent for NaN, the infinities and what overflows.
+
+    They are no JSON, yet ujson reads them, and the schema takes them for numbers.
+    """
+    nearest = _finite(value)
+    if nearest is None:
+        raise InvalidEvent(_out_of_range(field))
+    return nearest
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return None
+    return nearest if math.isfinite(nearest) else None
+
+
+def _unknown_out_of_range(event: dict[str, Any]) -> bool:
+    """Whether an unknown field holds a number that `number` would refuse, however deep."""
     waiting: list[Any] = [event[name] for name in event.keys() - _FIELD_NAMES]
     while waiting:  # no recursion: ujson lets 1,023 levels pass
         value = waiting.pop()
@@ -81,17 +106,13 @@ def _check_unknown(event: dict[str, Any]) -> None:
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
-        elif isinstance(value, int | float) and finite(value) is None:
-            raise InvalidEvent(FieldError(None, "holds a number beyond the range of a float64"))
+        elif isinstance(value, int | float) and _finite(value) is None:
+            return True
+    return False
 
 
-def finite(number: int | float) -> float | None:
-    """The nearest float64, or None for NaN, the infinities and what overflows."""
-    try:
-        value = float(number)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
+def _out_of_range(field: str | None) -> FieldError:
+    return FieldError(field, "holds a number beyond the range of a float64")
 
 
 def _mend_surrogates(event: dict[str, Any]) -> None:
