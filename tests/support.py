@@ -147,10 +147,12 @@ async def running(settings: Config, clock: FakeClock | None = None) -> AsyncIter
     bound = listen("127.0.0.1", 0, "server")
     await web.SockSite(listener, bound).start()
     host, port = bound.getsockname()
-    async with aiohttp.ClientSession() as client:
-        yield Running(stages, clock, client, host, port, settings.storage.data_dir)
-    await listener.cleanup()
-    await app.cleanup()
+    try:
+        async with aiohttp.ClientSession() as client:
+            yield Running(stages, clock, client, host, port, settings.storage.data_dir)
+    finally:
+        await listener.cleanup()
+        await app.cleanup()
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from collector.publish.local import make_folder
 
-
 BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
 
 

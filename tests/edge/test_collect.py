@@ -1,10 +1,290 @@
-"""The collect endpoint, as its clients see it."""
+"""The collect endpoint, as its clients see it: which answer, in which words, and how it is counted."""
 
-from tests.support import Running, event
+import json
+from typing import Any
+
+import pytest
+
+from tests.edge.conftest import Connect, Serve
+from tests.edge.faults import ANSWERS, FAULTS, NEED_THE_BODY, collector_with, faulty
+from tests.edge.wire import Wire, head, request, tally
+from tests.support import Running, body, event
+
+CURL_EXAMPLE = b'{ "event": "page_view", "path": "/pricing" }'
+RECEIVED = {"message": "Event received"}
+
+# The headers that an answer has beside those that all have.
+EXTRA_HEADERS = {
+    405: {"Allow": "POST, OPTIONS"},
+    413: {"Connection": "close"},
+    415: {"Accept-Encoding": "identity"},
+    429: {"Retry-After": "60", "RateLimit-Limit": "1", "RateLimit-Remaining": "0", "RateLimit-Reset": "60"},
+    503: {"Retry-After": "5"},
+}
+CODES = {
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_ENCODING",
+    429: "RATE_LIMITED",
+    503: "SERVICE_UNAVAILABLE",
+}
+MAY_HAVE = {name for headers in EXTRA_HEADERS.values() for name in headers} | {"Collect-Reason"}
+
+
+def expected_body(status: int, message: str) -> dict[str, Any]:
+    if status < 300:
+        return {"message": message}
+    return {"message": message, "errors": [{"message": message, "code": CODES[status]}]}
+
+
+@pytest.fixture
+async def strict(serve: Serve) -> Running:
+    return await serve({"demo": {"strict": True}})
 
 
 async def test_stored_event_is_a_row(collector: Running) -> None:
     response = await collector.post(event(lcp=12))
-    assert (response.status, await response.json()) == (201, {"message": "Event received"})
+    assert (201, RECEIVED) == (response.status, await response.json())
+    assert not MAY_HAVE & response.headers.keys()
+    assert {"received": 1, "stored": 1} == tally(collector)
     await collector.flush()
-    assert [row["lcp"] for row in collector.rows()] == [12.0]
+    assert [12.0] == [row["lcp"] for row in collector.rows()]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_disposition_has_its_answer(serve: Serve, connect: Connect, fault: str) -> None:
+    """Status, body to the letter, headers and counts: a row of the table each."""
+    status, reason, message = ANSWERS[fault]
+    sent = faulty(fault)
+    collector = await collector_with(serve, fault)
+    wire = await connect(collector)
+    answer = await wire.ask(sent.whole)
+    assert (status, expected_body(status, message)) == (answer.status, answer.json)
+    extra = {name: answer.headers[name] for name in MAY_HAVE if name in answer.headers}
+    assert {"Collect-Reason": reason} | EXTRA_HEADERS.get(status, {}) == extra
+    assert {"received": 1, reason: 1} == tally(collector, sent.counted_for)
+    assert collector.stages.journal.unpublished_rows == 0
+
+
+@pytest.mark.parametrize("first", FAULTS)
+async def test_first_check_that_fails_is_answered(serve: Serve, connect: Connect, first: str) -> None:
+    """Everything behind it is wrong too: curing one fault after the other meets them all, in order."""
+    faults = FAULTS[FAULTS.index(first) :]
+    sent = faulty(*faults)
+    collector = await collector_with(serve, *faults)
+    wire = await connect(collector)
+    answer = await wire.ask(sent.whole)
+    assert ANSWERS[first] == (answer.status, answer.reason, answer.json["message"])
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in NEED_THE_BODY])
+async def test_answer_that_needs_no_body_does_not_wait_for_it(serve: Serve, connect: Connect, fault: str) -> None:
+    """The body never comes; waiting for it would end in a 408."""
+    status, *_ = ANSWERS[fault]
+    collector = await collector_with(serve, fault)
+    wire = await connect(collector)
+    assert status == (await wire.ask(faulty(fault).head)).status
+
+
+async def test_request_without_fault_passes_every_check(serve: Serve, connect: Connect) -> None:
+    """Else the tests above could all be answered for a reason of their own making."""
+    sent = faulty()
+    collector = await collector_with(serve)
+    wire = await connect(collector)
+    assert 201 == (await wire.ask(sent.whole)).status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE"])
+async def test_other_methods_are_refused_even_for_unknown_sites(collector: Running, wire: Wire, method: str) -> None:
+    answer = await wire.ask(head(method=method, site="nobody"))
+    assert (405, "POST, OPTIONS", "method") == (answer.status, answer.headers["Allow"], answer.reason)
+    assert {"received": 1, "method": 1} == tally(collector, "(unknown)")
+
+
+@pytest.mark.parametrize("site", ["nobody", "Demo", "a" * 65, "d.e", "a%2Fb", "%FF", "{siteId}", "%7BsiteId%7D", "%20"])
+async def test_unknown_site_and_what_is_no_site_id_are_one_answer(collector: Running, wire: Wire, site: str) -> None:
+    """`{siteId}` is what the contract's example sends when it is copied as it stands."""
+    answer = await wire.ask(request(body(), site=site))
+    assert (404, "unknown_site") == (answer.status, answer.reason)
+    assert expected_body(404, "Site not found") == answer.json
+    assert {"received": 1, "unknown_site": 1} == tally(collector, "(unknown)")
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/public/demo/analytics/collect/", "/public/demo/analytics", "/public/demo/x/collect", "//"]
+)
+@pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS"])
+async def test_other_paths_are_not_found_and_not_counted(
+    collector: Running, wire: Wire, method: str, target: str
+) -> None:
+    answer = await wire.ask(request(b"", method=method, target=target))
+    assert (404, expected_body(404, "Not found"), None) == (answer.status, answer.json, answer.reason)
+    assert ({}, {}) == (tally(collector), tally(collector, "(unknown)"))
+
+
+@pytest.mark.parametrize("target", ["/public/demo/analytics/collect?t=1", "/public/d%65mo/analytics/collect"])
+async def test_query_and_escapes_change_no_path(wire: Wire, target: str) -> None:
+    assert 201 == (await wire.ask(request(body(), target=target))).status
+
+
+@pytest.mark.parametrize("cause", ["disk low", "buffers full", "journal closed", "no key of the day"])
+async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> None:
+    """Whatever the cause: one answer, nothing stored that was not acknowledged."""
+    least = {"segment_max_bytes": 65536, "journal_max_bytes": 65536}
+    collector = await serve(storage=least, privacy={"client_ip": "hash"})
+    match cause:
+        case "disk low":
+            collector.stages.journal.disk_low = True
+        case "buffers full":
+            while collector.stages.journal.can_append():
+                assert 201 == (await collector.post(event(page_title="x" * 500))).status
+        case "journal closed":
+            collector.stages.journal.close()
+        case "no key of the day":
+            (collector.data_dir / "client_ip.new").mkdir()  # where the key is written first
+    stored = collector.stages.journal.unpublished_rows
+    response = await collector.post(event())
+    assert (503, "5") == (response.status, response.headers["Retry-After"])
+    assert expected_body(503, "Collector temporarily unavailable") == await response.json()
+    assert stored == collector.stages.journal.unpublished_rows == tally(collector).get("stored", 0)
+
+
+async def test_service_resumes_when_space_returns(collector: Running) -> None:
+    statuses = []
+    for low in (False, True, False):
+        collector.stages.journal.disk_low = low
+        statuses.append((await collector.post(event())).status)
+    assert [201, 503, 201] == statuses
+
+
+CONTENT_TYPES = [
+    "application/json",
+    "application/json; charset=latin-1",
+    "text/plain;charset=UTF-8",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "image/png",
+    "no type at all",
+    "",
+]
+
+
+@pytest.mark.parametrize("content_type", [*CONTENT_TYPES, None])
+async def test_any_content_type_is_read_as_json(wire: Wire, content_type: str | None) -> None:
+    """A beacon of a string sends text/plain, one of a Blob what the Blob says, or nothing."""
+    lines = [] if content_type is None else [f"Content-Type: {content_type}".encode()]
+    assert 201 == (await wire.ask(request(body(), *lines))).status
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xef\xbb\xbf" + body(), "Event received"),
+        (b" \r\n" + body() + b"\n", "Event received"),
+        (b"", "Validation error: body is not one JSON object"),
+        (b"[" + body() + b"]", "Validation error: body is not one JSON object"),
+        (body() + body(), "Validation error: body is not one JSON object"),
+        (b'"' + b"x" * 99 + b'"', "Validation error: body is not one JSON object"),
+        (body(page_title="x")[:-2] + b'\xff"}', "Validation error: body is not UTF-8"),
+        (body()[:-1] + b', "mine": [{"n": NaN}]}', None),
+        (body()[:-1] + b', "mine": 1e999}', None),
+        (body(lcp="fast"), "Validation error: lcp must be a number or null"),
+        (body(visitor_id="short"), "Validation error: visitor_id must have at least 8 characters"),
+    ],
+)
+async def test_body_is_judged_as_json(collector: Running, data: bytes, message: str | None) -> None:
+    """Bodies that stand for their kind; the ingest stage has the whole table. None: any words of ours."""
+    async with collector.client.post(collector.collect_url(), data=data) as response:
+        answer = await response.json()
+    stored = message == "Event received"
+    assert (201 if stored else 202, ["message"]) == (response.status, [*answer])
+    assert message in (None, answer["message"])
+    assert (None if stored else "invalid") == response.headers.get("Collect-Reason")
+
+
+async def test_example_of_the_contract_is_told_what_is_missing(collector: Running) -> None:
+    """The page's own curl call breaks the page's own table; the message names all that it lacks."""
+    async with collector.client.post(collector.collect_url(), data=CURL_EXAMPLE) as response:
+        message = (await response.json())["message"]
+    assert (202, "invalid") == (response.status, response.headers["Collect-Reason"])
+    assert message.startswith("Validation error: session_id is required")
+    assert {"visitor_id", "event_type", "page_path", "event_time"} <= {*message.replace(",", " ").strip(")").split()}
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event_type": "MARK"},
+        {"lcp": "MARK"},
+        {"is_entry": "MARK"},
+        {"page_title": "MARK" * 200},
+        {"traffic_source": "MARK"},
+        {"page_path": {"MARK": "MARK"}},
+        {"visitor_id": "MARK"},
+        {"MARK" * 100: 1, "session_id": None},
+    ],
+)
+@pytest.mark.parametrize("site", ["beacon", "strict"])
+async def test_answer_never_echoes_what_was_sent(serve: Serve, change: dict[str, Any], site: str) -> None:
+    sites: dict[str, dict[str, Any]] = {"beacon": {}, "strict": {"strict": True}}
+    collector = await serve(sites)
+    response = await collector.post(event(**change), site)
+    assert {"beacon": 202, "strict": 422}[site] == response.status
+    text = await response.text()
+    assert "MARK" not in text
+    assert len(json.loads(text)["message"]) < 200
+
+
+async def test_strict_site_is_told_every_error(strict: Running) -> None:
+    response = await strict.post({"event": "page_view", "visitor_id": "short", "lcp": "fast", "event_time": 7})
+    answer = await response.json()
+    assert (422, "invalid") == (response.status, response.headers["Collect-Reason"])
+    broken = {
+        "session_id": "is required",
+        "event_type": "is required",
+        "page_path": "is required",
+        "visitor_id": "must have at least 8 characters",
+        "lcp": "must be a number or null",
+        "event_time": "must be a string",
+    }
+    expected = {
+        field: {"message": f"Validation error: {field} {rule}", "code": "VALIDATION_ERROR", "field": field}
+        for field, rule in broken.items()
+    }
+    assert expected == {error["field"]: error for error in answer["errors"]}
+    assert len(expected) == len(answer["errors"])
+    assert answer["errors"][0]["message"] == answer["message"]
+    assert {"received": 1, "invalid": 1} == tally(strict)
+
+
+async def test_strict_error_of_the_whole_body_names_no_field(strict: Running) -> None:
+    response = await strict.post(b"{")
+    message = "Validation error: body is not one JSON object"
+    expected = {"message": message, "errors": [{"message": message, "code": "VALIDATION_ERROR"}]}
+    assert (422, expected) == (response.status, await response.json())
+
+
+async def test_strict_site_ignores_as_others_do(serve: Serve) -> None:
+    """Strict is about the schema alone: an excluded page is still a 202."""
+    sites = {"demo": {"strict": True, "excluded_paths": ["/pricing"]}}
+    collector = await serve(sites)
+    assert 202 == (await collector.post(event())).status
+
+
+async def test_received_is_stored_and_dropped_together(serve: Serve) -> None:
+    """A mixed bag, two sites: each request is counted once, for its own site."""
+    sites: dict[str, dict[str, Any]] = {"demo": {"excluded_paths": ["/x"]}, "off": {"tracking": False}}
+    collector = await serve(sites, server={"max_body_bytes": 1000})
+    for data in (event(), event(), event(page_path="/x"), {}, event(pad="x" * 1000)):
+        await collector.post(data)
+        await collector.post(data, "off")
+        await collector.post(data, "nobody")
+    await collector.post(event(), headers={"Origin": "http://[::1]:8000"})
+    assert {"received": 6, "stored": 2, "excluded_path": 1, "invalid": 1, "too_large": 1, "localhost": 1} == tally(
+        collector
+    )
+    assert {"received": 5, "tracking_disabled": 5} == tally(collector, "off")
+    assert {"received": 5, "unknown_site": 5} == tally(collector, "(unknown)")

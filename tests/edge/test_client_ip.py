@@ -1,0 +1,108 @@
+"""Who is asking: through proxies that are trusted, and through no others."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from collector.addresses import AddressSet, parse_network
+from collector.edge.client_ip import NO_ADDRESS, client_address
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import request
+from tests.support import FakeClock, body
+
+# Two proxies of ours, one network of them, one of IPv6, and one on the machine itself.
+TRUSTED = AddressSet(map(parse_network, ("192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8:ffff::/48", "::1")))
+PROXY = "192.0.2.1"
+
+CASES = {
+    # (peer, X-Forwarded-For headers, client)
+    "no proxy": ("198.51.100.7", [], "198.51.100.7"),
+    "no proxy, header made up": ("198.51.100.7", ["203.0.113.9"], "198.51.100.7"),
+    "no proxy, header names one": ("198.51.100.7", ["203.0.113.9, 192.0.2.1"], "198.51.100.7"),
+    "neighbour of a proxy": ("192.0.2.3", ["203.0.113.9"], "192.0.2.3"),
+    "proxy without header": (PROXY, [], PROXY),
+    "proxy": (PROXY, ["203.0.113.9"], "203.0.113.9"),
+    "proxy of a network": ("10.200.3.4", ["203.0.113.9"], "203.0.113.9"),
+    "spoofed behind a proxy": (PROXY, ["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
+    "spoofed trusted address": (PROXY, ["192.0.2.2, 203.0.113.9"], "203.0.113.9"),
+    "spoofed garbage": (PROXY, ["'; drop, 203.0.113.9"], "203.0.113.9"),
+    "two proxies": (PROXY, ["203.0.113.9, 192.0.2.2"], "203.0.113.9"),
+    "two proxies, spoofed": (PROXY, ["1.1.1.1, 203.0.113.9, 10.0.0.9"], "203.0.113.9"),
+    "second proxy not trusted": (PROXY, ["203.0.113.9, 192.0.2.99"], "192.0.2.99"),
+    "several headers": (PROXY, ["1.1.1.1", "203.0.113.9", "192.0.2.2"], "203.0.113.9"),
+    "several headers, the last with two": (PROXY, ["1.1.1.1", "203.0.113.9, 192.0.2.2"], "203.0.113.9"),
+    "all trusted": (PROXY, ["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+    "no blanks": (PROXY, ["1.1.1.1,203.0.113.9,10.0.0.2"], "203.0.113.9"),
+    "blanks and tabs": (PROXY, ["  1.1.1.1 ,\t203.0.113.9  "], "203.0.113.9"),
+    "port": (PROXY, ["203.0.113.9:4711"], "203.0.113.9"),
+    "IPv6": (PROXY, ["2001:db8::7"], "2001:db8::7"),
+    "IPv6 with brackets": (PROXY, ["[2001:db8::7]"], "2001:db8::7"),
+    "IPv6 with port": (PROXY, ["[2001:db8::7]:4711"], "2001:db8::7"),
+    "IPv6 with zone": (PROXY, ["fe80::1%eth0"], "fe80::1"),
+    "IPv6 peer": ("2001:db8::7", [], "2001:db8::7"),
+    "IPv6 proxies": ("::1", ["2001:db8::7, 2001:db8:ffff::5"], "2001:db8::7"),
+    "mapped peer": ("::ffff:198.51.100.7", ["203.0.113.9"], "198.51.100.7"),
+    "mapped proxy": ("::ffff:192.0.2.1", ["203.0.113.9"], "203.0.113.9"),
+    "mapped entry": (PROXY, ["::ffff:203.0.113.9"], "203.0.113.9"),
+    "mapped proxy in the header": (PROXY, ["203.0.113.9, ::ffff:10.0.0.2"], "203.0.113.9"),
+    # What is left of garbage was written before it, by whom nobody knows: the last that is known stays.
+    "garbage": (PROXY, ["unknown"], PROXY),
+    "garbage behind the client": (PROXY, ["203.0.113.9, unknown"], PROXY),
+    "garbage between proxies": (PROXY, ["203.0.113.9, unknown, 10.0.0.2"], "10.0.0.2"),
+    "no entry": (PROXY, [""], PROXY),
+    "leading zeros": (PROXY, ["203.0.113.09"], PROXY),
+    "number": (PROXY, ["3405803785"], PROXY),
+    "network": (PROXY, ["203.0.113.0/24"], PROXY),
+    "other digits": (PROXY, ["２0３.0.113.9"], PROXY),  # noqa: RUF001
+    "bytes that are no UTF-8": (PROXY, ["\udcff"], PROXY),
+    "endless": (PROXY, ["1" * 8000], PROXY),
+    "open bracket": (PROXY, ["["], PROXY),
+    "no peer": (None, ["203.0.113.9"], str(NO_ADDRESS)),
+}
+
+
+@pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
+def test_client_is_the_first_that_no_proxy_of_ours_vouches_past(
+    peer: str | None, forwarded_for: list[str], client: str
+) -> None:
+    assert ip_address(client) == client_address(peer, forwarded_for, TRUSTED)
+
+
+def test_header_is_nothing_where_nobody_is_trusted() -> None:
+    assert ip_address(PROXY) == client_address(PROXY, ["203.0.113.9"], AddressSet(()))
+
+
+async def test_spoofed_header_lifts_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
+    """Each request claims to be someone else; all are one client, and an excluded one."""
+    sites = {"demo": {}, "closed": {"excluded_ips": ["127.0.0.0/8"]}}
+    wire = await connect(await serve(sites, rate_limit={"burst": 3, "requests_per_minute": 1}))
+    claims = [b"X-Forwarded-For: 203.0.113.%d" % n for n in range(5)]
+    answers = [await wire.ask(request(body(), claim, site="closed")) for claim in claims[:2]]
+    assert ["excluded_ip"] * 2 == [answer.reason for answer in answers]
+    assert [201, 429, 429] == [(await wire.ask(request(body(), claim))).status for claim in claims[2:]]
+
+
+async def test_header_of_a_trusted_proxy_tells_clients_apart(serve: Serve, connect: Connect, clock: FakeClock) -> None:
+    """What the client wrote itself stands further left and moves nothing."""
+    sites = {"demo": {}, "closed": {"excluded_ips": ["203.0.113.1"]}}
+    collector = await serve(
+        sites,
+        server={"trusted_proxies": ["127.0.0.1"]},
+        rate_limit={"burst": 2, "requests_per_minute": 1},
+        privacy={"client_ip": "full"},
+    )
+    wire = await connect(collector)
+
+    async def ask(*forwarded_for: bytes, site: str = "demo") -> int:
+        headers = [b"X-Forwarded-For: " + value for value in forwarded_for]
+        return (await wire.ask(request(body(), *headers, site=site))).status
+
+    assert 202 == await ask(b"203.0.113.2, 203.0.113.1", site="closed")
+    assert 202 == await ask(b"203.0.113.2", b"203.0.113.1", site="closed")
+    assert 429 == await ask(b"203.0.113.1")
+    clock.advance(60)
+    assert [201, 429] == [await ask(b"8.8.8.%d, 203.0.113.1" % n) for n in range(2)]
+    assert 201 == await ask(b"203.0.113.2", site="closed")
+    assert 201 == await ask(b"203.0.113.1, 2001:db8::7")
+    await collector.flush()
+    assert ["203.0.113.1", "2001:db8::7"] == [row["client_ip"] for row in collector.rows()]

@@ -1,0 +1,196 @@
+"""Connections: kept and closed, pipelined, upgraded, drained; what is no HTTP; and faults of ours."""
+
+import pytest
+
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import Wire, chunk, head, request, soon, tally, until
+from tests.support import Running, body, event
+
+CHUNKED = b"Transfer-Encoding: chunked"
+LAST_CHUNK = chunk(b"")
+LENGTH = b"Content-Length: %d" % len(body())
+ORIGIN = b"Origin: https://shop.example"
+NOT_HTTP = b"Bad request\n"
+TLS_HELLO = bytes.fromhex("160301020001 0001fc0303") + bytes(200)
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"), [(b"X: y", False), (b"Connection: keep-alive", True), (b"Connection: close", False)]
+)
+async def test_http_1_0_is_answered_and_closed_unless_it_asks(
+    collector: Running, wire: Wire, line: bytes, kept: bool
+) -> None:
+    sent = request(body(), line, version="1.0")
+    assert 201 == (await wire.ask(sent)).status
+    assert 201 == (await wire.ask(sent)).status if kept else b"" == await wire.rest()
+
+
+async def test_connection_outlives_every_answer_that_leaves_it_whole(serve: Serve, connect: Connect) -> None:
+    sites = {"demo": {}, "off": {"tracking": False}, "strict": {"strict": True}}
+    wire = await connect(await serve(sites, rate_limit={"burst": 7, "requests_per_minute": 1}))
+    gzipped = request(b"", b"Content-Encoding: gzip")
+    asked = [
+        (request(body()), 201),
+        (request(b"{"), 202),
+        (request(b"{", site="strict"), 422),
+        (request(body(), site="off"), 202),
+        (request(body(), site="nobody"), 404),
+        (request(body(), target="/"), 404),
+        (request(body(), method="PUT"), 405),
+        (head(method="HEAD"), 405),
+        (head(method="OPTIONS"), 204),
+        (gzipped, 415),
+        (head(CHUNKED) + chunk(body()) + LAST_CHUNK, 201),
+        (request(b""), 202),
+        (request(body()), 429),
+    ]
+    assert [status for _, status in asked] == [(await wire.ask(sent)).status for sent, _ in asked]
+
+
+async def test_pipelined_requests_are_answered_in_order(collector: Running, wire: Wire) -> None:
+    wire.send(request(body()) + request(b"{") + request(b"", site="nobody") + request(body()))
+    assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]
+    assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
+
+
+async def test_head_has_the_headers_and_no_body(wire: Wire) -> None:
+    """A body would be read as the next answer."""
+    answer = await wire.ask(head(method="HEAD"))
+    assert (405, b"") == (answer.status, answer.body)
+    assert 201 == (await wire.ask(request(body()))).status
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("OPTIONS", "*"), ("OPTIONS", "http://collector.example/"), ("CONNECT", "collector.example:443"), ("GET", "/%ff")],
+)
+async def test_target_that_is_no_path_of_ours_is_not_found(
+    wire: Wire, method: str, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every form of target that RFC 9112, 3.2 knows; none is a fault of ours."""
+    answer = await wire.ask(head(method=method, target=target))
+    assert (404, "Not found") == (answer.status, answer.json["message"])
+    assert "*" == answer.headers["Access-Control-Allow-Origin"]
+    assert not caplog.records
+
+
+async def test_absolute_target_is_its_path(collector: Running, wire: Wire) -> None:
+    """What a client sends that takes us for its proxy."""
+    assert 201 == (await wire.ask(request(body(), target=collector.collect_url()))).status
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0"])
+async def test_upgrade_is_declined_by_answering(collector: Running, wire: Wire, upgrade: bytes) -> None:
+    """Java's HTTP client offers h2c with every first POST; its event is stored, and the connection is good for more."""
+    sent = request(body(), b"Connection: Upgrade", b"Upgrade: " + upgrade)
+    assert [201, 201, 201] == [(await wire.ask(data)).status for data in (sent, sent, request(body()))]
+
+
+NO_HTTP = {
+    "TLS": TLS_HELLO,
+    "words": b"hello\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "same length twice": request(body(), LENGTH),
+    "two lengths": request(body(), b"Content-Length: 4"),
+    "length and chunks": request(body(), CHUNKED),
+    "length with a sign": head(b"Content-Length: +4"),
+    "length below zero": head(b"Content-Length: -1"),
+    "two numbers": head(b"Content-Length: 4 4"),
+    "no chunks at all": head(b"Transfer-Encoding: gzip"),
+    "no colon": head(b"<script>alert(1)</script>"),
+    "NUL": head(b"X: a\0b"),
+    "long header": head(b"X: " + b"x" * 8200),
+    "many headers": head(*[b"X: y"] * 200),
+    "long target": head(target="/" + "x" * 8200),
+    "target no ASCII": head(target="/\xff"),
+}
+
+
+@pytest.mark.parametrize("sent", NO_HTTP.values(), ids=NO_HTTP)
+async def test_what_is_no_http_gets_a_fixed_text(
+    collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing in the answer depends on what came, CORS included; the second `Content-Length` is smuggling."""
+    answer = await wire.ask(sent)
+    assert (400, NOT_HTTP) == (answer.status, answer.body)
+    assert not [name for name in answer.headers if name.startswith("Access-Control")]
+    assert b"" == await wire.rest()
+    assert ({}, {}) == (tally(collector), tally(collector, "(unknown)"))
+    assert b"collector_bad_requests_total 1.0" in collector.stages.metrics.snapshot({}, {})()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", [b"Origin", b"Referer", b"User-Agent", b"X-Forwarded-For", b"Content-Type", b"X-Mine"])
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"http://\xe9.example", "http://é.example".encode()])
+async def test_header_that_is_no_ascii_costs_no_event(
+    serve: Serve, connect: Connect, name: bytes, value: bytes
+) -> None:
+    """Even where the header is looked at: by a trusted peer, for a site that lists origins, kept in the row."""
+    sites = {"demo": {}, "listed": {"allowed_origins": ["*.example"]}}
+    collector = await serve(sites, server={"trusted_proxies": ["127.0.0.1"]})
+    wire = await connect(collector)
+    assert 201 == (await wire.ask(request(body(), name + b": " + value))).status
+    assert (await wire.ask(request(body(), name + b": " + value, site="listed"))).status in (201, 403)
+    assert 204 == (await wire.ask(head(name + b": " + value, method="OPTIONS"))).status
+    await collector.flush()
+    assert 1 == len(collector.rows())
+
+
+async def test_preflight_for_headers_that_are_no_ascii(collector: Running, wire: Wire) -> None:
+    answer = await wire.ask(head(b"Access-Control-Request-Headers: \xff", method="OPTIONS"))
+    assert (204, "Content-Type") == (answer.status, answer.headers["Access-Control-Allow-Headers"])
+
+
+async def test_fault_of_ours_shows_nothing(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client learns that there was one, the log learns which, and the connection goes on."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("SECRET at /etc/collector.toml")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("collector.edge.collect.accept", fail)
+        answer = await wire.ask(request(body(), ORIGIN))
+    expected = {"message": "Internal error", "errors": [{"message": "Internal error", "code": "INTERNAL_ERROR"}]}
+    assert (500, "internal", expected) == (answer.status, answer.reason, answer.json)
+    assert "https://shop.example" == answer.headers["Access-Control-Allow-Origin"]
+    assert "SECRET" not in f"{answer.body!r} {answer.headers}"
+    assert "SECRET" in caplog.text
+    assert {"received": 1, "internal": 1} == tally(collector)
+    assert 201 == (await wire.ask(request(body()))).status
+
+
+async def test_draining_collector_answers_and_closes(collector: Running, connect: Connect) -> None:
+    """What is sent on an open connection is still stored; 503 only when the journal is closed."""
+    first, second = await connect(collector), await connect(collector)
+    assert 201 == (await first.ask(request(body()))).status
+    collector.stages.traffic.draining = True
+    answer = await first.ask(request(body()))
+    assert (201, "close") == (answer.status, answer.headers["Connection"])
+    assert b"" == await first.rest()
+    collector.stages.journal.close()
+    answer = await second.ask(request(body()))
+    assert (503, "close") == (answer.status, answer.headers["Connection"])
+    assert {"received": 3, "stored": 2, "unavailable": 1} == tally(collector)
+
+
+async def test_collector_is_idle_when_every_request_is_answered(collector: Running, wire: Wire) -> None:
+    """Draining waits for this: for a request whose body is on its way as well."""
+    wire.send(head(LENGTH))
+    await until(lambda: collector.stages.traffic.under_way)
+    wire.send(body())
+    await soon(collector.stages.traffic.idle())
+    assert 0 == collector.stages.traffic.under_way
+    assert 201 == (await wire.answer()).status
+
+
+async def test_event_is_what_was_in_its_own_request(collector: Running, wire: Wire) -> None:
+    """Pipelined bodies of several lengths do not run into one another."""
+    titles = ["x" * n for n in (1, 400, 0, 30)]
+    for title in titles:
+        wire.send(request(body(page_title=title)))
+    assert [201] * 4 == [(await wire.answer()).status for _ in titles]
+    await collector.flush()
+    assert titles == [row["page_title"] for row in collector.rows()]
+    assert event()["session_id"] == collector.rows()[0]["session_id"]

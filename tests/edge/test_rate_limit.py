@@ -1,0 +1,270 @@
+"""The rate limit: as many requests as a bucket and its refill allow, exactly, in bounded memory."""
+
+import tracemalloc
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collector.addresses import Address
+from collector.config import RateLimit
+from collector.edge.rate_limit import TokenBuckets, refusal
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import request, tally
+from tests.support import FakeClock, body
+
+A, B, C, D = CLIENTS = tuple[Address, ...](IPv4Address(f"192.0.2.{n}") for n in range(1, 5))
+NS = 1e-9
+NS_PER_MINUTE = 60_000_000_000
+
+
+def tokens(buckets: TokenBuckets, client: Address) -> int:
+    """Take all the tokens that a client has, and count them."""
+    taken = 0
+    while not buckets.take(client):
+        taken += 1
+    return taken
+
+
+def many(count: int) -> list[Address]:
+    return [IPv4Address((10 << 24) + n) for n in range(count)]
+
+
+def test_first_minute_passes_2400_and_each_later_one_1200(clock: FakeClock) -> None:
+    """A full bucket, and what runs in meanwhile; asked more often than that throughout."""
+    buckets = TokenBuckets(RateLimit(), clock)
+    passed = []
+    for _ in range(3):
+        passed.append(0)
+        for _ in range(60 * 40):
+            passed[-1] += tokens(buckets, A)
+            clock.advance(1 / 40)
+    assert [1200 + 1200 - 1, 1200, 1200] == passed  # the 2,400th token is there when the minute is over
+
+
+def test_burst_is_a_whole_bucket_and_not_one_request_more(clock: FakeClock) -> None:
+    buckets = TokenBuckets(RateLimit(), clock)
+    assert 1200 == tokens(buckets, A)
+    clock.advance(1)
+    assert 20 == tokens(buckets, A)
+    clock.advance(3600)
+    assert 1200 == tokens(buckets, A)
+
+
+def test_token_is_there_to_the_nanosecond(clock: FakeClock) -> None:
+    buckets = TokenBuckets(RateLimit(), clock)
+    tokens(buckets, A)
+    clock.advance(0.05 - NS)
+    assert 1 == buckets.take(A)
+    clock.advance(NS)
+    assert 0 == buckets.take(A)
+
+
+def test_refused_requests_cost_nothing(clock: FakeClock) -> None:
+    """A client that hammers waits no longer than one that waits."""
+    buckets = TokenBuckets(RateLimit(requests_per_minute=60, burst=1), clock)
+    buckets.take(A)
+    for _ in range(1000):
+        assert buckets.take(A)
+        clock.advance(0.001)
+    assert 0 == buckets.take(A)
+
+
+@pytest.mark.parametrize("requests", [0, 1, 1_000])
+def test_no_limit_asks_and_keeps_nothing(clock: FakeClock, requests: int) -> None:
+    buckets = TokenBuckets(RateLimit(requests_per_minute=0, burst=1), clock)
+    assert {0} >= {buckets.take(A) for _ in range(requests)}
+    assert 0 == len(buckets)
+
+
+LIMITS = st.builds(
+    RateLimit, requests_per_minute=st.integers(1, 60_000_000), burst=st.integers(1, 50), ipv6_prefix=st.just(64)
+)
+
+
+@settings(deadline=None)
+@given(LIMITS, st.integers(0, 10**11))
+def test_waiting_as_long_as_told_is_enough(limit: RateLimit, elapsed_ns: int) -> None:
+    """For every limit, at every moment; and a whole number of seconds of at least 1, as the header wants it."""
+    clock = FakeClock()
+    buckets = TokenBuckets(limit, clock)
+    buckets.take(A)
+    clock.advance(elapsed_ns * NS)
+    for _ in range(limit.burst):
+        buckets.take(A)
+    if wait_ns := buckets.take(A):
+        seconds = refusal(wait_ns).retry_after_s
+        assert isinstance(seconds, int)
+        assert 1 <= seconds <= 61
+        assert seconds - 1 < wait_ns * NS
+        clock.advance(seconds)
+        assert 0 == buckets.take(A)
+
+
+class PlainBucket:
+    """The textbook's bucket, in parts of a token: one runs in each nanosecond for each request a minute."""
+
+    def __init__(self, limit: RateLimit, now_ns: int) -> None:
+        self.limit = limit
+        self.at_ns = now_ns
+        self.parts = limit.burst * NS_PER_MINUTE
+
+    def take(self, now_ns: int) -> int:
+        rate = self.limit.requests_per_minute
+        self.parts = min(self.limit.burst * NS_PER_MINUTE, self.parts + (now_ns - self.at_ns) * rate)
+        self.at_ns = now_ns
+        if self.parts >= NS_PER_MINUTE:
+            self.parts -= NS_PER_MINUTE
+            return 0
+        return -(-(NS_PER_MINUTE - self.parts) // rate)
+
+
+# Rates whose interval is a whole number of nanoseconds; others are let through a little early, never late.
+EVEN = st.builds(RateLimit, requests_per_minute=st.sampled_from([1, 60, 1200, 2400, 60_000]), burst=st.integers(1, 5))
+PAUSES_NS = st.one_of(st.just(0), st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 10**11))
+
+
+@settings(deadline=None)
+@given(EVEN, st.lists(st.tuples(st.sampled_from(CLIENTS), PAUSES_NS), max_size=60))
+def test_buckets_agree_with_the_textbook(limit: RateLimit, requests: list[tuple[Address, int]]) -> None:
+    """Whether each request passes, and how long a refused one has to wait."""
+    clock = FakeClock()
+    buckets = TokenBuckets(limit, clock)
+    plain = {client: PlainBucket(limit, clock.monotonic_ns()) for client in CLIENTS}
+    for client, pause_ns in requests:
+        clock.advance(pause_ns * NS)
+        assert plain[client].take(clock.monotonic_ns()) == buckets.take(client)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::c000:201", "192.0.2.1", False),
+        ("::", "0.0.0.0", False),
+    ],
+)
+def test_client_is_an_ipv4_address_or_an_ipv6_network(clock: FakeClock, one: str, other: str, share: bool) -> None:
+    buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1), clock)
+    buckets.take(ip_address(one))
+    assert share == bool(buckets.take(ip_address(other)))
+
+
+@pytest.mark.parametrize("prefix", [1, 16, 24, 31, 32, 48, 128])
+def test_no_ipv6_network_shares_a_bucket_with_an_ipv4_address(clock: FakeClock, prefix: int) -> None:
+    """However short its prefix: every number that a network can have, read as an IPv4 address, is another client."""
+    buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1, ipv6_prefix=prefix), clock)
+    network = IPv6Address("2001:db8::1")
+    buckets.take(network)
+    number = int(network) >> 128 - prefix
+    likely = {number, number | 1 << prefix, number | 1 << 32}
+    assert {0} == {buckets.take(IPv4Address(n)) for n in likely if n < 1 << 32} | {0}
+    assert buckets.take(network)
+
+
+def test_flood_of_addresses_never_grows_the_table(clock: FakeClock) -> None:
+    """Neither the count nor the bytes, however often they come back, and nobody new is refused."""
+    buckets = TokenBuckets(RateLimit(), clock, max_buckets=500)
+
+    def flood(addresses: int) -> None:
+        for n, client in enumerate(many(addresses)):
+            assert 0 == buckets.take(client)
+            assert 0 == buckets.take(client)
+            assert min(n + 1 + settled, 500) == len(buckets)
+            clock.advance(0.0001)
+
+    settled = 0
+    flood(1_000)
+    settled = 500
+    tracemalloc.start()
+    flood(5_000)
+    before, _ = tracemalloc.get_traced_memory()
+    flood(20_000)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 50_000
+
+
+def test_one_client_that_keeps_coming_takes_one_place(clock: FakeClock) -> None:
+    buckets = TokenBuckets(RateLimit(), clock, max_buckets=500)
+    buckets.take(A)
+    tracemalloc.start()
+    for _ in range(20_000):
+        buckets.take(A)
+        clock.advance(0.05)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (1, True) == (len(buckets), grown < 10_000)
+
+
+def test_full_table_forgets_the_fullest_bucket(clock: FakeClock) -> None:
+    """Whose bucket is nearly full loses least by being forgotten; the order of coming does not matter."""
+    buckets = TokenBuckets(RateLimit(burst=5), clock, max_buckets=3)
+    for client in (A, B, C, A, C, A):
+        buckets.take(client)
+    buckets.take(D)
+    assert {A: 2, C: 3} == {client: tokens(buckets, client) for client in (A, C)}
+    assert 5 == tokens(buckets, B)
+
+
+def test_bucket_that_has_refilled_is_forgotten_before_one_in_use(clock: FakeClock) -> None:
+    """A was drained once, long ago: it is fuller now than B, which has lost a token just now."""
+    buckets = TokenBuckets(RateLimit(burst=5), clock, max_buckets=2)
+    tokens(buckets, A)
+    clock.advance(60)
+    buckets.take(B)
+    buckets.take(C)
+    assert 4 == tokens(buckets, B)
+
+
+def test_drained_client_stays_drained_while_newcomers_flood(clock: FakeClock) -> None:
+    """Flooding the table with other addresses is no way to a new bucket."""
+    buckets = TokenBuckets(RateLimit(), clock, max_buckets=50)
+    assert 1200 == tokens(buckets, A)
+    for client in many(5_000):
+        assert 0 == buckets.take(client)
+        assert buckets.take(A)
+
+
+def test_newcomer_is_served_when_every_bucket_is_drained(clock: FakeClock) -> None:
+    buckets = TokenBuckets(RateLimit(burst=3, requests_per_minute=1), clock, max_buckets=10)
+    for client in many(10):
+        tokens(buckets, client)
+    assert 3 == tokens(buckets, A)
+
+
+async def test_client_over_its_rate_is_told_when_to_come_back(serve: Serve, connect: Connect, clock: FakeClock) -> None:
+    """Coming back then is enough; a second early is not."""
+    collector = await serve(rate_limit={"requests_per_minute": 6, "burst": 2})
+    wire = await connect(collector)
+    sent = request(body())
+    assert [201, 201] == [(await wire.ask(sent)).status for _ in range(2)]
+    answer = await wire.ask(sent)
+    assert (429, "rate_limited") == (answer.status, answer.reason)
+    assert {"message": "Too many requests", "code": "RATE_LIMITED"} == answer.json["errors"][0]
+    expected = {"Retry-After": "10", "RateLimit-Limit": "6", "RateLimit-Remaining": "0", "RateLimit-Reset": "10"}
+    assert expected == {name: answer.headers[name] for name in expected}
+    clock.advance(9)
+    answer = await wire.ask(sent)
+    assert (429, "1") == (answer.status, answer.headers["Retry-After"])
+    clock.advance(1)
+    assert [201, 429] == [(await wire.ask(sent)).status for _ in range(2)]
+    assert {"received": 6, "stored": 3, "rate_limited": 3} == tally(collector)
+
+
+async def test_limit_is_for_a_client_whatever_its_sites_and_answers(serve: Serve, connect: Connect) -> None:
+    """Events that are not stored cost a token too, or a flood of them would be free."""
+    collector = await serve({"demo": {}, "off": {"tracking": False}}, rate_limit={"requests_per_minute": 1, "burst": 3})
+    wire = await connect(collector)
+    asked = [request(b"{"), request(body(), site="off"), request(body()), request(body()), request(b"", site="off")]
+    assert [202, 202, 201, 429, 429] == [(await wire.ask(sent)).status for sent in asked]
+
+
+async def test_no_limit_refuses_nobody(serve: Serve, connect: Connect) -> None:
+    collector = await serve(rate_limit={"requests_per_minute": 0, "burst": 1})
+    wire = await connect(collector)
+    assert {201} == {(await wire.ask(request(body()))).status for _ in range(20)}

@@ -1,0 +1,210 @@
+"""Bodies: late, large, in chunks, cut, encoded and announced."""
+
+import gzip
+import logging
+
+import pytest
+
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import Wire, chunk, head, request, soon, tally, until
+from tests.support import Running, body
+
+CHUNKED = b"Transfer-Encoding: chunked"
+EXPECT = b"Expect: 100-continue"
+LAST_CHUNK = chunk(b"")
+LENGTH = b"Content-Length: %d" % len(body())
+
+
+def sized(size: int) -> bytes:
+    """A valid event of exactly this many bytes."""
+    return body().ljust(size)
+
+
+@pytest.fixture
+async def small(serve: Serve, no_lingering: None) -> Running:
+    """A collector with bodies of up to 512 bytes, and little patience."""
+    return await serve(server={"max_body_bytes": 512, "body_timeout_s": 0.3})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [head(LENGTH), head(LENGTH) + b"{", head(CHUNKED), head(CHUNKED) + chunk(b"{")],
+    ids=["not begun", "cut", "chunks not begun", "chunks cut"],
+)
+async def test_body_that_does_not_come_is_a_timeout(small: Running, connect: Connect, sent: bytes) -> None:
+    wire = await connect(small)
+    answer = await wire.ask(sent)
+    message = "Body was not received in time"
+    assert (408, "timeout", "close") == (answer.status, answer.reason, answer.headers["Connection"])
+    assert {"message": message, "errors": [{"message": message, "code": "TIMEOUT"}]} == answer.json
+    assert b"" == await wire.rest()
+    assert {"received": 1, "timeout": 1} == tally(small)
+
+
+async def test_timeout_is_for_the_body_and_not_for_its_pieces(small: Running, connect: Connect) -> None:
+    """A body that dribbles in, each piece soon after the one before, holds its connection no longer."""
+    wire = await connect(small)
+    wire.send(head(b"Content-Length: 512"))
+    pieces = 0
+
+    def dribbled_to_the_end() -> bool:
+        nonlocal pieces
+        pieces += 1
+        if pieces < 500:
+            wire.send(b" ")
+        return bool(tally(small))
+
+    await until(dribbled_to_the_end)
+    assert 408 == (await wire.answer()).status
+
+
+@pytest.mark.parametrize(("size", "status"), [(512, 201), (513, 413)])
+@pytest.mark.parametrize("framing", ["declared", "chunked", "one chunk a byte"])
+async def test_largest_body_is_taken_to_the_byte(
+    small: Running, connect: Connect, size: int, status: int, framing: str
+) -> None:
+    data = sized(size)
+    pieces = [data] if framing == "chunked" else [bytes([byte]) for byte in data]
+    chunked = head(CHUNKED) + b"".join(map(chunk, pieces)) + LAST_CHUNK
+    wire = await connect(small)
+    answer = await wire.ask(request(data) if framing == "declared" else chunked)
+    assert (status, "close" if status == 413 else None) == (answer.status, answer.headers.get("Connection"))
+    if status == 413:
+        assert b"" == await wire.rest()
+
+
+@pytest.mark.parametrize(
+    "sent", [head(b"Content-Length: 513"), head(CHUNKED) + chunk(bytes(513))], ids=["declared", "in chunks"]
+)
+async def test_body_too_large_is_refused_before_its_end(small: Running, connect: Connect, sent: bytes) -> None:
+    """Declared: before its first byte. In chunks: at the first byte too many, however many were to follow."""
+    wire = await connect(small)
+    assert 413 == (await wire.ask(sent)).status
+    assert b"" == await wire.rest()
+    assert {"received": 1, "too_large": 1} == tally(small)
+
+
+async def test_client_that_sends_on_reads_its_refusal(collector: Running, wire: Wire) -> None:
+    """4 MB behind a 413: closing at once would reset the connection under the answer."""
+    wire.send(head(b"Content-Length: 4194304"))
+    wire.send(bytes(4194304))
+    assert 413 == (await wire.answer()).status
+    assert b"" == await wire.rest()
+
+
+async def test_body_may_come_in_any_pieces(collector: Running, wire: Wire) -> None:
+    for sent in (request(body()), head(CHUNKED) + chunk(body()) + LAST_CHUNK):
+        for byte in sent:
+            wire.send(bytes([byte]))
+            await until(lambda: True)
+        assert 201 == (await wire.answer()).status
+
+
+@pytest.mark.parametrize("begun", [b"", b"3\r\nab", chunk(b"{")], ids=["before the first", "within one", "after one"])
+async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect, begun: bytes) -> None:
+    """Nothing that follows can be understood, so waiting for more is in vain. The chunk comes when it is waited for."""
+    collector = await serve(server={"body_timeout_s": 1})
+    wire = await connect(collector)
+    wire.send(head(CHUNKED) + begun)
+    await until(lambda: collector.stages.traffic.under_way)
+    wire.send(b"no chunk\r\n")
+    assert 400 == (await wire.answer()).status
+    assert b"" == await wire.rest()
+    assert 1 == tally(collector)["received"]
+
+
+@pytest.mark.parametrize(
+    "sent", [request(body())[:-1], head(CHUNKED) + chunk(b"{"), head(LENGTH)], ids=["cut", "in chunks", "not begun"]
+)
+async def test_client_gone_before_its_body_is_counted_and_no_more(
+    collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It happens all day: a traceback in the log for each would bury what matters."""
+    wire.send(sent)
+    await until(lambda: collector.stages.traffic.under_way)
+    wire.close()
+    await until(lambda: tally(collector))
+    await soon(collector.stages.traffic.idle())
+    assert {"received": 1, "aborted": 1} == tally(collector)
+    assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+WANTED = head(EXPECT, LENGTH)
+EXPECTATIONS = {
+    "length": (WANTED, 100),
+    "chunks": (head(EXPECT, CHUNKED), 100),
+    "case": (head(b"expect: 100-CONTINUE", LENGTH), 100),
+    "unknown site": (head(EXPECT, LENGTH, site="nobody"), 404),
+    "other path": (head(EXPECT, LENGTH, target="/"), 404),
+    "method": (head(EXPECT, LENGTH, method="PUT"), 405),
+    "too large": (head(EXPECT, b"Content-Length: 513"), 413),
+    "encoded": (head(EXPECT, LENGTH, b"Content-Encoding: br"), 415),
+    "localhost": (head(EXPECT, LENGTH, b"Origin: http://localhost"), 202),
+    "here already": (WANTED + body(), 201),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), EXPECTATIONS.values(), ids=EXPECTATIONS)
+async def test_body_is_asked_for_only_when_it_is_wanted(
+    small: Running, connect: Connect, sent: bytes, status: int
+) -> None:
+    """The first thing that comes back; a body that is here already need not be asked for."""
+    wire = await connect(small)
+    assert status == (await wire.ask(sent)).status
+
+
+async def test_body_that_was_asked_for_is_stored(collector: Running, wire: Wire) -> None:
+    assert 100 == (await wire.ask(WANTED)).status
+    assert 201 == (await wire.ask(body())).status
+
+
+async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collector: Running, wire: Wire) -> None:
+    """There was room when its head came; what counts is whether it was stored."""
+    wire.send(head(LENGTH))
+    await until(lambda: collector.stages.traffic.under_way)
+    collector.stages.journal.disk_low = True
+    assert 503 == (await wire.ask(body())).status
+    assert {"received": 1, "unavailable": 1} == tally(collector)
+
+
+@pytest.mark.parametrize("refusing", ["rate", "disk"])
+async def test_refusal_of_the_moment_asks_for_no_body(serve: Serve, connect: Connect, refusing: str) -> None:
+    collector = await serve(rate_limit={"burst": 1, "requests_per_minute": 1})
+    wire = await connect(collector)
+    if refusing == "rate":
+        await wire.ask(request(body()))
+    collector.stages.journal.disk_low = refusing == "disk"
+    assert {"rate": 429, "disk": 503}[refusing] == (await wire.ask(WANTED)).status
+
+
+async def test_http_1_0_is_never_sent_an_interim_answer(small: Running, connect: Connect) -> None:
+    """It would take the 100 for the answer (RFC 9110, 10.1.1: such an expectation MUST be ignored)."""
+    wire = await connect(small)
+    assert 408 == (await wire.ask(head(EXPECT, LENGTH, version="1.0"))).status
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"GZIP", b"deflate", b"br", b"zstd", b"identity, gzip", b"x"])
+async def test_encoded_body_is_refused_and_never_unpacked(collector: Running, wire: Wire, encoding: bytes) -> None:
+    """Whoever unpacks this finds it broken, and the connection with it."""
+    answer = await wire.ask(request(b"not packed at all", b"Content-Encoding: " + encoding))
+    assert (415, "encoding", "identity") == (answer.status, answer.reason, answer.headers["Accept-Encoding"])
+    assert 201 == (await wire.ask(request(body()))).status
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Content-Encoding: gzip", b"Content-Encoding: identity"),
+        (b"Content-Encoding: identity", b"Content-Encoding: gzip"),
+    ],
+)
+async def test_encoding_may_stand_in_any_of_several_headers(
+    collector: Running, wire: Wire, lines: tuple[bytes, ...]
+) -> None:
+    """RFC 9110, 5.3: several fields of a name are one list."""
+    assert 415 == (await wire.ask(request(gzip.compress(body()), *lines))).status
+
+
+@pytest.mark.parametrize("line", [b"Content-Encoding: identity", b"Content-Encoding: Identity", b"Content-Encoding:"])
+async def test_identity_is_no_encoding(collector: Running, wire: Wire, line: bytes) -> None:
+    assert 201 == (await wire.ask(request(body(), line))).status
