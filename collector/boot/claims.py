@@ -30,10 +30,11 @@ def owned(data_dir: Path) -> Iterator[None]:
     except OSError as exc:
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StartError(f"data_dir {data_dir}: another collector is using it") from None
         yield
-    except BlockingIOError:
-        raise StartError(f"data_dir {data_dir}: another collector is using it") from None
     finally:
         os.close(descriptor)
 
