@@ -1,0 +1,221 @@
+"""What the collector adds: the time as a timestamp, and as much of the client as it may keep."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.clock import US_PER_DAY
+from collector.ingest.enrich import client_ip_policy, event_time_us
+from tests.ingest.oracle import moment_of
+from tests.support import NOON_US, config, event, running
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TEN = datetime(2026, 5, 12, 10, tzinfo=UTC)
+DAY_US = NOON_US // US_PER_DAY * US_PER_DAY
+ARABIC_INDIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        (TEN, "2026-05-12T10:00:00Z"),
+        (TEN, "2026-05-12t10:00:00z"),
+        (TEN, "2026-05-12 10:00:00Z"),
+        (TEN, "2026-05-12T10:00:00"),
+        (TEN, "2026-05-12 10:00:00"),
+        (TEN, "2026-05-12T12:00:00+02:00"),
+        (TEN, "2026-05-12T04:30:00-05:30"),
+        (TEN, "2026-05-12T10:00:00+00:00"),
+        (TEN, "2026-05-12T10:00:00-00:00"),
+        (TEN, "2026-05-13T09:59:00+23:59"),
+        (TEN + timedelta(microseconds=500_000), "2026-05-12T10:00:00.5Z"),
+        (TEN + timedelta(microseconds=123_000), "2026-05-12T10:00:00.123"),
+        (TEN + timedelta(microseconds=123_456), "2026-05-12T12:00:00.123456+02:00"),
+        (TEN + timedelta(microseconds=123_456), "2026-05-12T10:00:00.123456999Z"),
+        (TEN + timedelta(microseconds=999_999), f"2026-05-12T10:00:00.{'9' * 1000}Z"),
+        (datetime(2024, 2, 29, tzinfo=UTC), "2024-02-29T00:00:00Z"),
+        (EPOCH, "1970-01-01T00:00:00Z"),
+        (EPOCH - timedelta(microseconds=1), "1969-12-31T23:59:59.999999999Z"),
+        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00Z"),
+        (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str) -> None:
+    assert (moment - EPOCH) // timedelta(microseconds=1) == event_time_us(words)
+    assert moment == moment_of(words), "the oracle"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "now",
+        "1778580000",
+        "1778580000000",
+        "-1",
+        "2026-05-12",
+        "2026-05-12T",
+        "2026-05-12T10:00",
+        "2026-05-12T10:00Z",
+        "20260512T100000Z",
+        "2026-W20-2T10:00:00Z",
+        "2026-132T10:00:00Z",
+        "2026-05-12T10:00:00.Z",
+        "2026-05-12T10:00:00,5Z",
+        "2026-05-12T10:00:00+02",
+        "2026-05-12T10:00:00+0200",
+        "2026-05-12T10:00:00+02:00:30",
+        "2026-05-12T10:00:00+24:00",
+        "2026-05-12T10:00:00+02:60",
+        "2026-05-12T10:00:00 Z",
+        "2026-05-12T10:00:00Z ",
+        " 2026-05-12T10:00:00Z",
+        "2026-05-12T10:00:00Z\n",
+        "2026-05-12T10:00:00\n",
+        "2026-05-12T10:00:00Z\0",
+        "2026-05-12\nT10:00:00Z",
+        "2026-05-12_10:00:00Z",
+        "2026-5-12T10:00:00Z",
+        "2026-02-29T10:00:00Z",
+        "2026-13-01T10:00:00Z",
+        "2026-05-00T10:00:00Z",
+        "2026-05-12T24:00:00Z",
+        "2026-05-12T10:60:00Z",
+        "2016-12-31T23:59:60Z",
+        "2016-12-31T23:59:61Z",
+        "0000-01-01T00:00:00Z",
+        "10000-01-01T00:00:00Z",
+        "-2026-05-12T10:00:00Z",
+        "2026-05-12T10:00:00Z".translate(ARABIC_INDIC),
+        "2026-05-12T10:00:0\u0660Z",
+        "\uff12026-05-12T10:00:00Z",
+        "Tue, 12 May 2026 10:00:00 GMT",
+        "2026-05-12T10:00:00Europe/Paris",
+        "0001-01-01T00:00:00+00:01",
+        "9999-12-31T23:59:59-00:01",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
+def test_what_is_no_date_time_or_lies_outside_the_years_1_to_9999_is_none(words: str) -> None:
+    """Readers' calendars end there: one timestamp beyond, and `to_pylist` of the whole part raises."""
+    assert event_time_us(words) is None
+    assert moment_of(words) is None, "the oracle"
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=9)
+
+
+@given(
+    st.datetimes(),
+    st.sampled_from("Tt "),
+    st.just("") | DIGITS.map(".{}".format),
+    st.sampled_from(["", "Z", "z"]) | st.timedeltas(timedelta(hours=-23), timedelta(hours=23)),
+)
+def test_time_is_what_independent_arithmetic_makes_of_it(
+    moment: datetime, separator: str, fraction: str, zone: str | timedelta
+) -> None:
+    if isinstance(zone, timedelta):
+        sign, minutes = "-" if zone < timedelta() else "+", abs(zone) // timedelta(minutes=1)
+        zone = f"{sign}{minutes // 60:02}:{minutes % 60:02}"
+    words = f"{moment:%Y-%m-%d}".rjust(10, "0") + separator + f"{moment:%H:%M:%S}{fraction}{zone}"
+    expected = moment_of(words)
+    assert (expected and (expected - EPOCH) // timedelta(microseconds=1)) == event_time_us(words)
+
+
+@given(st.text("0123456789-:.TZ+ ", max_size=30))
+def test_any_words_are_a_time_or_none(words: str) -> None:
+    assert (moment_of(words) is None) == (event_time_us(words) is None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "policy", "address"),
+    [
+        (None, "none", "192.0.2.7"),
+        (None, "none", "2001:db8::7"),
+        ("192.0.2.0", "truncate", "192.0.2.7"),
+        ("192.0.2.0", "truncate", "192.0.2.255"),
+        ("2001:db8:1::", "truncate", "2001:db8:1:2:3:4:5:6"),
+        ("::", "truncate", "::1"),
+        ("192.0.2.7", "full", "192.0.2.7"),
+        ("2001:db8::7", "full", "2001:db8:0::7"),
+    ],
+)
+def test_policy_keeps_as_much_of_the_address(tmp_path: Path, kept: str | None, policy: str, address: str) -> None:
+    assert kept == client_ip_policy(policy, tmp_path)(ip_address(address), NOON_US)
+    assert [] == list(tmp_path.iterdir()), "only the hash needs a key"
+
+
+def test_unknown_policy_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="all is no client IP policy"):
+        client_ip_policy("all", tmp_path)
+
+
+def hashes(data_dir: Path, *received_us: int, address: str = "192.0.2.7") -> Iterator[str | None]:
+    """What a process started anew keeps of an address at these moments."""
+    policy = client_ip_policy("hash", data_dir)
+    return (policy(ip_address(address), moment) for moment in received_us)
+
+
+def test_hash_is_the_same_all_day_and_after_a_restart(tmp_path: Path) -> None:
+    first, last = hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY - 1)
+    (restarted,) = hashes(tmp_path, DAY_US + 5)
+    assert first is not None
+    assert (first, first) == (last, restarted)
+    assert "192" not in first or len(first) == 32
+
+
+def test_hash_changes_with_the_day_the_address_and_the_key(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    found = [
+        *hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY),
+        *hashes(tmp_path, DAY_US + US_PER_DAY, address="192.0.2.8"),
+        *hashes(tmp_path, DAY_US + US_PER_DAY, address="2001:db8::7"),
+        *hashes(other, DAY_US),
+    ]
+    assert 5 == len(set(found))
+
+
+def test_yesterdays_key_is_gone(tmp_path: Path) -> None:
+    """Nothing that is left on the disk can tell any more whose hash it was."""
+    (yesterday,) = hashes(tmp_path, DAY_US)
+    key = (tmp_path / "client_ip.key").read_bytes()[8:]
+    policy = client_ip_policy("hash", tmp_path)
+    policy(ip_address("192.0.2.7"), DAY_US + US_PER_DAY)
+    assert not [path.name for path in tmp_path.rglob("*") if key in path.read_bytes()]
+    (asked_again,) = hashes(tmp_path, DAY_US)
+    assert yesterday != asked_again
+
+
+def test_key_is_for_its_owner_alone(tmp_path: Path) -> None:
+    list(hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY))
+    assert {"client_ip.key": 0o600} == {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert 32 == len((tmp_path / "client_ip.key").read_bytes()[8:])
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 7, (DAY_US // US_PER_DAY).to_bytes(8, "big") + b"short"])
+def test_torn_key_is_made_anew(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "client_ip.key").write_bytes(left)
+    (tmp_path / "client_ip.new").write_bytes(b"left by a crash")
+    (first,) = hashes(tmp_path, DAY_US)
+    assert [first] == list(hashes(tmp_path, DAY_US))
+    assert ["client_ip.key"] == [path.name for path in tmp_path.iterdir()]
+
+
+async def test_disk_that_takes_no_key_refuses_until_it_does(tmp_path: Path) -> None:
+    """A full or failing disk is a 503 and no fault, and service resumes by itself."""
+    async with running(config(tmp_path / "data", privacy={"client_ip": "hash"})) as collector:
+        in_the_way = tmp_path / "data" / "client_ip.new"
+        in_the_way.mkdir()
+        statuses = [(await collector.post(event())).status]
+        in_the_way.rmdir()
+        statuses.append((await collector.post(event())).status)
+        await collector.flush()
+    assert [503, 201] == statuses
+    assert 1 == len(collector.rows())

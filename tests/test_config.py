@@ -1,0 +1,395 @@
+"""Configuration: what a file may say, what the environment may, and how errors read."""
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.config import Config, ConfigError, SiteSettings, load
+
+Load = Callable[..., Config]
+SITE = "[sites.demo]\n"
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "server": {
+        "host": "127.0.0.1",
+        "port": 8080,
+        "workers": 1,
+        "trusted_proxies": (),
+        "max_body_bytes": 65536,
+        "body_timeout_s": 10,
+        "keepalive_timeout_s": 75,
+        "shutdown_timeout_s": 15,
+    },
+    "admin": {"host": "127.0.0.1", "port": 9090},
+    "storage": {
+        "data_dir": Path("data"),
+        "flush_interval_s": 60,
+        "segment_max_bytes": 67108864,
+        "journal_max_bytes": 4294967296,
+        "durability": "memory",
+        "compression": "zstd",
+        "min_free_bytes": 268435456,
+        "partition_by": ("site", "date"),
+        "rejected_max_bytes": 268435456,
+        "retention_days": 0,
+    },
+    "rate_limit": {"requests_per_minute": 1200, "burst": 1200, "ipv6_prefix": 64},
+    "privacy": {"client_ip": "none"},
+    "sites": {
+        "demo": {
+            "tracking": True,
+            "excluded_ips": (),
+            "excluded_paths": (),
+            "allowed_origins": (),
+            "allow_localhost": False,
+            "strict": False,
+        }
+    },
+}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Load:
+    def read_text(text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> Config:
+        file = tmp_path / "collector.toml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load(file, environ or {})
+
+    return read_text
+
+
+@pytest.fixture
+def errors(read: Load) -> Callable[..., list[str]]:
+    def read_errors(text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            read(text, environ)
+        assert "\n".join(caught.value.errors) == str(caught.value)
+        return caught.value.errors
+
+    return read_errors
+
+
+def test_defaults_are_those_of_the_design(read: Load) -> None:
+    assert DEFAULTS == read().model_dump()
+
+
+def test_every_key_can_be_set(read: Load) -> None:
+    settings = read(
+        """
+        [server]
+        host = "0.0.0.0"
+        port = 0
+        workers = 1
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        max_body_bytes = 1
+        body_timeout_s = 0.5
+        keepalive_timeout_s = 1
+        shutdown_timeout_s = 2
+        [admin]
+        host = "::1"
+        port = 65535
+        [storage]
+        data_dir = "/srv/events"
+        flush_interval_s = 0.1
+        segment_max_bytes = 65536
+        journal_max_bytes = 65536
+        durability = "memory"
+        compression = "none"
+        min_free_bytes = 0
+        partition_by = ["date"]
+        rejected_max_bytes = 0
+        retention_days = 0
+        [rate_limit]
+        requests_per_minute = 0
+        burst = 1
+        ipv6_prefix = 48
+        [privacy]
+        client_ip = "hash"
+        [sites.A-z_9]
+        tracking = false
+        excluded_ips = ["192.0.2.7", "2001:db8::/32"]
+        excluded_paths = ["/admin/*"]
+        allowed_origins = ["HTTPS://Example.com:443/", "*.Example.com", "null"]
+        allow_localhost = true
+        strict = true
+        """
+    ).model_dump()
+    assert {
+        "server": {
+            "host": "0.0.0.0",
+            "port": 0,
+            "workers": 1,
+            "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("::1/128")),
+            "max_body_bytes": 1,
+            "body_timeout_s": 0.5,
+            "keepalive_timeout_s": 1,
+            "shutdown_timeout_s": 2,
+        },
+        "admin": {"host": "::1", "port": 65535},
+        "storage": {
+            "data_dir": Path("/srv/events"),
+            "flush_interval_s": 0.1,
+            "segment_max_bytes": 65536,
+            "journal_max_bytes": 65536,
+            "durability": "memory",
+            "compression": "none",
+            "min_free_bytes": 0,
+            "partition_by": ("date",),
+            "rejected_max_bytes": 0,
+            "retention_days": 0,
+        },
+        "rate_limit": {"requests_per_minute": 0, "burst": 1, "ipv6_prefix": 48},
+        "privacy": {"client_ip": "hash"},
+        "sites": {
+            "A-z_9": {
+                "tracking": False,
+                "excluded_ips": (ip_network("192.0.2.7/32"), ip_network("2001:db8::/32")),
+                "excluded_paths": ("/admin/*",),
+                "allowed_origins": ("https://example.com", "*.example.com", "null"),
+                "allow_localhost": True,
+                "strict": True,
+            }
+        },
+    } == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # Unknown keys say what would be right.
+        (SITE + "[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
+        (SITE + "[server]\nzzz = 1", "server.zzz: unknown key; known are host, port, workers"),
+        (SITE + "[serverr]\nport = 1", "serverr: unknown key; did you mean server?"),
+        (SITE + "trackin = true", "sites.demo.trackin: unknown key; did you mean tracking?"),
+        ("port = 1\n" + SITE, "port: unknown key; "),
+        # Wrong types, and what is right.
+        (SITE + '[server]\nport = "8080"', 'server.port: should be an integer; got "8080"'),
+        (SITE + "[server]\nport = true", "server.port: should be an integer; got true"),
+        (SITE + "[server]\nport = 80.5", "server.port: should be an integer; got 80.5"),
+        (SITE + "[server]\nhost = 1", "server.host: should be a string; got 1"),
+        (SITE + '[server]\nbody_timeout_s = "10"', "server.body_timeout_s: should be a number"),
+        (SITE + "[server]\nbody_timeout_s = nan", "server.body_timeout_s: should be a finite number"),
+        (SITE + "[server]\nkeepalive_timeout_s = inf", "server.keepalive_timeout_s: should be a finite number"),
+        (SITE + '[server]\ntrusted_proxies = "::1"', "server.trusted_proxies: should be a list"),
+        *(
+            (f"{SITE}[storage]\ndata_dir = {value}", "storage.data_dir: should be the path of a folder")
+            for value in ("1", '""', r'"\u0000"')
+        ),
+        (SITE + "tracking = 1", "sites.demo.tracking: should be a boolean; got 1"),
+        (SITE + 'strict = "no"', 'sites.demo.strict: should be a boolean; got "no"'),
+        (SITE + "excluded_paths = [1]", "sites.demo.excluded_paths.0: should be a string"),
+        ("server = 1\n" + SITE, "server: should be a table; got 1"),
+        ("sites = 1", "sites: should be a table; got 1"),
+        ("[sites]\ndemo = 1", "sites.demo: should be a table; got 1"),
+        # Values out of bounds.
+        (SITE + "[server]\nport = 65536", "server.port: should be less than or equal to 65535; got 65536"),
+        (SITE + "[admin]\nport = -1", "admin.port: should be greater than or equal to 0; got -1"),
+        (SITE + "[server]\nmax_body_bytes = 0", "server.max_body_bytes: "),
+        (SITE + "[server]\nshutdown_timeout_s = 0", "server.shutdown_timeout_s: should be greater than 0"),
+        (SITE + "[storage]\nflush_interval_s = 0", "storage.flush_interval_s: should be greater than 0"),
+        (SITE + '[storage]\ncompression = "rar"', "storage.compression: should be 'zstd', "),
+        (SITE + "[storage]\nmin_free_bytes = -1", "storage.min_free_bytes: "),
+        (SITE + "[storage]\nrejected_max_bytes = -1", "storage.rejected_max_bytes: "),
+        (SITE + "[storage]\nretention_days = -1", "storage.retention_days: "),
+        (
+            SITE + "[storage]\njournal_max_bytes = 65536",
+            "storage.journal_max_bytes: should be at least segment_max_bytes, 67108864",
+        ),
+        (
+            SITE + '[storage]\npartition_by = ["date", "site"]',
+            'storage.partition_by: should be ["site", "date"] or ["date"]',
+        ),
+        (SITE + '[storage]\npartition_by = ["hour"]', "storage.partition_by: should be "),
+        (SITE + "[storage]\npartition_by = []", "storage.partition_by: should be "),
+        (SITE + "[rate_limit]\nrequests_per_minute = -1", "rate_limit.requests_per_minute: "),
+        (SITE + "[rate_limit]\nburst = 0", "rate_limit.burst: "),
+        (SITE + "[rate_limit]\nipv6_prefix = 129", "rate_limit.ipv6_prefix: "),
+        (SITE + '[privacy]\nclient_ip = "all"', "privacy.client_ip: should be 'none', 'truncate', 'hash' or 'full'"),
+        # What this version does not have is refused, not ignored.
+        (SITE + '[storage]\ndurability = "fsync"', 'storage.durability: should be "memory": '),
+        (SITE + '[storage]\ndurability = "write"', 'storage.durability: should be "memory": '),
+        (SITE + '[storage]\ndurability = "disk"', "storage.durability: should be "),
+        (SITE + "[server]\nworkers = 2", "server.workers: should be 1: "),
+        (SITE + "[storage]\nretention_days = 7", "storage.retention_days: should be 0: "),
+        # Site ids become directory names.
+        ('[sites."a b"]', "sites.a b: a site id should be 1 to 64 of A-Z a-z 0-9 _ -"),
+        ('[sites."../x"]', "sites.../x: a site id should be"),
+        ('[sites.""]', "sites.: a site id should be"),
+        ('[sites."é"]', "sites.é: a site id should be"),
+        ('[sites."demo\\n"]', "a site id should be"),
+        (f"[sites.{'x' * 65}]", "a site id should be"),
+        # Networks.
+        (SITE + 'excluded_ips = ["10.0.0.1/8"]', "sites.demo.excluded_ips.0: has bits set to the right of its prefix"),
+        (SITE + 'excluded_ips = ["::1", "x"]', "sites.demo.excluded_ips.1: should be an address or a network"),
+        (SITE + "excluded_ips = [10]", "sites.demo.excluded_ips.0: should be an address or a network"),
+        (SITE + '[server]\ntrusted_proxies = ["10/8"]', "server.trusted_proxies.0: should be an address or a network"),
+        # No site at all.
+        ("", "sites: missing; at least one site is needed, for example [sites.demo]"),
+        ("[sites]", "sites: empty; at least one site is needed, for example [sites.demo]"),
+        # Not TOML.
+        ("[sites", "is not TOML"),
+        (SITE + "tracking = yes", "is not TOML"),
+        (b"\xff\xfe", "is not TOML"),
+        pytest.param(f"x = {'[' * 10_000}", "is not TOML", id="nested-10000"),
+        pytest.param(f"{SITE}[server]\nport = {'1' * 5_000}", "", id="5000-digits"),
+    ],
+)
+def test_error_names_the_key_and_says_what_would_be_right(
+    errors: Callable[..., list[str]], tmp_path: Path, text: str | bytes, words: str
+) -> None:
+    (error,) = errors(text)
+    assert error.startswith(f"{tmp_path / 'collector.toml'}: ")
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "example.com",
+        "https://",
+        "*",
+        "*.",
+        "*..com",
+        "*.example.com:80",
+        "https://*.example.com",
+        "https://example.com/page",
+        "https://example.com?q",
+        "https://example.com#f",
+        "https://user@example.com",
+        "https://example.com:x",
+        "https://example.com:65536",
+        "Null",
+        "",
+    ],
+)
+def test_bad_origin_is_an_error(errors: Callable[..., list[str]], origin: str) -> None:
+    (error,) = errors(f'{SITE}allowed_origins = ["null", "{origin}"]')
+    assert error.endswith(
+        'sites.demo.allowed_origins.1: should be "https://host", "https://host:port", "*.host" or "null"; '
+        f'got "{origin}"'
+    )
+
+
+def test_all_errors_are_reported_at_once(errors: Callable[..., list[str]]) -> None:
+    found = errors(
+        """
+        [server]
+        prot = 1
+        host = 2
+        [storage]
+        compression = "rar"
+        durability = "fsync"
+        [zzz]
+        [sites.demo]
+        excluded_ips = ["x", "y"]
+        [sites."a b"]
+        """,
+        {"COLLECTOR__ADMIN__PORT": "x", "COLLECTOR__NO__SUCH": "1"},
+    )
+    expected = {
+        "server.prot",
+        "server.host",
+        "storage.compression",
+        "storage.durability",
+        "zzz",
+        "sites.demo.excluded_ips.0",
+        "sites.demo.excluded_ips.1",
+        "sites.a b",
+        "admin.port",
+        "names no setting; it should be COLLECTOR__<SECTION>__<KEY>",
+    }
+    assert expected == {error.split(": ")[1] for error in found}
+    assert len(expected) == len(found)
+
+
+def test_errors_of_keys_that_must_fit_together_are_reported_at_once(errors: Callable[..., list[str]]) -> None:
+    text = "\n".join(errors(f"{SITE}[storage]\npartition_by = []\njournal_max_bytes = 65536"))
+    assert [True, True] == [f"storage.{key}: should be" in text for key in ("partition_by", "journal_max_bytes")]
+
+
+def test_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError) as caught:
+            load(path, {})
+        assert [f"{path}: cannot be read: {why}"] == caught.value.errors
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "expected", "name", "value"),
+    [
+        ("server", "port", 81, "SERVER__PORT", "81"),
+        ("server", "host", "::1", "SERVER__HOST", "::1"),
+        ("server", "host", "7", "SERVER__HOST", "7"),
+        ("server", "body_timeout_s", 2.5, "SERVER__BODY_TIMEOUT_S", "2.5"),
+        ("server", "trusted_proxies", (ip_network("::1/128"),), "SERVER__TRUSTED_PROXIES", '["::1"]'),
+        ("server", "trusted_proxies", (), "SERVER__TRUSTED_PROXIES", "[]"),
+        ("storage", "data_dir", Path("/srv/x y"), "STORAGE__DATA_DIR", "/srv/x y"),
+        ("storage", "partition_by", ("date",), "STORAGE__PARTITION_BY", '["date"]'),
+        ("storage", "compression", "none", "STORAGE__COMPRESSION", "none"),
+        ("rate_limit", "burst", 5, "RATE_LIMIT__BURST", "5"),
+        ("privacy", "client_ip", "full", "PRIVACY__CLIENT_IP", "full"),
+    ],
+)
+def test_environment_overrides_a_key_and_no_other(
+    read: Load, section: str, key: str, expected: object, name: str, value: str
+) -> None:
+    text = f'{SITE}[server]\nport = 1\nhost = "x"\ntrusted_proxies = ["10.0.0.0/8"]'
+    settings = read(text).model_dump()
+    settings[section][key] = expected
+    assert settings == read(text, {f"COLLECTOR__{name}": value, "COLLECTOR_SERVER_PORT": "2", "HOME": "/"}).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("expected", "environ"),
+    [
+        ({"demo": SiteSettings(tracking=False)}, {"COLLECTOR__SITES__demo__TRACKING": "false"}),
+        (
+            {"demo": SiteSettings(), "a__B-1": SiteSettings(allow_localhost=True)},
+            {"COLLECTOR__SITES__a__B-1__ALLOW_LOCALHOST": "true"},
+        ),
+        (
+            {"demo": SiteSettings(excluded_paths=("/a", "/b*"))},
+            {"COLLECTOR__SITES__demo__EXCLUDED_PATHS": '["/a", "/b*"]'},
+        ),
+    ],
+)
+def test_environment_reaches_sites(read: Load, expected: dict[str, Any], environ: dict[str, str]) -> None:
+    assert expected == read(SITE, environ).sites
+
+
+def test_environment_alone_can_name_the_sites(read: Load) -> None:
+    assert {"shop": SiteSettings(strict=True)} == read("", {"COLLECTOR__SITES__shop__STRICT": "true"}).sites
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        *(
+            ("names no setting; it should be COLLECTOR__<SECTION>__<KEY>", name, "1")
+            for name in ("SERVER__PROT", "SERVER", "", "__PORT", "NO__SUCH", "SITES__TRACKING", "SITES__demo__PROT")
+        ),
+        ("server.port: should be an integer", "SERVER__PORT", "http"),
+        ("server.port: should be an integer", "SERVER__PORT", ""),
+        ("server.port: should be", "SERVER__PORT", "1\nother = 2"),
+        ("server.port: should be", "SERVER__PORT", "70000"),
+        pytest.param("server.port: should be", "SERVER__PORT", "1" * 5_000, id="5000-digits"),
+        ("server.trusted_proxies: should be a list", "SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
+        ("server.trusted_proxies.0: should be an address", "SERVER__TRUSTED_PROXIES", '["x"]'),
+        ("sites.demo.tracking: should be a boolean", "SITES__demo__TRACKING", "yes"),
+        ("sites.a b: a site id should be", "SITES__a b__TRACKING", "true"),
+        ("storage.durability: should be", "STORAGE__DURABILITY", "fsync"),
+        ("storage.partition_by: should be", "STORAGE__PARTITION_BY", '["date", "site"]'),
+    ],
+)
+def test_error_names_the_variable(errors: Callable[..., list[str]], words: str, name: str, value: str) -> None:
+    (error,) = errors(SITE, {f"COLLECTOR__{name}": value})
+    assert error.startswith(f"COLLECTOR__{name}: ")
+    assert words in error
+
+
+def test_file_that_is_wrong_where_a_variable_would_go_says_so_itself(errors: Callable[..., list[str]]) -> None:
+    (error,) = errors("server = 1\n" + SITE, {"COLLECTOR__SERVER__PORT": "81"})
+    assert error.endswith("server: should be a table; got 1")

@@ -1,0 +1,118 @@
+"""Metrics: they add up, they are bounded, and a scrape shows one moment."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.events import Reason
+from collector.metrics import MAX_LABELLED_SITES, OTHER_SITES, UNKNOWN_SITE, Metrics
+from tests.support import Running, body
+
+Series = dict[tuple[str, ...], float]
+
+
+def scrape(metrics: Metrics, buffered: Mapping[str, int] | None = None) -> bytes:
+    return metrics.snapshot(buffered or {}, {})()
+
+
+def series(page: bytes) -> dict[str, Series]:
+    """Name to the values of its label values."""
+    found: dict[str, Series] = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            labels = tuple(sample.labels[name] for name in ("site", "reason") if name in sample.labels)
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def sums_by_site(page: bytes) -> dict[str, tuple[float, float]]:
+    """Received, and stored plus everything dropped, of each site."""
+    numbers = series(page)
+    sums = {site: value for (site,), value in numbers["collector_stored_events_total"].items()}
+    for (site, _), value in numbers.get("collector_dropped_events_total", {}).items():
+        sums[site] += value
+    received = {site: value for (site,), value in numbers["collector_received_events_total"].items()}
+    assert received.keys() == sums.keys()
+    return {site: (received[site], sums[site]) for site in sums}
+
+
+OUTCOMES = st.tuples(st.sampled_from(["a", "b", UNKNOWN_SITE]), st.none() | st.sampled_from(Reason))
+
+
+@given(st.lists(OUTCOMES))
+def test_received_is_stored_plus_dropped_for_every_site(outcomes: list[tuple[str, Reason | None]]) -> None:
+    metrics = Metrics()
+    for site, reason in outcomes:
+        counts = metrics.of_unknown if site == UNKNOWN_SITE else metrics.of_site(site)
+        if reason is None:
+            counts.count_stored()
+        else:
+            counts.count_dropped(reason)
+    page = scrape(metrics)
+    per_site = Counter(site for site, _ in outcomes)
+    assert {UNKNOWN_SITE: (0, 0)} | {site: (n, n) for site, n in per_site.items()} == sums_by_site(page)
+    dropped = Counter((site, reason.value) for site, reason in outcomes if reason is not None)
+    assert dropped == series(page).get("collector_dropped_events_total", {})
+
+
+async def test_equation_holds_over_http(collector: Running) -> None:
+    for data in (body(), b"{", body(page_path=1), body()):
+        await collector.post(data)
+    await collector.post(body(), site="nobody")
+    await collector.post(body(), headers={"Origin": "http://localhost"})
+    await collector.post(body(), headers={"Content-Encoding": "gzip"})
+    async with collector.client.get(collector.collect_url()) as response:
+        assert 405 == response.status
+    sums = sums_by_site(scrape(collector.stages.metrics))
+    assert {"demo": (6, 6), UNKNOWN_SITE: (2, 2)} == sums
+
+
+def test_sites_beyond_the_bound_share_one_label() -> None:
+    metrics = Metrics()
+    beyond = 50
+    for n in range(MAX_LABELLED_SITES + beyond):
+        metrics.of_site(f"site-{n}").count_stored()
+        metrics.of_site(f"site-{n}").count_dropped(Reason.INVALID)
+    page = scrape(metrics, {f"site-{n}": 1 for n in range(MAX_LABELLED_SITES + beyond)})
+    numbers = series(page)
+    for name in ("collector_received_events_total", "collector_buffered_events"):
+        assert MAX_LABELLED_SITES + 2 == len(numbers[name])
+        known = [(UNKNOWN_SITE,), (OTHER_SITES,), ("site-0",), (f"site-{MAX_LABELLED_SITES - 1}",)]
+        assert known == [key for key in known if key in numbers[name]]
+    assert (2 * beyond, 2 * beyond) == sums_by_site(page)[OTHER_SITES]
+    assert beyond == numbers["collector_buffered_events"][OTHER_SITES,]
+
+
+def test_reasons_are_the_only_labels_of_what_was_dropped() -> None:
+    metrics = Metrics()
+    for reason in Reason:
+        metrics.of_unknown.count_dropped(reason)
+    names = series(scrape(metrics))["collector_dropped_events_total"]
+    assert {(UNKNOWN_SITE, reason.value) for reason in Reason} == set(names)
+
+
+def test_snapshot_is_of_one_moment() -> None:
+    """What is counted between taking it and rendering it belongs to the next scrape."""
+    metrics = Metrics()
+    metrics.of_site("demo").count_stored()
+    buffered = {"demo": 1}
+    render = metrics.snapshot(buffered, {"collector_ready": ("1 while events are taken", 1)})
+    metrics.of_site("demo").count_dropped(Reason.INVALID)
+    metrics.of_site("late").count_stored()
+    buffered["demo"] = 7
+    numbers = series(render())
+    assert {("demo",): 1, (UNKNOWN_SITE,): 0} == numbers["collector_received_events_total"]
+    assert {("demo",): 1, (UNKNOWN_SITE,): 0} == numbers["collector_stored_events_total"]
+    assert {("demo",): 1, (UNKNOWN_SITE,): 0} == numbers["collector_buffered_events"]
+    assert "collector_dropped_events_total" not in numbers
+    assert {(): 1} == numbers["collector_ready"]
+    assert {"demo": (2, 2), "late": (1, 1), UNKNOWN_SITE: (0, 0)} == sums_by_site(scrape(metrics))
+
+
+def test_known_site_has_its_counts_once() -> None:
+    metrics = Metrics()
+    assert metrics.of_site("demo") is metrics.of_site("demo")
+    assert metrics.of_unknown is not metrics.of_site("demo")
