@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +28,10 @@ from pydantic_core import ErrorDetails
 from collector.addresses import Network, parse_network
 
 ENV_PREFIX = "COLLECTOR__"
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # other letters are sent as punycode
+_ORIGIN = re.compile(
+    rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>{_HOST.pattern}|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?"
+)
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -51,24 +54,22 @@ def _site_id(value: str) -> str:
 
 
 def _allowed_origin(value: str) -> str:
-    """`null`, `*.host`, or an origin as browsers write it: lower case, default port left out."""
+    """`null`, `*.host`, or an origin as browsers write it: lower case, default port left out.
+
+    What no browser ever sends is an error here: it would refuse every event, and look right.
+    """
     if value == "null":
         return value
-    if value.startswith("*."):
-        if re.fullmatch(r"\*(\.[A-Za-z0-9_-]+)+", value):
-            return value.lower()
-    else:
-        try:
-            parts = urlsplit(value)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        bare = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
-        if parts.scheme and parts.hostname and bare and "*" not in value:
-            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-            default = {"http": 80, "https": 443}.get(parts.scheme)
-            return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "")
-    raise ValueError('should be "https://host", "https://host:port", "*.host" or "null"')
+    lower = value.lower()
+    if lower.startswith("*.") and _HOST.fullmatch(lower[2:]):
+        return lower
+    match = _ORIGIN.fullmatch(lower)
+    if match is None or int(match["port"] or 0) > 65535:
+        raise ValueError('should be "https://host", "https://host:port", "*.host" or "null"')
+    scheme, host, port = match["scheme"], match["host"], match["port"]
+    if port is None or int(port) == {"http": 80, "https": 443}.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{int(port)}"
 
 
 def _durability(value: str) -> str:

@@ -44,7 +44,7 @@ def parse(body: bytes) -> dict[str, Any]:
         event = ujson.loads(body if body.isascii() else body.decode())
     except UnicodeDecodeError:
         raise InvalidEvent(FieldError(None, "is not UTF-8")) from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # too deep a nesting is the one or the other, by ujson's version
         raise InvalidEvent(FieldError(None, "is not one JSON object")) from None
     if type(event) is not dict:
         raise InvalidEvent(FieldError(None, "is not one JSON object"))
