@@ -99,6 +99,7 @@ def _only(expected: int, why: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+# Lists are tuples here, so that nobody changes a setting; `strict=False` at each lets TOML's lists pass as such.
 NetworkText = Annotated[Network, PlainValidator(_network)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]

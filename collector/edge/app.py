@@ -17,7 +17,6 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
 # connection is closed: closing at once would reset it, and the client would never see the answer.
 LINGERING_S = 2.0
@@ -63,14 +62,14 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
             return answers.not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
         except Exception:
             log.exception("a request failed: %s %s", request.method, request.path[:200])
-            return endpoint.refuse(request, Refused(Reason.INTERNAL, "Internal error"))
+            return endpoint.drop(request, Refused(Reason.INTERNAL, "Internal error"))
 
     app = web.Application(
         middlewares=[
             traffic.middleware,
             hide_faults,
             endpoint.resolve,
-            rate_limit(lambda: endpoint.rules.buckets, endpoint.refuse),
+            rate_limit(lambda: endpoint.rules.buckets, endpoint.drop),
         ]
     )
     app.router.add_route("*", PATH, endpoint.collect, expect_handler=_no_answer_yet)

@@ -25,6 +25,7 @@ from collector.sites import Site, Sites
 
 PATH = "/public/{site_id:[^/]+}/analytics/collect"
 """Any text may stand for the site: what is no site id is no site either."""
+
 RETRY_STORING_S = 5
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,10 @@ class CollectEndpoint:
         if request.method == hdrs.METH_OPTIONS:
             return answers.preflight(request)
         if request.method != hdrs.METH_POST:
-            return self.refuse(request, Refused(Reason.METHOD, "Method not allowed"))
+            return self.drop(request, Refused(Reason.METHOD, "Method not allowed"))
         site = self.rules.sites.get(site_id)
         if site is None:
-            return self.refuse(request, Refused(Reason.UNKNOWN_SITE, "Site not found"))
+            return self.drop(request, Refused(Reason.UNKNOWN_SITE, "Site not found"))
         request[SITE] = site
         forwarded_for = request.headers.getall(hdrs.X_FORWARDED_FOR, ())
         request[CLIENT] = client_address(request.remote, forwarded_for, self.rules.trusted_proxies)
@@ -113,21 +114,13 @@ class CollectEndpoint:
         return outcome
 
     def drop(self, request: web.Request, outcome: Dropped) -> web.Response:
-        """Answer 202 or refuse, and count it for the site, or for the unknown ones."""
-        if isinstance(outcome, Refused):
-            return self.refuse(request, outcome)
-        self._count(request, outcome)
-        return answers.ignored(request, outcome)
-
-    def refuse(self, request: web.Request, outcome: Refused) -> web.Response:
-        """Answer with an error, and count it likewise."""
-        self._count(request, outcome)
-        return answers.refused(request, outcome)
-
-    def _count(self, request: web.Request, outcome: Ignored | Refused) -> None:
+        """Answer what is not stored, and count it for its site, or for the unknown ones."""
         site = request.get(SITE)
         counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
         counts.count_dropped(outcome.reason)
+        if isinstance(outcome, Ignored):
+            return answers.ignored(request, outcome)
+        return answers.refused(request, outcome)
 
 
 def unavailable() -> Refused:

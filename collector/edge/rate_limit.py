@@ -21,7 +21,7 @@ from collector.events import Reason, Refused
 NS_PER_S = 1_000_000_000
 NS_PER_MINUTE = 60 * NS_PER_S
 SLOT_NS = NS_PER_S
-LOOKED_AT = 16
+LOOKED_AT = 16  # buckets of the oldest slot: they differ by a second at most, so the choice among them matters little
 
 # 100,000 buckets take 28 MB (bench/memory.py); a flood of more addresses makes the table forget, never grow.
 MAX_BUCKETS = 100_000
@@ -97,21 +97,23 @@ def refusal(wait_ns: int) -> Refused:
     return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=-(-wait_ns // NS_PER_S))
 
 
-def rate_limit(
-    buckets: Callable[[], TokenBuckets], refuse: Callable[[web.Request, Refused], web.Response]
-) -> Middleware:
-    """The middleware. Counts what reaches a site (`SITE` is set), so not preflights, nor what is no collect request."""
+def rate_limit(buckets: Callable[[], TokenBuckets], drop: Callable[[web.Request, Refused], web.Response]) -> Middleware:
+    """The middleware: a request that names a site (SITE is set) costs its client a token, and nothing else does.
+
+    `buckets` gives the present table, which a reload may replace; `drop` makes a refusal an answer, and counts it.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if SITE not in request:
             return await handler(request)
-        now = buckets()
-        wait_ns = now.take(request[CLIENT])
+        table = buckets()
+        wait_ns = table.take(request[CLIENT])
         if not wait_ns:
             return await handler(request)
-        response = refuse(request, outcome := refusal(wait_ns))
-        response.headers["RateLimit-Limit"] = str(now.limit.requests_per_minute)
+        outcome = refusal(wait_ns)
+        response = drop(request, outcome)
+        response.headers["RateLimit-Limit"] = str(table.limit.requests_per_minute)
         response.headers["RateLimit-Remaining"] = "0"
         response.headers["RateLimit-Reset"] = str(outcome.retry_after_s)
         return response

@@ -7,19 +7,11 @@ that an answer which does not depend on the body need not wait for it.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address
 from typing import Any
 
 from collector.addresses import Address, parse_address
-from collector.events import (
-    FIELDS,
-    Event,
-    Ignored,
-    Kind,
-    Reason,
-    Refused,
-    Row,
-)
+from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
 from collector.ingest.schema import InvalidEvent, check, check_all, number, parse
 from collector.sites import Site, host_of
@@ -27,13 +19,14 @@ from collector.sites import Site, host_of
 # Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
 USER_AGENT_MAX_CHARACTERS = 512
 
-# What a row takes beside the text of its body and user agent: 66 Arrow slots and their validity bits, 364 bytes, and at
-# most 64 of site id and 45 of address. (While it waits to become
-# columns it takes 1.3 KB more, but at most 256 rows do; bench/memory.py measures both.)
+# What a row takes beside the text of its body and user agent: 66 Arrow slots and their validity bits, 364 bytes, and
+# at most 64 of site id and 45 of address. (While it waits to become columns it takes 1.3 KB more, but at most 256 rows
+# do; bench/memory.py measures both.)
 ROW_BYTES = 480
 
 _FIELD_NAMES = tuple(field.name for field in FIELDS)
 _NUMBERS = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
+_ANY_IPV4 = IPv4Address(0)
 _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
@@ -135,9 +128,7 @@ def _is_localhost(host: str | None) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = parse_address(host)
-    if address is None:
-        return False
-    return address.is_loopback or (address.is_unspecified and not isinstance(address, IPv6Address))
+    return address is not None and (address.is_loopback or address == _ANY_IPV4)
 
 
 def _clean_user_agent(text: str | None) -> str | None:
