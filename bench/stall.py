@@ -6,6 +6,7 @@ with nothing going on is printed beside it: a noisy machine is late by itself.
 
 import argparse
 import asyncio
+import gc
 import sys
 import tempfile
 import time
@@ -64,6 +65,8 @@ async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tu
         event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
         assert isinstance(event, Event)
         await journal.append(event)
+    gc.collect()
+    gc.freeze()  # as the worker does
     heart = Heart()
     beating = asyncio.create_task(heart.run())
     with heart.counting() as idle:

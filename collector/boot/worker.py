@@ -180,17 +180,19 @@ class Worker:
 
     async def _check_disk(self) -> None:
         storage, journal = self._config.storage, self._stages.journal
+        trouble = None
         try:
             disk = await aiofiles.os.statvfs(storage.data_dir)
-            low = disk.f_bavail * disk.f_frsize < storage.min_free_bytes
+            if disk.f_bavail * disk.f_frsize < storage.min_free_bytes:
+                trouble = f"less than {storage.min_free_bytes} bytes are free"
         except OSError as exc:
-            log.error("data_dir %s cannot be looked at: %s", storage.data_dir, exc)
-            low = True
-        if low and not journal.disk_low:
-            log.error("less than %d bytes free: refusing events", storage.min_free_bytes)
-        elif journal.disk_low and not low:
-            log.info("disk space is back: taking events")
-        journal.disk_low = low
+            trouble = f"data_dir cannot be looked at: {exc.strerror}"
+        if trouble != journal.trouble:
+            if trouble:
+                log.error("refusing events: %s", trouble)
+            else:
+                log.info("taking events again")
+        journal.trouble = trouble
 
 
 def _warm_up() -> None:

@@ -21,7 +21,8 @@ from collector.events import Reason, Refused
 NS_PER_S = 1_000_000_000
 NS_PER_MINUTE = 60 * NS_PER_S
 SLOT_NS = NS_PER_S
-LOOKED_AT = 16  # buckets of the oldest slot: they differ by a second at most, so the choice among them matters little
+SLOTS_TRIED = 1_000  # from one slot in use to the next it is a step or two; over a longer gap all are looked at
+BUCKETS_TRIED = 16  # in the first slot they differ by a second at most, so the choice among them matters little
 
 # 100,000 buckets take 28 MB (bench/memory.py); a flood of more addresses makes the table forget, never grow.
 MAX_BUCKETS = 100_000
@@ -30,8 +31,8 @@ MAX_BUCKETS = 100_000
 class TokenBuckets:
     """How long each client must wait. A table that is full forgets the fullest bucket for a newcomer.
 
-    The fullest is found without a search: buckets are sorted into slots of a second by the moment at which they
-    will be full. Those moments only move on, and no new one lies in the past, so the oldest slot moves on too.
+    The fullest is found without a search of the table: buckets are sorted into slots of a second by the moment at
+    which they will be full, and the first slot that holds any is remembered.
     """
 
     def __init__(self, limit: RateLimit, clock: Clock, max_buckets: int = MAX_BUCKETS) -> None:
@@ -45,7 +46,7 @@ class TokenBuckets:
         # Of keys, in order of arrival. Not plain dicts: the first key of a dict is found by passing over all that
         # were deleted before it, and a newcomer in a flood took 34 us, against 5.
         self._slots: dict[int, OrderedDict[int, None]] = {}
-        self._oldest = clock.monotonic_ns() // SLOT_NS
+        self._first_slot = 0  # no slot before it holds anything
 
     def __len__(self) -> int:
         return len(self._full_at_ns)
@@ -65,10 +66,10 @@ class TokenBuckets:
         if known is None:
             if len(self._full_at_ns) >= self._max_buckets:
                 self._forget_fullest()
-            self._slots.setdefault(slot, OrderedDict())[key] = None
+            self._enter_slot(slot, key)
         elif known // SLOT_NS != slot:
             self._leave_slot(known // SLOT_NS, key)
-            self._slots.setdefault(slot, OrderedDict())[key] = None
+            self._enter_slot(slot, key)
         self._full_at_ns[key] = full_at
         return 0
 
@@ -78,12 +79,17 @@ class TokenBuckets:
         return number if client.version == 4 else ~(number >> self._ipv6_shift)  # negative: no IPv4 address
 
     def _forget_fullest(self) -> None:
-        while self._oldest not in self._slots:
-            self._oldest += 1
+        near = range(self._first_slot, self._first_slot + SLOTS_TRIED)
+        self._first_slot = next((slot for slot in near if slot in self._slots), None) or min(self._slots)
         # In a flood all newcomers share a slot: a few of its oldest are looked at, not all.
-        key = min(islice(self._slots[self._oldest], LOOKED_AT), key=self._full_at_ns.__getitem__)
-        self._leave_slot(self._oldest, key)
+        key = min(islice(self._slots[self._first_slot], BUCKETS_TRIED), key=self._full_at_ns.__getitem__)
+        self._leave_slot(self._first_slot, key)
         del self._full_at_ns[key]
+
+    def _enter_slot(self, slot: int, key: int) -> None:
+        self._slots.setdefault(slot, OrderedDict())[key] = None
+        if slot < self._first_slot:  # all that are known were drained further than this one
+            self._first_slot = slot
 
     def _leave_slot(self, slot: int, key: int) -> None:
         keys = self._slots[slot]

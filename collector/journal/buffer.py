@@ -46,7 +46,7 @@ class Buffer:
         """Everything appended so far, as a segment; the buffer is spent."""
         if self._rows:
             self._to_columns()
-        return Segment(self._id, tuple(self._batches), self._rows_of, self.rows, self.size_bytes)
+        return Segment(self._id, self._batches, self._rows_of, self.rows, self.size_bytes)
 
     def rows_of(self) -> Counter[Group]:
         """How many events of each site and day wait here."""

@@ -1,8 +1,7 @@
 """Flushing: sealed segments become parts, one segment at a time, in a thread of its own.
 
-A timer or a full segment starts a flush. A segment whose flush fails stays at the head of the queue and is tried
-again, with back-off, for as long as the process lives: its parts have the same names, and those that are
-published already are kept.
+A timer or a full segment starts a flush. A segment whose flush fails stays and is tried again, with back-off, for as
+long as the process lives: its parts have the same names, and those that are published already are kept.
 """
 
 import asyncio
@@ -54,32 +53,38 @@ class Flusher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush")
 
     async def run(self) -> None:
-        """Flush on the timer, or when a segment is full; for ever."""
-        started_ns = self._clock.monotonic_ns()
+        """Flush on the timer, when a segment is full, and again where a flush failed; for ever."""
+        seal_at_ns = self._in(self._interval_s)
+        retry_s = 0.0  # nothing failed
         while True:
-            # From one start to the next: a slow flush must not make the events that follow wait longer.
-            passed_s = (self._clock.monotonic_ns() - started_ns) / 1e9
-            await self._due(max(0.0, self._interval_s - passed_s))
-            started_ns = self._clock.monotonic_ns()
-            self._journal.seal()
-            retry_s = FIRST_RETRY_S
-            while not await self.flush():
-                await self._clock.sleep(retry_s)
-                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+            left_s = max(0.0, (seal_at_ns - self._clock.monotonic_ns()) / 1e9)
+            if retry_s:
+                await self._clock.sleep(min(left_s, retry_s))
+            else:
+                await self._timer_or_segment(left_s)
+            if self._clock.monotonic_ns() >= seal_at_ns:
+                self._journal.seal()
+                seal_at_ns = self._in(self._interval_s)
+            elif not retry_s:  # a segment filled up and sealed itself, so the open one is new
+                seal_at_ns = self._in(self._interval_s)
+            done = await self.flush()
+            retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def flush(self) -> bool:
-        """Publish all sealed segments, oldest first, and the rejects; False at the first failure."""
-        while self._journal.sealed:
-            segment = self._journal.sealed[0]
+        """Publish all sealed segments, oldest first, and the rejects; False if any could not be."""
+        failed: list[Segment] = []
+        while waiting := [segment for segment in self._journal.sealed if segment not in failed]:
+            segment = waiting[0]
             try:
                 await self._publish(segment)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
+                failed.append(segment)
                 self._metrics.flushes.labels("failed").inc()
                 log.warning("flush failed; %d events stay in memory: %s", segment.rows, exc)
-                return False
-            self._journal.release(segment)
+            else:
+                self._journal.release(segment)
         await self._write_rejects()
-        return True
+        return not failed
 
     async def drain(self, patience_s: float) -> int:
         """Close the journal and publish everything. The number of events that could not be published.
@@ -94,8 +99,8 @@ class Flusher:
         self._thread.shutdown(wait=False)
         return self._journal.unpublished_rows
 
-    async def _due(self, timer_s: float) -> None:
-        """Wait for the timer, or for a full segment."""
+    async def _timer_or_segment(self, timer_s: float) -> None:
+        """Wait for the timer, or for a segment that filled up."""
         timer = asyncio.ensure_future(self._clock.sleep(timer_s))
         full = asyncio.ensure_future(self._journal.segment_waiting.wait())
         try:
@@ -103,6 +108,9 @@ class Flusher:
         finally:
             timer.cancel()
             full.cancel()
+
+    def _in(self, seconds: float) -> int:
+        return self._clock.monotonic_ns() + round(seconds * 1e9)
 
     async def _publish(self, segment: Segment) -> None:
         started = perf_counter()

@@ -6,7 +6,7 @@ one limit, and at the limit the journal refuses rather than grow. In this versio
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 
 from collector.events import Event
@@ -30,19 +30,19 @@ class Journal:
         self._buffer = Buffer(new_id())
         self._sealed_bytes = 0
         self._closed = False
-        self.sealed: deque[Segment] = deque()
-        self.disk_low = False
+        self.sealed: list[Segment] = []
+        self.trouble: str | None = None  # what keeps events from being taken, for a person; None: nothing
         self.segment_waiting = asyncio.Event()
 
     def can_append(self) -> bool:
         """Whether an event would be taken now."""
-        return self.unpublished_bytes < self._max_bytes and not self.disk_low and not self._closed
+        return self.unpublished_bytes < self._max_bytes and self.trouble is None and not self._closed
 
     def refusing_because(self) -> str:
         """Why `can_append` says no, for a person."""
         if self._closed:
             return "draining"
-        return "disk space is low" if self.disk_low else "the buffers are full"
+        return self.trouble or "the buffers are full"
 
     async def append(self, event: Event) -> bool:
         """Store the event: True once it is as safe as `durability` says, False if there is no room for it."""
@@ -62,9 +62,8 @@ class Journal:
             self.segment_waiting.set()
 
     def release(self, segment: Segment) -> None:
-        """Forget the oldest sealed segment, all of whose parts are published."""
-        if self.sealed.popleft() is not segment:
-            raise RuntimeError(f"segment {segment.id} was released out of order")
+        """Forget a sealed segment, all of whose parts are published."""
+        self.sealed.remove(segment)
         self._sealed_bytes -= segment.size_bytes
         if not self.sealed:
             self.segment_waiting.clear()

@@ -12,12 +12,15 @@ import pyarrow as pa
 from collector.parts.writer import Group
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A sealed segment: its events as columns, and how many rows belong to each site and day."""
+    """A sealed segment: its events as columns, and how many rows belong to each site and day.
+
+    Its flush merges `batches` in place; the rows stay the same.
+    """
 
     id: str
-    batches: tuple[pa.RecordBatch, ...]
+    batches: list[pa.RecordBatch]
     rows_of: Mapping[Group, int]
     rows: int
     size_bytes: int

@@ -22,6 +22,9 @@ REJECTED_SCHEMA: pa.Schema = pa.schema(
 """What is kept of an event that broke the contract."""
 
 
+MERGED_AT_ONCE = 32
+
+
 def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
     """Columns of `rows`, which hold one value per column of EVENT_SCHEMA.
 
@@ -34,3 +37,16 @@ def record_batch(columns: Iterable[Sequence[object]], schema: pa.Schema) -> pa.R
     """One array per column, each of the schema's type."""
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def merge(batches: list[pa.RecordBatch]) -> None:
+    """Make one batch of all, in place and a few at a time; the list holds every row at every moment.
+
+    Work on hundreds of batches of 66 columns holds the GIL, from slicing to freeing them: 20 ms with 400 batches.
+    Copying their data does not.
+    """
+    while len(batches) > 1:
+        at = 0
+        while at < len(batches):
+            batches[at : at + MERGED_AT_ONCE] = [pa.concat_batches(batches[at : at + MERGED_AT_ONCE])]
+            at += 1

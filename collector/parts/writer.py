@@ -6,7 +6,7 @@ which collector wrote it, after which contract, from which segment, and how many
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
 from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
-from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA
+from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import fsync_file, fsync_folder, make_folder, publish
 
 ROW_GROUP_MAX_ROWS = 128 * 1024
@@ -65,17 +65,26 @@ class PartWriter:
         for folder in (self.staging, self.data_dir / EVENTS):
             make_folder(folder)
 
-    def write_events(self, segment: str, batches: Sequence[pa.RecordBatch], rows_of: Mapping[Group, int]) -> list[Part]:
+    def write_events(self, segment: str, batches: list[pa.RecordBatch], rows_of: Mapping[Group, int]) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
-        `rows_of` counts the rows of each group in `batches`. May be called again after a failure: what is
-        published already is kept. Raises OSError, and PartConflict.
+        `rows_of` counts the rows of each group in `batches`, which are merged. A part that fails does not keep back the
+        others. Raises the first of their errors (OSError, PartConflict) after all were tried; then it may be called
+        again, and keeps what is published already.
         """
+        merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
-        return [
-            self._publish(part_path(self.data_dir, EVENTS, segment, day, site_id), segment, piece, cuts)
-            for day, site_id, piece, cuts in self._pieces(table, rows_of)
-        ]
+        parts: list[Part] = []
+        failures: list[Exception] = []
+        for day, site_id, piece, row_groups in self._pieces(table, rows_of):
+            final = part_path(self.data_dir, EVENTS, segment, day, site_id)
+            try:
+                parts.append(self._publish(final, segment, piece, row_groups))
+            except (OSError, pa.ArrowException, PartConflict) as exc:
+                failures.append(exc)
+        if failures:
+            raise failures[0]
+        return parts
 
     def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
         """Publish what one site had rejected on one day. Raises OSError."""
@@ -109,6 +118,7 @@ class PartWriter:
 
     def _stage_and_publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> bool:
         staged = self.staging / f"{segment}.parquet"
+        make_folder(self.staging)  # it may have been cleared away
         try:
             self._write(staged, segment, table, row_groups)
             fsync_file(staged)
@@ -151,7 +161,7 @@ def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:
     day = pc.divide(table["received_at"].cast(pa.int64()), US_PER_DAY)
     keys = pa.table({"day": day, "site_id": table["site_id"]})
     order = pc.sort_indices(keys, sort_keys=[("day", "ascending"), ("site_id", "ascending")])
-    return table.combine_chunks().take(order)
+    return table.take(order)
 
 
 def _row_groups(sites: list[int]) -> list[int]:

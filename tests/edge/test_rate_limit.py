@@ -237,6 +237,42 @@ def test_newcomer_is_served_when_every_bucket_is_drained(clock: FakeClock) -> No
     assert 3 == tokens(buckets, A)
 
 
+@pytest.mark.parametrize("limit", [RateLimit(burst=3, requests_per_minute=1), RateLimit()])
+def test_flood_over_drained_buckets_forgets_its_own_and_not_them(limit: RateLimit, clock: FakeClock) -> None:
+    """A table of nothing but drained buckets, and far more newcomers than it holds."""
+    buckets = TokenBuckets(limit, clock, max_buckets=10)
+    for client in many(10):
+        tokens(buckets, client)
+    for number in range(1_000):
+        assert 0 == buckets.take(IPv4Address((11 << 24) + number))
+    still_drained = [client for client in many(10) if buckets.take(client)]
+    assert (10, 9) == (len(buckets), len(still_drained))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 40), st.sampled_from([0, 0.01, 1, 30, 5_000])), max_size=60),
+    st.sampled_from([RateLimit(burst=3, requests_per_minute=1), RateLimit(burst=40), RateLimit(burst=40_000)]),
+)
+@settings(max_examples=300, deadline=None)
+def test_forgotten_bucket_is_the_fullest_to_a_second(rounds: list[tuple[int, int, float]], limit: RateLimit) -> None:
+    """Against a table of the moments at which the buckets will be full, searched through."""
+    clock = FakeClock()
+    buckets = TokenBuckets(limit, clock, max_buckets=5)
+    interval_ns = NS_PER_MINUTE // limit.requests_per_minute
+    full_at: dict[int, int] = {}
+    for number, requests, seconds in rounds:
+        clock.advance(seconds)
+        for _ in range(requests):
+            if buckets.take(IPv4Address(number)):
+                continue
+            if number not in full_at and len(full_at) == 5:
+                (forgotten,) = full_at.keys() - buckets._full_at_ns.keys()
+                assert full_at.pop(forgotten) < min([*full_at.values(), 1 << 62]) + 1_000_000_000
+            now = clock.monotonic_ns()
+            full_at[number] = max(now, full_at.get(number, now)) + interval_ns
+            assert full_at == buckets._full_at_ns
+
+
 async def test_client_over_its_rate_is_told_when_to_come_back(serve: Serve, connect: Connect, clock: FakeClock) -> None:
     """Coming back then is enough; a second early is not."""
     collector = await serve(rate_limit={"requests_per_minute": 6, "burst": 2})

@@ -162,7 +162,7 @@ async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collect
     """There was room when its head came; what counts is whether it was stored."""
     wire.send(head(LENGTH))
     await until(lambda: collector.stages.traffic.under_way)
-    collector.stages.journal.disk_low = True
+    collector.stages.journal.trouble = "disk space is low"
     assert 503 == (await wire.ask(body())).status
     assert {"received": 1, "unavailable": 1} == tally(collector)
 
@@ -173,7 +173,7 @@ async def test_refusal_of_the_moment_asks_for_no_body(serve: Serve, connect: Con
     wire = await connect(collector)
     if refusing == "rate":
         await wire.ask(request(body()))
-    collector.stages.journal.disk_low = refusing == "disk"
+    collector.stages.journal.trouble = "disk space is low" if refusing == "disk" else None
     assert {"rate": 429, "disk": 503}[refusing] == (await wire.ask(WANTED)).status
 
 

@@ -16,7 +16,7 @@ from collector.parts.writer import Part, PartWriter
 from tests.journal.test_journal import make_event, make_journal
 from tests.support import NOON_US, FakeClock, read_rows
 
-INTERVAL_S = 60
+INTERVAL_S = 1_000
 
 
 class FlakyWriter:
@@ -24,6 +24,7 @@ class FlakyWriter:
 
     def __init__(self) -> None:
         self.failures = 0
+        self.broken = 0  # segments of so many rows always fail
         self.tried = 0
         self.written: list[int] = []
 
@@ -32,6 +33,8 @@ class FlakyWriter:
         if self.failures:
             self.failures -= 1
             raise OSError(28, "No space left on device")
+        if segment.rows == self.broken:
+            raise OSError(20, "Not a directory")
         self.written.append(segment.rows)
         return [Part(Path("x"), segment.rows, 100)]
 
@@ -98,7 +101,9 @@ async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
         for _ in range(11):
             await bench.journal.append(make_event())
         await settle()
-        assert 11 == sum(bench.disk.written)
+        assert [10] == bench.disk.written, "and only that: what came after it waits for its own time"
+        await bench.pass_time(INTERVAL_S)
+        assert [10, 1] == bench.disk.written
 
 
 async def test_failed_flush_keeps_its_events_and_is_tried_again_with_back_off(bench: Bench) -> None:
@@ -120,6 +125,21 @@ async def test_failed_flush_keeps_its_events_and_is_tried_again_with_back_off(be
         assert list(range(1, 10)) == tried_after
         assert 9 == bench.count("collector_flushes_total", outcome="failed")
         assert 1 == bench.count("collector_flushes_total", outcome="published")
+
+
+async def test_segment_that_fails_keeps_back_no_other(bench: Bench) -> None:
+    """Nor does it keep the timer from sealing the next one."""
+    bench.disk.broken = 1
+    async with bench.running():
+        for rows in (1, 2, 3):
+            for _ in range(rows):
+                await bench.journal.append(make_event())
+            await bench.pass_time(INTERVAL_S)
+        assert [2, 3] == bench.disk.written
+        assert 1 == bench.journal.unpublished_rows
+        bench.disk.broken = 0
+        await bench.pass_time(LONGEST_RETRY_S)
+        assert [2, 3, 1] == bench.disk.written
 
 
 async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: Bench) -> None:

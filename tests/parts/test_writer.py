@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from collector.clock import US_PER_DAY
 from collector.events import COLUMNS, CONTRACT_HASH, Row
 from collector.parts.naming import new_segment_id
-from collector.parts.table import EVENT_SCHEMA, to_batch
+from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
 from tests.support import NOON_US, read_rows
 
@@ -166,6 +166,36 @@ def test_name_taken_by_another_part_is_a_conflict_and_is_not_overwritten(tmp_pat
     shutil.copyfile(tmp_path / other, tmp_path / path)
     with pytest.raises(PartConflict, match=SEGMENT):
         write(made, [row("a")])
+
+
+@pytest.mark.parametrize("by_site", [True, False])
+def test_part_that_fails_keeps_back_no_other(tmp_path: Path, by_site: bool) -> None:
+    """A plain file where the folder of a site, or of a day, should be."""
+    made = make_writer(tmp_path, by_site=by_site)
+    in_the_way = tmp_path / "events" / ("site=a" if by_site else TODAY_FOLDER)
+    in_the_way.touch()
+    with pytest.raises(OSError, match=in_the_way.name):
+        write(made, MIXED)
+    published = [values["site_id"] for values in read_rows(tmp_path / "events")]
+    assert sorted(["B", "a-b", "b", "b", "b"] if by_site else ["b"]) == sorted(published)
+    in_the_way.unlink()
+    write(made, MIXED)
+    assert len(MIXED) == len(read_rows(tmp_path / "events"))
+
+
+def test_staging_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
+    made = make_writer(tmp_path)
+    shutil.rmtree(tmp_path / "staging")
+    write(made, MIXED)
+    assert len(MIXED) == len(read_rows(tmp_path / "events"))
+
+
+def test_merge_keeps_every_row_in_order() -> None:
+    """Through more than one level of merging, and whatever the number of batches."""
+    for count in (1, 2, 31, 32, 33, 1_025):
+        batches = [to_batch([row(f"site-{number}")]) for number in range(count)]
+        merge(batches)
+        assert [[f"site-{number}" for number in range(count)]] == [batch["site_id"].to_pylist() for batch in batches]
 
 
 def test_prepare_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
