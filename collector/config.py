@@ -113,7 +113,7 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: Annotated[int, _only(1, "this version serves with one process")] = Field(
         1, description="processes that serve"
@@ -130,7 +130,7 @@ class Server(Section):
 
 
 class Admin(Section):
-    host: str = Field("127.0.0.1", description="address of the admin listener")
+    host: str = Field("127.0.0.1", min_length=1, description="address of the admin listener")
     port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 takes a free one")
 
 

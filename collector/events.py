@@ -67,7 +67,7 @@ Row = list[str | float | int | bool | None]
 class Event:
     """An accepted event, ready to be stored.
 
-    `size_bytes` is what it is charged for while it waits: never less than what it holds in memory.
+    `size_bytes` is what it is charged for while it waits: never less than its columns hold.
     """
 
     site_id: str

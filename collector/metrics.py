@@ -11,7 +11,7 @@ holds in every scrape, for every site.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -83,6 +83,12 @@ class Metrics:
         self.bad_requests = Counter(
             "collector_bad_requests",
             "Connections closed because what came was not HTTP",
+            registry=self.registry,
+        )
+        self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
+        self.crowded_out = Counter(
+            "collector_crowded_out_connections",
+            "Connections closed because there were too many",
             registry=self.registry,
         )
         self.reloads = Counter("collector_reloads", "Reloads, by outcome", ["outcome"], registry=self.registry)

@@ -17,7 +17,7 @@ from aiohttp import web
 from collector.boot.claims import listen
 from collector.boot.stages import Stages, build_stages
 from collector.config import Config
-from collector.edge.app import Server
+from collector.edge.server import Server
 
 NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
 LISTENING = re.compile(r"listening on (http://\S+)")
@@ -135,14 +135,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Config, clock: FakeClock | None = None) -> AsyncIterator[Running]:
+async def running(
+    settings: Config, clock: FakeClock | None = None, max_connections: int = 1_000
+) -> AsyncIterator[Running]:
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
     clock = clock or FakeClock()
     stages = build_stages(settings, clock)
     stages.writer.prepare()
     app = web.AppRunner(stages.public_app())
     await app.setup()
-    listener = web.ServerRunner(Server(app, stages.metrics, 75), shutdown_timeout=1)
+    listener = web.ServerRunner(
+        Server(app, stages.metrics, keepalive_timeout_s=75, max_connections=max_connections), shutdown_timeout=1
+    )
     await listener.setup()
     bound = listen("127.0.0.1", 0, "server")
     await web.SockSite(listener, bound).start()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,24 @@ from pathlib import Path
 
 from collector.publish.local import make_folder
 
+# 10,000 connections with a request under way take 80 MB, their bodies aside. What else needs descriptors: parts, the admin listener, and those that are
+# accepted together before they can be counted.
+MAX_CONNECTIONS = 10_000
+OTHER_DESCRIPTORS = 256
+ACCEPTED_TOGETHER = 64
+
 BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
 
 
 class StartError(Exception):
     """The machine does not give what is needed; the message is one line for the operator."""
+
+
+def max_connections() -> int:
+    """Claim as many file descriptors as the system lets us; how many connections they are enough for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(MAX_CONNECTIONS, max(hard // 2, hard - OTHER_DESCRIPTORS))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The commands, each from its arguments to its exit code."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -25,6 +26,7 @@ __all__ = ["check_config", "inspect", "schema", "serve", "validate"]
 
 def serve(config_file: Path) -> int:
     """Run until SIGTERM."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
     config = load(config_file)
     set_up_logging()
     return worker.serve(config, config_file)

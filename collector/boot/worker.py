@@ -19,11 +19,11 @@ from pathlib import Path
 import aiofiles.os
 from aiohttp import web
 
-from collector.boot.claims import BACKLOG, StartError, listen, owned, url
+from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, listen, max_connections, owned, url
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock, SystemClock
 from collector.config import Config, ConfigError, load
-from collector.edge.app import Server
+from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.parts.table import to_batch
 
@@ -103,12 +103,18 @@ class Worker:
         app = web.AppRunner(self._stages.public_app())
         await app.setup()
         listener = web.ServerRunner(
-            Server(app, self._stages.metrics, server.keepalive_timeout_s),
+            Server(
+                app,
+                self._stages.metrics,
+                keepalive_timeout_s=server.keepalive_timeout_s,
+                max_connections=max_connections(),
+            ),
             shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
         )
         await listener.setup()
-        site = web.SockSite(listener, bound, backlog=BACKLOG)
+        site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
         await site.start()
+        bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
         _warm_up()
         log.info("listening on %s", url(bound))
         yield

@@ -14,7 +14,7 @@ from collector.clock import Clock
 from collector.edge import answers
 from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
-from collector.edge.request import CLIENT, SITE, BodyLost, Handler, read_body
+from collector.edge.request import CLIENT, SITE, Bodies, BodyLost, Handler, read_body, unavailable
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import Arrival, accept, admit
@@ -23,10 +23,8 @@ from collector.journal.rejects import Rejected, Rejects
 from collector.metrics import Metrics
 from collector.sites import Site, Sites
 
-PATH = "/public/{site_id:[^/]+}/analytics/collect"
+PATH = "/public/{site_id:[^/]*}/analytics/collect"
 """Any text may stand for the site: what is no site id is no site either."""
-
-RETRY_STORING_S = 5
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +50,7 @@ class CollectEndpoint:
         self._rejects = rejects
         self._metrics = metrics
         self._clock = clock
+        self._bodies = Bodies()
 
     @web.middleware
     async def resolve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -96,7 +95,7 @@ class CollectEndpoint:
         dropped = admit(site, arrival)
         if dropped is not None:
             return dropped
-        body = await read_body(request, self.rules.max_body_bytes, self.rules.body_timeout_s)
+        body = await read_body(request, self._bodies, self.rules.max_body_bytes, self.rules.body_timeout_s)
         if isinstance(body, Refused):
             return body
         received_us = self._clock.now_us()
@@ -121,7 +120,3 @@ class CollectEndpoint:
         if isinstance(outcome, Ignored):
             return answers.ignored(request, outcome)
         return answers.refused(request, outcome)
-
-
-def unavailable() -> Refused:
-    return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)

@@ -19,6 +19,8 @@ from collector.sites import Site, host_of
 # Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
 USER_AGENT_MAX_CHARACTERS = 512
 
+LONGEST_HOST = 253  # RFC 1035, 2.3.4, without the dot at its end
+
 # What a row takes beside the text of its body and user agent: 66 Arrow slots and their validity bits, 364 bytes, and
 # at most 64 of site id and 45 of address. (While it waits to become columns it takes 1.3 KB more, but at most 256 rows
 # do; bench/memory.py measures both.)
@@ -46,7 +48,8 @@ def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
 
 def not_localhost(site: Site, arrival: Arrival) -> Ignored | None:
     """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost."""
-    if site.allow_localhost or not _is_localhost(host_of(arrival.origin) or host_of(arrival.referer)):
+    host = None if site.allow_localhost else host_of(arrival.origin) or host_of(arrival.referer)
+    if host is None or len(host) > LONGEST_HOST or not _is_localhost(host):
         return None
     return Ignored(Reason.LOCALHOST, "Events from localhost are not tracked")
 
@@ -84,7 +87,10 @@ def accept(
     """The event in `body`, ready to be stored, or why it is not to be."""
     try:
         event = parse(body)
-        (check_all if site.strict else check)(event)
+        if site.strict:
+            check_all(event)
+        else:
+            check(event, body)
         values = to_values(event)
     except InvalidEvent as exc:
         return invalid(site, exc)
@@ -120,11 +126,9 @@ def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
     return Ignored(Reason.INVALID, str(exc))
 
 
-# A page's host comes again and again; 4,096 of at most 8 KB (the longest header) are 32 MB at the very worst.
+# A page's host comes again and again; 4,096 of at most 253 characters are 1 MB.
 @lru_cache(maxsize=4_096)
-def _is_localhost(host: str | None) -> bool:
-    if host is None:
-        return False
+def _is_localhost(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = parse_address(host)

@@ -115,7 +115,9 @@ class Flusher:
     async def _publish(self, segment: Segment) -> None:
         started = perf_counter()
         parts = await self._in_thread(self._write, segment)
-        self._metrics.flush_seconds.observe(perf_counter() - started)
+        took_s = perf_counter() - started
+        log.info("published %d events in %d parts in %.2f s", segment.rows, len(parts), took_s)
+        self._metrics.flush_seconds.observe(took_s)
         self._metrics.flushes.labels("published").inc()
         self._metrics.published_events.inc(sum(part.rows for part in parts))
         self._metrics.parts.inc(len(parts))

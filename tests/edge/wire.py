@@ -84,6 +84,10 @@ class Wire:
         async with asyncio.timeout(PATIENCE_S):
             return await self._reader.read()
 
+    def send_eof(self) -> None:
+        """Send no more; what comes can still be read."""
+        self._writer.write_eof()
+
     def close(self) -> None:
         self._writer.close()
 

@@ -32,7 +32,7 @@ def message(data: bytes) -> str:
 def judge(data: bytes) -> dict[str, Any]:
     """The valid event in a body, its numbers and time as they will be stored."""
     read = parse(data)
-    check(read)
+    check(read, data)
     return dict(zip([field.name for field in FIELDS], to_values(read), strict=False))
 
 

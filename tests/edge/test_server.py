@@ -1,0 +1,110 @@
+"""The server: how many connections it keeps, and how they end."""
+
+from pathlib import Path
+
+import pytest
+
+from collector.edge.request import Bodies
+from collector.edge.server import OLDEST_ASKED
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import chunk, head, request, tally, until
+from tests.support import Running, body, config, running
+
+LENGTH = b"Content-Length: %d" % len(body())
+
+
+def crowded_out(collector: Running) -> float | None:
+    return collector.stages.metrics.registry.get_sample_value("collector_crowded_out_connections_total")
+
+
+async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: Path, connect: Connect) -> None:
+    """One that is sending its request is not idle, however old; one that has its answer is."""
+    async with running(config(tmp_path), max_connections=3) as collector:
+        busy, idle, answered = [await connect(collector) for _ in range(3)]
+        busy.send(head(LENGTH) + body()[:10])
+        assert 201 == (await answered.ask(request(body()))).status
+        await until(lambda: collector.stages.traffic.under_way)
+        newcomer = await connect(collector)
+        assert b"" == await idle.rest()
+        assert [201, 201] == [(await wire.ask(request(body()))).status for wire in (newcomer, answered)]
+        busy.send(body()[10:])
+        assert 201 == (await busy.answer()).status
+        assert 1 == crowded_out(collector)
+
+
+async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, connect: Connect) -> None:
+    async with running(config(tmp_path), max_connections=3) as collector:
+        busy = [await connect(collector) for _ in range(3)]
+        for wire in busy:
+            wire.send(head(LENGTH) + body()[:10])
+        await until(lambda: 3 == collector.stages.traffic.under_way)
+        assert b"" == await (await connect(collector)).rest()
+        for wire in busy:
+            wire.send(body()[10:])
+        assert [201, 201, 201] == [(await wire.answer()).status for wire in busy]
+        assert 201 == (await busy[0].ask(request(body()))).status
+
+
+async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
+    async with running(config(tmp_path), max_connections=10) as collector:
+        for _ in range(2 * OLDEST_ASKED):
+            await connect(collector)
+        registry = collector.stages.metrics.registry
+        await until(lambda: registry.get_sample_value("collector_connections") == 10)
+        assert 201 == (await (await connect(collector)).ask(request(body()))).status
+
+
+@pytest.mark.parametrize("data", [request(body()), head(b"Transfer-Encoding: chunked") + chunk(body()) + b"0\r\n\r\n"])
+async def test_client_that_sends_no_more_still_gets_its_answer(
+    collector: Running, connect: Connect, data: bytes
+) -> None:
+    wire = await connect(collector)
+    wire.send(data)
+    wire.send_eof()
+    assert 201 == (await wire.answer()).status
+    assert b"" == await wire.rest()
+
+
+async def test_client_that_ends_within_its_body_is_gone(collector: Running, connect: Connect) -> None:
+    wire = await connect(collector)
+    wire.send(request(body())[:-1])
+    wire.send_eof()
+    assert b"" == await wire.rest()
+    await until(lambda: tally(collector))
+    assert {"received": 1, "aborted": 1} == tally(collector)
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip,chunked"])
+async def test_encoding_of_the_transfer_is_not_taken_either(
+    collector: Running, connect: Connect, coding: bytes
+) -> None:
+    wire = await connect(collector)
+    answer = await wire.ask(head(b"Transfer-Encoding: " + coding) + chunk(body()) + b"0\r\n\r\n")
+    assert (415, "encoding") == (answer.status, answer.reason)
+
+
+async def test_bodies_that_are_coming_in_are_bounded_together(serve: Serve, connect: Connect) -> None:
+    """One too many is refused and told to come again; bodies that come with their head need no room."""
+    collector = await serve()
+    collector.stages.endpoint._bodies = Bodies(2 * len(body()))
+    slow = [await connect(collector) for _ in range(2)]
+    for wire in slow:
+        wire.send(head(LENGTH) + body()[:10])
+    await until(lambda: 2 == collector.stages.traffic.under_way)
+    third = await connect(collector)
+    answer = await third.ask(head(LENGTH) + body()[:10])
+    assert (503, "unavailable", "5") == (answer.status, answer.reason, answer.headers["Retry-After"])
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    for wire in slow:
+        wire.send(body()[10:])
+    assert [201, 201] == [(await wire.answer()).status for wire in slow]
+    again = await connect(collector)
+    again.send(head(LENGTH) + body()[:10])
+    await until(lambda: collector.stages.traffic.under_way)
+    again.send(body()[10:])
+    assert 201 == (await again.answer()).status
+
+
+async def test_site_without_a_name_is_no_site(collector: Running, connect: Connect) -> None:
+    answer = await (await connect(collector)).ask(request(body(), site=""))
+    assert (404, "Site not found", "unknown_site") == (answer.status, answer.json["message"], answer.reason)
