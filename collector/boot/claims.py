@@ -10,11 +10,13 @@ from pathlib import Path
 
 from collector.publish.local import make_folder
 
-# 10,000 connections with a request under way take 80 MB, their bodies aside. What else needs descriptors: parts, the admin listener, and those that are
-# accepted together before they can be counted.
+# 10,000 connections with a request under way take 80 MB, their bodies aside.
 MAX_CONNECTIONS = 10_000
-OTHER_DESCRIPTORS = 256
-ACCEPTED_TOGETHER = 64
+
+# What else needs descriptors: parts, the admin listener, and connections that are accepted before they can be counted:
+# so many in each round of the event loop, and one that must go is closed five rounds later.
+ACCEPTED_TOGETHER = 32
+OTHER_DESCRIPTORS = 512
 
 BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
 
@@ -24,10 +26,12 @@ class StartError(Exception):
 
 
 def max_connections() -> int:
-    """Claim as many file descriptors as the system lets us; how many connections they are enough for."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(MAX_CONNECTIONS, max(hard // 2, hard - OTHER_DESCRIPTORS))
+    """Claim the file descriptors that we may need; how many connections they are enough for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_CONNECTIONS + OTHER_DESCRIPTORS
+    soft = max(soft, most if hard == resource.RLIM_INFINITY else min(hard, most))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(MAX_CONNECTIONS, max(soft // 2, soft - OTHER_DESCRIPTORS))
 
 
 @contextmanager

@@ -190,7 +190,7 @@ class Worker:
         try:
             disk = await aiofiles.os.statvfs(storage.data_dir)
             if disk.f_bavail * disk.f_frsize < storage.min_free_bytes:
-                trouble = f"less than {storage.min_free_bytes} bytes are free"
+                trouble = "disk space is low"
         except OSError as exc:
             trouble = f"data_dir cannot be looked at: {exc.strerror}"
         if trouble != journal.trouble:

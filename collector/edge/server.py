@@ -96,8 +96,12 @@ class Server(web.Server):
         if len(self._connections) > self._max_connections:
             self._metrics.crowded_out.inc()
             oldest = islice(self._connections, OLDEST_ASKED)
-            idle = (each for each in oldest if isinstance(each, Connection) and each.is_idle and each is not handler)
-            next(idle, handler).force_close()
+            idle = next((each for each in oldest if isinstance(each, Connection) and each.is_idle), None)
+            if idle is not None:
+                idle.force_close()
+            else:
+                # Not yet: its task has not begun, and would find it lost.
+                asyncio.get_running_loop().call_soon(handler.force_close)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)

@@ -203,13 +203,16 @@ def run(*arguments: str | Path, folder: Path, stdin: bytes = b"") -> subprocess.
 
 
 @contextmanager
-def serving(folder: Path, sites: Settings | None = None, **sections: dict[str, Any]) -> Iterator[Process]:
-    """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`."""
+def serving(
+    folder: Path, sites: Settings | None = None, *, descriptors: int | None = None, **sections: dict[str, Any]
+) -> Iterator[Process]:
+    """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`; with few file descriptors."""
+    limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
     config_file = configure(folder, sites, **sections)
     log_file = folder / "stderr"
     with log_file.open("wb") as log:
         popen = subprocess.Popen(
-            [*COMMAND, "serve", "--config", str(config_file)],
+            [*limited, *COMMAND, "serve", "--config", str(config_file)],
             cwd=folder,
             env=environment(),
             stdin=subprocess.DEVNULL,
