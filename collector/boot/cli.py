@@ -13,7 +13,7 @@ from pathlib import Path
 from collector import VERSION
 from collector.boot import commands
 from collector.boot.claims import StartError
-from collector.config import ConfigError
+from collector.config_file import ConfigError
 from collector.events import CONTRACT_HASH
 
 DEFAULT_CONFIG = Path("collector.toml")

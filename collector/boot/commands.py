@@ -13,7 +13,8 @@ from rich.progress import wrap_file
 from collector.boot import worker
 from collector.boot.claims import StartError
 from collector.boot.inspect import inspect
-from collector.config import Config, ConfigError, Server, SiteSettings, load
+from collector.config import Config, Server, SiteSettings
+from collector.config_file import ConfigError, load
 from collector.edge.request import too_large
 from collector.events import CONTRACT, Event
 from collector.ingest.pipeline import Arrival, accept, tracking_enabled

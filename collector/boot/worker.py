@@ -22,7 +22,8 @@ from aiohttp import web
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, listen, max_connections, owned, url
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock, SystemClock
-from collector.config import Config, ConfigError, load
+from collector.config import Config
+from collector.config_file import ConfigError, load
 from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.parts.table import to_batch

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from collector.config import Config, ConfigError, SiteSettings, load
+from collector.config import Config, SiteSettings
+from collector.config_file import ConfigError, load
 
 Load = Callable[..., Config]
 SITE = "[sites.demo]\n"
