@@ -65,7 +65,7 @@ class Flusher:
             if self._clock.monotonic_ns() >= seal_at_ns:
                 self._journal.seal()
                 seal_at_ns = self._in(self._interval_s)
-            elif not retry_s:  # a segment filled up and sealed itself, so the open one is new
+            elif self._journal.sealed and not retry_s:  # one filled up and sealed itself, so the open one is new
                 seal_at_ns = self._in(self._interval_s)
             done = await self.flush()
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S

@@ -96,6 +96,17 @@ async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
         assert [1] == bench.disk.written, "an empty buffer is no segment"
 
 
+async def test_timer_that_wakes_early_is_waited_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a nanosecond, as a rounded time can; the flush must not wait for another interval."""
+    sleep = bench.clock.sleep
+    monkeypatch.setattr(bench.clock, "sleep", lambda seconds: sleep(max(0, seconds - 1e-9)))
+    async with bench.running():
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S - 1e-9)
+        await bench.pass_time(1e-9)
+        assert [1] == bench.disk.written
+
+
 async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
     async with bench.running():
         for _ in range(11):
