@@ -1,16 +1,13 @@
 """What a scrape of `/metrics` takes, and how late it makes the event loop: `python -m bench.scrape`."""
 
 import asyncio
-import gc
-import sys
 import time
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.stall import Heart, milliseconds
-from collector.boot.worker import GIL_SWITCH_S
+from bench.stall import beating, milliseconds
 from collector.events import Reason
 from collector.metrics import Metrics
 
@@ -21,18 +18,12 @@ async def measure(sites: int) -> tuple[str, ...]:
     for number in range(sites):
         for reason in Reason:
             metrics.of_site(f"site-{number}").count_dropped(reason)
-    gc.collect()
-    gc.freeze()  # as the worker does
-    heart = Heart()
-    beating = asyncio.create_task(heart.run())
-    with heart.counting() as idle:
-        await asyncio.sleep(1)
-    with heart.counting() as scraping:
-        started = time.perf_counter()
-        render = metrics.snapshot({f"site-{number}": 1 for number in range(sites)}, {})
-        page = await asyncio.to_thread(render)
-        took_s = time.perf_counter() - started
-    beating.cancel()
+    async with beating() as (heart, idle):
+        with heart.counting() as scraping:
+            started = time.perf_counter()
+            render = metrics.snapshot({f"site-{number}": 1 for number in range(sites)}, {})
+            page = await asyncio.to_thread(render)
+            took_s = time.perf_counter() - started
     series = sum(1 for line in page.splitlines() if not line.startswith(b"#"))
     return (
         f"{sites:,}",
@@ -46,7 +37,6 @@ async def measure(sites: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    sys.setswitchinterval(GIL_SWITCH_S)  # as the worker does
     table = Table(box=box.MARKDOWN)
     for name in ("sites", "series", "scrape s", "late p50 ms", "p99", "max", "idle max"):
         table.add_column(name, justify="right")

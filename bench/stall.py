@@ -10,8 +10,8 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -50,9 +50,24 @@ class Heart:
 
     @contextmanager
     def counting(self) -> Iterator[list[float]]:
+        """The beats of this while; sorted at its end."""
         self.late = []
         yield self.late
         self.late.sort()
+
+
+@asynccontextmanager
+async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
+    """A heart that beats, and how late it was in a second in which nothing else happened."""
+    sys.setswitchinterval(GIL_SWITCH_S)  # this and the next as the worker does
+    gc.collect()
+    gc.freeze()
+    heart = Heart()
+    task = asyncio.create_task(heart.run())
+    with heart.counting() as idle:
+        await asyncio.sleep(1)
+    yield heart, idle
+    task.cancel()
 
 
 async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tuple[str, ...]:
@@ -65,19 +80,13 @@ async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tu
         event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
         assert isinstance(event, Event)
         await journal.append(event)
-    gc.collect()
-    gc.freeze()  # as the worker does
-    heart = Heart()
-    beating = asyncio.create_task(heart.run())
-    with heart.counting() as idle:
-        await asyncio.sleep(1)
-    with heart.counting() as flushing:
-        started, cpu = time.perf_counter(), time.process_time()
-        journal.seal()
-        segment = journal.sealed[0]
-        parts = await asyncio.to_thread(writer.write_events, segment.id, segment.batches, segment.rows_of)
-        took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    beating.cancel()
+    async with beating() as (heart, idle):
+        with heart.counting() as flushing:
+            started, cpu = time.perf_counter(), time.process_time()
+            journal.seal()
+            segment = journal.sealed[0]
+            parts = await asyncio.to_thread(writer.write_events, segment.id, segment.batches, segment.rows_of)
+            took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert rows == sum(part.rows for part in parts)
     return (
         f"{sites:,}",
@@ -98,7 +107,6 @@ def milliseconds(late: list[float], quantile: float) -> str:
 
 
 def main() -> None:
-    sys.setswitchinterval(GIL_SWITCH_S)  # as the worker does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="events per flush; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="leave out 10,000 parts")
