@@ -20,6 +20,11 @@ from collector.metrics import Metrics
 # connection is closed: closing at once would reset it, and the client would never see the answer.
 LINGERING_S = 2.0
 
+# How long a client may leave its answers unread once they fill the system's buffers.
+UNREAD_S = 10.0
+
+ANSWERED_POLL_S = 0.02
+
 # How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
 OLDEST_ASKED = 100
 
@@ -29,6 +34,7 @@ class Connection(web.RequestHandler):
 
     count_bad_request: Callable[[], None]
     _payload: StreamReader | None = None  # of the latest request, whether it is answered or not
+    _patience: asyncio.TimerHandle | None = None  # runs while the client does not read
 
     @property
     def is_idle(self) -> bool:
@@ -48,11 +54,38 @@ class Connection(web.RequestHandler):
             self._payload.set_exception(web.RequestPayloadError("bad framing"))
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
-        """A client that has sent all of its request may close its side; it still gets its answer."""
-        if self.is_idle or self._payload is None or not self._payload.is_eof():
+        """A client that has sent all of its requests may close its side; it still gets its answers."""
+        payload = self._payload
+        body_is_lost = payload is not None and not payload.is_eof() and payload.exception() is None
+        if body_is_lost or (self.is_idle and not self._messages):
             return False
-        self.close()  # once what is under way is answered
+        self._close_when_answered()
         return True
+
+    def _close_when_answered(self) -> None:
+        if self.is_idle and not self._messages:
+            self.force_close()
+        elif self.transport is not None:
+            asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: aiohttp would wait for it as long as it likes."""
+        super().pause_writing()
+        if self.transport is not None and self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_waiting()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def handle_error(
         self,
@@ -98,7 +131,10 @@ class Server(web.Server):
             oldest = islice(self._connections, OLDEST_ASKED)
             idle = next((each for each in oldest if isinstance(each, Connection) and each.is_idle), None)
             if idle is not None:
+                unsent = idle.transport
                 idle.force_close()
+                if unsent is not None:  # closing waits for a client that does not read; not for ever
+                    asyncio.get_running_loop().call_later(UNREAD_S, unsent.abort)
             else:
                 # Not yet: its task has not begun, and would find it lost.
                 asyncio.get_running_loop().call_soon(handler.force_close)

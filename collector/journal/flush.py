@@ -49,6 +49,7 @@ class Flusher:
         self._interval_s = interval_s
         self._clock = clock
         self._metrics = metrics
+        self._under_way: asyncio.Future[bool] | None = None
         # Its own thread: a slow disk must not take the threads of others, nor they the flush's.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush")
 
@@ -67,7 +68,9 @@ class Flusher:
                 seal_at_ns = self._in(self._interval_s)
             elif self._journal.sealed and not retry_s:  # one filled up and sealed itself, so the open one is new
                 seal_at_ns = self._in(self._interval_s)
-            done = await self.flush()
+            # Shielded: a flush that has begun is finished, and its parts and rejects counted, before a drain begins.
+            self._under_way = asyncio.ensure_future(self.flush())
+            done = await asyncio.shield(self._under_way)
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def flush(self) -> bool:
@@ -92,6 +95,8 @@ class Flusher:
         A failing flush is tried again until `patience_s` is over; one that gets on may take as long as it needs.
         """
         self._journal.close()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
         waited_s, retry_s = 0.0, FIRST_RETRY_S
         while not await self.flush() and waited_s < patience_s:
             await self._clock.sleep(retry_s)

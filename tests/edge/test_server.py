@@ -1,5 +1,7 @@
 """The server: how many connections it keeps, and how they end."""
 
+import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,45 @@ async def test_client_that_sends_no_more_still_gets_its_answer(
     wire.send_eof()
     assert 201 == (await wire.answer()).status
     assert b"" == await wire.rest()
+
+
+@pytest.mark.parametrize(
+    ("data", "statuses"),
+    [
+        (3 * request(body()), [201, 201, 201]),
+        (request(body()) + request(b"{}") + request(body(), site="none"), [201, 202, 404]),
+        (b"no HTTP\r\n\r\n", [400]),
+        (head(b"Transfer-Encoding: chunked") + b"no chunk\r\n", [400]),
+    ],
+)
+async def test_client_that_sends_no_more_gets_all_its_answers(
+    collector: Running, connect: Connect, data: bytes, statuses: list[int]
+) -> None:
+    wire = await connect(collector)
+    wire.send(data)
+    wire.send_eof()
+    assert statuses == [(await wire.answer()).status for _ in statuses]
+    assert b"" == await wire.rest()
+
+
+async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would hold its connection, and all that waits to be written, as long as it likes."""
+    monkeypatch.setattr("collector.edge.server.UNREAD_S", 0.2)
+    unread = socket.socket()
+    unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+    unread.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(unread, (collector.host, collector.port))
+    registry = collector.stages.metrics.registry
+    await until(lambda: registry.get_sample_value("collector_connections") == 1)
+    for _ in range(200):
+        try:
+            async with asyncio.timeout(0.05):
+                await loop.sock_sendall(unread, 200 * head(method="GET"))
+        except (TimeoutError, ConnectionError):
+            break
+    await until(lambda: registry.get_sample_value("collector_connections") == 0)
+    unread.close()
 
 
 async def test_client_that_ends_within_its_body_is_gone(collector: Running, connect: Connect) -> None:

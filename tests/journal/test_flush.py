@@ -1,6 +1,7 @@
 """Flushing: when, in which order, and what a failure costs (nothing)."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -186,6 +187,24 @@ async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Benc
         if drained.done():
             break
     assert lost == await drained
+
+
+async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
+    """The thread cannot be stopped, so what it did must be counted, and not done again."""
+    may_go_on = threading.Event()
+    write = bench.disk.__call__
+    bench.flusher._write = lambda segment: write(segment) if may_go_on.wait(10) else []
+    await bench.journal.append(make_event())
+    async with bench.running():
+        await bench.pass_time(INTERVAL_S)
+        bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
+    drained = asyncio.create_task(bench.flusher.drain(15))
+    await settle()
+    may_go_on.set()
+    assert 0 == await drained
+    assert [1] == bench.disk.written
+    assert 1 == bench.count("collector_published_events_total")
+    assert 1 == bench.count("collector_rejected_kept_events_total")
 
 
 async def test_rejects_are_written_with_the_flush_and_never_stop_it(bench: Bench, tmp_path: Path) -> None:
