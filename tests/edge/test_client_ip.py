@@ -53,7 +53,7 @@ CASES = {
     "leading zeros": (PROXY, ["203.0.113.09"], PROXY),
     "number": (PROXY, ["3405803785"], PROXY),
     "network": (PROXY, ["203.0.113.0/24"], PROXY),
-    "other digits": (PROXY, ["２0３.0.113.9"], PROXY),  # noqa: RUF001
+    "other digits": (PROXY, ["２0３.0.113.9"], PROXY),  # noqa: RUF001 - that they look like digits is the case
     "bytes that are no UTF-8": (PROXY, ["\udcff"], PROXY),
     "endless": (PROXY, ["1" * 8000], PROXY),
     "open bracket": (PROXY, ["["], PROXY),

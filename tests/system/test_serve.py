@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +12,14 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support import body, event, read_rows
 from tests.system import wire
-from tests.system.process import Process, Scrape, configure, run, serving, wait_until
+from tests.system.process import Process, Scrape, configure, serving, wait_until
 
 WAVES = 3
 EVENTS = 30_000
-SMALL_SEGMENT = 65_536  # the least that the configuration takes
-BULK = {"page_referrer": "x" * 1_000}  # 50 such events, or a few less, fill it
 
 # (site, what is sent, status, reason): what a client of that site sends, in turn
 MIX: tuple[tuple[str, dict[str, Any], int, str], ...] = (
@@ -233,25 +229,23 @@ def test_no_new_connection_is_taken_while_draining(tmp_path: Path) -> None:
 
 
 def test_body_that_never_comes_holds_the_stop_no_longer_than_it_may(tmp_path: Path) -> None:
-    """What was acknowledged before is published all the same."""
-    with serving(tmp_path, server={"shutdown_timeout_s": 2, "body_timeout_s": 60}) as process:
+    """What was acknowledged before is published all the same. Waiting twice as long would be over the deadline."""
+    with serving(tmp_path, server={"shutdown_timeout_s": 6, "body_timeout_s": 60}) as process:
         assert process.post(event(session_id="before")).status == 201
         with half_sent(process, body()):
-            started = time.monotonic()
-            assert process.stop() == 0
-            assert time.monotonic() - started < 3.5
+            process.send_signal(signal.SIGTERM)
+            assert process.exit_code(within_s=11) == 0
         assert ["before"] == [row["session_id"] for row in process.rows()]
 
 
 def test_idle_connections_do_not_hold_the_stop(tmp_path: Path) -> None:
-    with serving(tmp_path, server={"shutdown_timeout_s": 30}) as process:
+    """A stop that took them for requests would wait longer than the deadline of `stop`."""
+    with serving(tmp_path, server={"shutdown_timeout_s": 3600}) as process:
         host, port = process.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as used:
             used.sendall(wire.request("demo", body()))
             assert used.recv(12) == b"HTTP/1.1 201"
-            started = time.monotonic()
             assert process.stop() == 0
-            assert time.monotonic() - started < 5
         assert len(process.rows()) == 1
 
 
@@ -323,145 +317,3 @@ def test_reload_names_what_changes_only_with_a_restart(tmp_path: Path) -> None:
         process.logged("reloaded: 1 sites")
         assert "storage.flush_interval_s changes only with a restart" in process.log()
         assert process.post().status == 201
-
-
-def test_partition_by_date_puts_all_sites_in_one_part_sorted_by_site(tmp_path: Path) -> None:
-    sites: dict[str, dict[str, Any]] = {"b": {}, "a": {}, "c": {}}
-    with serving(tmp_path, sites, storage={"partition_by": ["date"]}) as process:
-        for site in ("c", "a", "b", "a"):
-            assert process.post(site=site).status == 201
-        assert process.stop() == 0
-        (part,) = process.parts()
-        assert ["events", "date=" + part.parent.name[5:]] == [part.parent.parent.name, part.parent.name]
-        assert ["a", "a", "b", "c"] == pq.ParquetFile(part).read(["site_id"])["site_id"].to_pylist()
-
-
-def test_full_segment_is_flushed_before_its_time(tmp_path: Path) -> None:
-    with serving(tmp_path, storage={"flush_interval_s": 3600, "segment_max_bytes": SMALL_SEGMENT}) as process:
-        requests = [wire.request("demo", body(session_id=f"s-{n}", **BULK)) for n in range(150)]
-        assert {201} == {reply.status for reply in asyncio.run(wire.send_all(process.url, requests, 1))}
-        wait_until(lambda: len(process.parts()) >= 2, "two segments are published")
-        assert process.stop() == 0
-        assert sorted(f"s-{n}" for n in range(150)) == sorted(row["session_id"] for row in process.rows())
-
-
-def test_too_little_free_space_refuses_every_event(tmp_path: Path) -> None:
-    with serving(tmp_path, storage={"min_free_bytes": 2**60}) as process:
-        answer = process.post()
-        assert (503, "unavailable", "5") == (
-            answer.status,
-            answer.headers["Collect-Reason"],
-            answer.headers["Retry-After"],
-        )
-        assert (503, "not ready: disk space is low\n") == process.ask("/readyz")
-        assert (200, "alive\n") == process.ask("/healthz")
-        assert process.stop() == 0
-        assert [] == process.parts()
-
-
-def test_leftovers_in_staging_are_swept_at_start(tmp_path: Path) -> None:
-    """Whole or torn, they never were acknowledged as parts; the dataset does not get them."""
-    staging = tmp_path / "data" / "staging" / "0"
-    staging.mkdir(parents=True)
-    for name in ("torn.parquet", "other"):
-        (staging / name).write_bytes(b"PAR1 torn")
-    with serving(tmp_path) as process:
-        assert [] == list(staging.iterdir())
-        assert process.post().status == 201
-        assert process.stop() == 0
-        assert len(process.rows()) == len(process.parts()) == 1
-
-
-def test_second_process_on_the_same_data_dir_is_refused(tmp_path: Path) -> None:
-    with serving(tmp_path) as process:
-        working = tmp_path / "data" / "staging" / "0" / "being-written.parquet"
-        working.write_bytes(b"PAR1")
-        second = run("serve", "--config", tmp_path / "collector.toml", folder=tmp_path)
-        assert (1, f"collector: data_dir {tmp_path / 'data'}: another collector is using it\n") == (
-            second.returncode,
-            second.stderr,
-        )
-        assert working.exists()  # what the first is writing is not the second's to sweep
-        assert process.post().status == 201
-        assert process.stop() == 0
-
-
-def test_killed_process_leaves_no_lock_behind(tmp_path: Path) -> None:
-    with serving(tmp_path) as first:
-        first.send_signal(signal.SIGKILL)
-        first.exit_code()
-    with serving(tmp_path) as second:
-        assert second.post().status == 201
-
-
-def test_restart_adds_to_the_dataset(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        with serving(tmp_path) as process:
-            assert process.post(event(session_id=name)).status == 201
-            assert process.stop() == 0
-    assert ["first", "second"] == [row["session_id"] for row in process.rows()]
-
-
-@contextmanager
-def failing_disk(data_dir: Path) -> Iterator[None]:
-    """A plain file stands where the dataset was: no part can be published (permissions would not stop root)."""
-    events, aside = data_dir / "events", data_dir / "events.aside"
-    events.rename(aside)
-    events.touch()
-    yield
-    events.unlink()
-    aside.rename(events)
-
-
-def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path) -> None:
-    """Events are taken until the buffers are full, then refused; once the disk is mended all is as before."""
-    storage = {"flush_interval_s": 0.2, "segment_max_bytes": SMALL_SEGMENT, "journal_max_bytes": 2 * SMALL_SEGMENT}
-    acknowledged: list[str] = []
-
-    def send(n: int) -> int:
-        status = process.post(event(session_id=f"s-{n}", **BULK)).status
-        if status == 201:
-            acknowledged.append(f"s-{n}")
-        return status
-
-    with serving(tmp_path, storage=storage) as process:
-        assert send(0) == 201
-        process.published()
-        with failing_disk(process.data_dir):
-            assert send(1) == 201
-            process.logged("flush failed; 1 events stay in memory")
-            statuses = [send(n) for n in range(2, 200)]
-            taken = statuses.count(201)
-            assert [201] * taken + [503] * (len(statuses) - taken) == statuses
-            assert 30 < taken < 2 * SMALL_SEGMENT / 1_000
-            assert (503, "not ready: the buffers are full\n") == process.ask("/readyz")
-            scrape = process.metrics()
-            assert len(statuses) - taken == scrape.value(
-                "collector_dropped_events_total", site="demo", reason="unavailable"
-            )
-            assert 1 <= scrape.value("collector_flushes_total", outcome="failed") < 10  # tried again, and less and less
-        wait_until(lambda: process.ask("/readyz")[0] == 200, "it takes events again")
-        assert send(1000) == 201
-        process.published()
-        assert process.stop() == 0
-        assert sorted(acknowledged) == sorted(row["session_id"] for row in process.rows())
-
-
-def test_sigterm_that_cannot_publish_exits_1_and_counts_the_lost(tmp_path: Path) -> None:
-    with serving(tmp_path, server={"shutdown_timeout_s": 1}) as process, failing_disk(process.data_dir):
-        assert [201, 201, 201] == [process.post().status for _ in range(3)]
-        started = time.monotonic()
-        assert process.stop() == 1
-        assert time.monotonic() - started < 5
-        assert "3 acknowledged events could not be written and are lost" in process.log().splitlines()[-1]
-        assert "Traceback" not in process.log()
-
-
-def test_disk_that_is_mended_while_draining_loses_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path, server={"shutdown_timeout_s": 30}) as process:
-        with failing_disk(process.data_dir):
-            assert process.post().status == 201
-            process.send_signal(signal.SIGTERM)
-            process.logged("flush failed")
-        assert process.exit_code() == 0
-        assert len(process.rows()) == 1
