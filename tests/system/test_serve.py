@@ -136,9 +136,11 @@ def test_sigterm_publishes_what_is_left_and_exits_0(load: Load) -> None:
 
 
 def test_nothing_is_logged_per_event(load: Load) -> None:
-    """Nor a warning, nor a traceback: 30,000 events of every kind are business as usual."""
-    assert [] == [line for line in load.process.log().splitlines() if " INFO " not in line]
-    assert len(load.process.log().splitlines()) < 20
+    """Nor a warning, nor a traceback: 30,000 events of every kind are business as usual. Each flush has its line."""
+    lines = load.process.log().splitlines()
+    assert [] == [line for line in lines if " INFO " not in line]
+    assert len([line for line in lines if " published " not in line]) < 10
+    assert len(lines) < EVENTS / 100
 
 
 @dataclass(slots=True)
