@@ -77,7 +77,7 @@ def main() -> None:
     row("events waiting as rows", len(events), size_bytes)
     row("  charged for", len(events), sum(event.size_bytes for event in events))
     before = pa.total_allocated_bytes()
-    buffer = Buffer("measured")
+    buffer = Buffer()
     for event in (many := accepted(40 * BATCH_ROWS)):
         buffer.append(event)
     row("events in columns", len(many), pa.total_allocated_bytes() - before)

@@ -21,11 +21,17 @@ from rich.table import Table
 
 from bench.sample import bodies
 from collector.boot.worker import GIL_SWITCH_S
+from collector.clock import SystemClock
 from collector.config import SiteSettings
 from collector.events import Event
-from collector.ingest.pipeline import Arrival, accept
+from collector.ingest.pipeline import Arrival, accept, replay
+from collector.journal.flush import SegmentFlush
 from collector.journal.journal import Journal
+from collector.journal.quarantine import Quarantine
+from collector.journal.segment import SegmentStore
+from collector.metrics import Metrics
 from collector.parts.writer import PartWriter
+from collector.publish.local import Folders
 from collector.sites import build_site
 
 ARRIVAL = Arrival(
@@ -72,9 +78,14 @@ async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
 
 async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tuple[str, ...]:
     """One row of the table."""
-    writer = PartWriter(data_dir, "0", by_site=by_site, compression="zstd")
+    folders = Folders(data_dir)
+    writer = PartWriter(folders, "0", compression="zstd")
     writer.prepare()
-    journal = Journal(segment_max_bytes=1 << 40, journal_max_bytes=1 << 42)
+    store = SegmentStore(folders, "0", by_site=by_site, durability="memory")
+    journal = Journal(
+        store, segment_max_bytes=1 << 40, journal_max_bytes=1 << 42, clock=SystemClock(), metrics=Metrics()
+    )
+    flush = SegmentFlush(store, writer, Quarantine(folders, "0", Metrics()), replay)
     known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
     for number, body in enumerate(bodies(rows)):
         event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
@@ -83,9 +94,8 @@ async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tu
     async with beating() as (heart, idle):
         with heart.counting() as flushing:
             started, cpu = time.perf_counter(), time.process_time()
-            journal.seal()
-            segment = journal.sealed[0]
-            parts = await asyncio.to_thread(writer.write_events, segment.id, segment.batches, segment.rows_of)
+            await journal.seal()
+            parts = await asyncio.to_thread(flush, journal.sealed[0])
             took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert rows == sum(part.rows for part in parts)
     return (

@@ -55,12 +55,6 @@ def _allowed_origin(value: str) -> str:
     return f"{scheme}://{host}:{int(port)}"
 
 
-def _durability(value: str) -> str:
-    if value != "memory":
-        raise ValueError(f'should be "memory": "{value}" needs the journal, which this version does not have')
-    return value
-
-
 def _partition_by(value: tuple[str, ...]) -> tuple[str, ...]:
     if value not in (("site", "date"), ("date",)):
         raise ValueError('should be ["site", "date"] or ["date"]')
@@ -130,8 +124,10 @@ class Storage(Section):
         ge=65536,
         description="unflushed bytes at which events are refused; with durability `memory` never more than 4 segments",
     )
-    durability: Annotated[Literal["fsync", "write", "memory"], AfterValidator(_durability)] = Field(
-        "memory", description="what an acknowledged event survives; this version has only `memory`: an orderly stop"
+    durability: Literal["fsync", "write", "memory"] = Field(
+        "fsync",
+        description="what an acknowledged event survives: `fsync` a power cut, `write` the death of the process, "
+        "`memory` an orderly stop",
     )
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = Field("zstd", description="Parquet codec")
     min_free_bytes: int = Field(256 * 2**20, ge=0, description="free disk space below which events are refused")
@@ -143,9 +139,7 @@ class Storage(Section):
     rejected_max_bytes: int = Field(
         256 * 2**20, ge=0, description="size of `rejected/`, oldest days dropped first; 0 keeps none"
     )
-    retention_days: Annotated[int, _only(0, "this version drops no days")] = Field(
-        0, ge=0, description="days that parts are kept; 0 keeps all"
-    )
+    retention_days: int = Field(0, ge=0, le=36_500, description="days that parts are kept; 0 keeps all")
 
     @field_validator("journal_max_bytes")
     @classmethod

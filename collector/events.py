@@ -67,11 +67,15 @@ Row = list[str | float | int | bool | None]
 class Event:
     """An accepted event, ready to be stored.
 
-    `size_bytes` is what it is charged for while it waits: never less than its columns hold.
+    `row` is what becomes of the rest, which is what the journal keeps. `size_bytes` is what it is charged for while it
+    waits: never less than its columns hold.
     """
 
     site_id: str
     received_us: int
+    client_ip: str | None
+    user_agent: str | None
+    body: bytes
     row: Row
     size_bytes: int
 

@@ -30,6 +30,7 @@ MAX_LABELLED_SITES = 1_000
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own beside each counter, which says only when the process started
 
+COMMIT_BUCKETS_S = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 FLUSH_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -58,6 +59,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._sites: dict[str, SiteCounts] = {UNKNOWN_SITE: SiteCounts()}
+        self.commits = Counter("collector_journal_commits", "Commits, by outcome", ["outcome"], registry=self.registry)
+        for outcome in ("done", "failed"):
+            self.commits.labels(outcome)
+        self.commit_seconds = Histogram(
+            "collector_journal_commit_duration_seconds",
+            "Time to make a group of events durable",
+            buckets=COMMIT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.recovered_events = Counter(
+            "collector_recovered_events", "Events published from left-over segments", registry=self.registry
+        )
+        self.quarantined = Counter(
+            "collector_quarantined", "What could not be read back, by kind", ["kind"], registry=self.registry
+        )
+        for kind in ("torn", "damaged", "unfit", "segment"):
+            self.quarantined.labels(kind)
         self.flushes = Counter("collector_flushes", "Flushes, by outcome", ["outcome"], registry=self.registry)
         for outcome in ("published", "failed"):
             self.flushes.labels(outcome)
@@ -72,6 +90,9 @@ class Metrics:
         )
         self.parts = Counter("collector_parts", "Parts published", registry=self.registry)
         self.part_bytes = Counter("collector_part_bytes", "Bytes of published parts", registry=self.registry)
+        self.expired_parts = Counter(
+            "collector_expired_parts", "Parts dropped because their days are over", registry=self.registry
+        )
         self.rejected_kept = Counter(
             "collector_rejected_kept_events", "Invalid events written to rejected/", registry=self.registry
         )

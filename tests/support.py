@@ -122,7 +122,7 @@ class Running:
 
     async def flush(self) -> None:
         """Publish everything that was stored."""
-        self.stages.journal.seal()
+        await self.stages.journal.seal()
         assert await self.stages.flusher.flush()
 
     def rows(self, site: str = "demo") -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ async def running(
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
     clock = clock or FakeClock()
     stages = build_stages(settings, clock)
-    stages.writer.prepare()
+    stages.open()
     app = web.AppRunner(stages.public_app())
     await app.setup()
     listener = web.ServerRunner(
@@ -157,6 +157,7 @@ async def running(
     finally:
         await listener.cleanup()
         await app.cleanup()
+        await stages.journal.close()
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from collector.publish.local import make_folder
+from collector.publish.local import fsync_folder, make_folder
 
 # 10,000 connections with a request under way take 80 MB, their bodies aside.
 MAX_CONNECTIONS = 10_000
@@ -39,6 +39,8 @@ def owned(data_dir: Path) -> Iterator[None]:
     """Make and lock the data_dir; the lock dies with the process. Raises StartError."""
     try:
         make_folder(data_dir.absolute())
+        with suppress(PermissionError):  # whoever made it may have been killed before its sync
+            fsync_folder(data_dir.absolute().parent)
     except FileExistsError:
         raise StartError(f"data_dir {data_dir}: is not a folder") from None
     except OSError as exc:

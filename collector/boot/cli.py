@@ -5,6 +5,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -62,12 +63,25 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     validate.set_defaults(run=lambda arguments: commands.validate(arguments.file, arguments.site, arguments.config))
 
-    inspect = subparsers.add_parser("inspect", help="what is in a data_dir or a part: rows, times, sizes, health")
+    inspect = subparsers.add_parser(
+        "inspect", help="what is in a data_dir, a segment or a part: rows, times, sizes, health"
+    )
     inspect.add_argument("path", type=Path, metavar="PATH")
     inspect.add_argument(
         "--rows", type=int, default=0, metavar="N", help="print the newest N events too, as JSON lines"
     )
     inspect.set_defaults(run=lambda arguments: commands.inspect(arguments.path, arguments.rows))
+
+    recover = subparsers.add_parser("recover", help="turn left-over segments into parts without serving")
+    recover.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    recover.set_defaults(run=lambda arguments: commands.recover(arguments.config))
+
+    expire = subparsers.add_parser("expire", help="drop the parts of days that are over; also while a collector serves")
+    expire.add_argument(
+        "--older-than", type=_days, required=True, metavar="DAYS", help="such as 400d: days before the last 400 ones"
+    )
+    expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    expire.set_defaults(run=lambda arguments: commands.expire(arguments.older_than, arguments.config))
 
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
     which = schema.add_mutually_exclusive_group(required=True)
@@ -75,3 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--parquet", action="store_true", help="the columns of a part")
     schema.set_defaults(run=lambda arguments: commands.schema(parquet=arguments.parquet))
     return parser
+
+
+def _days(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,4})d", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
+    return int(match[1])

@@ -1,9 +1,11 @@
 """The commands, each from its arguments to its exit code."""
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import BinaryIO
@@ -11,18 +13,21 @@ from typing import BinaryIO
 from rich.progress import wrap_file
 
 from collector.boot import worker
-from collector.boot.claims import StartError
-from collector.boot.inspect import inspect
+from collector.boot.claims import StartError, owned
+from collector.boot.inspect import inspect, shown
+from collector.boot.stages import build_stages
+from collector.clock import SystemClock
 from collector.config import Config, Server, SiteSettings
 from collector.config_file import ConfigError, load
 from collector.edge.request import too_large
 from collector.events import CONTRACT, Event
 from collector.ingest.pipeline import Arrival, accept, tracking_enabled
 from collector.log import set_up_logging
+from collector.parts.expire import expire as drop_days
 from collector.parts.table import EVENT_SCHEMA
 from collector.sites import Site, build_site
 
-__all__ = ["check_config", "inspect", "schema", "serve", "validate"]
+__all__ = ["check_config", "expire", "inspect", "recover", "schema", "serve", "validate"]
 
 
 def serve(config_file: Path) -> int:
@@ -68,6 +73,49 @@ def validate(file: str, site_id: str | None, config_file: Path) -> int:
             print(f"{total}: {outcome.reason.value}: {outcome.message}")
     print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
     return 1 if dropped else 0
+
+
+def recover(config_file: Path) -> int:
+    """Turn left-over segments into parts; 1 if any is left."""
+    config = load(config_file)
+    set_up_logging(logging.WARNING)
+    data_dir = config.storage.data_dir
+    if not data_dir.is_dir():
+        raise StartError(f"data_dir {data_dir}: is not a folder")
+    with owned(data_dir):
+        stages = build_stages(config, SystemClock())
+        try:
+            stages.writer.prepare()
+            segments = stages.store.left_over()
+        except OSError as exc:
+            raise StartError(f"data_dir {data_dir}: {exc.strerror}: {exc.filename}") from None
+        rows = left = 0
+        for segment in shown(segments, "recovering"):
+            try:
+                events = sum(part.rows for part in stages.flush_segment(segment))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the segment stays, and keeps back no other
+                left += 1
+                print(f"{segment.path}: stays: {exc}", file=sys.stderr)
+            else:
+                rows += events
+                if not sys.stderr.isatty():
+                    print(f"{segment.path}: {events} events")
+    left += stages.store.newer
+    print(f"recovered {rows} events from {len(segments) + stages.store.newer - left} segments; {left} are left")
+    return 1 if left else 0
+
+
+def expire(days: int, config_file: Path) -> int:
+    """Drop the parts of all days but today and the `days` before it."""
+    data_dir = load(config_file).storage.data_dir
+    if not data_dir.is_dir():
+        raise StartError(f"data_dir {data_dir}: is not a folder")
+    try:
+        dropped = drop_days(data_dir, datetime.now(UTC).date(), days, lambda folders: shown(folders, "dropping"))
+    except OSError as exc:
+        raise StartError(f"{exc.filename}: {exc.strerror}") from None
+    print(f"dropped {dropped} parts")
+    return 0
 
 
 def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:

@@ -1,13 +1,13 @@
-"""`collector inspect`: what is in a data_dir or a part, and whether all of it can be read."""
+"""`collector inspect`: what is in a data_dir, a segment or a part, and whether all of it can be read."""
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,8 +20,13 @@ from rich.progress import track
 from rich.table import Table
 
 from collector.boot.claims import StartError
+from collector.journal.quarantine import QUARANTINE
+from collector.journal.record import HEADER_BYTES, NewerFormat, Record, decode_header, scan
+from collector.journal.segment import SEGMENT_NAME
 from collector.parts.naming import STAGING
 from collector.parts.table import EVENT_SCHEMA
+
+T = TypeVar("T")
 
 # A file or a pipe has no width of its own; this fits the longest site id.
 WIDTH_OF_FILES = 180
@@ -29,7 +34,7 @@ WIDTH_OF_FILES = 180
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What one part holds; `problem` says why it cannot be read, in one line."""
+    """What one part or segment holds; `problem` says what of it cannot be read, in one line."""
 
     path: Path
     rows: int = 0
@@ -37,32 +42,72 @@ class Health:
     first: datetime | None = None
     last: datetime | None = None
     problem: str | None = None
+    note: str | None = None
 
 
 def inspect(path: Path, newest: int) -> int:
-    """Print a table of what is there, then the newest rows that were asked for.
+    """Print tables of the parts and segments that are there, then the newest rows of parts that were asked for.
 
-    The exit code is 1 if a part is broken. Raises StartError where nothing is there.
+    The exit code is 1 if one is broken. Raises StartError where nothing is there.
     """
     if path.is_dir():
         root = path
-        parts = sorted(part for part in path.rglob("*.parquet") if STAGING not in part.relative_to(root).parts)
+        files = [file for file in path.rglob("*") if STAGING not in file.relative_to(root).parts]
     elif path.is_file():
-        root, parts = path.parent, [path]
+        root, files = path.parent, [path]
     else:
         raise StartError(f"{path}: no such file or folder")
-    looked = [look(part) for part in _with_progress(parts)]
+    kept = sorted(file for file in files if file.parent.name == QUARANTINE and file.is_file())
+    segments = sorted(file for file in files if SEGMENT_NAME.fullmatch(file.name) and file not in kept)
+    parts = sorted(file for file in files if file.suffix == ".parquet" or (file == path and not segments))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    console.print(_table(root, looked))
-    broken = [health for health in looked if health.problem]
+    looked = [look(part) for part in shown(parts, "reading")]
+    of_segments = [look_at_segment(segment) for segment in shown(segments, "reading")]
+    if looked or not segments:
+        console.print(_table(root, looked, "parts"))
+    if segments:
+        console.print(_table(root, of_segments, "segments"))
+    for file in kept:
+        print(f"in quarantine: {file.relative_to(root)}: {file.stat().st_size} bytes")
+    for health in of_segments:
+        if health.note:
+            print(f"{health.path}: {health.note}")
+    broken = [health for health in looked + of_segments if health.problem]
     for health in broken:
         print(f"broken: {health.path}: {health.problem}", file=sys.stderr)
     if newest:
         for row in _newest_events([health for health in looked if not health.problem], newest):
             print(json.dumps(row, default=str, ensure_ascii=False))
     return 1 if broken else 0
+
+
+def look_at_segment(path: Path) -> Health:
+    """Read every record of a segment, its CRC included. A torn tail is no fault: nobody was told that it is stored."""
+    rows = damaged = torn = 0
+    first_us = last_us = None
+    match = SEGMENT_NAME.fullmatch(path.name)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+            header = decode_header(head)
+            damaged += HEADER_BYTES if header is None and len(head) == HEADER_BYTES else 0
+            for found in scan(file, header.segment_id if header else match[1] if match else ""):
+                if isinstance(found, Record):
+                    rows += 1
+                    first_us = min(found.received_us, first_us or found.received_us)
+                    last_us = max(found.received_us, last_us or found.received_us)
+                elif found.tail:
+                    torn = found.end - found.start
+                else:
+                    damaged += found.end - found.start
+    except (OSError, NewerFormat) as exc:
+        return Health(path, problem=str(exc))
+    first, last = (None if us is None else datetime.fromtimestamp(us / 1e6, UTC) for us in (first_us, last_us))
+    problem = f"{damaged} bytes are damaged" if damaged else None
+    note = f"a torn tail of {torn} bytes, acknowledged to nobody" if torn else None
+    return Health(path, rows, path.stat().st_size, first, last, problem, note)
 
 
 def look(path: Path) -> Health:
@@ -79,16 +124,17 @@ def look(path: Path) -> Health:
         return Health(path, problem=str(exc).partition("\n")[0])
 
 
-def _with_progress(parts: list[Path]) -> Iterable[Path]:
+def shown(paths: Sequence[T], doing: str) -> Iterator[T]:
+    """The same, with a progress bar where there is a terminal."""
     terminal = Console(stderr=True)
-    return track(parts, "reading", console=terminal, disable=not terminal.is_terminal, transient=True)
+    yield from track(paths, doing, console=terminal, disable=not terminal.is_terminal, transient=True)
 
 
-def _table(root: Path, looked: list[Health]) -> Table:
+def _table(root: Path, looked: list[Health], what: str) -> Table:
     table = Table(box=box.SIMPLE, show_footer=True)
     readable = [health for health in looked if not health.problem]
     table.add_column("folder", "all", overflow="fold")
-    table.add_column("parts", str(len(looked)), justify="right")
+    table.add_column(what, str(len(looked)), justify="right")
     table.add_column("rows", str(sum(health.rows for health in looked)), justify="right")
     table.add_column("size", decimal(sum(health.size_bytes for health in looked)), justify="right")
     table.add_column("received from")

@@ -1,6 +1,7 @@
 """The stages of one process, built from the last to the first and handed to one another."""
 
-from collections.abc import Callable
+import errno
+import logging
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -13,15 +14,24 @@ from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.ops import build_admin
 from collector.edge.rate_limit import TokenBuckets
 from collector.ingest.enrich import client_ip_policy
-from collector.journal.flush import Flusher
+from collector.ingest.pipeline import replay
+from collector.journal.flush import SegmentFlush
+from collector.journal.flusher import Flusher
 from collector.journal.journal import Journal
+from collector.journal.quarantine import Quarantine
 from collector.journal.rejects import RejectedStore, Rejects
-from collector.journal.segment import Segment
+from collector.journal.segment import SegmentStore
 from collector.metrics import Gauges, Metrics
-from collector.parts.writer import Part, PartWriter
+from collector.parts.writer import PartWriter
+from collector.publish.local import Folders
 from collector.sites import build_sites
 
+log = logging.getLogger(__name__)
+
 WORKER = "0"
+
+# What time or an operator's hand can heal while we run; anything else at start is a data_dir that cannot be used.
+PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +40,26 @@ class Stages:
 
     metrics: Metrics
     writer: PartWriter
+    store: SegmentStore
     journal: Journal
+    flush_segment: SegmentFlush
     flusher: Flusher
     endpoint: CollectEndpoint
     traffic: Traffic
+
+    def open(self) -> None:
+        """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
+
+        A disk that is full, or a process out of descriptors, is no error: the journal refuses until it can be opened.
+        """
+        self.writer.prepare()
+        self.journal.adopt(self.store.left_over())
+        try:
+            self.journal.open()
+        except OSError as exc:
+            if exc.errno not in PASSING_ERRORS:
+                raise
+            log.error("refusing events: the journal cannot be opened yet: %s", exc)
 
     def public_app(self) -> web.Application:
         return build_app(self.endpoint, self.traffic)
@@ -48,6 +74,12 @@ class Stages:
                 "What the unpublished events are charged for",
                 self.journal.unpublished_bytes,
             ),
+            "collector_journal_segments": ("Sealed segments that are not published yet", len(self.journal.sealed)),
+            "collector_recovering_segments": (
+                "Those of them that dead processes left",
+                sum(segment.left_over for segment in self.journal.sealed),
+            ),
+            "collector_newer_segments": ("Segments that only a later version can read", self.store.newer),
             "collector_rate_limit_clients": (
                 "Clients with a token bucket of their own",
                 len(self.endpoint.rules.buckets),
@@ -61,14 +93,21 @@ def build_stages(config: Config, clock: Clock) -> Stages:
     """Everything but sockets and signals. Touches no disk."""
     storage = config.storage
     metrics = Metrics()
-    writer = PartWriter(
-        storage.data_dir, WORKER, by_site="site" in storage.partition_by, compression=storage.compression
+    folders = Folders(storage.data_dir)
+    writer = PartWriter(folders, WORKER, compression=storage.compression)
+    store = SegmentStore(folders, WORKER, by_site="site" in storage.partition_by, durability=storage.durability)
+    flush_segment = SegmentFlush(store, writer, Quarantine(folders, WORKER, metrics), replay)
+    journal = Journal(
+        store,
+        segment_max_bytes=storage.segment_max_bytes,
+        journal_max_bytes=storage.journal_max_bytes,
+        clock=clock,
+        metrics=metrics,
     )
-    journal = Journal(segment_max_bytes=storage.segment_max_bytes, journal_max_bytes=storage.journal_max_bytes)
     rejects = Rejects(enabled=storage.rejected_max_bytes > 0)
     flusher = Flusher(
         journal,
-        _write_with(writer),
+        flush_segment,
         rejects,
         RejectedStore(writer, storage.rejected_max_bytes),
         interval_s=storage.flush_interval_s,
@@ -76,7 +115,7 @@ def build_stages(config: Config, clock: Clock) -> Stages:
         metrics=metrics,
     )
     endpoint = CollectEndpoint(build_rules(config, clock), journal, rejects, metrics, clock)
-    return Stages(metrics, writer, journal, flusher, endpoint, Traffic())
+    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, Traffic())
 
 
 def build_rules(config: Config, clock: Clock, present: Rules | None = None) -> Rules:
@@ -90,7 +129,3 @@ def build_rules(config: Config, clock: Clock, present: Rules | None = None) -> R
         max_body_bytes=config.server.max_body_bytes,
         body_timeout_s=config.server.body_timeout_s,
     )
-
-
-def _write_with(writer: PartWriter) -> Callable[[Segment], list[Part]]:
-    return lambda segment: writer.write_events(segment.id, segment.batches, segment.rows_of)

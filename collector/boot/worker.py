@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiofiles.os
@@ -26,11 +27,15 @@ from collector.config import Config
 from collector.config_file import ConfigError, load
 from collector.edge.server import Server
 from collector.events import COLUMNS
+from collector.journal.segment import SegmentBroken
+from collector.parts.expire import expire
 from collector.parts.table import to_batch
 
 log = logging.getLogger(__name__)
 
 DISK_CHECK_S = 1.0
+MIN_FREE_INODES = 32  # a flush makes a few files at a time, and folders
+EXPIRE_EVERY_S = 3_600.0
 
 # How long the event loop may wait for a thread that is busy in Python, which a flush and a scrape are at times; Python
 # would let it wait 5 ms, again and again. See bench/scrape.py: late by 5 ms at p50 with Python's, by 1 ms with this.
@@ -48,9 +53,11 @@ def serve(config: Config, config_file: Path) -> int:
         clock = SystemClock()
         stages = build_stages(config, clock)
         try:
-            stages.writer.prepare()
+            stages.open()
         except OSError as exc:
             raise StartError(f"data_dir {data_dir}: {exc.strerror}: {exc.filename}") from None
+        except SegmentBroken as exc:
+            raise StartError(str(exc)) from None
         with (
             listen(config.server.host, config.server.port, "server") as public,
             listen(config.admin.host, config.admin.port, "admin") as admin,
@@ -80,12 +87,28 @@ class Worker:
         async with self._serving_admin(admin):
             async with self._serving_public(public):
                 failed = await self._until_stopped()
-            lost = await self._stages.flusher.drain(self._config.server.shutdown_timeout_s)
+            code = await self._drain()
+        return 1 if failed else code
+
+    async def _drain(self) -> int:
+        """Publish what can be. The exit code: 1 if events are lost, or not known to be safe."""
+        journal, patience_s = self._stages.journal, self._config.server.shutdown_timeout_s
+        if journal.broken.is_set():
+            log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
+            return 1
+        try:
+            lost = await self._stages.flusher.drain(patience_s)
+        except TimeoutError:
+            log.error("the disk does not answer: exiting; every acknowledged event is in the journal")
+            sys.stderr.flush()
+            os._exit(1)  # its thread would hold an orderly exit for ever
         if lost:
             log.error("stopped; %d acknowledged events could not be written and are lost", lost)
+        elif journal.sealed:
+            log.warning("stopped; %d segments stay in the journal for the next start", len(journal.sealed))
         else:
             log.info("stopped; every acknowledged event is in a part")
-        return 1 if lost or failed else 0
+        return 1 if lost or journal.broken.is_set() else 0
 
     @asynccontextmanager
     async def _serving_admin(self, bound: socket.socket) -> AsyncIterator[None]:
@@ -127,15 +150,21 @@ class Worker:
         await app.cleanup()
 
     async def _until_stopped(self) -> bool:
-        """Flush, watch the disk and reload until a signal says stop; True if one of the three ended by itself."""
-        duties = (self._stages.flusher.run(), self._watch_disk(), self._reload_when_told())
+        """Do every duty until a signal says stop; True if one of them ended by itself, or the journal broke."""
+        duties = (
+            self._stages.flusher.run(),
+            self._stages.journal.broken.wait(),
+            self._watch_disk(),
+            self._expire_hourly(),
+            self._reload_when_told(),
+        )
         background = [asyncio.create_task(duty) for duty in duties]
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
         failed = [task for task in background if task.done()]
         for ended in failed:
             # Without its flusher a collector would only fill up, so it stops and lets its supervisor start it anew.
-            log.critical("a background task ended: stopping", exc_info=ended.exception())
+            log.critical("cannot go on: stopping", exc_info=ended.exception())
         for running in (stop, *background):
             running.cancel()
         await asyncio.gather(stop, *background, return_exceptions=True)
@@ -152,7 +181,9 @@ class Worker:
 
     def _on_stop(self) -> None:
         if self._stop.is_set():
-            log.error("second signal: exiting at once; %d events are lost", self._stages.journal.unpublished_rows)
+            journal = self._stages.journal
+            fate = "are lost" if journal.in_memory else "stay in the journal"
+            log.error("second signal: exiting at once; %d events %s", journal.unpublished_rows, fate)
             sys.stderr.flush()
             os._exit(1)
         self._stop.set()
@@ -184,6 +215,19 @@ class Worker:
         while True:
             await self._clock.sleep(DISK_CHECK_S)
             await self._check_disk()
+            await self._stages.journal.mend()
+
+    async def _expire_hourly(self) -> None:
+        storage = self._config.storage
+        while True:
+            if storage.retention_days:
+                today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
+                try:
+                    dropped = await asyncio.to_thread(expire, storage.data_dir, today, storage.retention_days)
+                    self._stages.metrics.expired_parts.inc(dropped)
+                except OSError as exc:
+                    log.warning("days could not be dropped; tried again in an hour: %s", exc)
+            await self._clock.sleep(EXPIRE_EVERY_S)
 
     async def _check_disk(self) -> None:
         storage, journal = self._config.storage, self._stages.journal
@@ -192,6 +236,8 @@ class Worker:
             disk = await aiofiles.os.statvfs(storage.data_dir)
             if disk.f_bavail * disk.f_frsize < storage.min_free_bytes:
                 trouble = "disk space is low"
+            elif disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count them
+                trouble = "the disk is out of inodes"
         except OSError as exc:
             trouble = f"data_dir cannot be looked at: {exc.strerror}"
         if trouble != journal.trouble:

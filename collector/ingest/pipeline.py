@@ -13,7 +13,8 @@ from typing import Any
 from collector.addresses import Address, parse_address
 from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
-from collector.ingest.schema import InvalidEvent, check, check_all, number, parse
+from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
+from collector.journal.record import Record
 from collector.sites import Site, host_of
 
 # Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
@@ -96,13 +97,50 @@ def accept(
         return invalid(site, exc)
     if event["page_path"] in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
-    user_agent = _clean_user_agent(arrival.user_agent)
-    row: Row = [site.id, received_us, *values, client_ip(arrival.client, received_us), user_agent]
-    return Event(site.id, received_us, row, ROW_BYTES + len(body) + len((user_agent or "").encode()))
+    kept_ip, user_agent = client_ip(arrival.client, received_us), _clean_user_agent(arrival.user_agent)
+    return _event(site.id, received_us, kept_ip, user_agent, body, values)
+
+
+def replay(record: Record) -> tuple[Event, bool]:
+    """The event of a record, and whether all of it still fits its columns.
+
+    It was accepted, so it is not judged again, whatever rules and contract have become since: a value that does not fit
+    the column of today is null, and what is no event at all any more has nothing but nulls.
+    """
+    try:
+        event = parse(record.body)
+        fits = True
+    except InvalidEvent:
+        event, fits = {}, False
+    for field in FIELDS:
+        value = event.get(field.name)
+        if value is not None and not _fits(field.kind, value):
+            event[field.name] = None
+            fits = False
+    _, _, site_id, received_us, client_ip, user_agent, body = record
+    return _event(site_id, received_us, client_ip, user_agent, body, to_values(event)), fits
+
+
+def _fits(kind: Kind, value: Any) -> bool:
+    match kind:
+        case Kind.NUMBER:
+            return type(value) in (int, float) and is_finite(value)
+        case Kind.BOOLEAN:
+            return type(value) is bool
+        case Kind.STRING | Kind.TIMESTAMP:
+            return type(value) is str
+
+
+def _event(
+    site_id: str, received_us: int, client_ip: str | None, user_agent: str | None, body: bytes, values: Row
+) -> Event:
+    row: Row = [site_id, received_us, *values, client_ip, user_agent]
+    size_bytes = ROW_BYTES + len(body) + len((user_agent or "").encode())
+    return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes)
 
 
 def to_values(event: dict[str, Any]) -> Row:
-    """The valid event's values: one per field of the contract, then `event_time_raw`.
+    """The event's values: one per field of the contract, then `event_time_raw`.
 
     Raises InvalidEvent for a number that no float64 holds. This is where a value that Arrow cannot hold must
     stop: behind it nothing is checked any more. Unknown fields are left behind.
@@ -112,10 +150,11 @@ def to_values(event: dict[str, Any]) -> Row:
         value = event.get(name)
         if value is not None:
             values[index] = number(name, value)
-    words = event["event_time"]
-    values[_EVENT_TIME] = event_time_us(words)
-    if values[_EVENT_TIME] is None:
-        values[-1] = words
+    words = event.get("event_time")
+    if words is not None:  # which the contract of today requires, but no record's does for ever
+        values[_EVENT_TIME] = event_time_us(words)
+        if values[_EVENT_TIME] is None:
+            values[-1] = words
     return values
 
 

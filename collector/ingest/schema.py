@@ -99,6 +99,11 @@ def number(field: str, value: int | float) -> float:
     return nearest
 
 
+def is_finite(value: int | float) -> bool:
+    """Whether a float64 holds it, or comes near."""
+    return _finite(value) is not None
+
+
 def _finite(value: Any) -> float | None:
     try:
         nearest = float(value)

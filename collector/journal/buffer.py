@@ -1,4 +1,4 @@
-"""The buffer: the open segment's events in memory, as columns, accounted per site.
+"""The buffer: a segment's events in memory, as columns, accounted per site.
 
 Batches mix sites and carry the site as a column: with a batch per site, 10,000 sites would each keep a few
 hundred rows waiting as Python objects (9 GB); mixed, at most BATCH_ROWS rows wait in all, whatever the
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from collector.clock import US_PER_DAY
 from collector.events import Event, Row
-from collector.journal.segment import Segment
+from collector.journal.segment import Columns
 from collector.parts.table import to_batch
 from collector.parts.writer import Group
 
@@ -21,36 +21,31 @@ BATCH_BYTES = 1 << 20  # and so do few rows of much text
 
 
 class Buffer:
-    """The open segment. Not thread-safe: the event loop's thread owns it."""
+    """Events that become columns. Not thread-safe: one thread owns it."""
 
-    def __init__(self, segment_id: str) -> None:
-        self._id = segment_id
+    def __init__(self) -> None:
         self._rows: list[Row] = []
         self._rows_bytes = 0
         self._batches: list[pa.RecordBatch] = []
-        self._rows_of: Counter[Group] = Counter()
+        self.rows_of: Counter[Group] = Counter()
         self.rows = 0
         self.size_bytes = 0
 
     def append(self, event: Event) -> None:
         """Keep an accepted event."""
         self._rows.append(event.row)
-        self._rows_of[event.received_us // US_PER_DAY, event.site_id] += 1
+        self.rows_of[event.received_us // US_PER_DAY, event.site_id] += 1
         self.rows += 1
         self.size_bytes += event.size_bytes
         self._rows_bytes += event.size_bytes
         if len(self._rows) >= BATCH_ROWS or self._rows_bytes >= BATCH_BYTES:
             self._to_columns()
 
-    def seal(self) -> Segment:
-        """Everything appended so far, as a segment; the buffer is spent."""
+    def columns(self) -> Columns:
+        """Everything appended so far; the buffer is spent."""
         if self._rows:
             self._to_columns()
-        return Segment(self._id, self._batches, self._rows_of, self.rows, self.size_bytes)
-
-    def rows_of(self) -> Counter[Group]:
-        """How many events of each site and day wait here."""
-        return self._rows_of
+        return Columns(self._batches, self.rows_of)
 
     def _to_columns(self) -> None:
         self._batches.append(to_batch(self._rows))

@@ -1,91 +1,314 @@
 """The journal: where an accepted event becomes a stored one.
 
-One segment is open; sealed ones wait for their flush, in order. What is not yet published counts against
-one limit, and at the limit the journal refuses rather than grow. In this version segments live in memory, and
-`append` returns when the event is in its buffer.
+One segment is open. Its commits are grouped: while one is under way the next gathers, and an event is stored when its
+commit is done. Sealing the segment and taking its buffer is one step, between two commits, so that the events of a
+segment and the parts of its flush are the same set. What is not yet published counts against one limit, and at each of
+its limits the journal refuses rather than grow.
+
+With durability `memory` there is no file, and an event is stored when it is in the buffer.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TypeVar
 
+from collector.clock import Clock
 from collector.events import Event
 from collector.journal.buffer import Buffer
-from collector.journal.segment import Segment
-from collector.parts.naming import new_segment_id
+from collector.journal.segment import Columns, Segment, SegmentBroken, SegmentFile, SegmentStore
+from collector.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+# How long a commit waits for company. A commit costs a hop to the thread and a sync, whatever it holds: see
+# bench/commit.py. Nobody looks at a beacon's answer, so two milliseconds are free.
+GATHER_S = 0.002
+
+# What may wait for a commit: at 20,000 events a second and half a second per sync it is some 30 MB.
+WAITING_MAX_BYTES = 64 << 20
+WAITING_EVENT_BYTES = 2_048  # of a waiting event's values and its future, beyond what it is charged for as a row
+
+# Events that one turn of the event loop takes over from a commit: some 0.5 ms.
+TAKEN_OVER_AT_ONCE = 256
 
 # One segment open, one being flushed, one copied by its sort, one waiting: the memory a collector may take for events.
 MEMORY_SEGMENTS = 4
+
+T = TypeVar("T")
+_Waiting = tuple[Event, asyncio.Future[bool]]
 
 
 class Journal:
     """Takes events, and hands out sealed segments. The event loop's thread owns it."""
 
     def __init__(
-        self, *, segment_max_bytes: int, journal_max_bytes: int, new_id: Callable[[], str] = new_segment_id
+        self,
+        store: SegmentStore,
+        *,
+        segment_max_bytes: int,
+        journal_max_bytes: int,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        self.in_memory = store.durability == "memory"  # then what is not published dies with the process
+        self._store = store
         self._segment_max_bytes = segment_max_bytes
-        self._max_bytes = min(journal_max_bytes, MEMORY_SEGMENTS * segment_max_bytes)
-        self._new_id = new_id
-        self._buffer = Buffer(new_id())
+        in_memory_bytes = MEMORY_SEGMENTS * segment_max_bytes
+        self._max_bytes = min(journal_max_bytes, in_memory_bytes) if self.in_memory else journal_max_bytes
+        self._clock = clock
+        self._metrics = metrics
+        self._buffer = Buffer()
+        self._file: SegmentFile | None = None
+        self._waiting: list[_Waiting] = []
+        self._committing: list[_Waiting] = []
+        self._waiting_bytes = 0  # of both
+        self._committer: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
+        # A thread of its own: what is acknowledged must not wait for a flush, nor for anybody else.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._sealed_bytes = 0
+        self._failing: str | None = None  # why the last write failed
+        self._overdue = False  # the open segment should be sealed, but no next one could be made
         self._closed = False
+        self.opened_ns = clock.monotonic_ns()
         self.sealed: list[Segment] = []
         self.trouble: str | None = None  # what keeps events from being taken, for a person; None: nothing
-        self.segment_waiting = asyncio.Event()
+        self.flush_due = asyncio.Event()
+        self.broken = asyncio.Event()  # nothing can be acknowledged any more: the process should end
+
+    def open(self) -> None:
+        """Make the first segment. Blocks; raises OSError, and then `mend` tries again; or SegmentBroken."""
+        if not self.in_memory:
+            self._failing = "the journal is not open"
+            self._file = self._store.create()
+            self._failing = None
+
+    def adopt(self, segments: list[Segment]) -> None:
+        """Take over the segments of dead processes as sealed ones."""
+        self.sealed += segments
+        self._sealed_bytes += sum(self._charge(segment) for segment in segments)
+        self.flush_due.set()
 
     def can_append(self) -> bool:
         """Whether an event would be taken now."""
-        return self.unpublished_bytes < self._max_bytes and self.trouble is None and not self._closed
+        return self._refusal() is None
 
     def refusing_because(self) -> str:
         """Why `can_append` says no, for a person."""
-        if self._closed:
-            return "draining"
-        return self.trouble or "the buffers are full"
+        return self._refusal() or "nothing"
 
     async def append(self, event: Event) -> bool:
-        """Store the event: True once it is as safe as `durability` says, False if there is no room for it."""
-        if not self.can_append():
+        """Store the event: True once it is as safe as `durability` says, False if it is not stored."""
+        if self._refusal() is not None:
             return False
-        self._buffer.append(event)
-        if self._buffer.size_bytes >= self._segment_max_bytes:
-            self.seal()
-        return True
+        if self.in_memory:
+            self._buffer.append(event)
+            if self._buffer.size_bytes >= self._segment_max_bytes:
+                self._take_buffer()
+            return True
+        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, committed))
+        self._waiting_bytes += _waiting_bytes(event)
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_rounds())
+        return await committed
 
-    def seal(self) -> None:
+    async def seal(self) -> None:
         """Close the open segment, if it holds anything, and open the next."""
-        if self._buffer.rows:
-            segment, self._buffer = self._buffer.seal(), Buffer(self._new_id())
-            self.sealed.append(segment)
-            self._sealed_bytes += segment.size_bytes
-            self.segment_waiting.set()
+        self.opened_ns = self._clock.monotonic_ns()
+        if self.in_memory:
+            self._take_buffer()
+            return
+        async with self._turn:
+            await self._change_segments()
+
+    async def mend(self) -> None:
+        """Try again what failed: to write, to make a segment. To be called every second or so."""
+        if self.in_memory or self._closed or self.broken.is_set():
+            return
+        async with self._turn:
+            try:
+                if self._file is None:
+                    self._file = await self._in_thread(self._store.create)
+                elif self._failing:
+                    await self._in_thread(self._file.probe)
+            except (OSError, SegmentBroken) as exc:
+                self._fail(exc)
+                return
+            if self._failing:
+                log.info("the journal can be written again")
+                self._failing = None
+            if self._overdue:
+                await self._change_segments()
 
     def release(self, segment: Segment) -> None:
-        """Forget a sealed segment, all of whose parts are published."""
+        """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
         self.sealed.remove(segment)
-        self._sealed_bytes -= segment.size_bytes
-        if not self.sealed:
-            self.segment_waiting.clear()
+        self._sealed_bytes -= self._charge(segment)
 
-    def close(self) -> None:
-        """Take no more events, and seal what there is."""
+    def to_disk(self, segment: Segment) -> None:
+        """Free the memory of a sealed segment, if its file has the events too."""
+        if segment.path is not None:
+            segment.columns = None
+
+    async def close(self) -> None:
+        """Take no more events, finish the commits, and seal what there is."""
+        if self._closed:
+            return
         self._closed = True
-        self.seal()
+        if self._committer is not None:
+            await asyncio.wait([self._committer])
+        await self._turn.acquire()  # for good: nothing may touch the file any more
+        if self.in_memory:
+            self._take_buffer()
+        elif self._file is not None and not self.broken.is_set():
+            file, self._file = self._file, None
+            try:
+                await self._in_thread(file.seal)
+            except SegmentBroken as exc:
+                self._fail(exc)
+            else:
+                if self._buffer.rows:
+                    self._take_buffer(file)
+                else:
+                    await self._in_thread(self._store.release, file.path)
+        self._thread.shutdown(wait=False)
 
     @property
     def unpublished_bytes(self) -> int:
         """What waits in the open segment and the sealed ones is charged for."""
-        return self._buffer.size_bytes + self._sealed_bytes
+        return self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes
 
     @property
     def unpublished_rows(self) -> int:
+        """Stored events that are in no part yet; those of left-over segments are not known."""
         return self._buffer.rows + sum(segment.rows for segment in self.sealed)
 
     def buffered_by_site(self) -> Counter[str]:
-        """How many events of each site are not yet published."""
+        """How many events of each site are not yet published, left-over segments aside."""
         by_site: Counter[str] = Counter()
-        for rows_of in (self._buffer.rows_of(), *(segment.rows_of for segment in self.sealed)):
+        for rows_of in (self._buffer.rows_of, *(segment.rows_of for segment in self.sealed)):
             for (_, site_id), rows in rows_of.items():
                 by_site[site_id] += rows
         return by_site
+
+    def _refusal(self) -> str | None:
+        if self._closed:
+            return "draining"
+        if self.trouble is not None or self._failing is not None:
+            return self.trouble or self._failing
+        if self.unpublished_bytes >= self._max_bytes:
+            return "the buffers are full" if self.in_memory else "the journal is full"
+        if self._waiting_bytes >= WAITING_MAX_BYTES:
+            return "too many events wait for the disk"
+        if self._overdue and self._buffer.size_bytes >= 2 * self._segment_max_bytes:
+            return "no new segment can be made"
+        return None
+
+    async def _commit_rounds(self) -> None:
+        """Commit what waits, round after round, until nothing does."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(GATHER_S)
+                async with self._turn:
+                    await self._commit()
+                    if self._buffer.size_bytes >= self._segment_max_bytes and not self._overdue:
+                        await self._change_segments()
+        except BaseException as exc:
+            # A fault of ours. What was committed is in the journal; the next process takes it from there.
+            self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
+            for _, committed in self._committing + self._waiting:
+                if not committed.done():
+                    committed.set_result(False)
+            raise
+        finally:
+            self._committer = None
+
+    async def _commit(self) -> None:
+        self._committing, self._waiting = self._waiting, []
+        started = perf_counter()
+        stored = not self.broken.is_set()
+        if stored:
+            assert self._file is not None  # without one nothing is taken
+            try:
+                await self._in_thread(self._file.commit, [event for event, _ in self._committing])
+            except (OSError, SegmentBroken) as exc:
+                self._fail(exc)
+                stored = False
+        self._metrics.commits.labels("done" if stored else "failed").inc()
+        self._metrics.commit_seconds.observe(perf_counter() - started)
+        for start in range(0, len(self._committing), TAKEN_OVER_AT_ONCE):
+            for event, committed in self._committing[start : start + TAKEN_OVER_AT_ONCE]:
+                self._waiting_bytes -= _waiting_bytes(event)
+                if stored:
+                    self._buffer.append(event)
+                if not committed.done():  # its request may have been given up
+                    committed.set_result(stored)
+            await asyncio.sleep(0)
+        self._committing = []
+
+    async def _change_segments(self) -> None:
+        """Seal the open segment, the next one already made."""
+        if self._file is None or not self._buffer.rows or self.broken.is_set():
+            return
+        try:
+            fresh = await self._in_thread(self._store.create)
+        except OSError as exc:
+            self._overdue = True
+            log.warning("no new segment can be made; the open one is kept: %s", exc)
+            return
+        except SegmentBroken as exc:
+            self._fail(exc)
+            return
+        try:
+            await self._in_thread(self._file.seal)
+        except SegmentBroken as exc:
+            self._fail(exc)
+            return
+        sealed, self._file = self._file, fresh
+        self._take_buffer(sealed)
+        self._overdue = False
+
+    def _take_buffer(self, file: SegmentFile | None = None) -> None:
+        """Make a sealed segment of the buffer, if it holds anything."""
+        self.opened_ns = self._clock.monotonic_ns()
+        buffer, self._buffer = self._buffer, Buffer()
+        if not buffer.rows:
+            return
+        columns: Columns | None = buffer.columns()
+        if file is not None and any(segment.columns for segment in self.sealed):
+            columns = None  # one in memory is enough; this one will be read from its file
+        segment = Segment(
+            file.id if file else self._store.new_id(),
+            file.path if file else None,
+            self._store.by_site,
+            buffer.size_bytes,
+            buffer.rows_of,
+            columns,
+        )
+        self.sealed.append(segment)
+        self._sealed_bytes += self._charge(segment)
+        self.flush_due.set()
+
+    def _charge(self, segment: Segment) -> int:
+        """What it counts for against the limit: with durability `memory` left-over files do not."""
+        return segment.size_bytes if self.in_memory is (segment.path is None) else 0
+
+    def _fail(self, exc: OSError | SegmentBroken) -> None:
+        self._failing = f"the journal cannot be written: {exc}"
+        if isinstance(exc, SegmentBroken):
+            log.critical("no event can be acknowledged any more: %s", exc)
+            self.broken.set()
+        else:
+            log.error("refusing events: %s", self._failing)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _waiting_bytes(event: Event) -> int:
+    return event.size_bytes + WAITING_EVENT_BYTES

@@ -20,7 +20,7 @@ from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
 from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
-from collector.publish.local import fsync_file, fsync_folder, make_folder, publish
+from collector.publish.local import Folders, fsync_file, fsync_folder
 
 ROW_GROUP_MAX_ROWS = 128 * 1024
 
@@ -50,10 +50,13 @@ class Part:
 class PartWriter:
     """Writes segments as parts of the dataset under `data_dir`."""
 
-    data_dir: Path
+    folders: Folders
     worker: str
-    by_site: bool
     compression: str
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folders.root
 
     @property
     def staging(self) -> Path:
@@ -63,27 +66,29 @@ class PartWriter:
         """Make the folders, and sweep what a killed process left half written. Raises OSError."""
         shutil.rmtree(self.staging, ignore_errors=True)
         for folder in (self.staging, self.data_dir / EVENTS):
-            make_folder(folder)
+            self.folders.make(folder)
 
-    def write_events(self, segment: str, batches: list[pa.RecordBatch], rows_of: Mapping[Group, int]) -> list[Part]:
+    def write_events(
+        self, segment: str, batches: list[pa.RecordBatch], rows_of: Mapping[Group, int], *, by_site: bool
+    ) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
         `rows_of` counts the rows of each group in `batches`, which are merged. A part that fails does not keep back the
-        others. Raises the first of their errors (OSError, PartConflict) after all were tried; then it may be called
-        again, and keeps what is published already.
+        others. Raises the first of their errors after all were tried; then it may be called again, and keeps what is
+        published already. Raises PartConflict only where nothing else failed, so that no other try would help.
         """
         merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
         parts: list[Part] = []
         failures: list[Exception] = []
-        for day, site_id, piece, row_groups in self._pieces(table, rows_of):
+        for day, site_id, piece, row_groups in self._pieces(table, rows_of, by_site=by_site):
             final = part_path(self.data_dir, EVENTS, segment, day, site_id)
             try:
                 parts.append(self._publish(final, segment, piece, row_groups))
             except (OSError, pa.ArrowException, PartConflict) as exc:
                 failures.append(exc)
         if failures:
-            raise failures[0]
+            raise min(failures, key=lambda exc: isinstance(exc, PartConflict))
         return parts
 
     def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
@@ -93,13 +98,13 @@ class PartWriter:
         return self._publish(final, segment, table, [table.num_rows])
 
     def _pieces(
-        self, table: pa.Table, rows_of: Mapping[Group, int]
+        self, table: pa.Table, rows_of: Mapping[Group, int], *, by_site: bool
     ) -> Iterator[tuple[int, str | None, pa.Table, list[int]]]:
         """The table cut into parts: day, site (None: all of that day), rows, and the rows of each row group."""
         start = 0
         for day, groups in groupby(sorted(rows_of), key=lambda group: group[0]):
             sizes = {site_id: rows_of[day, site_id] for _, site_id in groups}
-            if self.by_site:
+            if by_site:
                 for site_id, rows in sizes.items():
                     yield day, site_id, table.slice(start, rows), _row_groups([rows])
                     start += rows
@@ -110,19 +115,21 @@ class PartWriter:
 
     def _publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> Part:
         if final.exists() or not self._stage_and_publish(final, segment, table, row_groups):
-            found = pq.read_metadata(final)
-            if (found.metadata or {}).get(b"collector.segment") != segment.encode() or found.num_rows != table.num_rows:
+            rows = _rows_of_part(final, segment)
+            if rows < table.num_rows:
                 raise PartConflict(f"{final}: is not the {table.num_rows} rows of segment {segment}")
-            fsync_folder(final.parent)  # the try that published it may have died before this
+            # The try that published it may have died before it could sync the folders.
+            self.folders.make(final.parent)
+            fsync_folder(final.parent)
         return Part(final, table.num_rows, final.stat().st_size)
 
     def _stage_and_publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> bool:
         staged = self.staging / f"{segment}.parquet"
-        make_folder(self.staging)  # it may have been cleared away
+        self.staging.mkdir(parents=True, exist_ok=True)  # it may have been cleared away
         try:
             self._write(staged, segment, table, row_groups)
             fsync_file(staged)
-            return publish(staged, final)
+            return self.folders.publish(staged, final)
         finally:
             staged.unlink(missing_ok=True)  # after a failed fsync a file must be written anew, never synced again
 
@@ -152,6 +159,19 @@ class PartWriter:
         small part, 4.7 ms against 2.5, and made it larger.
         """
         return {name: self.compression for name in table.column_names if table[name].null_count < table.num_rows}
+
+
+def _rows_of_part(path: Path, segment: str) -> int:
+    """How many rows of the segment are in the part: none if it is another's, or no part at all. Raises OSError."""
+    with path.open("rb") as file:  # or Arrow's own errors, which are OSErrors too, would pass for the disk's
+        try:
+            found = pq.read_metadata(file)
+        except (OSError, pa.ArrowException) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:
+                raise
+            return 0
+    rows: int = found.num_rows
+    return rows if (found.metadata or {}).get(b"collector.segment") == segment.encode() else 0
 
 
 def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:

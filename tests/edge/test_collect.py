@@ -141,7 +141,7 @@ async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> 
             while collector.stages.journal.can_append():
                 assert 201 == (await collector.post(event(page_title="x" * 500))).status
         case "journal closed":
-            collector.stages.journal.close()
+            await collector.stages.journal.close()
         case "no key of the day":
             (collector.data_dir / "client_ip.new").mkdir()  # where the key is written first
     stored = collector.stages.journal.unpublished_rows

@@ -169,7 +169,7 @@ async def test_draining_collector_answers_and_closes(collector: Running, connect
     answer = await first.ask(request(body()))
     assert (201, "close") == (answer.status, answer.headers["Connection"])
     assert b"" == await first.rest()
-    collector.stages.journal.close()
+    await collector.stages.journal.close()
     answer = await second.ask(request(body()))
     assert (503, "close") == (answer.status, answer.headers["Connection"])
     assert {"received": 3, "stored": 2, "unavailable": 1} == tally(collector)

@@ -49,7 +49,7 @@ async def test_ready_collector_is_alive_and_ready(admin: Admin) -> None:
 
 @pytest.mark.parametrize(
     ("cause", "why"),
-    [("disk", "disk space is low"), ("full", "the buffers are full"), ("closed", "draining")],
+    [("disk", "disk space is low"), ("full", "the journal is full"), ("closed", "draining")],
 )
 async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, cause: str, why: str) -> None:
     """Its events are refused at the same moment: a balancer that asks /readyz sends them elsewhere."""
@@ -61,7 +61,7 @@ async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, 
             while (await collector.post(event(page_title="x" * 500))).status == 201:
                 pass
         case "closed":
-            collector.stages.journal.close()
+            await collector.stages.journal.close()
     async with TestClient(TestServer(collector.stages.admin_app())) as admin:
         assert (503, f"not ready: {why}\n") == await read(admin, "/readyz")
         assert 200 == (await read(admin, "/healthz"))[0]

@@ -168,7 +168,7 @@ async def outcomes(collector: Running, sent: list[bytes]) -> list[tuple[int, dic
 @contextmanager
 def collector_of(runner: asyncio.Runner, data_dir: Path) -> Iterator[Running]:
     """A collector without a rate limit, in the runner's loop."""
-    context = running(config(data_dir, rate_limit={"requests_per_minute": 0}))
+    context = running(config(data_dir, rate_limit={"requests_per_minute": 0}, storage={"durability": "memory"}))
     collector = runner.run(context.__aenter__())
     try:
         yield collector

@@ -1,37 +1,52 @@
 """The buffer and the journal: accounting, sealing, and the limit."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from collector.clock import US_PER_DAY
+from collector.clock import US_PER_DAY, Clock
 from collector.events import COLUMNS, Event
 from collector.journal.buffer import BATCH_BYTES, BATCH_ROWS, Buffer
 from collector.journal.journal import MEMORY_SEGMENTS, Journal
+from collector.journal.segment import SegmentStore
+from collector.metrics import Metrics
 from collector.parts.table import EVENT_SCHEMA
-from tests.support import NOON_US
+from collector.publish.local import Folders
+from tests.support import NOON_US, FakeClock
 
 TODAY = NOON_US // US_PER_DAY
 
 
 def make_event(site_id: str = "a", received_us: int = NOON_US, size_bytes: int = 1_000) -> Event:
     values: dict[str, Any] = {"site_id": site_id, "received_at": received_us}
-    return Event(site_id, received_us, [values.get(column.name) for column in COLUMNS], size_bytes)
+    row = [values.get(column.name) for column in COLUMNS]
+    return Event(site_id, received_us, None, None, b"{}", row, size_bytes)
 
 
-def make_journal(segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9) -> Journal:
+def make_journal(
+    segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9, clock: Clock | None = None
+) -> Journal:
+    """A journal in memory."""
     ids = (f"{number:016x}" for number in itertools.count())
-    return Journal(segment_max_bytes=segment_max_bytes, journal_max_bytes=journal_max_bytes, new_id=lambda: next(ids))
+    store = SegmentStore(Folders(Path()), "0", by_site=True, durability="memory", new_id=lambda: next(ids))
+    return Journal(
+        store,
+        segment_max_bytes=segment_max_bytes,
+        journal_max_bytes=journal_max_bytes,
+        clock=clock or FakeClock(),
+        metrics=Metrics(),
+    )
 
 
 def test_buffer_holds_columns_that_mix_sites() -> None:
     """However many sites there are, at most a batch of rows waits as Python objects."""
-    buffer = Buffer("id")
+    buffer = Buffer()
     for number in range(1_000):
         buffer.append(make_event(f"site-{number}"))
-    segment = buffer.seal()
+    segment = buffer.columns()
     assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1_000 - 3 * BATCH_ROWS] == [batch.num_rows for batch in segment.batches]
     assert all(batch.schema.equals(EVENT_SCHEMA) for batch in segment.batches)
     assert [f"site-{number}" for number in range(1_000)] == [
@@ -40,19 +55,19 @@ def test_buffer_holds_columns_that_mix_sites() -> None:
 
 
 def test_buffer_turns_large_rows_into_columns_early() -> None:
-    buffer = Buffer("id")
+    buffer = Buffer()
     for _ in range(4):
         buffer.append(make_event(size_bytes=BATCH_BYTES // 2))
-    assert [2, 2] == [batch.num_rows for batch in buffer.seal().batches]
+    assert [2, 2] == [batch.num_rows for batch in buffer.columns().batches]
 
 
 def test_segment_counts_rows_of_each_site_and_day() -> None:
-    buffer = Buffer("id")
+    buffer = Buffer()
     for site, day in (("a", 0), ("b", 0), ("a", 0), ("a", 1)):
         buffer.append(make_event(site, NOON_US + day * US_PER_DAY))
-    segment = buffer.seal()
+    segment = buffer.columns()
     assert {(TODAY, "a"): 2, (TODAY, "b"): 1, (TODAY + 1, "a"): 1} == dict(segment.rows_of)
-    assert (4, 4_000) == (segment.rows, segment.size_bytes)
+    assert (4, 4_000) == (buffer.rows, buffer.size_bytes)
 
 
 async def test_full_segment_is_sealed_and_the_next_is_open() -> None:
@@ -60,15 +75,15 @@ async def test_full_segment_is_sealed_and_the_next_is_open() -> None:
     for _ in range(4):
         assert await journal.append(make_event())
     assert [3] == [segment.rows for segment in journal.sealed]
-    assert journal.segment_waiting.is_set()
+    assert journal.flush_due.is_set()
     assert (4, 4_000) == (journal.unpublished_rows, journal.unpublished_bytes)
 
 
 async def test_sealing_nothing_makes_no_segment() -> None:
     journal = make_journal()
-    journal.seal()
+    await journal.seal()
     assert not journal.sealed
-    assert not journal.segment_waiting.is_set()
+    assert not journal.flush_due.is_set()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +104,7 @@ async def test_journal_refuses_at_its_limit_and_takes_events_again_after_a_relea
 async def test_buffered_by_site_counts_open_and_sealed_segments() -> None:
     journal = make_journal()
     await journal.append(make_event("a"))
-    journal.seal()
+    await journal.seal()
     for site in ("a", "b"):
         await journal.append(make_event(site, NOON_US + US_PER_DAY))
     assert {"a": 2, "b": 1} == dict(journal.buffered_by_site())
@@ -102,7 +117,7 @@ async def test_segments_are_released_in_any_order() -> None:
     journal = make_journal()
     for site_id in ("a", "b"):
         await journal.append(make_event(site_id))
-        journal.seal()
+        await journal.seal()
     journal.release(journal.sealed[1])
     assert ({"a": 1}, 1_000) == (dict(journal.buffered_by_site()), journal.unpublished_bytes)
 
@@ -113,14 +128,14 @@ async def test_closed_journal_and_low_disk_refuse_and_say_why() -> None:
     assert (False, "disk space is low") == (await journal.append(make_event()), journal.refusing_because())
     journal.trouble = None
     assert await journal.append(make_event())
-    journal.close()
+    await journal.close()
     assert (False, "draining") == (await journal.append(make_event()), journal.refusing_because())
     assert [1] == [segment.rows for segment in journal.sealed]
 
 
 def test_rows_come_out_as_they_went_in() -> None:
-    buffer = Buffer("id")
+    buffer = Buffer()
     event = make_event()
     buffer.append(event)
-    (batch,) = buffer.seal().batches
+    (batch,) = buffer.columns().batches
     assert [event.row[0], NOON_US] == [batch["site_id"][0].as_py(), batch["received_at"].cast(pa.int64())[0].as_py()]

@@ -16,6 +16,7 @@ from collector.journal.rejects import (
     Rejects,
 )
 from collector.parts.writer import PartWriter
+from collector.publish.local import Folders
 from tests.support import NOON_US, Running, config, event, read_rows, running
 
 MINUTE_US = 60 * US_PER_S
@@ -28,7 +29,7 @@ def rejected(received_us: int = START_US, body: bytes = b"{}") -> Rejected:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> PartWriter:
-    made = PartWriter(tmp_path, "0", by_site=True, compression="zstd")
+    made = PartWriter(Folders(tmp_path), "0", compression="zstd")
     made.prepare()
     return made
 

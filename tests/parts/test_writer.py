@@ -17,6 +17,7 @@ from collector.events import COLUMNS, CONTRACT_HASH, Row
 from collector.parts.naming import new_segment_id
 from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
+from collector.publish.local import Folders
 from tests.support import NOON_US, read_rows
 
 writer_module: Any = import_module("collector.parts.writer")  # Any: its imports are replaced below
@@ -38,17 +39,18 @@ def row(site_id: str, received_us: int = NOON_US, **values: Any) -> Row:
     return [filled.get(name) for name in NAMES]
 
 
-def make_writer(data_dir: Path, *, by_site: bool = True, compression: str = "zstd") -> PartWriter:
-    made = PartWriter(data_dir, "0", by_site=by_site, compression=compression)
+def make_writer(data_dir: Path, *, compression: str = "zstd") -> PartWriter:
+    made = PartWriter(Folders(data_dir), "0", compression=compression)
     made.prepare()
     return made
 
 
-def write(made: PartWriter, rows: Sequence[Row], segment: str = SEGMENT) -> list[Path]:
+def write(made: PartWriter, rows: Sequence[Row], segment: str = SEGMENT, *, by_site: bool = True) -> list[Path]:
     """Write the rows in batches of three; the published paths below data_dir."""
     batches = [to_batch(rows[start : start + 3]) for start in range(0, len(rows), 3)]
     rows_of = Counter((int(str(values[1])) // US_PER_DAY, str(values[0])) for values in rows)
-    return [part.path.relative_to(made.data_dir) for part in made.write_events(segment, batches, rows_of)]
+    parts = made.write_events(segment, batches, rows_of, by_site=by_site)
+    return [part.path.relative_to(made.data_dir) for part in parts]
 
 
 MIXED = [
@@ -74,7 +76,7 @@ def test_one_part_per_site_and_day_holds_that_sites_rows_in_order_of_arrival(tmp
 
 
 def test_one_part_per_day_is_sorted_by_site(tmp_path: Path) -> None:
-    paths = write(make_writer(tmp_path, by_site=False), MIXED)
+    paths = write(make_writer(tmp_path), MIXED, by_site=False)
     assert [f"events/{TODAY_FOLDER}/{SEGMENT}.parquet", f"events/date=2026-05-29/{SEGMENT}.parquet"] == [
         str(path) for path in paths
     ]
@@ -123,14 +125,16 @@ def test_nothing_unfinished_is_ever_below_events(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("step", ["fsync_file", "publish", "fsync_folder_of_publish"])
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(writer_module, "fsync_file"), (Folders, "publish"), (local_module, "fsync_folder")],
+    ids=["fsync_file", "publish", "fsync_folder"],
+)
 def test_failed_flush_tried_again_loses_and_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, failing: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, failing: int
 ) -> None:
     """The n-th call of a step fails; the parts published before it are kept, the others written by the second try."""
-    module = local_module if step == "fsync_folder_of_publish" else writer_module
-    name = "fsync_folder" if step == "fsync_folder_of_publish" else step
-    real, calls = getattr(module, name), 0
+    real, calls = getattr(owner, step), 0
 
     def fail_once(*args: Path) -> object:
         nonlocal calls
@@ -141,7 +145,7 @@ def test_failed_flush_tried_again_loses_and_doubles_nothing(
 
     made = make_writer(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail_once)
+        patch.setattr(owner, step, fail_once)
         with pytest.raises(OSError, match="No space"):
             write(made, MIXED)
         assert [] == list(made.staging.iterdir())
@@ -171,15 +175,15 @@ def test_name_taken_by_another_part_is_a_conflict_and_is_not_overwritten(tmp_pat
 @pytest.mark.parametrize("by_site", [True, False])
 def test_part_that_fails_keeps_back_no_other(tmp_path: Path, by_site: bool) -> None:
     """A plain file where the folder of a site, or of a day, should be."""
-    made = make_writer(tmp_path, by_site=by_site)
+    made = make_writer(tmp_path)
     in_the_way = tmp_path / "events" / ("site=a" if by_site else TODAY_FOLDER)
     in_the_way.touch()
     with pytest.raises(OSError, match=in_the_way.name):
-        write(made, MIXED)
+        write(made, MIXED, by_site=by_site)
     published = [values["site_id"] for values in read_rows(tmp_path / "events")]
     assert sorted(["B", "a-b", "b", "b", "b"] if by_site else ["b"]) == sorted(published)
     in_the_way.unlink()
-    write(made, MIXED)
+    write(made, MIXED, by_site=by_site)
     assert len(MIXED) == len(read_rows(tmp_path / "events"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from collector.publish import local
-from collector.publish.local import make_folder, publish
+from collector.publish.local import Folders, make_folder
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_published_file_has_one_name_and_every_new_folder_is_synced(
 ) -> None:
     """Without the folders' fsyncs a power cut can take a name away from bytes that are on the disk."""
     final = tmp_path / "events" / "site=a" / "date=2026-05-12" / "x.parquet"
-    assert publish(staged, final)
+    assert Folders(tmp_path).publish(staged, final)
     assert (b"new", False, 1) == (final.read_bytes(), staged.exists(), final.stat().st_nlink)
     assert calls == [
         f"fsync {tmp_path.name}",
@@ -61,7 +61,7 @@ def test_published_file_has_one_name_and_every_new_folder_is_synced(
 def test_taken_name_is_never_overwritten(tmp_path: Path, staged: Path) -> None:
     final = tmp_path / "x.parquet"
     final.write_bytes(b"old")
-    assert not publish(staged, final)
+    assert not Folders(tmp_path).publish(staged, final)
     assert (b"old", b"new") == (final.read_bytes(), staged.read_bytes())
 
 
@@ -73,7 +73,7 @@ def test_failed_folder_sync_is_raised_and_keeps_the_staged_file(
 
     monkeypatch.setattr(local, "fsync_folder", fail)
     with pytest.raises(OSError, match="Input/output"):
-        publish(staged, tmp_path / "x.parquet")
+        Folders(tmp_path).publish(staged, tmp_path / "x.parquet")
     assert staged.exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from tests.support import body, event
 from tests.system import wire
@@ -105,9 +106,18 @@ def failing_disk(data_dir: Path) -> Iterator[None]:
     aside.rename(events)
 
 
-def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path) -> None:
-    """Events are taken until the buffers are full, then refused; once the disk is mended all is as before."""
-    storage = {"flush_interval_s": 0.2, "segment_max_bytes": SMALL_SEGMENT, "journal_max_bytes": 2 * SMALL_SEGMENT}
+@pytest.mark.parametrize(
+    ("durability", "where", "full"),
+    [("memory", "memory", "the buffers are full"), ("write", "the journal", "the journal is full")],
+)
+def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: str, where: str, full: str) -> None:
+    """Events are taken until the limit, then refused; once the disk is mended all is as before."""
+    storage = {
+        "flush_interval_s": 0.2,
+        "segment_max_bytes": SMALL_SEGMENT,
+        "journal_max_bytes": 2 * SMALL_SEGMENT,
+        "durability": durability,
+    }
     acknowledged: list[str] = []
 
     def send(n: int) -> int:
@@ -121,12 +131,12 @@ def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path) -> None:
         process.published()
         with failing_disk(process.data_dir):
             assert send(1) == 201
-            process.logged("flush failed; 1 events stay in memory")
+            process.logged(f"flush failed; 1 events stay in {where}")
             statuses = [send(n) for n in range(2, 200)]
             taken = statuses.count(201)
             assert [201] * taken + [503] * (len(statuses) - taken) == statuses
             assert 30 < taken < 2 * SMALL_SEGMENT / 1_000
-            assert (503, "not ready: the buffers are full\n") == process.ask("/readyz")
+            assert (503, f"not ready: {full}\n") == process.ask("/readyz")
             scrape = process.metrics()
             assert len(statuses) - taken == scrape.value(
                 "collector_dropped_events_total", site="demo", reason="unavailable"
@@ -139,14 +149,28 @@ def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path) -> None:
         assert sorted(acknowledged) == sorted(row["session_id"] for row in process.rows())
 
 
-def test_sigterm_that_cannot_publish_exits_1_and_counts_the_lost(tmp_path: Path) -> None:
-    """Within the deadline, which the default patience is over."""
-    with serving(tmp_path, server={"shutdown_timeout_s": 1}) as process, failing_disk(process.data_dir):
-        assert [201, 201, 201] == [process.post().status for _ in range(3)]
-        process.send_signal(signal.SIGTERM)
-        assert process.exit_code(within_s=12) == 1
-        assert "3 acknowledged events could not be written and are lost" in process.log().splitlines()[-1]
-        assert "Traceback" not in process.log()
+@pytest.mark.parametrize(
+    ("durability", "code", "words"),
+    [
+        ("memory", 1, "3 acknowledged events could not be written and are lost"),
+        ("fsync", 0, "1 segments stay in the journal for the next start"),
+    ],
+)
+def test_sigterm_that_cannot_publish_tells_what_becomes_of_the_events(
+    tmp_path: Path, durability: str, code: int, words: str
+) -> None:
+    """Within the deadline, which the default patience is over. What is in the journal is published by the next start."""
+    storage = {"durability": durability}
+    with serving(tmp_path, server={"shutdown_timeout_s": 1}, storage=storage) as process:
+        with failing_disk(process.data_dir):
+            assert [201, 201, 201] == [process.post().status for _ in range(3)]
+            process.send_signal(signal.SIGTERM)
+            assert process.exit_code(within_s=12) == code
+            assert words in process.log().splitlines()[-1]
+            assert "Traceback" not in process.log()
+    with serving(tmp_path, storage=storage) as process:
+        assert process.stop() == 0
+        assert len(process.rows()) == (0 if durability == "memory" else 3)
 
 
 def test_disk_that_is_mended_while_draining_loses_nothing(tmp_path: Path) -> None:

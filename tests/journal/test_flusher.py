@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from collector.journal.flush import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
+from collector.journal.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
 from collector.parts.writer import Part, PartWriter
+from collector.publish.local import Folders
 from tests.journal.test_journal import make_event, make_journal
 from tests.support import NOON_US, FakeClock, read_rows
 
@@ -46,7 +47,7 @@ class Bench:
     def __init__(self, data_dir: Path, journal: Journal, clock: FakeClock) -> None:
         self.journal, self.clock, self.disk, self.metrics = journal, clock, FlakyWriter(), Metrics()
         self.rejects = Rejects(enabled=True)
-        writer = PartWriter(data_dir, "0", by_site=True, compression="zstd")
+        writer = PartWriter(Folders(data_dir), "0", compression="zstd")
         writer.prepare()
         self.flusher = Flusher(
             journal,
@@ -82,7 +83,7 @@ async def settle() -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: FakeClock) -> Bench:
-    return Bench(tmp_path, make_journal(), clock)
+    return Bench(tmp_path, make_journal(clock=clock), clock)
 
 
 async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
@@ -169,7 +170,7 @@ async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: B
 
 async def test_drain_publishes_everything_and_closes_the_journal(bench: Bench) -> None:
     await bench.journal.append(make_event())
-    bench.journal.seal()
+    await bench.journal.seal()
     await bench.journal.append(make_event())
     assert 0 == await bench.flusher.drain(15)
     assert ([1, 1], False) == (bench.disk.written, bench.journal.can_append())
@@ -193,7 +194,7 @@ async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench
     """The thread cannot be stopped, so what it did must be counted, and not done again."""
     may_go_on = threading.Event()
     write = bench.disk.__call__
-    bench.flusher._write = lambda segment: write(segment) if may_go_on.wait(10) else []
+    bench.flusher._flush_segment = lambda segment: write(segment) if may_go_on.wait(10) else []
     await bench.journal.append(make_event())
     async with bench.running():
         await bench.pass_time(INTERVAL_S)

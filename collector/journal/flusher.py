@@ -1,0 +1,166 @@
+"""The flusher: when sealed segments become parts, one segment at a time, in a thread of its own.
+
+A timer seals the open segment; a full one seals itself. What is in memory is flushed first, then what is only on disk:
+segments that dead processes left, and those for which there was no room. A segment whose flush fails stays and is tried
+again, with back-off, for as long as the process lives.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TypeVar
+
+from collector.clock import Clock
+from collector.journal.journal import Journal
+from collector.journal.rejects import RejectedStore, Rejects
+from collector.journal.segment import Segment
+from collector.metrics import Metrics
+from collector.parts.writer import Part
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
+
+A = TypeVar("A")
+T = TypeVar("T")
+FlushSegment = Callable[[Segment], list[Part]]
+
+
+class Flusher:
+    """Publishes what the journal seals, until it is told to drain."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        flush_segment: FlushSegment,
+        rejects: Rejects,
+        rejected_store: RejectedStore,
+        *,
+        interval_s: float,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._journal = journal
+        self._flush_segment = flush_segment
+        self._rejects = rejects
+        self._rejected_store = rejected_store
+        self._interval_s = interval_s
+        self._clock = clock
+        self._metrics = metrics
+        self._under_way: asyncio.Future[bool] | None = None
+        # Its own thread: a slow disk must not take the threads of others, nor they the flush's.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush")
+
+    async def run(self) -> None:
+        """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._seal_on_time())
+            loops.create_task(self._flush_when_due())
+
+    async def flush(self) -> bool:
+        """Publish all sealed segments, and the rejects; False if any segment could not be."""
+        done = await self._flush_while(lambda segment: True)
+        await self._write_rejects()
+        return done
+
+    async def drain(self, patience_s: float) -> int:
+        """Close the journal and publish everything. The number of events that die with the process, unpublished.
+
+        A failing flush is tried again until `patience_s` is over; one that gets on may take as long as it needs. What
+        then is in the journal and in no part is left to the next start. Raises TimeoutError where the disk does not
+        answer a commit.
+        """
+        async with asyncio.timeout(patience_s):
+            await self._journal.close()
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        until_ns = self._clock.monotonic_ns() + round(patience_s * 1e9)
+        waited_s, retry_s = 0.0, FIRST_RETRY_S
+        # Left-over segments have waited for a process once and can again; those of this one should be in parts.
+        while (
+            not await self._flush_while(lambda segment: not segment.left_over or self._clock.monotonic_ns() < until_ns)
+            and waited_s < patience_s
+        ):
+            await self._clock.sleep(retry_s)
+            waited_s += retry_s
+        await self._write_rejects()
+        self._thread.shutdown(wait=False)
+        return self._journal.unpublished_rows if self._journal.in_memory else 0
+
+    async def _seal_on_time(self) -> None:
+        while True:
+            left_ns = self._journal.opened_ns + round(self._interval_s * 1e9) - self._clock.monotonic_ns()
+            if left_ns > 0:
+                await self._clock.sleep(left_ns / 1e9)
+            else:
+                await self._journal.seal()
+                self._journal.flush_due.set()  # for the rejects, if nothing else
+
+    async def _flush_when_due(self) -> None:
+        retry_s = 0.0  # nothing failed
+        while True:
+            if retry_s:
+                await self._clock.sleep(retry_s)
+            else:
+                await self._journal.flush_due.wait()
+            self._journal.flush_due.clear()
+            # Shielded: a flush that has begun is finished, and its parts and rejects counted, before a drain begins.
+            self._under_way = asyncio.ensure_future(self.flush())
+            done = await asyncio.shield(self._under_way)
+            retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
+
+    async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
+        failed: list[Segment] = []
+        while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
+            segment = next((segment for segment in waiting if segment.columns), waiting[0])
+            try:
+                await self._publish(segment)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
+                failed.append(segment)
+                self._journal.to_disk(segment)
+                self._metrics.flushes.labels("failed").inc()
+                where = "memory" if segment.path is None else "the journal"
+                log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
+            else:
+                self._journal.release(segment)
+        return not failed
+
+    async def _publish(self, segment: Segment) -> None:
+        started = perf_counter()
+        parts = await self._in_thread(self._flush_segment, segment)
+        took_s = perf_counter() - started
+        rows = sum(part.rows for part in parts)
+        log.info(
+            "%s %d events in %d parts in %.2f s",
+            "recovered" if segment.left_over else "published",
+            rows,
+            len(parts),
+            took_s,
+        )
+        if segment.left_over:
+            self._metrics.recovered_events.inc(rows)
+        self._metrics.flush_seconds.observe(took_s)
+        self._metrics.flushes.labels("published").inc()
+        self._metrics.published_events.inc(rows)
+        self._metrics.parts.inc(len(parts))
+        self._metrics.part_bytes.inc(sum(part.size_bytes for part in parts))
+
+    async def _write_rejects(self) -> None:
+        taken = self._rejects.take()
+        if not taken:
+            return
+        try:
+            self._metrics.rejected_kept.inc(await self._in_thread(self._rejected_store.write, taken))
+        except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
+            self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()))
+            log.warning("rejected events could not be written: %s", exc)
+
+    async def _in_thread(self, function: Callable[[A], T], argument: A) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+
+
+def _events(segment: Segment) -> str:
+    return "the events of a left-over segment" if segment.left_over else f"{segment.rows} events"
