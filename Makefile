@@ -1,5 +1,6 @@
 # make run    set up, and serve the demo site on 127.0.0.1:8080
 # make test   set up, check (ruff, mypy, import direction), and run every test
+# make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
 # make check  only the checks
 # make lock   compile requirements/*.txt anew from setup.cfg (needs uv)
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lock clean
+.PHONY: run test torture check lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -26,6 +27,9 @@ run: $(VENV)/run.done
 
 test: $(VENV)/dev.done check
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/dev.done
+	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

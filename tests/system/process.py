@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,15 +204,23 @@ def run(*arguments: str | Path, folder: Path, stdin: bytes = b"") -> subprocess.
 
 @contextmanager
 def serving(
-    folder: Path, sites: Settings | None = None, *, descriptors: int | None = None, **sections: dict[str, Any]
+    folder: Path,
+    sites: Settings | None = None,
+    *,
+    descriptors: int | None = None,
+    command: Sequence[str] = COMMAND,
+    **sections: dict[str, Any],
 ) -> Iterator[Process]:
-    """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`; with few file descriptors."""
+    """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`.
+
+    `descriptors` limits its file descriptors; `command` is what stands before `serve`.
+    """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
     config_file = configure(folder, sites, **sections)
     log_file = folder / "stderr"
     with log_file.open("wb") as log:
         popen = subprocess.Popen(
-            [*limited, *COMMAND, "serve", "--config", str(config_file)],
+            [*limited, *command, "serve", "--config", str(config_file)],
             cwd=folder,
             env=environment(),
             stdin=subprocess.DEVNULL,

@@ -159,15 +159,17 @@ def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: st
 def test_sigterm_that_cannot_publish_tells_what_becomes_of_the_events(
     tmp_path: Path, durability: str, code: int, words: str
 ) -> None:
-    """Within the deadline, which the default patience is over. What is in the journal is published by the next start."""
+    """Within the deadline, which the default patience is over. What is in the journal the next start publishes."""
     storage = {"durability": durability}
-    with serving(tmp_path, server={"shutdown_timeout_s": 1}, storage=storage) as process:
-        with failing_disk(process.data_dir):
-            assert [201, 201, 201] == [process.post().status for _ in range(3)]
-            process.send_signal(signal.SIGTERM)
-            assert process.exit_code(within_s=12) == code
-            assert words in process.log().splitlines()[-1]
-            assert "Traceback" not in process.log()
+    with (
+        serving(tmp_path, server={"shutdown_timeout_s": 1}, storage=storage) as process,
+        failing_disk(process.data_dir),
+    ):
+        assert [201, 201, 201] == [process.post().status for _ in range(3)]
+        process.send_signal(signal.SIGTERM)
+        assert process.exit_code(within_s=12) == code
+        assert words in process.log().splitlines()[-1]
+        assert "Traceback" not in process.log()
     with serving(tmp_path, storage=storage) as process:
         assert process.stop() == 0
         assert len(process.rows()) == (0 if durability == "memory" else 3)
