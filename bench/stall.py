@@ -76,6 +76,15 @@ async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
     task.cancel()
 
 
+def sample_events(count: int, sites: int) -> Iterator[Event]:
+    """Accepted events of so many sites, in turn."""
+    known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
+    for number, body in enumerate(bodies(count)):
+        event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
+        assert isinstance(event, Event)
+        yield event
+
+
 async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tuple[str, ...]:
     """One row of the table."""
     folders = Folders(data_dir)
@@ -86,10 +95,7 @@ async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tu
         store, segment_max_bytes=1 << 40, journal_max_bytes=1 << 42, clock=SystemClock(), metrics=Metrics()
     )
     flush = SegmentFlush(store, writer, Quarantine(folders, "0", Metrics()), replay)
-    known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
-    for number, body in enumerate(bodies(rows)):
-        event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
-        assert isinstance(event, Event)
+    for event in sample_events(rows, sites):
         await journal.append(event)
     async with beating() as (heart, idle):
         with heart.counting() as flushing:

@@ -139,7 +139,7 @@ class Worker:
         site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
         await site.start()
         bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
-        _warm_up()
+        warm_up()
         log.info("listening on %s", url(bound))
         yield
         log.info("draining: %d requests under way", traffic.under_way)
@@ -248,7 +248,7 @@ class Worker:
         journal.trouble = trouble
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Do now what would hold the loop when the first events come."""
     # pyarrow's first conversion looks for pandas, and imports it where it is there: 170 ms.
     to_batch([[None] * len(COLUMNS)])

@@ -24,11 +24,11 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# How long a commit waits for company. A commit costs a hop to the thread and a sync, whatever it holds: see
-# bench/commit.py. Nobody looks at a beacon's answer, so two milliseconds are free.
+# How long a commit waits for company. It costs a hop to the thread and a sync, whatever it holds: at 5,000 events a
+# second 56 us of CPU time per event without waiting and 44 with (bench/commit.py). Nobody watches a beacon's answer.
 GATHER_S = 0.002
 
-# What may wait for a commit: at 20,000 events a second and half a second per sync it is some 30 MB.
+# What may wait for a commit: 20,000 events of 1 KB, or a second's worth of a busy collector.
 WAITING_MAX_BYTES = 64 << 20
 WAITING_EVENT_BYTES = 2_048  # of a waiting event's values and its future, beyond what it is charged for as a row
 
