@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
+from itertools import islice
 from pathlib import Path
 
 from rich import box
@@ -39,7 +40,16 @@ ARRIVAL = Arrival(
 )
 NOON_US = 1_780_000_000_000_000
 BEAT_S = 0.001
-SCENARIOS = ((1, True), (300, True), (300, False), (10_000, False), (10_000, True))
+# Sites, whether parts are by site, and whether the events are read back from the segment's file, as after a crash.
+SCENARIOS = (
+    (1, True, False),
+    (1, True, True),
+    (300, True, False),
+    (300, False, False),
+    (300, False, True),
+    (10_000, False, False),
+    (10_000, True, False),
+)
 
 
 class Heart:
@@ -85,28 +95,33 @@ def sample_events(count: int, sites: int) -> Iterator[Event]:
         yield event
 
 
-async def measure(sites: int, rows: int, *, by_site: bool, data_dir: Path) -> tuple[str, ...]:
+async def measure(sites: int, rows: int, *, by_site: bool, from_file: bool, data_dir: Path) -> tuple[str, ...]:
     """One row of the table."""
     folders = Folders(data_dir)
     writer = PartWriter(folders, "0", compression="zstd")
     writer.prepare()
-    store = SegmentStore(folders, "0", by_site=by_site, durability="memory")
+    store = SegmentStore(folders, "0", by_site=by_site, durability="write" if from_file else "memory")
     journal = Journal(
         store, segment_max_bytes=1 << 40, journal_max_bytes=1 << 42, clock=SystemClock(), metrics=Metrics()
     )
     flush = SegmentFlush(store, writer, Quarantine(folders, "0", Metrics()), replay)
-    for event in sample_events(rows, sites):
-        await journal.append(event)
+    journal.open()
+    events = sample_events(rows, sites)
+    while some := list(islice(events, 1_000)):
+        assert all(await asyncio.gather(*(journal.append(event) for event in some)))
     async with beating() as (heart, idle):
         with heart.counting() as flushing:
             started, cpu = time.perf_counter(), time.process_time()
             await journal.seal()
+            if from_file:
+                journal.to_disk(journal.sealed[0])
             parts = await asyncio.to_thread(flush, journal.sealed[0])
             took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert rows == sum(part.rows for part in parts)
     return (
         f"{sites:,}",
         "site, date" if by_site else "date",
+        "file" if from_file else "memory",
         f"{len(parts):,}",
         f"{took_s:.2f}",
         f"{cpu_s / rows * 1e6:.1f}",
@@ -131,6 +146,7 @@ def main() -> None:
     for name in (
         "sites",
         "partition_by",
+        "from",
         "parts",
         "flush s",
         "CPU us/event",
@@ -141,9 +157,10 @@ def main() -> None:
         "idle max",
     ):
         table.add_column(name, justify="right")
-    for sites, by_site in SCENARIOS[: -1 if arguments.quick else None]:
+    for sites, by_site, from_file in SCENARIOS[: -1 if arguments.quick else None]:
         with tempfile.TemporaryDirectory() as folder:
-            table.add_row(*asyncio.run(measure(sites, arguments.rows, by_site=by_site, data_dir=Path(folder))))
+            row = measure(sites, arguments.rows, by_site=by_site, from_file=from_file, data_dir=Path(folder))
+            table.add_row(*asyncio.run(row))
     Console(width=160).print(table)
 
 

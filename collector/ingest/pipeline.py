@@ -29,6 +29,9 @@ ROW_BYTES = 480
 
 _FIELD_NAMES = tuple(field.name for field in FIELDS)
 _NUMBERS = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
+_NUMBER = (int, float)
+_TYPES = {Kind.STRING: (str,), Kind.TIMESTAMP: (str,), Kind.BOOLEAN: (bool,), Kind.NUMBER: _NUMBER}
+_TYPES_OF: dict[str, tuple[type, ...]] = {field.name: _TYPES[field.kind] for field in FIELDS}
 _ANY_IPV4 = IPv4Address(0)
 _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
@@ -112,23 +115,17 @@ def replay(record: Record) -> tuple[Event, bool]:
         fits = True
     except InvalidEvent:
         event, fits = {}, False
-    for field in FIELDS:
-        value = event.get(field.name)
-        if value is not None and not _fits(field.kind, value):
-            event[field.name] = None
-            fits = False
+    misfits = [name for name in event.keys() & _TYPES_OF.keys() if not _fits(name, event[name])]
+    for name in misfits:
+        event[name] = None
+        fits = False
     _, _, site_id, received_us, client_ip, user_agent, body = record
     return _event(site_id, received_us, client_ip, user_agent, body, to_values(event)), fits
 
 
-def _fits(kind: Kind, value: Any) -> bool:
-    match kind:
-        case Kind.NUMBER:
-            return type(value) in (int, float) and is_finite(value)
-        case Kind.BOOLEAN:
-            return type(value) is bool
-        case Kind.STRING | Kind.TIMESTAMP:
-            return type(value) is str
+def _fits(name: str, value: Any) -> bool:
+    types = _TYPES_OF[name]
+    return value is None or (type(value) in types and (types is not _NUMBER or is_finite(value)))
 
 
 def _event(

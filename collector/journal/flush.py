@@ -6,13 +6,12 @@ is simply done again. Everything here blocks, in the flush thread.
 """
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from collector.events import Event
-from collector.journal.buffer import BATCH_ROWS, Buffer
+from collector.journal.buffer import Buffer
 from collector.journal.quarantine import DAMAGED, TORN, UNFIT, Quarantine, Ranges
 from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
 from collector.journal.segment import Columns, Segment, SegmentStore
@@ -22,9 +21,6 @@ log = logging.getLogger(__name__)
 
 Decode = Callable[[Record], tuple[Event, bool]]
 """A record to its event, and whether all of it still fits its columns."""
-
-# Reading back holds the GIL: after each batch (2 ms) the event loop gets it for so long.
-REST_S = 0.001
 
 
 class SegmentFlush:
@@ -75,8 +71,6 @@ def replay(segment: Segment, path: Path, decode: Decode, quarantine: Quarantine)
             if not fits:
                 kept[UNFIT].append((found.start, found.end))
             buffer.append(event)
-            if buffer.rows % BATCH_ROWS == 0:
-                time.sleep(REST_S)
     for kind, ranges in kept.items():
         quarantine.keep(segment, path, kind, ranges)
     return buffer.columns()

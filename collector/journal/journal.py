@@ -11,7 +11,7 @@ With durability `memory` there is no file, and an event is stored when it is in 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TypeVar
@@ -123,27 +123,12 @@ class Journal:
         if self.in_memory:
             self._take_buffer()
             return
-        async with self._turn:
-            await self._change_segments()
+        await self._in_turn(self._change_segments)
 
     async def mend(self) -> None:
         """Try again what failed: to write, to make a segment. To be called every second or so."""
-        if self.in_memory or self._closed or self.broken.is_set():
-            return
-        async with self._turn:
-            try:
-                if self._file is None:
-                    self._file = await self._in_thread(self._store.create)
-                elif self._failing:
-                    await self._in_thread(self._file.probe)
-            except (OSError, SegmentBroken) as exc:
-                self._fail(exc)
-                return
-            if self._failing:
-                log.info("the journal can be written again")
-                self._failing = None
-            if self._overdue:
-                await self._change_segments()
+        if not self.in_memory and (self._failing or self._overdue):
+            await self._in_turn(self._mend)
 
     def release(self, segment: Segment) -> None:
         """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
@@ -242,14 +227,41 @@ class Journal:
         self._metrics.commits.labels("done" if stored else "failed").inc()
         self._metrics.commit_seconds.observe(perf_counter() - started)
         for start in range(0, len(self._committing), TAKEN_OVER_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
             for event, committed in self._committing[start : start + TAKEN_OVER_AT_ONCE]:
                 self._waiting_bytes -= _waiting_bytes(event)
                 if stored:
                     self._buffer.append(event)
                 if not committed.done():  # its request may have been given up
                     committed.set_result(stored)
-            await asyncio.sleep(0)
         self._committing = []
+
+    async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step that touches the file. A caller that is cancelled does not leave it half done."""
+
+        async def taken() -> None:
+            async with self._turn:
+                await step()
+
+        await asyncio.shield(asyncio.create_task(taken()))
+
+    async def _mend(self) -> None:
+        if self._closed or self.broken.is_set():
+            return
+        try:
+            if self._file is None:
+                self._file = await self._in_thread(self._store.create)
+            elif self._failing:
+                await self._in_thread(self._file.probe)
+        except (OSError, SegmentBroken) as exc:
+            self._fail(exc)
+            return
+        if self._failing:
+            log.info("the journal can be written again")
+            self._failing = None
+        if self._overdue:
+            await self._change_segments()
 
     async def _change_segments(self) -> None:
         """Seal the open segment, the next one already made."""
@@ -258,8 +270,9 @@ class Journal:
         try:
             fresh = await self._in_thread(self._store.create)
         except OSError as exc:
+            if not self._overdue:
+                log.warning("no new segment can be made; the open one is kept: %s", exc)
             self._overdue = True
-            log.warning("no new segment can be made; the open one is kept: %s", exc)
             return
         except SegmentBroken as exc:
             self._fail(exc)
@@ -299,12 +312,13 @@ class Journal:
         return segment.size_bytes if self.in_memory is (segment.path is None) else 0
 
     def _fail(self, exc: OSError | SegmentBroken) -> None:
-        self._failing = f"the journal cannot be written: {exc}"
+        why = f"the journal cannot be written: {exc}"
         if isinstance(exc, SegmentBroken):
             log.critical("no event can be acknowledged any more: %s", exc)
             self.broken.set()
-        else:
-            log.error("refusing events: %s", self._failing)
+        elif why != self._failing:
+            log.error("refusing events: %s", why)
+        self._failing = why
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
-from collector.parts.naming import EVENTS, REJECTED, STAGING
+from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING
 from collector.publish.local import fsync_folder, make_folder
 
 log = logging.getLogger(__name__)
@@ -28,17 +28,16 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
     `shown` may show the progress through the folders. A folder that cannot be dropped keeps back no other. Raises the
     first OSError after all were tried.
     """
-    trash = data_dir / STAGING / "expired"
+    trash = data_dir / STAGING / EXPIRED
     shutil.rmtree(trash, ignore_errors=True)
     before = today - timedelta(days)
     dropped, failures = 0, []
     for folder in shown(sorted(_days_before(data_dir, before))):
         try:
             dropped += _drop(folder, trash)
-        except FileNotFoundError:
-            continue  # someone else was faster
         except OSError as exc:
-            failures.append(exc)
+            if folder.exists():  # or someone else was faster
+                failures.append(exc)
     if dropped:
         log.info("dropped %d parts of the days before %s", dropped, before)
     if failures:

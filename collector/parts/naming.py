@@ -15,6 +15,7 @@ from pathlib import Path
 EVENTS = "events"
 REJECTED = "rejected"
 STAGING = "staging"
+EXPIRED = "expired"  # below staging: days that are being deleted
 
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
-from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
+from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder
 
@@ -64,7 +64,8 @@ class PartWriter:
 
     def prepare(self) -> None:
         """Make the folders, and sweep what a killed process left half written. Raises OSError."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        for left in (self.staging, self.data_dir / STAGING / EXPIRED):
+            shutil.rmtree(left, ignore_errors=True)
         for folder in (self.staging, self.data_dir / EVENTS):
             self.folders.make(folder)
 
