@@ -52,14 +52,18 @@ class Stages:
 
         A disk that is full, or a process out of descriptors, is no error: the journal refuses until it can be opened.
         """
-        self.writer.prepare()
-        self.journal.adopt(self.store.left_over())
-        try:
-            self.journal.open()
-        except OSError as exc:
-            if exc.errno not in PASSING_ERRORS:
-                raise
-            log.error("refusing events: the journal cannot be opened yet: %s", exc)
+        left_over = self.store.left_over()
+        if left_over:
+            size_bytes = sum(segment.size_bytes for segment in left_over)
+            log.info("recovering %d segments of %d bytes beside serving", len(left_over), size_bytes)
+        self.journal.adopt(left_over)
+        for step in (self.writer.prepare, self.journal.open):
+            try:
+                step()
+            except OSError as exc:
+                if exc.errno not in PASSING_ERRORS:
+                    raise
+                log.error("%s failed, and will be tried again: %s", step.__qualname__, exc)
 
     def public_app(self) -> web.Application:
         return build_app(self.endpoint, self.traffic)

@@ -126,6 +126,8 @@ class Flusher:
                 log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
             else:
                 self._journal.release(segment)
+                if segment.left_over and not any(other.left_over for other in self._journal.sealed):
+                    log.info("recovered every segment")
         return not failed
 
     async def _publish(self, segment: Segment) -> None:

@@ -64,8 +64,12 @@ class PartWriter:
 
     def prepare(self) -> None:
         """Make the folders, and sweep what a killed process left half written. Raises OSError."""
-        for left in (self.staging, self.data_dir / STAGING / EXPIRED):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self.data_dir / STAGING / EXPIRED, ignore_errors=True)
+        for left in self.staging.glob("*"):  # not the folder itself: a full disk might not give it back
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         for folder in (self.staging, self.data_dir / EVENTS):
             self.folders.make(folder)
 
