@@ -103,8 +103,9 @@ class RejectedStore:
     def _files(self) -> Iterator[tuple[str, int, int, Path]]:
         """(day, time of writing, size, path) of every part: in this order the oldest comes first."""
         for path in self._root.glob("site=*/date=*/*.parquet"):
-            stat = path.stat()
-            yield path.parent.name, stat.st_mtime_ns, stat.st_size, path
+            with suppress(FileNotFoundError):  # an expiry may run beside us
+                stat = path.stat()
+                yield path.parent.name, stat.st_mtime_ns, stat.st_size, path
 
 
 def _to_batch(rejects: list[Rejected]) -> pa.RecordBatch:

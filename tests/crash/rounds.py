@@ -7,6 +7,7 @@ once, nothing is there that was not sent, and every part opens.
 import asyncio
 import json
 import random
+import signal
 import sys
 import threading
 from collections import Counter
@@ -33,6 +34,7 @@ class Ledger:
     sent: set[str] = field(default_factory=set)
     acked: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # answered with something else
+    statuses: Counter[int] = field(default_factory=Counter)
 
     def next_id(self) -> str:
         """An id that is sent from now on."""
@@ -42,6 +44,7 @@ class Ledger:
 
     def answered(self, session_id: str, status: int) -> None:
         (self.acked if status == 201 else self.refused).add(session_id)
+        self.statuses[status] += 1
 
 
 def victim(without: str = "none") -> tuple[str, ...]:
@@ -58,6 +61,12 @@ def victim_serving(
     sites: Settings = {site: {} for site in SITES}
     with serving(folder, sites, command=(*prefix, *victim(without)), **sections) as process:
         yield process
+
+
+def kill(process: Process) -> None:
+    """SIGKILL, and the victim is gone."""
+    process.send_signal(signal.SIGKILL)
+    process.exit_code()
 
 
 @contextmanager
@@ -97,10 +106,15 @@ async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Even
     await asyncio.gather(*(one_connection() for _ in range(connections)))
 
 
+class NotRecovered(Exception):
+    """`collector recover` found something wrong."""
+
+
 def recover(folder: Path) -> None:
-    """Let `collector recover` publish what is left, with every safeguard."""
+    """Let `collector recover` publish what is left, with every safeguard. Raises NotRecovered."""
     done = run("recover", "--config", folder / "collector.toml", folder=folder)
-    assert (0, "") == (done.returncode, done.stderr)
+    if done.returncode or done.stderr:
+        raise NotRecovered(f"exit code {done.returncode}: {done.stderr}")
 
 
 def published(data_dir: Path) -> Counter[str]:
@@ -131,3 +145,9 @@ def verdict(data_dir: Path, ledger: Ledger) -> str | None:
             f"{len(twice)} are there twice, and {len(invented)} were never sent"
         )
     return None
+
+
+def came_back(data_dir: Path, ledger: Ledger) -> str | None:
+    """Whether events that were refused are in parts all the same, beside their clients' second tries; in one line."""
+    back = ledger.refused & published(data_dir).keys()
+    return f"of {len(ledger.refused)} refused events {len(back)} came back" if back else None
