@@ -1,0 +1,265 @@
+"""The journal on disk: grouped commits, changes of segments, limits, and what a failing disk does to all three."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from errno import EMFILE, ENOSPC
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.journal import journal as module
+from collector.journal.journal import Journal
+from collector.journal.record import HEADER_BYTES, Record, scan
+from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
+from collector.metrics import Metrics
+from collector.publish.local import Folders
+from tests.journal.test_journal import make_event
+from tests.support import FakeClock
+
+
+def make_journal(data_dir: Path, segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9) -> Journal:
+    store = SegmentStore(Folders(data_dir), "0", by_site=True, durability="fsync")
+    made = Journal(
+        store,
+        segment_max_bytes=segment_max_bytes,
+        journal_max_bytes=journal_max_bytes,
+        clock=FakeClock(),
+        metrics=Metrics(),
+    )
+    made.open()
+    return made
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return make_journal(tmp_path)
+
+
+def sites_in_file(segment: Segment) -> list[str]:
+    assert segment.path is not None
+    with segment.path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        return [found.site_id for found in scan(file, segment.id) if isinstance(found, Record)]
+
+
+def sites_in_memory(segment: Segment) -> list[str]:
+    assert segment.columns is not None
+    return [site for batch in segment.columns.batches for site in batch["site_id"].to_pylist()]
+
+
+def fail(exc: Exception) -> Callable[..., Any]:
+    def raise_it(*arguments: object) -> None:
+        raise exc
+
+    return raise_it
+
+
+class Gate:
+    """Holds commits until it is opened, and notes how many events each has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.groups: list[int] = []
+        self.entered, self.opened = threading.Event(), threading.Event()
+        commit = SegmentFile.commit
+
+        def held(file: SegmentFile, events: Any) -> None:
+            self.groups.append(len(events))
+            self.entered.set()
+            assert self.opened.wait(10)
+            commit(file, events)
+
+        monkeypatch.setattr(SegmentFile, "commit", held)
+
+
+async def test_event_is_acknowledged_after_its_commit_and_what_comes_meanwhile_shares_the_next(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    first = asyncio.create_task(journal.append(make_event()))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    later = [asyncio.create_task(journal.append(make_event())) for _ in range(50)]
+    await asyncio.sleep(0.02)
+    assert (False, 0) == (first.done(), journal.unpublished_rows)
+    gate.opened.set()
+    assert 51 * [True] == await asyncio.gather(first, *later)
+    assert ([1, 50], 51) == (gate.groups, journal.unpublished_rows)
+    await journal.close()
+
+
+async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_sealed(journal: Journal) -> None:
+    """Sealed by the timer and by its size, while events keep coming."""
+    sealed: list[Segment] = []
+
+    async def seal() -> None:
+        for _ in range(20):
+            await journal.seal()
+            await asyncio.sleep(0.002)
+            for segment in list(journal.sealed):  # at once, so that each keeps its columns
+                sealed.append(segment)
+                journal.release(segment)
+
+    async def send(sender: int) -> None:
+        for number in range(40):
+            assert await journal.append(make_event(f"{sender}-{number}"))
+
+    await asyncio.gather(seal(), *(send(sender) for sender in range(20)))
+    await journal.close()
+    sealed += journal.sealed
+    assert len(sealed) > 3
+    whole = [segment for segment in sealed if segment.columns is not None]
+    assert whole
+    for segment in whole:
+        assert sites_in_file(segment) == sites_in_memory(segment)
+    every = [site for segment in sealed for site in sites_in_file(segment)]
+    assert sorted(f"{sender}-{number}" for sender in range(20) for number in range(40)) == sorted(every)
+
+
+async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(journal: Journal) -> None:
+    for site in "abc":
+        await journal.append(make_event(site))
+        await journal.seal()
+    assert [True, False, False] == [segment.columns is not None for segment in journal.sealed]
+    assert [["a"], ["b"], ["c"]] == [sites_in_file(segment) for segment in journal.sealed]
+    assert 3 == journal.unpublished_rows
+    await journal.close()
+
+
+async def test_failed_commit_refuses_all_its_events_until_the_disk_is_mended(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentFile, "commit", fail(OSError(ENOSPC, "No space left on device")))
+        assert [False, False] == await asyncio.gather(*(journal.append(make_event()) for _ in range(2)))
+    assert (False, 0, 0) == (journal.can_append(), journal.unpublished_rows, journal.unpublished_bytes)
+    assert "No space left on device" in journal.refusing_because()
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentFile, "probe", fail(OSError(ENOSPC, "No space left on device")))
+        await journal.mend()
+        assert not journal.can_append()
+    await journal.mend()
+    assert await journal.append(make_event())
+    await journal.close()
+    assert [["a"]] == [sites_in_file(segment) for segment in journal.sealed]
+
+
+async def test_broken_segment_ends_all_acknowledging(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await journal.append(make_event("kept"))
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentFile, "commit", fail(SegmentBroken("fsync failed")))
+        assert not await journal.append(make_event())
+    assert journal.broken.is_set()
+    await journal.mend()
+    assert not await journal.append(make_event())
+    await journal.close()
+    assert [] == journal.sealed, "nothing is flushed by a process that does not know what its file holds"
+
+
+async def test_fault_of_ours_in_a_commit_leaves_nobody_waiting(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SegmentFile, "commit", fail(RuntimeError("a bug")))
+    assert [False, False] == await asyncio.gather(*(journal.append(make_event()) for _ in range(2)))
+    assert journal.broken.is_set()
+    assert "a bug" in caplog.text
+
+
+async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentStore, "create", fail(OSError(EMFILE, "Too many open files")))
+        stored = [await journal.append(make_event()) for _ in range(25)]
+        assert 20 * [True] + 5 * [False] == stored
+        assert "no new segment can be made" == journal.refusing_because()
+        await journal.mend()
+        assert not journal.sealed
+    await journal.mend()
+    assert [20] == [segment.rows for segment in journal.sealed]
+    assert await journal.append(make_event())
+    await journal.close()
+
+
+async def test_journal_that_could_not_be_opened_is_opened_when_it_can(tmp_path: Path) -> None:
+    (tmp_path / "journal").touch()  # in the way
+    with pytest.raises(OSError, match="journal"):
+        make_journal(tmp_path)
+    (tmp_path / "journal").unlink()
+    store = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="write")
+    journal = Journal(store, segment_max_bytes=10**6, journal_max_bytes=10**9, clock=FakeClock(), metrics=Metrics())
+    (tmp_path / "journal").touch()
+    with pytest.raises(OSError, match="journal"):
+        journal.open()
+    assert not await journal.append(make_event())
+    (tmp_path / "journal").unlink()
+    await journal.mend()
+    assert await journal.append(make_event())
+    await journal.close()
+
+
+async def test_limits_refuse_and_a_release_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = make_journal(tmp_path, 10_000, 25_000)
+    stored = [await journal.append(make_event()) for _ in range(30)]
+    assert ([True] * 25 + [False] * 5, "the journal is full") == (stored, journal.refusing_because())
+    journal.release(journal.sealed[0])
+    assert await journal.append(make_event())
+    await journal.close()
+
+
+async def test_what_waits_for_the_disk_is_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAITING_MAX_BYTES", 10 * (1_000 + module.WAITING_EVENT_BYTES))
+    gate = Gate(monkeypatch)
+    waiting = [asyncio.create_task(journal.append(make_event())) for _ in range(15)]
+    await asyncio.to_thread(gate.entered.wait, 10)
+    assert "too many events wait for the disk" == journal.refusing_because()
+    gate.opened.set()
+    assert 10 * [True] + 5 * [False] == await asyncio.gather(*waiting)
+    assert journal.can_append()
+    await journal.close()
+
+
+async def test_request_that_is_given_up_costs_no_other_event(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    given_up, other = (asyncio.create_task(journal.append(make_event())) for _ in range(2))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    given_up.cancel()
+    gate.opened.set()
+    assert await other
+    assert 2 == journal.unpublished_rows, "it is in the file, so it is in the buffer"
+    await journal.close()
+
+
+async def test_stop_in_a_change_of_segments_lets_it_finish(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptor of a segment that is being sealed must not be closed twice."""
+    entered, may_go_on = threading.Event(), threading.Event()
+    seal = SegmentFile.seal
+
+    def held(file: SegmentFile) -> None:
+        entered.set()
+        assert may_go_on.wait(10)
+        seal(file)
+
+    await journal.append(make_event())
+    monkeypatch.setattr(SegmentFile, "seal", held)
+    sealing = asyncio.create_task(journal.seal())
+    await asyncio.to_thread(entered.wait, 10)
+    sealing.cancel()
+    closing = asyncio.create_task(journal.close())
+    await asyncio.sleep(0.01)
+    may_go_on.set()
+    await closing
+    assert [1] == [segment.rows for segment in journal.sealed]
+    assert not journal.broken.is_set()
+
+
+async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path)
+    waiting = asyncio.create_task(journal.append(make_event()))
+    await asyncio.sleep(0)
+    await journal.close()
+    await journal.close()  # once is enough
+    assert (True, [1]) == (await waiting, [segment.rows for segment in journal.sealed])
+    empty = make_journal(tmp_path / "other")
+    await empty.close()
+    assert ([], []) == (empty.sealed, list((tmp_path / "other").rglob("*.segment")))

@@ -1,0 +1,181 @@
+"""The file of a segment: what a failing disk does to it, and what is found of it afterwards."""
+
+import io
+import os
+from collections.abc import Callable
+from errno import EIO, EMFILE, ENOSPC
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from collector.journal import segment as module
+from collector.journal.record import HEADER_BYTES, Header, Record, encode_header, scan
+from collector.journal.segment import SegmentBroken, SegmentFile, SegmentStore
+from collector.publish.local import Folders
+from tests.journal.test_record import ID, make_event
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SegmentStore:
+    return SegmentStore(Folders(tmp_path), "0", by_site=True, durability="fsync")
+
+
+@pytest.fixture
+def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replace functions of `os` in the module."""
+
+    def replace(**functions: Any) -> None:
+        monkeypatch.setattr(module, "os", SimpleNamespace(**vars(os) | functions))
+
+    return replace
+
+
+def bodies(file: SegmentFile) -> list[bytes]:
+    """What a replay would find."""
+    with file.path.open("rb") as opened:
+        opened.seek(HEADER_BYTES)
+        return [found.body if isinstance(found, Record) else b"damage" for found in scan(opened, file.id)]
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_committed_events_are_in_the_file(store: SegmentStore) -> None:
+    file = store.create()
+    file.commit([make_event(body=b"1"), make_event(body=b"2")])
+    file.commit([make_event(body=b"3")])
+    file.seal()
+    assert [b"1", b"2", b"3"] == bodies(file)
+
+
+def one_byte_then(code: int) -> Callable[[int, memoryview], int]:
+    """A disk that takes a byte, and then no more."""
+    taken: list[int] = []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if taken:
+            raise OSError(code, os.strerror(code))
+        taken.append(os.write(descriptor, data[:1]))
+        return 1
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [failing(ENOSPC), one_byte_then(ENOSPC), lambda descriptor, data: 0, lambda descriptor, data: 1],
+    ids=["full", "short, then full", "nothing written", "one byte, says the call, and it is not there"],
+)
+def test_failed_write_leaves_nothing_of_its_events(
+    store: SegmentStore, syscalls: Callable[..., None], write: Callable[..., int]
+) -> None:
+    """Or they would come back beside their clients' second tries."""
+    file = store.create()
+    file.commit([make_event(body=b"kept")])
+    size_bytes = file.path.stat().st_size
+    syscalls(write=write)
+    with pytest.raises(OSError, match=r"No space|short write"):
+        file.commit([make_event(body=b"refused")])
+    assert size_bytes == file.path.stat().st_size
+    syscalls()
+    file.commit([make_event(body=b"later")])
+    assert [b"kept", b"later"] == bodies(file)
+
+
+def test_short_writes_that_go_on_are_finished(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    syscalls(write=lambda descriptor, data: os.write(descriptor, data[:5]))
+    file = store.create()
+    file.commit([make_event(body=b"in pieces of five")])
+    assert [b"in pieces of five"] == bodies(file)
+
+
+def test_failed_fsync_breaks_the_segment_and_takes_back_what_it_did_not_acknowledge(
+    store: SegmentStore, syscalls: Callable[..., None]
+) -> None:
+    file = store.create()
+    file.commit([make_event(body=b"kept")])
+    syscalls(fdatasync=failing(EIO))
+    with pytest.raises(SegmentBroken, match="fsync failed"):
+        file.commit([make_event(body=b"refused")])
+    assert [b"kept"] == bodies(file)
+    with pytest.raises(SegmentBroken, match="fsync failed"):
+        file.seal()
+
+
+def test_cut_that_fails_breaks_the_segment(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    file = store.create()
+    syscalls(write=failing(ENOSPC), ftruncate=failing(EIO))
+    with pytest.raises(SegmentBroken, match="cannot be cut back"):
+        file.commit([make_event()])
+
+
+def test_probe_leaves_no_trace(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    file = store.create()
+    file.commit([make_event(body=b"1")])
+    file.probe()
+    file.commit([make_event(body=b"2")])
+    assert [b"1", b"2"] == bodies(file)
+    syscalls(write=failing(ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        file.probe()
+
+
+def test_write_durability_syncs_at_sealing_alone(tmp_path: Path, syscalls: Callable[..., None]) -> None:
+    synced: list[int] = []
+    syscalls(fdatasync=synced.append)
+    file = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="write").create()
+    file.commit([make_event()])
+    assert [] == synced
+    file.seal()
+    assert 1 == len(synced)
+
+
+def test_to_be_out_of_descriptors_or_space_is_no_broken_segment_and_leaves_no_file(
+    store: SegmentStore, monkeypatch: pytest.MonkeyPatch, syscalls: Callable[..., None]
+) -> None:
+    store.create()
+    before = set((store._own).iterdir())
+    monkeypatch.setattr(module, "open_folder", failing(EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        store.create()
+    monkeypatch.undo()
+    syscalls(write=failing(ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        store.create()
+    assert before == set((store._own).iterdir())
+
+
+def test_failed_fsync_of_a_new_segment_breaks_it_and_leaves_no_file(
+    store: SegmentStore, syscalls: Callable[..., None]
+) -> None:
+    syscalls(fsync=failing(EIO))
+    with pytest.raises(SegmentBroken, match="fsync failed"):
+        store.create()
+    assert [] == list(store._own.iterdir())
+
+
+def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_path: Path) -> None:
+    """What is no segment is left alone; a damaged header costs nothing but the layout."""
+    store = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="fsync")
+    for worker, name, data in (
+        ("0", "20260102T000000Z-00000000000000bb.segment", encode_header(Header("00000000000000bb", by_site=False))),
+        ("7", "20260101T000000Z-00000000000000aa.segment", encode_header(Header("00000000000000aa", by_site=True))),
+        ("7", "20260103T000000Z-00000000000000cc.segment", b"damaged" * 10),
+        ("7", "20260103T000000Z-00000000000000dd.segment", b""),
+        ("7", "notes.txt", b"not ours"),
+    ):
+        (tmp_path / "journal" / worker).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "journal" / worker / name).write_bytes(data)
+    found = store.left_over()
+    assert [("aa", True), ("bb", False), ("cc", True), ("dd", True)] == [(each.id[-2:], each.by_site) for each in found]
+    assert all(each.left_over and each.columns is None for each in found)
+
+
+def test_segment_without_records_reads_as_nothing() -> None:
+    assert [] == list(scan(io.BytesIO(b""), ID))
