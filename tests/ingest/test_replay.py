@@ -1,0 +1,71 @@
+"""Replay: the row of a record is the row that was acknowledged, and a record is not judged again."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from collector.config import SiteSettings
+from collector.events import COLUMNS, Event
+from collector.ingest.pipeline import Arrival, accept, replay
+from collector.journal.record import Record
+from collector.sites import build_site
+from tests.ingest.test_hostile import bodies
+from tests.support import NOON_US, body
+
+SITE = build_site("a", SiteSettings())
+NAMES = [column.name for column in COLUMNS]
+
+
+def record_of(event: Event) -> Record:
+    return Record(0, 0, event.site_id, event.received_us, event.client_ip, event.user_agent, event.body)
+
+
+def values(data: bytes) -> tuple[dict[str, Any], bool]:
+    event, fits = replay(Record(0, 0, "a", NOON_US, None, None, data))
+    return {name: value for name, value in zip(NAMES, event.row, strict=True) if value is not None}, fits
+
+
+@settings(max_examples=500, deadline=None)
+@given(bodies())
+def test_replayed_row_is_the_row_that_was_stored(data: bytes) -> None:
+    """For every body that is stored, however strange."""
+    arrival = Arrival(ip_address("192.0.2.1"), None, None, "Mozilla/5.0 \udce9")
+    outcome = accept(SITE, arrival, data, NOON_US, lambda address, received_us: str(address))
+    if isinstance(outcome, Event):
+        assert (outcome, True) == replay(record_of(outcome))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"session_id": 7}, "session_id"),
+        ({"lcp": "fast"}, "lcp"),
+        ({"lcp": True}, "lcp"),
+        ({"page_path": ["/"]}, "page_path"),
+        ({"event_time": 1}, "event_time"),
+    ],
+)
+def test_value_that_no_longer_fits_its_column_becomes_null(changes: dict[str, Any], field: str) -> None:
+    """A contract of another day took it."""
+    row, fits = values(body(visitor_id="kept", **changes))
+    assert (False, "kept") == (fits, row["visitor_id"])
+    assert field not in row
+
+
+def test_number_beyond_the_range_becomes_null() -> None:
+    row, fits = values(b'{"session_id": "s", "lcp": 1e999}')
+    assert ({"site_id": "a", "received_at": NOON_US, "session_id": "s"}, False) == (row, fits)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
+def test_record_that_is_no_event_any_more_keeps_its_place(data: bytes) -> None:
+    assert ({"site_id": "a", "received_at": NOON_US}, False) == values(data)
+
+
+def test_contract_that_has_been_tightened_drops_nothing() -> None:
+    """Missing required fields, enums and lengths are for those who come in."""
+    row, fits = values(b'{"event_type": "no such type", "page_path": "", "gone": 1}')
+    assert (True, "no such type", "") == (fits, row["event_type"], row["page_path"])
+    assert "gone" not in row

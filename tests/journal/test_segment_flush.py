@@ -1,0 +1,203 @@
+"""The flush of a segment: from memory and from its file, tried again, and beside files that are in its way."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from collector.clock import US_PER_DAY
+from collector.events import Event
+from collector.ingest.pipeline import replay
+from collector.journal.buffer import Buffer
+from collector.journal.flush import SegmentFlush
+from collector.journal.quarantine import Quarantine
+from collector.journal.record import Record
+from collector.journal.segment import Segment, SegmentStore
+from collector.metrics import Metrics
+from collector.parts.writer import PartConflict, PartWriter
+from collector.publish.local import Folders
+from tests.support import NOON_US, body, read_rows
+
+
+def stored(site_id: str, number: int, data: bytes | None = None) -> Event:
+    """An event as it was accepted."""
+    data = body(session_id=f"s-{number}") if data is None else data
+    return replay(Record(0, 0, site_id, NOON_US + number, None, "u", data))[0]
+
+
+EVENTS = [stored("a", 1), stored("b", 2), stored("a", 3), stored("b", US_PER_DAY)]
+
+
+class Bench:
+    """The last stages of a data_dir."""
+
+    def __init__(self, data_dir: Path, *, by_site: bool = True) -> None:
+        folders = Folders(data_dir)
+        self.data_dir = data_dir
+        self.metrics = Metrics()
+        self.store = SegmentStore(folders, "0", by_site=by_site, durability="fsync")
+        self.writer = PartWriter(folders, "0", compression="zstd")
+        self.writer.prepare()
+        self.flush = SegmentFlush(self.store, self.writer, Quarantine(folders, "0", self.metrics), replay)
+
+    def sealed(self, events: list[Event] = EVENTS, *, in_memory: bool = True) -> Segment:
+        """A sealed segment of these events."""
+        file = self.store.create()
+        file.commit(events)
+        file.seal()
+        buffer = Buffer()
+        for each in events:
+            buffer.append(each)
+        columns = buffer.columns() if in_memory else None
+        return Segment(file.id, file.path, self.store.by_site, buffer.size_bytes, buffer.rows_of, columns)
+
+    def parts(self) -> list[Path]:
+        return sorted((self.data_dir / "events").rglob("*.parquet"))
+
+    def quarantined(self) -> dict[str, bytes]:
+        return {path.suffix[1:]: path.read_bytes() for path in (self.data_dir / "quarantine").glob("*")}
+
+    def count(self, kind: str) -> float | None:
+        return self.metrics.registry.get_sample_value("collector_quarantined_total", {"kind": kind})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.mark.parametrize("in_memory", [True, False], ids=["from memory", "from its file"])
+def test_segment_becomes_one_part_per_site_and_day_and_its_file_is_deleted(bench: Bench, in_memory: bool) -> None:
+    segment = bench.sealed(in_memory=in_memory)
+    parts = bench.flush(segment)
+    assert [2, 1, 1] == [part.rows for part in parts]
+    assert bench.parts() == sorted(part.path for part in parts)
+    assert {segment.id} == {path.stem for path in bench.parts()}
+    assert [each.row[2] for each in EVENTS] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+    assert [] == list((bench.data_dir / "journal").rglob("*.segment"))
+
+
+def test_rows_from_memory_and_from_the_file_are_equal(tmp_path: Path) -> None:
+    rows = []
+    for in_memory in (True, False):
+        bench = Bench(tmp_path / str(in_memory))
+        bench.flush(bench.sealed(in_memory=in_memory))
+        rows.append(read_rows(bench.data_dir / "events"))
+    assert rows[0] == rows[1]
+
+
+def test_failed_flush_keeps_the_file_and_the_next_finishes_from_it(bench: Bench) -> None:
+    segment = bench.sealed()
+    in_the_way = bench.data_dir / "events" / "site=a"
+    in_the_way.touch()
+    with pytest.raises(OSError, match="site=a"):
+        bench.flush(segment)
+    assert segment.path is not None
+    assert segment.path.exists()
+    kept = {path: path.stat().st_ino for path in bench.parts()}
+    assert 2 == len(kept)
+    in_the_way.unlink()
+    segment.columns = None
+    bench.flush(segment)
+    assert kept.items() <= {path: path.stat().st_ino for path in bench.parts()}.items()
+    assert 4 == len(read_rows(bench.data_dir / "events"))
+    assert not segment.path.exists()
+
+
+def test_layout_of_a_segment_outlives_a_change_of_the_setting(tmp_path: Path) -> None:
+    """Or what was published before the crash would be published again under another name."""
+    before = Bench(tmp_path, by_site=True)
+    segment = before.sealed()
+    assert segment.path is not None
+    aside = shutil.copy(segment.path, tmp_path / "aside")
+    before.flush(segment)
+    shutil.copy(aside, segment.path)
+    after = Bench(tmp_path, by_site=False)
+    (left,) = after.store.left_over()
+    after.flush(left)
+    assert 4 == len(read_rows(tmp_path / "events"))
+
+
+@pytest.mark.parametrize("taken_by", ["fewer rows", "another segment", "garbage", "nothing"])
+def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(bench: Bench, taken_by: str) -> None:
+    """Its other parts are published, the file in the way is not touched, and the journal is not held up for ever."""
+    first = bench.sealed(EVENTS[:1])
+    bench.flush(first)
+    (path,) = bench.parts()
+    segment = bench.sealed()
+    taken = path.with_name(f"{segment.id}.parquet")
+    if taken_by == "fewer rows":
+        pq.write_table(pq.read_table(path).replace_schema_metadata({"collector.segment": segment.id}), taken)
+    else:
+        taken.write_bytes(
+            {"another segment": path.read_bytes(), "garbage": b"PAR1 it is not", "nothing": b""}[taken_by]
+        )
+    before = taken.read_bytes()
+    assert segment.path is not None
+    whole = segment.path.read_bytes()
+    bench.flush(segment)
+    assert (before, {"segment": whole}, 1) == (taken.read_bytes(), bench.quarantined(), bench.count("segment"))
+    assert ["s-2", f"s-{US_PER_DAY}"] == [row["session_id"] for row in read_rows(bench.data_dir / "events" / "site=b")]
+    assert not segment.path.exists()
+
+
+def test_conflict_is_not_the_last_word_while_the_disk_fails(bench: Bench) -> None:
+    segment = bench.sealed()
+    path = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"in the way")
+    (bench.data_dir / "events" / "site=b").touch()
+    with pytest.raises(OSError, match="site=b"):
+        bench.flush(segment)
+    assert {} == bench.quarantined()
+
+
+def test_conflict_in_memory_keeps_the_events(bench: Bench) -> None:
+    segment = bench.sealed()
+    segment.path = None
+    path = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"in the way")
+    with pytest.raises(PartConflict):
+        bench.flush(segment)
+
+
+def test_part_that_holds_more_than_was_read_back_is_kept(bench: Bench) -> None:
+    """The segment was damaged after its part was published, and before its release."""
+    segment = bench.sealed(EVENTS[:1] + EVENTS[2:3])
+    assert segment.path is not None
+    data = bytearray(segment.path.read_bytes())
+    bench.flush(segment)
+    data[-1] ^= 1
+    segment.path.write_bytes(data)
+    segment.columns = None
+    bench.flush(segment)
+    assert (2, ["torn"]) == (len(read_rows(bench.data_dir / "events")), list(bench.quarantined()))
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    return (b"\xffREC" + piece for piece in data.split(b"\xffREC")[1:])
+
+
+def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None:
+    """However often the flush is tried: a torn tail, damage before it, a value that fits no column any more."""
+    unfit = stored("a", 9, b'{"session_id": 7}')
+    segment = bench.sealed([EVENTS[0], EVENTS[2], unfit], in_memory=False)
+    assert segment.path is not None
+    data = bytearray(segment.path.read_bytes() + b"\xffREC torn")
+    _, second, third, torn = pieces(bytes(data))
+    place = data.index(second) + len(second) - 1
+    data[place] ^= 1
+    segment.path.write_bytes(data)
+    (bench.data_dir / "events" / "site=a").touch()
+    for _ in range(2):
+        with pytest.raises(OSError, match="site=a"):
+            bench.flush(segment)
+    expected = {"torn": torn, "damaged": second[:-1] + bytes([second[-1] ^ 1]), "unfit": third}
+    assert expected == bench.quarantined()
+    assert [1, 1, 1] == [bench.count(kind) for kind in expected]
+    (bench.data_dir / "events" / "site=a").unlink()
+    bench.flush(segment)
+    assert ["s-1", None] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]

@@ -1,0 +1,79 @@
+"""Expiry: whole days go, everything else stays."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from collector.parts.expire import expire
+
+TODAY = date(2026, 5, 28)
+
+
+def make(data_dir: Path, *names: str) -> list[Path]:
+    paths = [data_dir / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"part")
+    return paths
+
+
+def left(data_dir: Path) -> set[str]:
+    return {str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if path.is_file()}
+
+
+OLD = (
+    "events/site=a/date=2026-05-17/1.parquet",
+    "events/site=a/date=2026-05-17/2.parquet",
+    "events/site=b/date=1999-12-31/3.parquet",
+    "events/date=2026-05-17/4.parquet",
+    "rejected/site=a/date=2026-05-01/5.parquet",
+)
+YOUNG = (
+    "events/site=a/date=2026-05-18/6.parquet",
+    "events/site=a/date=2026-05-28/7.parquet",
+    "events/date=2026-06-01/8.parquet",
+    "rejected/site=a/date=2026-05-18/9.parquet",
+)
+FOREIGN = (
+    "events/site=a/date=2026-02-31/10.parquet",
+    "events/site=a/date=old/11.parquet",
+    "events/site=a/12.parquet",
+    "events/date=2026-05-17.txt",
+    "journal/0/date=2020-01-01/13.parquet",
+)
+
+
+def test_days_that_are_over_are_dropped_from_both_datasets_in_both_layouts(tmp_path: Path) -> None:
+    make(tmp_path, *OLD, *YOUNG, *FOREIGN)
+    assert len(OLD) == expire(tmp_path, TODAY, 10)
+    assert {*YOUNG, *FOREIGN} == left(tmp_path)
+    assert 0 == expire(tmp_path, TODAY, 10)
+
+
+def test_reader_that_has_a_part_open_reads_on(tmp_path: Path) -> None:
+    (path,) = make(tmp_path, OLD[0])
+    with path.open("rb") as reader:
+        expire(tmp_path, TODAY, 10)
+        assert b"part" == reader.read()
+
+
+def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *OLD)
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.parent.name == "site=a":
+            raise PermissionError(13, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError, match="site=a"):
+        expire(tmp_path, TODAY, 10)
+    assert {OLD[0], OLD[1], OLD[4]} == left(tmp_path)
+
+
+def test_what_a_killed_expiry_left_is_swept(tmp_path: Path) -> None:
+    make(tmp_path, "staging/expired/0123/1.parquet")
+    expire(tmp_path, TODAY, 10)
+    assert set() == left(tmp_path)
