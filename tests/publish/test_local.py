@@ -1,6 +1,7 @@
 """Publishing on a local file system."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,35 @@ def test_make_folder_takes_what_is_there(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_folder_that_is_there_is_synced_once_by_each_process(tmp_path: Path, calls: list[str]) -> None:
+    """Whoever made it may have been killed before its sync."""
+    folder = tmp_path / "events" / "site=a"
+    folder.mkdir(parents=True)
+    folders = Folders(tmp_path)
+    for _ in range(2):
+        folders.make(folder)
+    assert [f"fsync {tmp_path.name}", "fsync events"] == calls
+
+
+@pytest.mark.parametrize("removed", ["date=2026-05-12", "."], ids=["the day", "the whole site"])
+def test_folder_that_was_removed_is_made_again(tmp_path: Path, removed: str) -> None:
+    folders, site = Folders(tmp_path), tmp_path / "events" / "site=a"
+    for number in range(2):
+        staged = tmp_path / "staged"
+        staged.touch()
+        assert folders.publish(staged, site / "date=2026-05-12" / str(number))
+        shutil.rmtree(site / removed)
+    staged.touch()
+    assert folders.publish(staged, site / "date=2026-05-13" / "2")
+    assert (site / "date=2026-05-13" / "2").exists()
+
+
+def test_folders_that_are_known_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_KNOWN", 3)
+    folders = Folders(tmp_path)
+    for number in range(10):
+        folders.make(tmp_path / str(number))
+        assert len(folders._known) <= 3
+    assert 10 == len(list(tmp_path.iterdir()))

@@ -1,0 +1,176 @@
+"""What a dead process left: found by the next one that serves, by `collector recover`, and shown by `inspect`."""
+
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from collector.journal.record import Header, encode_header
+from tests.crash.rounds import kill
+from tests.support import event
+from tests.system.process import Process, configure, run, serving, wait_until
+
+LONG = {"flush_interval_s": 3600, "segment_max_bytes": 65_536}
+
+
+def left_behind(folder: Path, count: int = 60) -> set[str]:
+    """A data_dir with the segments of a killed process that could publish nothing; the session ids in them."""
+    in_the_way = folder / "data" / "events" / "site=demo"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    with serving(folder, storage=LONG) as process:
+        ids = {f"s-{number}" for number in range(count)}
+        for session_id in ids:
+            assert process.post(event(session_id=session_id, page_referrer="x" * 900)).status == 201
+        kill(process)
+    in_the_way.unlink()
+    return ids
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted((folder / "data" / "journal").rglob("*.segment"))
+
+
+def ids_of(process: Process) -> set[str]:
+    rows = [row["session_id"] for row in process.rows()]
+    assert len(rows) == len(set(rows))
+    return set(rows)
+
+
+@pytest.mark.parametrize("durability", ["fsync", "write", "memory"])
+def test_start_publishes_what_a_killed_process_left_beside_new_events(tmp_path: Path, durability: str) -> None:
+    """Whatever the setting is now; and the folders of workers that are no more are looked at too."""
+    ids = left_behind(tmp_path)
+    journal = tmp_path / "data" / "journal"
+    (journal / "7").mkdir()
+    moved = segments(tmp_path)[0]
+    moved.rename(journal / "7" / moved.name)
+    with serving(tmp_path, storage=LONG | {"durability": durability}) as process:
+        assert process.post(event(session_id="new")).status == 201
+        process.logged("recovered every segment")
+        assert ids <= ids_of(process)
+        scrape = process.metrics()
+        assert (60, 0) == (
+            scrape.value("collector_recovered_events_total"),
+            scrape.value("collector_recovering_segments"),
+        )
+        assert 1 == scrape.value("collector_stored_events_total", site="demo")
+        assert process.stop() == 0
+        assert ids | {"new"} == ids_of(process)
+    assert [] == segments(tmp_path)
+
+
+def test_sites_and_rules_that_have_changed_since_drop_nothing(tmp_path: Path) -> None:
+    left_behind(tmp_path, 2)
+    with serving(tmp_path, {"other": {"tracking": False}}) as process:
+        process.logged("recovered every segment")
+        assert {"s-0", "s-1"} == ids_of(process)
+
+
+def test_recover_publishes_without_serving(tmp_path: Path) -> None:
+    ids = left_behind(tmp_path)
+    assert len(segments(tmp_path)) > 1
+    done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert f"recovered {len(ids)} events" in done.stdout.splitlines()[-1]
+    assert [] == segments(tmp_path)
+    again = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+    assert (0, "recovered 0 events from 0 segments; 0 are left\n") == (again.returncode, again.stdout)
+
+
+def test_recover_beside_a_collector_that_serves_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as process:
+        done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+        assert (1, f"collector: data_dir {tmp_path / 'data'}: another collector is using it\n") == (
+            done.returncode,
+            done.stderr,
+        )
+        assert process.post().status == 201
+
+
+def test_recover_that_leaves_a_segment_exits_1_and_says_why(tmp_path: Path) -> None:
+    """One cannot be published, and one only a later version can read."""
+    left_behind(tmp_path, 1)
+    with serving(tmp_path, {"b": {}}, storage=LONG) as process:
+        events = tmp_path / "data" / "events"
+        process.logged("recovered every segment")
+        assert process.post(site="b").status == 201
+        kill(process)
+    (events / "site=b").touch()
+    newer = bytearray(encode_header(Header("00000000000000aa", by_site=True)))
+    newer_path = segments(tmp_path)[0].with_name("20260101T000000Z-00000000000000aa.segment")
+    newer[8] = 2
+    newer[32:] = zlib.crc32(newer[:32]).to_bytes(4, "little")
+    newer_path.write_bytes(newer)
+    done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+    assert 1 == done.returncode
+    assert "site=b" in done.stderr
+    assert "format 2; this collector reads up to 1" in done.stderr
+    assert done.stdout.endswith("2 are left\n")
+    assert newer_path.read_bytes() == newer
+    shown = run("inspect", tmp_path / "data", folder=tmp_path)
+    assert 1 == shown.returncode
+    assert f"{newer_path}: format 2" in shown.stderr
+
+
+def test_recover_without_a_data_dir_is_an_error(tmp_path: Path) -> None:
+    config_file = configure(tmp_path)
+    done = run("recover", "--config", config_file, folder=tmp_path)
+    assert (1, f"collector: data_dir {tmp_path / 'data'}: is not a folder\n") == (done.returncode, done.stderr)
+
+
+def test_inspect_shows_segments_and_tells_a_torn_tail_from_damage(tmp_path: Path) -> None:
+    left_behind(tmp_path, 3)
+    (segment,) = segments(tmp_path)
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-5])
+    torn = run("inspect", segment, folder=tmp_path)
+    assert (0, "") == (torn.returncode, torn.stderr)
+    assert "acknowledged to nobody" in torn.stdout
+    assert " 2 " in torn.stdout.splitlines()[3], "rows that can be read"
+    segment.write_bytes(whole[:60] + b"?" + whole[61:])
+    damaged = run("inspect", tmp_path / "data", folder=tmp_path)
+    assert 1 == damaged.returncode
+    assert "bytes are damaged" in damaged.stderr
+    done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+    assert 0 == done.returncode
+    shown = run("inspect", tmp_path / "data", folder=tmp_path)
+    assert (0, True) == (shown.returncode, f"quarantine/{segment.stem[-16:]}.damaged: " in shown.stdout)
+
+
+def days_ago(days: int) -> str:
+    return f"date={(datetime.now(UTC).date() - timedelta(days)).isoformat()}"
+
+
+@pytest.fixture
+def old_parts(tmp_path: Path) -> dict[int, Path]:
+    """Parts of days so long ago."""
+    paths = {days: tmp_path / "data" / "events" / "site=demo" / days_ago(days) / "1.parquet" for days in (0, 400, 402)}
+    for path in paths.values():
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"PAR1")
+    return paths
+
+
+def test_expire_drops_days_also_beside_a_collector_that_serves(tmp_path: Path, old_parts: dict[int, Path]) -> None:
+    with serving(tmp_path) as process:
+        done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
+        assert (0, "dropped 1 parts\n", "") == (done.returncode, done.stdout, done.stderr)
+        assert process.post().status == 201
+        assert process.stop() == 0
+    assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}
+
+
+@pytest.mark.parametrize("words", ["400", "0d", "-1d", "1.5d", "d", "4w", ""])
+def test_expire_refuses_what_is_no_number_of_days(tmp_path: Path, words: str) -> None:
+    done = run("expire", f"--older-than={words}", folder=tmp_path)
+    assert 2 == done.returncode
+    assert "should be a number of days, such as 400d" in done.stderr
+
+
+def test_retention_days_drops_them_while_serving(tmp_path: Path, old_parts: dict[int, Path]) -> None:
+    with serving(tmp_path, storage={"retention_days": 401}) as process:
+        wait_until(lambda: process.metrics().value("collector_expired_parts_total") == 1, "the old day is dropped")
+        assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}
+        assert process.stop() == 0
