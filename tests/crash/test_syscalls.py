@@ -1,0 +1,255 @@
+"""A kill at every system call that changes the disk, or that waits for it.
+
+What a kill leaves on the disk changes only with such a call, so a kill before each of them meets every state there is:
+of `recover`, which is one thread, literally; of a collector that serves, as its threads happen to meet.
+"""
+
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
+from typing import TypeVar
+
+import pytest
+
+from tests.crash.conftest import LONG, need, times
+from tests.crash.rounds import SITES, STORAGE, Ledger, load, recover, verdict, victim, victim_serving
+from tests.crash.tracing import STRACE, calls, ended, nth_call, options, traced
+from tests.system.process import Process, configure, environment, wait_until
+from tests.system.test_storage import failing_disk
+
+UNDER_WAY = 60  # events that a collector acknowledges before it is told to stop
+CONNECTIONS = 4
+KILLED = -signal.SIGKILL
+
+P = TypeVar("P")
+
+FSYNC, FDATASYNC, LINK, RENAME, UNLINK, RMDIR, WRITE, TRUNCATE, MKDIR = KINDS = (
+    "fsync",
+    "fdatasync",
+    "link,linkat",
+    "rename,renameat,renameat2",
+    "unlink,unlinkat",
+    "rmdir",
+    "write,pwrite64",
+    "truncate,ftruncate",
+    "mkdir,mkdirat",
+)
+
+
+@pytest.fixture(autouse=True)
+def _strace() -> None:
+    need(STRACE is not None, "strace")
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a dead collector left, a torn tail included, and what it had acknowledged."""
+
+    data_dir: Path
+    ledger: Ledger
+
+    def copy(self, folder: Path) -> Ledger:
+        """Give a folder this data_dir, and a configuration."""
+        folder.mkdir()
+        shutil.copytree(self.data_dir, folder / "data")
+        configure(folder, {site: {} for site in SITES}, storage=STORAGE | {"data_dir": folder / "data"})
+        return deepcopy(self.ledger)
+
+
+@pytest.fixture(scope="module")
+def backlog(tmp_path_factory: pytest.TempPathFactory) -> Backlog:
+    """Three segments and a torn tail, of a collector that could not publish."""
+    folder, ledger = tmp_path_factory.mktemp("backlog"), Ledger()
+    journal = folder / "data" / "journal" / "0"
+    with victim_serving(folder) as process, failing_disk(process.data_dir), load(process.url, ledger, CONNECTIONS):
+        wait_until(lambda: len(list(journal.iterdir())) >= 4, "three segments are sealed, and one is open")
+        process.popen.kill()
+        process.exit_code()
+    *_, last = sorted(journal.iterdir())
+    with last.open("ab") as file:
+        file.write(b"\xffREC torn")
+    return Backlog(folder / "data", ledger)
+
+
+class Kills:
+    """The points at which something was killed."""
+
+    def __init__(self) -> None:
+        self.at: Counter[tuple[str, str]] = Counter()
+
+    def add(self, log: Path, root: Path, n: int) -> None:
+        self.at[nth_call(log, root, n)] += 1
+
+    def report(self, what: str) -> None:
+        """Say how many there were, and where; at least one."""
+        assert self.at, "nothing was killed"
+        print(f"\n{what}: killed at {self.at.total()} calls")
+        for (name, where), number in sorted(self.at.items()):
+            print(f"  {number:4} {name:9} {where}")
+
+
+def recover_killed(folder: Path, *strace: str) -> int:
+    """Run `recover` under strace. Its exit code: 0 or KILLED."""
+    log = folder / "strace"
+    command = [*traced(log, *strace), *victim(), "recover", "--config", str(folder / "collector.toml")]
+    with (folder / "output").open("wb") as output:
+        popen = subprocess.Popen(command, cwd=folder, env=environment(), stdout=output, stderr=output)
+        code = popen.wait(60)
+    wait_until(lambda: ended(log, popen.pid), "strace is done")
+    assert code in (0, KILLED), (folder / "output").read_text()
+    return code
+
+
+def serve_killed(folder: Path, ledger: Ledger, *strace: str) -> int:
+    """Serve a few events under strace, beside a recovery if there is a backlog; stop. The exit code: 0 or KILLED."""
+    log, enough = folder / "strace", len(ledger.acked) + UNDER_WAY
+    with perhaps_serving(folder, traced(log, *strace)) as process:
+        if process is None:
+            wait_until(lambda: "+++ killed by SIGKILL" in log.read_text(errors="replace"), "it was killed")
+            return KILLED
+
+        def gone() -> bool:
+            return process.popen.poll() is not None
+
+        with load(process.url, ledger, CONNECTIONS):
+            wait_until(lambda: gone() or len(ledger.acked) >= enough, "enough is acknowledged, or the victim is gone")
+            # A flush while events come, and one at the end.
+            wait_until(lambda: gone() or "published" in process.log(), "a flush is done, or the victim is gone")
+        process.send_signal(signal.SIGTERM)
+        code = process.exit_code()
+        wait_until(lambda: ended(log, process.popen.pid), "strace is done")
+        assert code in (0, KILLED), process.log()
+        return code
+
+
+@contextmanager
+def perhaps_serving(folder: Path, prefix: tuple[str, ...]) -> Iterator[Process | None]:
+    """A collector; None where it was killed before it listened."""
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(victim_serving(folder, prefix=prefix))
+        except AssertionError as exc:
+            if "the collector did not start" not in str(exc):
+                raise
+            yield None
+        else:
+            yield process
+
+
+def check(folder: Path, ledger: Ledger) -> None:
+    """Recover, judge, and clear away."""
+    if (folder / "data").is_dir() or ledger.acked:  # or it was killed before it made its data_dir
+        recover(folder)
+        assert verdict(folder / "data", ledger) is None
+    shutil.rmtree(folder)
+
+
+def spread(total: int, most: int) -> list[int]:
+    """Which of so many calls to kill at: all, or if these are more than `most`, an even sample."""
+    if total <= most:
+        return list(range(1, total + 1))
+    return sorted({1 + (2 * index + 1) * total // (2 * most) for index in range(most)})
+
+
+def sweep(kill: Callable[[P], bool], points: Iterable[P]) -> bool:
+    """Kill at each of these points, two at a time, until one is not reached; whether one was not."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting = iter(points)
+        while pair := list(islice(waiting, 2)):
+            if not all(pool.map(kill, pair)):
+                return True
+    return False
+
+
+def test_kill_at_each_call_of_a_recovery(tmp_path: Path, backlog: Backlog) -> None:
+    """Of the many that write a part, all of which leave it torn in staging, an even sample."""
+    root, kills = tmp_path / "whole", Kills()
+    ledger = backlog.copy(root)
+    assert 0 == recover_killed(root, *options(",".join(KINDS)))
+    totals = Counter(name for _, name, _ in calls(root / "strace", root / "data"))
+    assert verdict(root / "data", ledger) is None
+    assert {"fsync", "unlink", "write", "mkdir"} < totals.keys()
+
+    def kill(point: tuple[str, int]) -> bool:
+        call, n = point
+        folder = tmp_path / f"{call}-{n}"
+        ledger = backlog.copy(folder)
+        killed = KILLED == recover_killed(folder, *options(call, f"signal=KILL:when={n}"))
+        if killed:
+            kills.add(folder / "strace", folder / "data", n)
+        check(folder, ledger)
+        return killed
+
+    assert not sweep(kill, [(call, n) for call in totals for n in spread(totals[call], times(1, 60))])
+    for call in totals if LONG else ():
+        assert sweep(kill, [(call, totals[call] + 1)]), f"there are no more calls of {call} than were counted"
+    kills.report(f"recovering, with {dict(totals)}")
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a recovery"])
+def test_kill_at_each_call_of_a_collector_that_serves(tmp_path: Path, backlog: Backlog, beside: str) -> None:
+    """From its start to its end by SIGTERM; the thread that first comes to the nth call ends them all.
+
+    The journal's thread syncs fewer files than the flush's, so its folder is swept for itself.
+    """
+    kills = Kills()
+
+    def kill(call: str, path: str | None, n: int) -> bool:
+        folder, ledger = tmp_path / f"{call}-{n}-{path is None}", Ledger()
+        if beside == "nothing":
+            folder.mkdir()
+        else:
+            ledger = backlog.copy(folder)
+        below = None if path is None else folder / "data" / path
+        killed = KILLED == serve_killed(folder, ledger, *options(call, f"signal=KILL:when={n}", path=below))
+        if killed:
+            kills.add(folder / "strace", folder / "data", n)
+        check(folder, ledger)
+        return killed
+
+    if not LONG:
+        sweep(partial(kill, FDATASYNC, None), [4]) if beside == "nothing" else sweep(partial(kill, FSYNC, None), [14])
+    else:
+        for call, path in ((FSYNC, None), (FSYNC, "journal/0"), (LINK, None), (UNLINK, None), (MKDIR, None)):
+            assert sweep(partial(kill, call, path), range(1, 200)), f"all of {call}"
+        if beside == "nothing":
+            assert sweep(partial(kill, FDATASYNC, None), range(1, 200))
+            sweep(partial(kill, WRITE, None), range(1, 40))
+    kills.report(f"serving beside {beside}")
+
+
+def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:
+    """A limit on the size of a file cuts a commit short; the kill falls before it, or a later try, is cut off."""
+    kills = Kills()
+
+    def kill(n: int) -> bool:
+        folder, ledger = tmp_path / str(n), Ledger()
+        folder.mkdir()
+        log = folder / "strace"
+        prefix = traced(log, *options(TRUNCATE, f"signal=KILL:when={n}"))
+        storage = {"flush_interval_s": 3600, "segment_max_bytes": 16 << 20}
+        with (
+            victim_serving(folder, prefix=prefix, storage=storage) as process,
+            load(process.url, ledger, CONNECTIONS),
+        ):
+            wait_until(lambda: len(ledger.acked) >= UNDER_WAY, "it serves")
+            (segment,) = (folder / "data" / "journal" / "0").iterdir()
+            prlimit(process.popen.pid, RLIMIT_FSIZE, (segment.stat().st_size + 1_500, RLIM_INFINITY))
+            assert KILLED == process.exit_code()
+            wait_until(lambda: ended(log, process.popen.pid), "strace is done")
+        kills.add(log, folder / "data", n)
+        check(folder, ledger)
+        return True
+
+    sweep(kill, range(1, times(1, 4) + 1))
+    kills.report("serving with short writes")

@@ -1,0 +1,121 @@
+"""strace around a victim: system calls that kill it, fail or take long, and a log of where.
+
+    python tests/crash/tracing.py LOG OPTIONS python SCRIPT ...     OPTIONS: strace's, as one JSON list
+
+Run like this, strace is attached after the imports and before the first step: only the collector's own calls are traced
+and counted, and Python's thousands at start cost nothing. strace counts the calls of each thread for itself. (A kill
+falls before the call is made, and `--seccomp-bpf` would ignore it.)
+"""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from shutil import which
+
+STRACE = which("strace")
+ATTACH_S = 20.0
+
+_CALL = re.compile(r"(\d+) +(\w+)\((.*)")
+_PATH = re.compile(r'[<"](/[^>"]*)[>"]')
+
+
+def traced(log: Path, *options: str) -> tuple[str, ...]:
+    """What to put before the command of a victim."""
+    return (sys.executable, __file__, str(log), json.dumps(options))
+
+
+def options(calls: str, *inject: str, path: Path | None = None) -> tuple[str, ...]:
+    """Trace these calls (`fsync,fdatasync`), all of them or those on one path, and inject these faults.
+
+    A fault is `error=EIO`, or `error=EIO:when=3+`; it is for all of `calls`, or for those it names: `fsync:error=EIO`.
+    """
+    faults = [fault if re.match(r"[a-z0-9,]+:", fault) else f"{calls}:{fault}" for fault in inject]
+    return (
+        *("-e", f"trace={calls}"),
+        *(word for fault in faults for word in ("-e", f"inject={fault}")),
+        *(() if path is None else ("-P", str(path))),
+    )
+
+
+@contextmanager
+def failing(pid: int, log: Path, *options: str) -> Iterator[None]:
+    """A process that already runs, its calls failing until the block is left."""
+    strace = _attach(pid, log, *options)
+    try:
+        yield
+    finally:
+        strace.send_signal(signal.SIGINT)  # it lets go of the process, which goes on
+        strace.wait(ATTACH_S)
+
+
+def calls(log: Path, root: Path) -> Iterator[tuple[str, str, str]]:
+    """Each call in the log: its thread, its name, and the place below `root` it was about."""
+    for line in log.read_text(errors="replace").splitlines():
+        if match := _CALL.match(line):
+            thread, name, arguments = match.groups()
+            paths = _PATH.findall(arguments)
+            yield thread, name, place(Path(paths[-1]), root) if paths else "elsewhere"
+
+
+def nth_call(log: Path, root: Path, n: int) -> tuple[str, str]:
+    """Name and place of the call at which `when=n` struck: the first that was the nth of its thread."""
+    count: Counter[tuple[str, str]] = Counter()
+    for thread, name, where in calls(log, root):
+        count[thread, name] += 1
+        if count[thread, name] == n:
+            return name, where
+    raise AssertionError(f"{log} has no {n} calls of one thread")
+
+
+def ended(log: Path, pid: int) -> bool:
+    """Whether strace has written its last line about the process."""
+    return re.search(rf"^{pid} +\+\+\+ ", log.read_text(errors="replace"), re.MULTILINE) is not None
+
+
+def place(path: Path, root: Path) -> str:
+    """`journal/0/*.segment`: where a file is, whatever it is called today."""
+    if not path.is_relative_to(root):
+        return "elsewhere"
+    parts = path.relative_to(root).parts
+    if not parts:
+        return "."
+    *folders, name = (re.sub(r"=.*", "=*", part) for part in parts)
+    return "/".join((*folders, re.sub(r".*\.", "*.", name)))
+
+
+def _attach(pid: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
+    assert STRACE is not None
+    command = [STRACE, "-f", "-q", "-y", "-s", "0", "-o", str(log), *options, "-p", str(pid)]
+    strace = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + ATTACH_S
+    while not _all_traced(pid):
+        assert strace.poll() is None, f"strace ends at once: {' '.join(command)}"
+        assert time.monotonic() < until, "strace attaches"
+        time.sleep(0.005)
+    return strace
+
+
+def _all_traced(pid: int) -> bool:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return not any("TracerPid:\t0\n" in (thread / "status").read_text() for thread in threads)
+    except OSError:  # a thread has ended meanwhile
+        return False
+
+
+if __name__ == "__main__":
+    _, log_file, options_json, _, *sys.argv = sys.argv
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    import_module("collector.boot.worker").warm_up()  # what pyarrow imports later is not the collector's either
+    _attach(os.getpid(), Path(log_file), *json.loads(options_json))
+    runpy.run_path(sys.argv[0], run_name="__main__")
