@@ -16,7 +16,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, RLIMIT_NOFILE, prlimit
 
 import pytest
 
-from tests.crash.conftest import LONG, need, times
+from tests.crash.conftest import need, times
 from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
 from tests.crash.tracing import STRACE, calls, failing, options
 from tests.support import body, event
@@ -28,8 +28,6 @@ BY_SIZE = {"flush_interval_s": 3600, "segment_max_bytes": SEGMENT}
 NEVER = {"flush_interval_s": 3600, "segment_max_bytes": 256 * SEGMENT}
 BULK = 1_000 * "x"  # some forty such events fill a segment
 NEARLY = 25
-
-long_only = pytest.mark.skipif(not LONG, reason="in the long form")
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +180,7 @@ def test_part_whose_sync_fails_is_written_anew(tmp_path: Path) -> None:
         stopped(process, ledger)
 
 
-@long_only
+@pytest.mark.long
 @pytest.mark.parametrize(("folder", "parts"), [("events", 0), ("events/site=a", 0), ("events/site=a/date={today}", 1)])
 def test_segment_is_kept_while_a_folder_of_its_parts_cannot_be_synced(tmp_path: Path, folder: str, parts: int) -> None:
     """A part that is visible already is kept, and not written a second time."""
@@ -200,7 +198,7 @@ def test_segment_is_kept_while_a_folder_of_its_parts_cannot_be_synced(tmp_path: 
         stopped(process, ledger)
 
 
-@long_only
+@pytest.mark.long
 def test_segment_whose_name_cannot_be_synced_ends_the_process(tmp_path: Path) -> None:
     """At the next segment: a power cut could take the file, so nothing is acknowledged in it."""
     ledger = Ledger()
@@ -243,7 +241,7 @@ def no_descriptors(process: Process) -> Iterator[None]:
     prlimit(process.popen.pid, RLIMIT_NOFILE, limit)
 
 
-@long_only
+@pytest.mark.long
 def test_no_descriptor_left_at_all_costs_no_event(tmp_path: Path) -> None:
     """Neither a segment can be made nor a part written, nor a connection taken; those that are open go on."""
     ledger = Ledger()
