@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from collector.edge import answers
 from collector.edge.collect import PATH, CollectEndpoint
@@ -51,7 +51,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
         try:
             return await handler(request)
         except web.HTTPException:
-            return answers.not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
+            return await _not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
         except Exception:
             log.exception("a request failed: %s %s", request.method, request.path[:200])
             return endpoint.drop(request, Refused(Reason.INTERNAL, "Internal error"))
@@ -70,7 +70,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
 
 
 async def _not_found(request: web.Request) -> web.Response:
-    return answers.not_found(request)
+    return answers.not_found(request.headers.get(hdrs.ORIGIN)).to_response()
 
 
 async def _no_answer_yet(request: web.Request) -> None:
