@@ -12,6 +12,7 @@ from collector.config import Config
 from collector.edge.app import Traffic, build_app
 from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.ops import build_admin
+from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import TokenBuckets
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import replay
@@ -46,6 +47,7 @@ class Stages:
     flusher: Flusher
     endpoint: CollectEndpoint
     traffic: Traffic
+    ordinary: OrdinaryRequests | None
 
     def open(self) -> None:
         """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
@@ -119,7 +121,9 @@ def build_stages(config: Config, clock: Clock) -> Stages:
         metrics=metrics,
     )
     endpoint = CollectEndpoint(build_rules(config, clock), journal, rejects, metrics, clock)
-    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, Traffic())
+    traffic = Traffic()
+    ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
+    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, traffic, ordinary)
 
 
 def build_rules(config: Config, clock: Clock, present: Rules | None = None) -> Rules:

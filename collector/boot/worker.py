@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiofiles.os
+import uvloop
 from aiohttp import web
 
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, listen, max_connections, owned, url
@@ -25,7 +26,7 @@ from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.config_file import ConfigError, load
-from collector.edge.server import Server
+from collector.edge.server import Server, fits
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire
@@ -61,8 +62,9 @@ def serve(config: Config, config_file: Path) -> int:
         with (
             listen(config.server.host, config.server.port, "server") as public,
             listen(config.admin.host, config.admin.port, "admin") as admin,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            return asyncio.run(Worker(config, config_file, stages, clock).run(public, admin))
+            return runner.run(Worker(config, config_file, stages, clock).run(public, admin))
 
 
 class Worker:
@@ -132,6 +134,7 @@ class Worker:
                 self._stages.metrics,
                 keepalive_timeout_s=server.keepalive_timeout_s,
                 max_connections=max_connections(),
+                ordinary=self._stages.ordinary if fits() else None,
             ),
             shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
         )

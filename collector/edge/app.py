@@ -26,17 +26,26 @@ class Traffic:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The outermost middleware."""
-        self.under_way += 1
-        self._idle.clear()
+        self.begin()
         try:
             response = await handler(request)
         finally:
-            self.under_way -= 1
-            if not self.under_way:
-                self._idle.set()
+            self.end()
         if self.draining:
             response.force_close()
         return response
+
+    def begin(self) -> None:
+        """One more request is under way."""
+        if not self.under_way:
+            self._idle.clear()
+        self.under_way += 1
+
+    def end(self) -> None:
+        """It is answered."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._idle.set()
 
     async def idle(self) -> None:
         """Wait until no request is under way."""

@@ -46,9 +46,9 @@ class CollectEndpoint:
 
     def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
         self.rules = rules
-        self._journal = journal
+        self.journal = journal
         self._rejects = rejects
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
         self._bodies = Bodies()
 
@@ -76,15 +76,15 @@ class CollectEndpoint:
         try:
             outcome = await self._outcome(request, site)
         except BodyLost:
-            self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
+            self.metrics.of_site(site.id).count_dropped(Reason.ABORTED)
             return answers.bad_body(request.headers.get(hdrs.ORIGIN)).to_response()  # if anybody is there to read it
         if isinstance(outcome, Event):
-            self._metrics.of_site(site.id).count_stored()
+            self.metrics.of_site(site.id).count_stored()
             return answers.stored(request.headers.get(hdrs.ORIGIN)).to_response()
         return self.drop(request, outcome)
 
     async def _outcome(self, request: web.Request, site: Site) -> Event | Dropped:
-        if not self._journal.can_append():
+        if not self.journal.can_append():
             return unavailable()
         headers = request.headers
         arrival = arrive(
@@ -97,7 +97,7 @@ class CollectEndpoint:
         if isinstance(body, Refused):
             return body
         outcome = self.judge(site, arrival, body)
-        if isinstance(outcome, Event) and not await self._journal.append(outcome):
+        if isinstance(outcome, Event) and not await self.journal.append(outcome):
             return unavailable()
         return outcome
 
@@ -114,12 +114,12 @@ class CollectEndpoint:
             and outcome.reason is Reason.INVALID
             and not self._rejects.keep(site.id, Rejected(received_us, outcome.message, body))
         ):
-            self._metrics.rejected_lost.inc()
+            self.metrics.rejected_lost.inc()
         return outcome
 
     def drop(self, request: web.Request, outcome: Dropped) -> web.Response:
         """Answer what is not stored, and count it for its site, or for the unknown ones."""
         site = request.get(SITE)
-        counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
+        counts = self.metrics.of_unknown if site is None else self.metrics.of_site(site.id)
         counts.count_dropped(outcome.reason)
         return answers.dropped(request.headers.get(hdrs.ORIGIN), outcome).to_response()
