@@ -137,7 +137,10 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    settings: Config, clock: FakeClock | None = None, max_connections: int = 1_000
+    settings: Config,
+    clock: FakeClock | None = None,
+    max_connections: int = 1_000,
+    keepalive_timeout_s: float = 75,
 ) -> AsyncIterator[Running]:
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
     assert fits()  # or `ordinary` would say what production does not do
@@ -150,7 +153,7 @@ async def running(
         Server(
             app,
             stages.metrics,
-            keepalive_timeout_s=75,
+            keepalive_timeout_s=keepalive_timeout_s,
             max_connections=max_connections,
             ordinary=stages.ordinary,
         ),

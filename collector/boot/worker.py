@@ -22,6 +22,7 @@ import uvloop
 from aiohttp import web
 
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, listen, max_connections, owned, url
+from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock, SystemClock
 from collector.config import Config
@@ -158,6 +159,7 @@ class Worker:
             self._stages.flusher.run(),
             self._stages.journal.broken.wait(),
             self._watch_disk(),
+            watch_lag(self._stages.metrics.loop_lag_seconds),
             self._expire_hourly(),
             self._reload_when_told(),
         )

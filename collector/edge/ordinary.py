@@ -108,9 +108,14 @@ class OrdinaryRequests:
             self._rules = self._endpoint.rules
             self._young, self._old = {}, {}
         key = b"".join((peer, data[:at], data[last_digit:end]))
-        head = self._young.get(key) or self._old.get(key) or self._read(peer, data)
+        head = self._young.get(key) or self._old.get(key)
         if head is None:
-            return None
+            try:
+                head = self._read(peer, data)
+            except Exception:  # the plain way has an answer to that, too
+                log.exception("the head of a request could not be read")
+            if head is None:
+                return None
         if key not in self._young:
             if len(self._young) >= MAX_KNOWN:
                 self._young, self._old = {}, self._young
