@@ -13,6 +13,7 @@ from bench.peak import Shape, peak
 from bench.results import Result, save
 from bench.server import NoResult
 from bench.subject import Settings, Setup, parse_setting
+from bench.sustained import paced, sustained
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,6 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     scenarios = parser.add_subparsers(required=True, dest="scenario", metavar="SCENARIO")
     _common(command := scenarios.add_parser("peak", help="closed loop: as much as the connections can send"))
     command.set_defaults(run=lambda arguments: [peak(setup_of(arguments), shape_of(arguments))])
+    _common(command := scenarios.add_parser("sustained", help="open loop: the highest rate that is held"))
+    command.set_defaults(run=lambda arguments: sustained(setup_of(arguments), shape_of(arguments)), seconds=60)
+    _common(command := scenarios.add_parser("paced", help="open loop: one rate"))
+    command.add_argument("--rate", type=float, required=True, help="requests a second")
+    command.set_defaults(run=lambda arguments: [paced(setup_of(arguments), shape_of(arguments), arguments.rate)])
     return parser
 
 
@@ -85,6 +91,6 @@ def show(runs: Sequence[Result]) -> None:
     console = Console(highlight=False)
     for run in runs:
         for name, value in run.items():
-            if value is not None:
+            if value is not None and not (isinstance(value, list) and len(value) > 8):
                 console.print(f"{name:>26}  {value:,.1f}" if isinstance(value, float) else f"{name:>26}  {value}")
         console.print()

@@ -88,7 +88,7 @@ def _browser(source: random.Random) -> tuple[str, tuple[str, ...]]:
             f"{source.randrange(4000, 7000)}.{source.randrange(200)}{' Mobile' * (platform == 'Android')} Safari/537.36"
         )
         brands = f'"Chromium";v="{version}", "Not)A;Brand";v="{source.choice((8, 24, 99))}"'
-        hints = (f"sec-ch-ua-platform: \"{platform}\"", f"sec-ch-ua: {brands}", f"sec-ch-ua-mobile: {mobile}")  # fmt: skip
+        hints = (f'sec-ch-ua-platform: "{platform}"', f"sec-ch-ua: {brands}", f"sec-ch-ua-mobile: {mobile}")
         return agent, (*hints, encoding)
     if kind < 0.85:
         system = f"iPhone; CPU iPhone OS {source.randrange(14, 20)}_{source.randrange(7)} like Mac OS X"

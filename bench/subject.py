@@ -82,7 +82,7 @@ class Collector:
         with started(
             command(self.setup, "recover", "--config", "collector.toml"), self.folder, env=environment()
         ) as server:
-            pid, status, usage = os.wait4(server.pid, 0)
+            _, status, usage = os.wait4(server.pid, 0)
             server.popen.returncode = os.waitstatus_to_exitcode(status)
             assert self.server.ended_cpu_s is not None
             self.server.ended_cpu_s += usage.ru_utime + usage.ru_stime
