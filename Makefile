@@ -54,6 +54,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock:
 	$(LOCK) setup.cfg requirements/build.in -o requirements/run.txt
 	$(LOCK) setup.cfg requirements/build.in --extra dev -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) setup.cfg requirements/build.in --extra bench -c requirements/run.txt -o requirements/bench.txt
+	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.compare import compare
 from bench.peak import Shape, peak
 from bench.results import Result, save
 from bench.server import NoResult
@@ -40,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     _common(command := scenarios.add_parser("paced", help="open loop: one rate"))
     command.add_argument("--rate", type=float, required=True, help="requests a second")
     command.set_defaults(run=lambda arguments: [paced(setup_of(arguments), shape_of(arguments), arguments.rate)])
+    _common(command := scenarios.add_parser("compare", help="beside what people would use instead"))
+    command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    command.set_defaults(run=lambda arguments: compare(setup_of(arguments), shape_of(arguments), arguments.rounds))
     return parser
 
 
