@@ -14,7 +14,7 @@ from statistics import median
 from rich.console import Console
 
 from bench.peak import WARM_UP_S, Shape, peak
-from bench.requests import read_requests, write_requests
+from bench.requests import framed, read_requests, write_requests
 from bench.results import Result
 from bench.rivals import RIVALS, Rival
 from bench.server import MemoryWatch, NoResult
@@ -72,7 +72,6 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
         requests = folder / "requests"
         write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
         if rival.json_only:
-            # In the head, which Content-Length does not count; every record's own length must follow.
             as_json(requests)
         with rival.serving(folder, setup.cores) as server:
             load = {"connections": shape.connections, "threads": shape.load_threads, "cores": shape.load_cores}
@@ -103,5 +102,6 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
 
 def as_json(path: Path) -> None:
     """Rewrite a file of requests so that all say `application/json`."""
-    changed = [request.replace(b"text/plain;charset=UTF-8", b"application/json", 1) for request in read_requests(path)]
-    path.write_bytes(b"".join(b"%d\n%s" % (len(request), request) for request in changed))
+    path.write_bytes(
+        framed(request.replace(b"text/plain;charset=UTF-8", b"application/json", 1) for request in read_requests(path))
+    )

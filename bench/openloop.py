@@ -26,8 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench.requests import read_requests
-from bench.server import NoResult, pinned
-from bench.subject import ROOT, environment
+from bench.server import ROOT, NoResult, environment, pinned
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 PROGRESS_EVERY_S = 0.5

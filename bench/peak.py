@@ -66,6 +66,8 @@ def _measure(collector: Collector, shape: Shape, requests: Path) -> Result:
     collector.finish(warm.acknowledged + run.acknowledged)
     written = [path.stat().st_size for path in parts(collector.data_dir)]
     return {
+        "connections": shape.connections,
+        "sites": collector.setup.sites,
         "events": run.acknowledged,
         "refused": run.not_2xx,
         "seconds": shape.seconds,

@@ -6,13 +6,13 @@ path and protocol are what they are in reality: the same for every event of a si
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from bench.sample import bodies
-from bench.subject import site_name
 
 # The default rate limit takes 1,200 at once and 1,200 a minute of each client: 20,000 clients may send 400,000 a second
 # for a minute, so none of these is refused, and each request finds a bucket of its own.
@@ -23,6 +23,11 @@ COUNT = 30_000  # more than fit into a processor's cache, and one or two segment
 
 _LANGUAGES = ("en-US,en;q=0.9", "fr-FR,fr;q=0.9,en;q=0.8", "de-DE,de;q=0.9,en-US;q=0.7,en;q=0.6", "ja,en;q=0.5")
 _PAGES = ("/", "/pricing", "/docs/getting-started", "/products/1742", "/blog/2026/05/a-longer-title-of-a-post")
+
+
+def site_name(number: int) -> str:
+    """The id of the site of that number, counted from 0."""
+    return f"site-{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,21 @@ def requests(count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> 
 
 def write_requests(path: Path, count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> int:
     """Write them to a file, each after its length in decimal and a newline; the mean length of the bodies."""
-    total = 0
-    with path.open("wb") as file:
-        for request in requests(count, sites, size_bytes, seed):
-            file.write(b"%d\n%s" % (len(request), request))
-            total += len(request) - request.index(b"\r\n\r\n") - 4
-    return round(total / count)
+    data, mean_bytes = _file_of(count, sites, size_bytes, seed)
+    path.write_bytes(data)
+    return mean_bytes
+
+
+@lru_cache(maxsize=1)  # a search uses the same 40 MB again and again, and making them takes seconds
+def _file_of(count: int, sites: int, size_bytes: int, seed: int) -> tuple[bytes, int]:
+    made = list(requests(count, sites, size_bytes, seed))
+    body_bytes = sum(len(request) - request.index(b"\r\n\r\n") - 4 for request in made)
+    return framed(made), round(body_bytes / count)
+
+
+def framed(made: Iterable[bytes]) -> bytes:
+    """Requests as such a file holds them."""
+    return b"".join([b"%d\n%s" % (len(request), request) for request in made])
 
 
 def read_requests(path: Path) -> list[bytes]:

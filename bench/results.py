@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.subject import ROOT, environment
+from bench.server import ROOT, environment
 
 FOLDER = Path(__file__).with_name("results")
 
@@ -50,7 +50,7 @@ def machine(python: str, folder: Path | None = None) -> Result:
         "load_average": round(os.getloadavg()[0], 1),
         "file_system": _file_system(folder),
         "python": json.loads(_output(python, "-c", _ABOUT_PYTHON) or "null"),
-        "wrk": (_output("wrk", "-v") or "").partition("Copyright")[0].strip() or None,
+        "wrk": (_output("wrk", "-v") or "").partition("[")[0].removeprefix("wrk").strip() or None,
         "node": _output("node", "--version"),
         "nginx": (_output("nginx", "-v") or "").rpartition("/")[2] or None,
     }

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from bench.processes import cpu_s, rss_bytes
 
+ROOT = Path(__file__).parent.parent
 READY_S = 60.0  # 10,000 sites take some seconds to check
 STOP_S = 900.0  # 10,000 parts take 40 s a segment
 POLL_S = 0.02
@@ -28,6 +29,11 @@ def pinned(command: Sequence[str], cores: str | None) -> list[str]:
     return list(command) if cores is None else ["taskset", "-c", cores, *command]
 
 
+def environment() -> dict[str, str]:
+    """This one, with the collector of this clone, whatever interpreter runs it."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
 @dataclass(slots=True)
 class Server:
     """A process that serves, or has served."""
@@ -36,7 +42,6 @@ class Server:
     log: Path
     url: str = ""
     ended_cpu_s: float | None = None
-    _memory: "MemoryWatch | None" = field(default=None, repr=False)
 
     @property
     def pid(self) -> int:

@@ -6,7 +6,6 @@ A run has a result only if every event that was answered with 201 is one row of 
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 import tomllib
@@ -20,9 +19,9 @@ from urllib.request import urlopen
 import pyarrow.parquet as pq
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.server import POLL_S, READY_S, NoResult, Server, pinned, started
+from bench.requests import site_name
+from bench.server import POLL_S, READY_S, NoResult, Server, environment, pinned, started
 
-ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"listening on (http://\S+)\n")
 ADMIN = re.compile(r"admin on (http://\S+)\n")
 
@@ -107,10 +106,6 @@ def count_rows(data_dir: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in parts(data_dir))
 
 
-def site_name(number: int) -> str:
-    return f"site-{number}"
-
-
 def configure(folder: Path, setup: Setup) -> Path:
     """Write `collector.toml`: what an owner would set, with everything on that a request can meet."""
     sections: Settings = {
@@ -158,21 +153,10 @@ def command(setup: Setup, *arguments: str) -> list[str]:
     return pinned([setup.python, "-m", "collector", *arguments], setup.cores)
 
 
-def environment() -> dict[str, str]:
-    """This one, with the collector of this clone, whatever interpreter runs it."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}
-
-
 @contextmanager
 def collecting(folder: Path, setup: Setup) -> Iterator[Collector]:
     """A collector that is ready. Raises NoResult where it does not start."""
     config_file = configure(folder, setup)
-    check = subprocess.run(
-        [setup.python, "-m", "collector", "check-config", config_file], env=environment(), cwd=folder,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if check.returncode:
-        raise NoResult(f"the collector does not take this configuration:\n{check.stderr}")
     with started(command(setup, "serve", "--config", str(config_file)), folder, env=environment()) as server:
         until = time.monotonic() + READY_S
         while True:

@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.server import POLL_S, READY_S, NoResult, Server, started
-from bench.subject import ROOT
+from bench.server import POLL_S, READY_S, ROOT, NoResult, Server, started
 
 HERE = Path(__file__).parent
 SCHEMA = ROOT / "schemas" / "collect.schema.json"
