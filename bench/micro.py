@@ -26,7 +26,7 @@ from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
 from collector.events import Event
 from collector.ingest.enrich import client_ip_policy
-from collector.ingest.pipeline import Arrival, accept, admit, to_values
+from collector.ingest.pipeline import accept, admit, arrive, to_values
 from collector.ingest.schema import check, parse
 from collector.journal.record import encode
 from collector.journal.segment import SegmentStore
@@ -60,7 +60,7 @@ async def _micro() -> list[Result]:
     trusted = AddressSet([parse_network("127.0.0.1")])
     clients = [client_address("127.0.0.1", [address], trusted) for address in forwarded]
     arrivals = [
-        Arrival(client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
+        arrive(client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
     ]
     raw = list(bodies(EVENTS))

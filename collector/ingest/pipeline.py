@@ -5,13 +5,12 @@ that an answer which does not depend on the body need not wait for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.addresses import Address, parse_address
-from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
+from collector.events import FIELDS, Dropped, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
@@ -37,8 +36,7 @@ _ANY_IPV4 = IPv4Address(0)
 _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What is known of an event before its body; `user_agent` is cut and clean, see `arrive`."""
 
     client: Address
@@ -76,17 +74,17 @@ def ip_not_excluded(site: Site, arrival: Arrival) -> Ignored | None:
     return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if arrival.client in site.excluded_ips else None
 
 
-BEFORE_BODY: tuple[Callable[[Site, Arrival], Ignored | Refused | None], ...] = (
-    tracking_enabled,
-    not_localhost,
-    origin_allowed,
-    ip_not_excluded,
-)
+Steps = tuple[Callable[[Site, Arrival], Dropped | None], ...]
+
+OF_THE_PAGE: Steps = (tracking_enabled, not_localhost, origin_allowed)
+"""What depends on the site and the headers `Origin` and `Referer` alone."""
+
+OF_THE_CLIENT: Steps = (ip_not_excluded,)
 
 
-def admit(site: Site, arrival: Arrival) -> Ignored | Refused | None:
+def admit(site: Site, arrival: Arrival, steps: Steps = OF_THE_PAGE + OF_THE_CLIENT) -> Dropped | None:
     """The reason not to read the body, or None."""
-    for step in BEFORE_BODY:
+    for step in steps:
         verdict = step(site, arrival)
         if verdict is not None:
             return verdict
