@@ -1,5 +1,6 @@
 """The flush of a segment: from memory and from its file, tried again, and beside files that are in its way."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,3 +202,37 @@ def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None
     (bench.data_dir / "events" / "site=a").unlink()
     bench.flush(segment)
     assert ["s-1", None] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+
+
+@pytest.mark.parametrize("kind", ["torn", "segment"])
+def test_segment_is_kept_until_the_name_of_its_copy_in_quarantine_is_synced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By a later try, too: the copy is there already then, but a power cut could still take its name."""
+    segment = bench.sealed(EVENTS[:1], in_memory=False)
+    assert segment.path is not None
+    if kind == "torn":
+        with segment.path.open("ab") as file:
+            file.write(b"\xffREC torn")
+    else:
+        taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+        taken.parent.mkdir(parents=True)
+        taken.write_bytes(b"in the way")
+    folder, fsync = str(bench.data_dir / "quarantine"), os.fsync
+    failures, synced = [5, 5], []
+
+    def flaky(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == folder:
+            if failures:
+                raise OSError(failures.pop(), "Input/output error")
+            synced.append(segment.path is not None and segment.path.exists())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flaky)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            bench.flush(segment)
+        assert segment.path.exists()
+    bench.flush(segment)
+    assert ([True], [kind]) == (synced, list(bench.quarantined()))
+    assert not segment.path.exists()
