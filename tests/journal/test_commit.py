@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from errno import EMFILE, ENOSPC
+from errno import EIO, EMFILE, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +263,15 @@ async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Pa
     empty = make_journal(tmp_path / "other")
     await empty.close()
     assert ([], []) == (empty.sealed, list((tmp_path / "other").rglob("*.segment")))
+
+
+async def test_empty_segment_that_cannot_be_deleted_is_no_obstacle_to_a_stop(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is sealed is still to be published; the next start finds nothing in the empty one, and deletes it."""
+    await journal.append(make_event())
+    await journal.seal()
+    monkeypatch.setattr(SegmentStore, "release", fail(OSError(EIO, "Input/output error")))
+    await journal.close()
+    assert ([1], False) == ([segment.rows for segment in journal.sealed], journal.broken.is_set())
+    assert "an empty segment is left to the next start" in caplog.text
