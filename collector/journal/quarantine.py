@@ -5,7 +5,8 @@
     quarantine/<segment>.unfit     records with values that fit no column of today: stored with null in their place
     quarantine/<segment>.segment   a whole segment, some of whose parts' names are taken by other files
 
-Each holds bytes as they stood in the segment, one stretch after the other.
+Each holds bytes as they stood in the segment, one stretch after the other. A whole segment is one still: once the file
+in its way is gone, moved to `journal/0/` it becomes the parts that are missing.
 """
 
 import logging

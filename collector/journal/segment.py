@@ -35,7 +35,8 @@ from collector.publish.local import Folders, fsync_folder, open_folder
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal"
-SEGMENT_NAME = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{16})\.segment", re.ASCII)
+# Without the time: one that a person brings back from quarantine.
+SEGMENT_NAME = re.compile(r"(?:\d{8}T\d{6}Z-)?([0-9a-f]{16})\.segment", re.ASCII)
 
 PROBE_BYTES = 65_536
 

@@ -144,6 +144,21 @@ def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(benc
     assert not segment.path.exists()
 
 
+def test_segment_brought_back_from_quarantine_becomes_the_parts_that_are_missing(bench: Bench) -> None:
+    """When a person has moved away what was in its way; those that are published are kept."""
+    segment = bench.sealed()
+    taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+    taken.parent.mkdir(parents=True)
+    taken.write_bytes(b"in the way")
+    bench.flush(segment)
+    taken.unlink()
+    kept = bench.data_dir / "quarantine" / f"{segment.id}.segment"
+    kept.rename(bench.data_dir / "journal" / "0" / kept.name)
+    (again,) = bench.store.left_over()
+    bench.flush(again)
+    assert [each.row[2] for each in EVENTS] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+
+
 def test_conflict_is_not_the_last_word_while_the_disk_fails(bench: Bench) -> None:
     segment = bench.sealed()
     path = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
