@@ -219,6 +219,65 @@ def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None
     assert ["s-1", None] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
 
 
+def spied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced from now on, and when a segment is deleted, in order."""
+    seen: list[str] = []
+    fsync, unlink = os.fsync, os.unlink
+
+    def spy_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append(str(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(bench.data_dir)))
+
+    def spy_unlink(path: Path) -> None:
+        unlink(path)
+        if Path(path).parent.parent.name == "journal":
+            seen.append("released")
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "unlink", spy_unlink)
+    return seen
+
+
+@pytest.fixture
+def synced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return spied(bench, monkeypatch)
+
+
+def test_release_is_synced(bench: Bench, synced: list[str]) -> None:
+    """Or a power cut brings the segment back after its parts were dropped, and they are there again."""
+    segment = bench.sealed()
+    synced.clear()
+    bench.flush(segment)
+    assert ["released", "journal/0"] == synced[-2:]
+
+
+def test_folder_of_a_part_that_is_there_already_is_synced_before_the_release(tmp_path: Path, bench: Bench) -> None:
+    """The process that published it may have been killed before it could."""
+    segment = bench.sealed(EVENTS[:1])
+    assert segment.path is not None
+    aside = shutil.copy(segment.path, tmp_path / "aside")
+    bench.flush(segment)
+    shutil.copy(aside, segment.path)
+    next_start = Bench(tmp_path)
+    (left,) = next_start.store.left_over()
+    with pytest.MonkeyPatch.context() as patch:
+        synced = spied(next_start, patch)
+        next_start.flush(left)
+    before = synced[: synced.index("released")]
+    assert ["events", "events/site=a", "events/site=a/date=2026-05-28"] == before[-3:]
+
+
+def test_copy_in_quarantine_is_synced_before_it_has_its_name(bench: Bench, synced: list[str]) -> None:
+    segment = bench.sealed(EVENTS[:1], in_memory=False)
+    assert segment.path is not None
+    with segment.path.open("ab") as file:
+        file.write(b"\xffREC torn")
+    synced.clear()
+    bench.flush(segment)
+    copy, name = synced.index(f"staging/0/{segment.id}.torn"), synced.index("quarantine")
+    assert copy < name < synced.index("released")
+
+
 @pytest.mark.parametrize("kind", ["torn", "segment"])
 def test_segment_is_kept_until_the_name_of_its_copy_in_quarantine_is_synced(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
