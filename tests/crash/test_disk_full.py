@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import need, times
+from tests.crash.disk import mount
 from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
 from tests.system.process import Process, run, wait_until
 
@@ -26,8 +27,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     need(os.geteuid() == 0, "root, to mount a tmpfs")
     folder = tmp_path / "data"
     folder.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},nr_inodes={INODES}", "tmpfs", str(folder)]
-    subprocess.run(mounted, check=True, timeout=10)
+    mount("-t", "tmpfs", "-o", f"size={SIZE},nr_inodes={INODES}", "tmpfs", str(folder))
     try:
         yield folder
     finally:
