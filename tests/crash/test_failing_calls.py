@@ -18,7 +18,7 @@ import pytest
 
 from tests.crash.conftest import need, times
 from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
-from tests.crash.tracing import STRACE, calls, failing, options
+from tests.crash.tracing import calls, failing, may_trace, options
 from tests.support import body, event
 from tests.system import wire
 from tests.system.process import Answer, Process, run, serving, wait_until
@@ -32,7 +32,7 @@ NEARLY = 25
 
 @pytest.fixture(autouse=True)
 def _strace() -> None:
-    need(STRACE is not None, "strace")
+    need(may_trace(), "strace, and the right to attach it")
 
 
 def post(process: Process, ledger: Ledger) -> Answer:

@@ -23,7 +23,7 @@ import pytest
 
 from tests.crash.conftest import LONG, need, times
 from tests.crash.rounds import SITES, STORAGE, Ledger, load, recover, verdict, victim, victim_serving
-from tests.crash.tracing import STRACE, calls, ended, nth_call, options, traced
+from tests.crash.tracing import calls, ended, may_trace, nth_call, options, traced
 from tests.system.process import Process, configure, environment, wait_until
 from tests.system.test_storage import failing_disk
 
@@ -48,7 +48,7 @@ FSYNC, FDATASYNC, LINK, RENAME, UNLINK, RMDIR, WRITE, TRUNCATE, MKDIR = KINDS = 
 
 @pytest.fixture(autouse=True)
 def _strace() -> None:
-    need(STRACE is not None, "strace")
+    need(may_trace(), "strace, and the right to attach it")
 
 
 @dataclass(frozen=True, slots=True)
