@@ -88,6 +88,23 @@ def test_failed_write_leaves_nothing_of_its_events(
     assert [b"kept", b"later"] == bodies(file)
 
 
+def test_cut_is_synced_before_anybody_is_told(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    """Or a power cut brings the refused event back: its bytes may be on the disk already."""
+    file, made = store.create(), list[str]()
+
+    def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            made.append(name)
+            return function(*arguments)
+
+        return noted
+
+    syscalls(write=one_byte_then(ENOSPC), ftruncate=note("cut", os.ftruncate), fdatasync=note("synced", os.fdatasync))
+    with pytest.raises(OSError, match="No space"):
+        file.commit([make_event(body=b"refused")])
+    assert ["cut", "synced"] == made
+
+
 def test_short_writes_that_go_on_are_finished(store: SegmentStore, syscalls: Callable[..., None]) -> None:
     syscalls(write=lambda descriptor, data: os.write(descriptor, data[:5]))
     file = store.create()
