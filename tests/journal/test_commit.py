@@ -126,6 +126,29 @@ async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(jour
     await journal.close()
 
 
+async def test_segment_whose_flush_failed_is_on_disk_alone(journal: Journal) -> None:
+    """So that a disk which fails for hours does not fill the memory."""
+    await journal.append(make_event())
+    await journal.seal()
+    (segment,) = journal.sealed
+    journal.to_disk(segment)
+    assert (None, ["a"]) == (segment.columns, sites_in_file(segment))
+    await journal.append(make_event("b"))
+    await journal.seal()
+    assert ["b"] == sites_in_memory(journal.sealed[1]), "there is room for the next one"
+    await journal.close()
+
+
+async def test_segments_of_dead_processes_count_against_the_limit(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, journal_max_bytes=10_000)
+    left = Segment("00000000000000aa", tmp_path / "left", True, 10_000, {}, None, left_over=True)
+    journal.adopt([left])
+    assert (False, "the journal is full") == (journal.can_append(), journal.refusing_because())
+    journal.release(left)
+    assert (True, 0) == (journal.can_append(), journal.unpublished_bytes)
+    await journal.close()
+
+
 async def test_failed_commit_refuses_all_its_events_until_the_disk_is_mended(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,23 @@ async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Benc
     assert lost == await drained
 
 
+async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own_events(bench: Bench) -> None:
+    """Left-over segments have waited for a process once, and can again."""
+    backlog = [Segment(f"{n:016x}", Path(str(n)), True, 0, {}, None, left_over=True) for n in range(5)]
+    bench.journal.adopt(backlog)
+    await bench.journal.append(make_event())
+    flushed: list[Segment] = []
+
+    def slowly(segment: Segment) -> list[Part]:
+        bench.clock.advance(10)
+        flushed.append(segment)
+        return []
+
+    bench.flusher._flush_segment = slowly
+    assert 0 == await bench.flusher.drain(15)
+    assert (backlog[:1], backlog[1:]) == (flushed[1:], bench.journal.sealed)
+
+
 async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
     """The thread cannot be stopped, so what it did must be counted, and not done again."""
     may_go_on = threading.Event()
