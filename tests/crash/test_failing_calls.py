@@ -121,6 +121,19 @@ def test_failed_sync_of_a_commit_ends_the_process(tmp_path: Path) -> None:
     assert broken_sync(tmp_path, Ledger()) is None
 
 
+def test_failed_sync_at_a_stop_is_told_and_leaves_the_events_to_the_next_start(tmp_path: Path) -> None:
+    """The segment cannot be sealed, so nothing of it is published, nor said to be."""
+    ledger = Ledger()
+    with victim_serving(tmp_path, storage=NEVER) as process:
+        assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
+        with failing(process.popen.pid, tmp_path / "strace", *options("fdatasync", "error=EIO")):
+            assert process.stop() == 1
+        assert process.log().splitlines()[-1].endswith("stopped; 3 events stay in the journal for the next start")
+        assert [] == process.parts()
+    recover(tmp_path)
+    assert judged(tmp_path / "data", ledger) is None
+
+
 def test_short_write_is_cut_back(tmp_path: Path) -> None:
     """The kernel writes a part of a commit: none of it is stored, and the next ones are stored whole."""
     assert short_writes(tmp_path, Ledger(), rounds=times(1, 20)) is None
