@@ -52,8 +52,10 @@ def owned(data_dir: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StartError(f"data_dir {data_dir}: another collector is using it") from None
+        except OSError as exc:  # some network file systems lend no locks
+            raise StartError(f"data_dir {data_dir}: cannot be locked: {exc.strerror}") from None
         yield
     finally:
         os.close(descriptor)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -57,14 +57,14 @@ def inspect(path: Path, newest: int) -> int:
         root, files = path.parent, [path]
     else:
         raise StartError(f"{path}: no such file or folder")
-    kept = sorted(file for file in files if file.parent.name == QUARANTINE and file.is_file())
+    kept = sorted(file for file in files if file.parent.name == QUARANTINE and file.is_file() and file != path)
     segments = sorted(file for file in files if SEGMENT_NAME.fullmatch(file.name) and file not in kept)
     parts = sorted(file for file in files if file.suffix == ".parquet" or (file == path and not segments))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    looked = [look(part) for part in shown(parts, "reading")]
-    of_segments = [look_at_segment(segment) for segment in shown(segments, "reading")]
+    looked = _still_there(look(part) for part in shown(parts, "reading"))
+    of_segments = _still_there(look_at_segment(segment) for segment in shown(segments, "reading"))
     if looked or not segments:
         console.print(_table(root, looked, "parts"))
     if segments:
@@ -81,6 +81,11 @@ def inspect(path: Path, newest: int) -> int:
         for row in _newest_events([health for health in looked if not health.problem], newest):
             print(json.dumps(row, default=str, ensure_ascii=False))
     return 1 if broken else 0
+
+
+def _still_there(looked: Iterable[Health]) -> list[Health]:
+    """Without what a collector that serves has released or dropped meanwhile: that is no fault."""
+    return [health for health in looked if not health.problem or health.path.exists()]
 
 
 def look_at_segment(path: Path) -> Health:

@@ -113,13 +113,14 @@ class Flusher:
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
-        failed: list[Segment] = []
+        # A set: a day of a failing disk leaves thousands of segments, and the event loop waits while one is chosen.
+        failed: set[Segment] = set()
         while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
             segment = next((segment for segment in waiting if segment.columns), waiting[0])
             try:
                 await self._publish(segment)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
-                failed.append(segment)
+                failed.add(segment)
                 self._journal.to_disk(segment)
                 self._metrics.flushes.labels("failed").inc()
                 where = "memory" if segment.path is None else "the journal"

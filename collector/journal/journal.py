@@ -169,7 +169,10 @@ class Journal:
                 if self._buffer.rows:
                     self._take_buffer(file)
                 else:
-                    await self._in_thread(self._store.release, file.path)
+                    try:
+                        await self._in_thread(self._store.release, file.path)
+                    except OSError as exc:
+                        log.warning("an empty segment is left to the next start: %s", exc)
         self._thread.shutdown(wait=False)
 
     @property

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
+from collector.parts.expire import sweep
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder
@@ -67,13 +68,14 @@ class PartWriter:
 
     def prepare(self) -> None:
         """Make the folders, and sweep what a killed process left half written. Raises OSError."""
-        shutil.rmtree(self.data_dir / STAGING / EXPIRED, ignore_errors=True)
+        expired = self.data_dir / STAGING / EXPIRED
+        sweep(expired)
         for left in self.staging.glob("*"):  # not the folder itself: a full disk might not give it back
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-        for folder in (self.staging, self.data_dir / EVENTS):
+        for folder in (self.staging, self.data_dir / EVENTS, expired):
             self.folders.make(folder)
 
     def write_events(

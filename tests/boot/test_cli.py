@@ -348,6 +348,29 @@ def test_inspect_of_a_broken_part_is_1_and_says_which(damage: Any, data_dir: Pat
     assert ["1", "1"] == table(out)["events/site=blog/date=2026-05-28"][:2]
 
 
+def test_inspect_passes_over_what_a_collector_removes_meanwhile(
+    data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released segment, a part of a day that is over: neither is broken."""
+    (part,) = (data_dir / "events" / "site=demo" / "date=2026-05-28").iterdir()
+    segment = data_dir / "journal" / "0" / "20260528T202640Z-0123456789abcdef.segment"
+    segment.parent.mkdir(parents=True, exist_ok=True)
+    segment.touch()
+    rglob = Path.rglob
+
+    def listed_before(path: Path, pattern: str) -> list[Path]:
+        listed = list(rglob(path, pattern))
+        part.unlink()
+        segment.unlink()
+        return listed
+
+    monkeypatch.setattr(Path, "rglob", listed_before)
+    assert run("inspect", data_dir) == 0
+    out, err = capsys.readouterr()
+    assert ("", False) == (err, "events/site=demo/date=2026-05-28" in table(out))
+    assert "events/site=blog/date=2026-05-28" in table(out)
+
+
 def test_inspect_of_what_is_not_there_is_1(tmp_path: Path, capsys: Capture) -> None:
     assert run("inspect", tmp_path / "nothing") == 1
     assert ("", f"collector: {tmp_path / 'nothing'}: no such file or folder\n") == capsys.readouterr()

@@ -69,7 +69,14 @@ class Bench:
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """What is due is done, however slow the machine is."""
         await settle()
+        while self.flusher._under_way is not None and not self.flusher._under_way.done():
+            await asyncio.wait([self.flusher._under_way])
+            await settle()
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -113,7 +120,7 @@ async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
     async with bench.running():
         for _ in range(11):
             await bench.journal.append(make_event())
-        await settle()
+        await bench.settled()
         assert [10] == bench.disk.written, "and only that: what came after it waits for its own time"
         await bench.pass_time(INTERVAL_S)
         assert [10, 1] == bench.disk.written
@@ -190,6 +197,23 @@ async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Benc
     assert lost == await drained
 
 
+async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own_events(bench: Bench) -> None:
+    """Left-over segments have waited for a process once, and can again."""
+    backlog = [Segment(f"{n:016x}", Path(str(n)), True, 0, {}, None, left_over=True) for n in range(5)]
+    bench.journal.adopt(backlog)
+    await bench.journal.append(make_event())
+    flushed: list[Segment] = []
+
+    def slowly(segment: Segment) -> list[Part]:
+        bench.clock.advance(10)
+        flushed.append(segment)
+        return []
+
+    bench.flusher._flush_segment = slowly
+    assert 0 == await bench.flusher.drain(15)
+    assert (backlog[:1], backlog[1:]) == (flushed[1:], bench.journal.sealed)
+
+
 async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
     """The thread cannot be stopped, so what it did must be counted, and not done again."""
     may_go_on = threading.Event()
@@ -197,7 +221,8 @@ async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench
     bench.flusher._flush_segment = lambda segment: write(segment) if may_go_on.wait(10) else []
     await bench.journal.append(make_event())
     async with bench.running():
-        await bench.pass_time(INTERVAL_S)
+        bench.clock.advance(INTERVAL_S)
+        await settle()
         bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
     drained = asyncio.create_task(bench.flusher.drain(15))
     await settle()
