@@ -74,4 +74,4 @@ lock:
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-rivals bench/rivals/fastify/node_modules build dist *.egg-info

@@ -160,7 +160,8 @@ def _axis(axis: str, runs: Sequence[Result]) -> tuple[list[str], list[list[str]]
     rows = []
     for run in runs:
         if "no_result" in run:
-            rows.append([str(run["value"]), *(len(head) - 2) * ["-"], "no result"])
+            named = [f"{run['value']}", *([run["partition_by"]] if partitions else [])]
+            rows.append([*named, *(len(head) - len(named) - 1) * ["-"], "no result"])
             continue
         value = run["body_bytes"] if axis == "size" else run["value"]
         rows.append(

@@ -51,7 +51,7 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
     ],
     "growth": [
         LOAD | {"axis": "sites", "value": 1_000, "partition_by": "date"},
-        {"axis": "sites", "value": 10_000, "no_result": "lost"},
+        {"axis": "sites", "value": 10_000, "partition_by": "date", "no_result": "lost"},
         LOAD | {"axis": "durability", "value": "write"},
     ],
     "recovery": [
