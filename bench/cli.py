@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         lambda arguments: [recovery(setup_of(arguments), shape_of(arguments), arguments.events)],
     )
     command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
-    scenario("micro", "each stage alone, in this interpreter", lambda arguments: micro())
+    scenario("micro", "each stage alone", lambda arguments: micro(arguments.python))
 
     command = scenarios.add_parser("all", help="every scenario, the long form, into bench/results/")
     _common(command)

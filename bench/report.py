@@ -120,7 +120,7 @@ def _compare(runs: Sequence[Result], where: str) -> str:
             [
                 middle["title"],
                 f"**{middle['cpu_us_per_event']:.1f}**",
-                f"{ours['cpu_ratio']:.2f} ({ours['lowest']:.2f} to {ours['highest']:.2f})" if ours else "",
+                _ratio(ours) if ours else "",
                 _millions(middle["per_minute"]),
                 f"{middle['p99_ms']:.1f}",
                 f"{middle['rss_peak_mb']:.0f}",
@@ -213,8 +213,13 @@ _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
 }
 
 
+def _ratio(run: Result) -> str:
+    spread = f" ({run['lowest']:.2f} to {run['highest']:.2f})" if run["lowest"] < run["highest"] else ""
+    return f"{run['cpu_ratio']:.2f}{spread}"
+
+
 def _millions(per_minute: float) -> str:
-    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e5 else f"{per_minute:,.0f}"
+    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e6 else f"{per_minute:,.0f}"
 
 
 def _bold(text: str, yes: bool) -> str:

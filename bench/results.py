@@ -43,7 +43,7 @@ def machine(python: str, folder: Path | None = None) -> Result:
     """Where and with what a result was measured."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+        "commit": _commit(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
@@ -54,6 +54,14 @@ def machine(python: str, folder: Path | None = None) -> Result:
         "node": _output("node", "--version"),
         "nginx": (_output("nginx", "-v") or "").rpartition("/")[2] or None,
     }
+
+
+def _commit() -> str | None:
+    """The commit that was measured, and `-dirty` where more than results has changed since."""
+    git = ("git", "-C", str(ROOT))
+    commit = _output(*git, "rev-parse", "--short", "HEAD")
+    changed = _output(*git, "status", "--porcelain", "--", ":!bench/results", ":!bench/README.md")
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def _cpu_model() -> str:

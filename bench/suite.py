@@ -25,7 +25,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
             "compare": lambda: compare(setup, replace(shape, seconds=4), rounds=1),
             "sustained": lambda: sustained(setup, replace(shape, seconds=15), trial_s=4),
             "growth": lambda: growth(setup, replace(shape, seconds=5), ["sites"], [1, 100], longest_s=5),
-            "micro": micro,
+            "micro": lambda: micro(setup.python),
         }
     return {
         "peak": lambda: [peak(setup, replace(shape, seconds=15)) for _ in range(3)],
@@ -33,7 +33,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
         "sustained": lambda: sustained(setup, replace(shape, seconds=60)),
         "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
         "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
-        "micro": micro,
+        "micro": lambda: micro(setup.python),
     }
 
 

@@ -150,6 +150,7 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
         def held(rate: float) -> bool:
             run = paced(setup, replace(shape, seconds=min(trial_s, shape.seconds)), rate, show)
             runs.append({"kind": "trial", **run})
+            _tell(show, run)
             return not run["broken"]
 
         rate = search(0.7 * top, 1.1 * top, held)
@@ -158,10 +159,17 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
                 break
             run = paced(setup, shape, rate, show)
             runs.append({"kind": "trial" if run["broken"] else "held", "closed_loop_per_second": top, **run})
+            _tell(show, run)
             if not run["broken"]:
                 return runs
             rate *= LOWERED
     raise NoResult("no rate was held: " + "; ".join(runs[-1]["broken"]))
+
+
+def _tell(show: Progress, run: Result) -> None:
+    """A line of its own, also where there is no terminal."""
+    outcome = "; ".join(run["broken"]) or f"held, p99 {run['p99_ms']:.1f} ms, {run['cpu_us_per_event']:.1f} us an event"
+    show.console.print(f"{60 * run['rate_per_second']:>11,.0f} requests/min for {run['seconds']:g} s: {outcome}")
 
 
 @contextmanager
