@@ -45,15 +45,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _provenance(about: Result) -> str:
-    python = about["python"]
-    packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
-    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
-    tools = ", ".join(f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name))
+    tools = [f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name)]
+    if about["scenario"] == "compare":
+        tools.append(f"Fastify {about['fastify']}")
+        if about["rivals_python"]:
+            tools.append(f"FastAPI's {_python(about['rivals_python'])}")
     return (
         f"`{about['command']}`, {about['date']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, "
         f"Linux {about['kernel']}, {about['file_system']}, load average {about['load_average']} before; "
-        f"Python {python['version']} ({build}), {packages}; {tools}"
+        f"{'; '.join([_python(about['python']), *tools])}"
     )
+
+
+def _python(python: Result) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
+    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
+    return f"Python {python['version']} ({build}) with {packages}"
 
 
 def _peak(runs: Sequence[Result], where: str) -> str:

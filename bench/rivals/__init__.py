@@ -24,6 +24,7 @@ from bench.server import POLL_S, READY_S, ROOT, NoResult, Server, started
 HERE = Path(__file__).parent
 SCHEMA = ROOT / "schemas" / "collect.schema.json"
 RIVALS_PYTHON = ROOT / ".venv-rivals" / "bin" / "python"
+FASTIFY = HERE / "fastify" / "package.json"
 STORED = "events.ndjson"
 LUA = "/usr/lib/nginx/modules/ngx_http_lua_module.so"
 
