@@ -5,8 +5,8 @@ nothing grows: neither memory, nor the sealed segments that wait for their flush
 due. The search bisects with short trials between what was held and what was not; the rate it arrives at must then hold
 for the whole time (a minute, in the long form), or is lowered until it does.
 
-Memory is judged in trials of at least 30 seconds: the most in the last third of the time against the most in the
-middle third, in which segments have been filled and flushed a few times.
+Memory is judged in trials of at least 30 seconds in which at least three segments were flushed: before the first flush
+it can only grow. The most in the last third of the time is held against the most in the middle third.
 """
 
 import tempfile
@@ -34,6 +34,7 @@ LOWEST = 100.0  # requests a second; what does not hold that holds nothing
 GROWN = 1.1
 GROWN_BYTES = 16e6
 JUDGED_S = 30.0
+JUDGED_FLUSHES = 3
 BACKLOG_SEGMENTS = 2  # one is being flushed, one may have been sealed just now
 
 
@@ -90,6 +91,7 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
         "generator_cpu": run.generator_cpu,
         "rss_peak_mb": memory.peak_bytes / 1e6,
         "rss_mb": [(round(at, 2), round(size / 1e6, 1)) for at, size in memory.samples],
+        "flushes": samples.get(("collector_flushes_total", (("outcome", "published"),)), 0),
         "segments_waiting": samples.get(("collector_journal_segments", ()), 0),
         "parts": len(written),
         "part_bytes_per_event": sum(written) / max(1, warm.acknowledged + run.acknowledged),
@@ -108,7 +110,8 @@ def broken(run: Result) -> list[str]:
         found.append(f"{run['refused']} refused, {run['failed']} failed, {run['unsent']} not sent")
     if run["segments_waiting"] > BACKLOG_SEGMENTS:
         found.append(f"{run['segments_waiting']:.0f} segments wait for their flush")
-    if run["seconds"] >= JUDGED_S and grows([size for _, size in run["rss_mb"]]):
+    judged = run["seconds"] >= JUDGED_S and run["flushes"] >= JUDGED_FLUSHES
+    if judged and grows([size for _, size in run["rss_mb"]]):
         found.append("memory grows")
     return found
 
