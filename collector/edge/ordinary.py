@@ -11,21 +11,23 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, NamedTuple
 
+from collector.addresses import Address, parse_address
 from collector.edge import answers
 from collector.edge.app import Traffic
 from collector.edge.client_ip import client_address
-from collector.edge.collect import CollectEndpoint
+from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.head import END, HeadReader
 from collector.edge.rate_limit import over_limit
 from collector.edge.request import too_large, unavailable
 from collector.events import Dropped, Event, Reason, Refused
-from collector.ingest.pipeline import OF_THE_CLIENT, OF_THE_PAGE, Arrival, admit, arrive
+from collector.ingest.pipeline import OF_THE_PAGE, Arrival, admit, arrive, ip_not_excluded
 from collector.sites import Site, host_of
 
 log = logging.getLogger(__name__)
 
 MAX_STORED_ANSWERS = 4_096  # 2 MB
 MAX_KNOWN_PAGES = 4_096  # 1 MB
+MAX_KNOWN_PEERS = 4_096  # 1 MB
 
 Write = Callable[[bytes, bool], object]
 """Send an answer; whether the connection is to be closed behind it. Called once, at once or later; must not raise."""
@@ -51,6 +53,7 @@ class OrdinaryRequests:
         self._rules = endpoint.rules
         # By site and origin: the answer to a page, as far as `Origin` decides it. Of the present rules.
         self._pages: dict[tuple[str, str], Dropped | None] = {}
+        self._peers: dict[str | None, tuple[Address, bool]] = {}  # and whether it is trusted
         self._second = 0
         self._date = ""
         self._stored_begin: dict[tuple[str | None, bool], bytes] = {}  # of a 201, by origin
@@ -106,27 +109,43 @@ class OrdinaryRequests:
     def _outcome(self, site: Site, fields: dict[str, str], body: bytes, peer: str | None) -> Event | Dropped:
         """An event to be stored, or why not: asked in the order of the endpoint."""
         rules = self._endpoint.rules
-        forwarded_for = fields.get("x-forwarded-for")
-        client = client_address(peer, (forwarded_for,) if forwarded_for else (), rules.trusted_proxies)
+        if rules is not self._rules:
+            self._rules = rules
+            self._pages.clear()
+            self._peers.clear()
+        client = self._client(peer, fields.get("x-forwarded-for"), rules)
         refused = over_limit(rules.buckets, client)
         if refused is not None:
             return refused
         if not self._endpoint.journal.can_append():
             return unavailable()
         arrival = arrive(client, fields.get("origin"), fields.get("referer"), fields.get("user-agent"))
-        dropped = self._admit_page(site, arrival) or admit(site, arrival, OF_THE_CLIENT)
-        dropped = dropped or too_large(len(body), rules.max_body_bytes)
+        dropped = (
+            self._admit_page(site, arrival)
+            or ip_not_excluded(site, arrival)
+            or too_large(len(body), rules.max_body_bytes)
+        )
         return dropped or self._endpoint.judge(site, arrival, body)
+
+    def _client(self, peer: str | None, forwarded_for: str | None, rules: Rules) -> Address:
+        """`client_address`; of a peer that is no trusted proxy, and of a proxy with one address to tell, in short."""
+        known = self._peers.get(peer)
+        if known is None:
+            if len(self._peers) >= MAX_KNOWN_PEERS:
+                self._peers.clear()
+            address = client_address(peer, (), rules.trusted_proxies)
+            known = self._peers[peer] = address, address in rules.trusted_proxies
+        address, trusted = known
+        if not trusted or forwarded_for is None:
+            return address
+        return parse_address(forwarded_for) or client_address(peer, (forwarded_for,), rules.trusted_proxies)
 
     def _admit_page(self, site: Site, arrival: Arrival) -> Dropped | None:
         """`admit` for the steps of the page, remembered where the origin alone decides."""
-        if self._rules is not self._endpoint.rules:
-            self._rules = self._endpoint.rules
-            self._pages.clear()
         origin = arrival.origin
         if origin is None:
             return admit(site, arrival, OF_THE_PAGE)
-        known = self._pages.get((site.id, origin), _UNKNOWN)
+        known: Dropped | None = self._pages.get((site.id, origin), _UNKNOWN)
         if known is _UNKNOWN:
             known = admit(site, arrival, OF_THE_PAGE)
             if host_of(origin):  # else the referer is asked for the host

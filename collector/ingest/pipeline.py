@@ -48,8 +48,11 @@ class Arrival(NamedTuple):
 
 def arrive(client: Address, origin: str | None, referer: str | None, user_agent: str | None) -> Arrival:
     """What came with the head of a request."""
-    clean = _clean_user_agent(user_agent)
-    return Arrival(client, origin, referer, clean, ROW_BYTES + len((clean or "").encode()))
+    if user_agent is None or user_agent.isascii():
+        clean = user_agent and user_agent[:USER_AGENT_MAX_CHARACTERS]
+        return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean or ""))
+    clean = _clean(user_agent)
+    return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean.encode()))
 
 
 def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
@@ -79,10 +82,10 @@ Steps = tuple[Callable[[Site, Arrival], Dropped | None], ...]
 OF_THE_PAGE: Steps = (tracking_enabled, not_localhost, origin_allowed)
 """What depends on the site and the headers `Origin` and `Referer` alone."""
 
-OF_THE_CLIENT: Steps = (ip_not_excluded,)
+BEFORE_BODY: Steps = (*OF_THE_PAGE, ip_not_excluded)
 
 
-def admit(site: Site, arrival: Arrival, steps: Steps = OF_THE_PAGE + OF_THE_CLIENT) -> Dropped | None:
+def admit(site: Site, arrival: Arrival, steps: Steps = BEFORE_BODY) -> Dropped | None:
     """The reason not to read the body, or None."""
     for step in steps:
         verdict = step(site, arrival)
@@ -174,8 +177,6 @@ def _is_localhost(host: str) -> bool:
     return address is not None and (address.is_loopback or address == _ANY_IPV4)
 
 
-def _clean_user_agent(text: str | None) -> str | None:
+def _clean(user_agent: str) -> str:
     """Cut, and free of the surrogates that stand for bytes which are no UTF-8."""
-    if text is None or text.isascii():
-        return text and text[:USER_AGENT_MAX_CHARACTERS]
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]
+    return user_agent.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]

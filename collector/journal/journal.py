@@ -198,7 +198,7 @@ class Journal:
             return "draining"
         if self.trouble is not None or self._failing is not None:
             return self.trouble or self._failing
-        if self.unpublished_bytes >= self._max_bytes:
+        if self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes >= self._max_bytes:
             return "the buffers are full" if self.in_memory else "the journal is full"
         if self._waiting_bytes >= WAITING_MAX_BYTES:
             return "too many events wait for the disk"
