@@ -172,4 +172,4 @@ class Flusher:
 
 
 def _events(segment: Segment) -> str:
-    return "the events of a left-over segment" if segment.left_over else f"{segment.rows} events"
+    return f"the events of left-over segment {segment.id}" if segment.left_over else f"{segment.rows} events"

@@ -187,7 +187,9 @@ async def test_disk_that_fails_is_tried_with_one_segment_of_many(bench: Bench) -
         assert [] == bench.journal.sealed
 
 
-async def test_segment_on_disk_that_always_fails_keeps_back_no_other(bench: Bench) -> None:
+async def test_segment_on_disk_that_always_fails_keeps_back_no_other_and_is_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     poison, *others = on_disk(4)
     bench.disk.broken = -1
 
@@ -201,6 +203,7 @@ async def test_segment_on_disk_that_always_fails_keeps_back_no_other(bench: Benc
         bench.journal.adopt([poison, *others])
         await bench.settled()
         assert [*others, poison] == bench.journal.sealed
+        assert f"the events of left-over segment {poison.id} stay in the journal" in caplog.text
         await bench.journal.append(make_event())
         await bench.pass_time(INTERVAL_S)
         assert ([poison], 1) == (bench.journal.sealed, bench.disk.written.count(1))
