@@ -83,6 +83,7 @@ class Flusher:
         while (
             not await self._flush_while(lambda segment: not segment.left_over or self._clock.monotonic_ns() < until_ns)
             and waited_s < patience_s
+            and not all(segment.left_over for segment in self._journal.sealed)
         ):
             await self._clock.sleep(retry_s)
             waited_s += retry_s

@@ -261,6 +261,17 @@ async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own
     assert (backlog[:1], backlog[1:]) == (flushed[1:], bench.journal.sealed)
 
 
+async def test_drain_is_not_held_up_by_a_backlog_that_fails(bench: Bench) -> None:
+    """It is tried again while there are events of this process to publish, and no longer."""
+    backlog = on_disk(2)
+    bench.disk.broken = 0  # rows, as far as is known
+    bench.journal.adopt(backlog)
+    await bench.journal.append(make_event())
+    async with asyncio.timeout(10):  # of real time; the clock stands still
+        assert 0 == await bench.flusher.drain(15)
+    assert ([1], {*backlog}) == (bench.disk.written, {*bench.journal.sealed})
+
+
 async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
     """The thread cannot be stopped, so what it did must be counted, and not done again."""
     may_go_on = threading.Event()
