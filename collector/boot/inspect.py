@@ -89,7 +89,7 @@ def _still_there(looked: Iterable[Health]) -> list[Health]:
 
 
 def look_at_segment(path: Path) -> Health:
-    """Read every record of a segment, its CRC included. A torn tail is no fault: nobody was told that it is stored."""
+    """Read every record of a segment, its CRC included. A torn tail is no fault: a crash leaves one."""
     rows = damaged = torn = 0
     first_us = last_us = None
     match = SEGMENT_NAME.fullmatch(path.name)
@@ -107,12 +107,13 @@ def look_at_segment(path: Path) -> Health:
                     torn = found.end - found.start
                 else:
                     damaged += found.end - found.start
+            size_bytes = file.tell()  # its name may be gone already
     except (OSError, NewerFormat) as exc:
         return Health(path, problem=str(exc))
     first, last = (None if us is None else datetime.fromtimestamp(us / 1e6, UTC) for us in (first_us, last_us))
     problem = f"{damaged} bytes are damaged" if damaged else None
-    note = f"a torn tail of {torn} bytes, acknowledged to nobody" if torn else None
-    return Health(path, rows, path.stat().st_size, first, last, problem, note)
+    note = f"a torn tail of {torn} bytes; with fsync and a sound disk acknowledged to nobody" if torn else None
+    return Health(path, rows, size_bytes, first, last, problem, note)
 
 
 def look(path: Path) -> Health:

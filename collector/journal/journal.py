@@ -149,6 +149,11 @@ class Journal:
         if segment.path is not None:
             segment.columns = None
 
+    def put_last(self, segment: Segment) -> None:
+        """Let the other sealed segments go first."""
+        self.sealed.remove(segment)
+        self.sealed.append(segment)
+
     async def close(self) -> None:
         """Take no more events, finish the commits, and seal what there is."""
         if self._closed:

@@ -1,6 +1,7 @@
 """Quarantine: what could not be read back, kept for a person.
 
     quarantine/<segment>.torn      the incomplete end of a segment: a commit that a crash cut, acknowledged to nobody
+                                   (or, after a power cut with durability `write`, to those whose last events it took)
     quarantine/<segment>.damaged   bytes elsewhere that are no records: an acknowledged event may be lost in them
     quarantine/<segment>.unfit     records with values that fit no column of today: stored with null in their place
     quarantine/<segment>.segment   a whole segment, some of whose parts' names are taken by other files

@@ -1,7 +1,8 @@
 """Expiry: dropping whole days of parts, so that the disk does not fill in the first place.
 
 A day's folder leaves the dataset by one rename, into `staging/expired/`, and is deleted there: a reader finds the day
-whole or not at all, one that has its parts open reads on, and a crash between the two leaves nothing but what the next
+whole or not at all, one that has its parts open reads on (one that has listed and not yet opened them gets an error,
+as from any file that is deleted, and must ask again), and a crash between the two leaves nothing but what the next
 expiry, or the next start, sweeps. It may run beside a collector that serves, and needs no room on a disk that is full:
 `staging/expired/` is made at the first start, and stays.
 """
