@@ -9,7 +9,6 @@ nothing is left to be looked up in a request (`python -m bench micro`).
 """
 
 import re
-from typing import NamedTuple
 
 _REQUEST_LINE = re.compile(rb"POST /public/([A-Za-z0-9_-]{1,64})/analytics/collect HTTP/1\.1")
 # RFC 9110, 5.1 and 5.5, without what is obsolete or invisible. The value has no blank at its ends.
@@ -32,12 +31,8 @@ MAX_KNOWN_LINES = 8_192
 LONGEST_KNOWN_LINE_BYTES = 1_024
 
 
-class Head(NamedTuple):
-    """What an ordinary head says."""
-
-    site_id: str
-    fields: dict[str, str]  # by their names in lower case
-    body_bytes: int
+Head = tuple[str, dict[str, str], int]
+"""What an ordinary head says: the site's id, the fields by their names in lower case, and the length of the body."""
 
 
 class Lines(dict[bytes, tuple[str, str]]):
@@ -88,7 +83,7 @@ class HeadReader:
         length = fields.get("content-length")
         if length is None or "host" not in fields or len(fields) != len(lines):
             return None
-        return Head(site_id, fields, int(length))
+        return site_id, fields, int(length)
 
     def _read_request_line(self, line: bytes) -> str | None:
         match = _REQUEST_LINE.fullmatch(line)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Final, NamedTuple
+from typing import Final
 
 from collector.addresses import Address, parse_address
 from collector.edge import answers
@@ -35,12 +35,8 @@ Write = Callable[[bytes, bool], object]
 _UNKNOWN: Final = Refused(Reason.INTERNAL, "")
 
 
-class Ordinary(NamedTuple):
-    """One ordinary request."""
-
-    site: Site
-    fields: dict[str, str]
-    body: bytes
+Ordinary = tuple[Site, dict[str, str], bytes]
+"""One ordinary request: its site, the fields of its head by their names in lower case, and its body."""
 
 
 class OrdinaryRequests:
@@ -70,10 +66,12 @@ class OrdinaryRequests:
         except Exception:  # the plain way has an answer to that, too
             log.exception("the head of a request could not be read")
             return None
-        if head is None or len(data) != end + len(END) + head.body_bytes:
+        if head is None:
             return None
-        site = self._endpoint.rules.sites.get(head.site_id)
-        return None if site is None else Ordinary(site, head.fields, data[end + len(END) :])
+        site_id, fields, body_bytes = head
+        body_at = end + len(END)
+        site = self._endpoint.rules.sites.get(site_id)
+        return (site, fields, data[body_at:]) if site is not None and len(data) == body_at + body_bytes else None
 
     def answer(self, request: Ordinary, peer: str | None, write: Write) -> None:
         """Answer at once, or when the event is stored, and count what became of it; `peer` is who sent it."""

@@ -24,7 +24,7 @@ def way() -> str:
 def read(data: bytes, reader: HeadReader | None = None) -> tuple[str, list[tuple[str, str]], int] | None:
     """The site, the fields sorted by name, and the length of the body."""
     found = (reader or HeadReader()).read(data, data.index(END))
-    return None if found is None else (found.site_id, sorted(found.fields.items()), found.body_bytes)
+    return None if found is None else (found[0], sorted(found[1].items()), found[2])
 
 
 def parsed(data: bytes) -> tuple[str, list[tuple[str, str]], int] | None:
