@@ -158,8 +158,10 @@ class SegmentStore:
         *,
         by_site: bool,
         durability: str,
+        adopts: Callable[[str], bool] = lambda folder: True,
         new_id: Callable[[], str] = new_segment_id,
     ) -> None:
+        """`worker` names the folder of its own segments; `adopts` tells whose left-over ones it takes over."""
         self.by_site = by_site
         self.durability = durability
         self.new_id = new_id
@@ -167,6 +169,7 @@ class SegmentStore:
         self._folders = folders
         self._root = folders.root / JOURNAL
         self._own = self._root / worker
+        self._adopts = adopts
 
     def create(self) -> SegmentFile:
         """A new open segment, whose name a power cut does not take. Raises OSError, SegmentBroken."""
@@ -187,10 +190,11 @@ class SegmentStore:
         return SegmentFile(path, descriptor, segment_id, fsync=self.durability == "fsync")
 
     def left_over(self) -> list[Segment]:
-        """The segments of dead processes, whatever worker they were of, oldest first. Raises OSError."""
+        """The segments that dead processes left in folders which are ours to adopt, oldest first. Raises OSError."""
         self.newer = 0
         segments = []
-        for path in sorted(self._root.glob("*/*"), key=lambda path: path.name):
+        paths = (path for path in self._root.glob("*/*") if self._adopts(path.parent.name))
+        for path in sorted(paths, key=lambda path: path.name):
             name = SEGMENT_NAME.fullmatch(path.name)
             if name is None or not path.is_file():
                 log.warning("%s is no segment; it is left alone", path)

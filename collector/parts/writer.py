@@ -6,7 +6,7 @@ which collector wrote it, after which contract, from which segment, and how many
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
-from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
+from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder
 
@@ -53,6 +53,7 @@ class PartWriter:
     folders: Folders
     worker: str
     compression: str
+    adopts: Callable[[str], bool] = lambda folder: True  # whose half-written files in `staging/` may be swept
 
     @property
     def data_dir(self) -> Path:
@@ -63,8 +64,10 @@ class PartWriter:
         return self.data_dir / STAGING / self.worker
 
     def prepare(self) -> None:
-        """Make the folders, and sweep what a killed process left half written. Raises OSError."""
-        shutil.rmtree(self.data_dir / STAGING / EXPIRED, ignore_errors=True)
+        """Make the folders, and sweep what killed processes left half written or half deleted. Raises OSError."""
+        for folder in (self.data_dir / STAGING).glob("*"):
+            if folder != self.staging and self.adopts(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
         for left in self.staging.glob("*"):  # not the folder itself: a full disk might not give it back
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
