@@ -2,13 +2,15 @@
 # make test   set up, check (ruff, mypy, import direction), and run every test
 # make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
 # make check  only the checks
+# make bench  measure: a quick pass of some three minutes; bench/README.md says what, and has the long form
+# make bench-rivals  install what it is compared with (lists of bench/rivals and requirements/rivals.txt)
 # make lock   compile requirements/*.txt anew from setup.cfg (needs uv)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test torture check lock clean
+.PHONY: run test torture check bench bench-rivals lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -37,6 +39,20 @@ check: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals
+	$(BIN)/python -m bench all --quick
+	$(BIN)/python -m bench report --quick
+
+# What cannot be installed here is left out of the comparison, by name; so nothing of this fails `make bench`.
+bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.json
+
+.venv-rivals/done: requirements/rivals.txt | $(VENV)/bin/python
+	-$(PYTHON) -m venv .venv-rivals && \
+	  .venv-rivals/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@
+
+bench/rivals/fastify/node_modules/.package-lock.json: bench/rivals/fastify/package-lock.json
+	-npm ci --prefix bench/rivals/fastify --no-audit --no-fund --loglevel=error && touch $@
+
 # The versions that were tested, by hash. The collector itself is installed from this clone, editable.
 $(VENV)/%.done: requirements/%.txt setup.cfg | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
@@ -54,6 +70,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock:
 	$(LOCK) setup.cfg requirements/build.in -o requirements/run.txt
 	$(LOCK) setup.cfg requirements/build.in --extra dev -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) setup.cfg requirements/build.in --extra bench -c requirements/run.txt -o requirements/bench.txt
+	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -8,14 +8,45 @@ from typing import Any
 from collector.events import CONTRACT
 
 PATHS = ("/", "/pricing", "/docs/getting-started", "/blog/2026/05/a-longer-title-of-a-post", "/products/{}")
+WORDS = ("summer", "sale", "running", "shoes", "a", "of", "checkout", "the", "blue", "delivery", "free", "returns")
+LONG_TEXTS = (
+    ("page_url", 1_900),
+    ("page_title", 400),
+    ("click_element_text", 1_500),
+    ("click_target_url", 1_500),
+    ("click_element_class", 1_000),
+    ("page_referrer", 4_000),
+)
 TYPES = CONTRACT["properties"]["event_type"]["enum"]
 
 
-def bodies(count: int, seed: int = 1) -> Iterator[bytes]:
-    """JSON of 600 to 900 bytes, about 29 fields each."""
+SMALLEST_BYTES = 300  # below it there is room for little more than what the contract requires
+
+
+def bodies(count: int, seed: int = 1, size_bytes: int = 0) -> Iterator[bytes]:
+    """JSON of about `size_bytes`: by default 700 to 1,000, 29 fields and those of its type; never below 150.
+
+    A larger event has longer texts, up to what the contract takes.
+    """
     source = random.Random(seed)
     for number in range(count):
-        yield json.dumps(_event(source, number)).encode()
+        event = _event(source, number)
+        if 0 < size_bytes < SMALLEST_BYTES:
+            event = {name: event[name] for name in CONTRACT["required"]}
+            event["session_id"], event["visitor_id"] = event["session_id"][:8], event["visitor_id"][:12]
+        elif size_bytes:
+            _lengthen(source, event, size_bytes - len(json.dumps(event)))
+        yield json.dumps(event, separators=(",", ":")).encode()
+
+
+def _lengthen(source: random.Random, event: dict[str, Any], missing: int) -> None:
+    """Add text where long text is found in reality: the URL first, then what was clicked, copied or failed."""
+    for name, most in LONG_TEXTS:
+        if missing <= 0:
+            return
+        words = " ".join(source.choice(WORDS) for _ in range(min(most, missing) // 6 + 1))[: min(most, missing)]
+        missing -= len(words)
+        event[name] = words if name != "page_url" else f"{event[name]}&q={words.replace(' ', '+')}"
 
 
 def _event(source: random.Random, number: int) -> dict[str, Any]:
@@ -46,4 +77,32 @@ def _event(source: random.Random, number: int) -> dict[str, Any]:
         event[name] = round(source.random() * 3000, 2)
     for name in ("screen_width", "screen_height", "viewport_width", "viewport_height"):
         event[name] = source.randrange(400, 4000)
-    return event
+    return event | _of_its_type(source, event["event_type"])
+
+
+def _of_its_type(source: random.Random, event_type: str) -> dict[str, Any]:
+    """The fields that only some types have."""
+    word = source.choice(WORDS)
+    if "form" in event_type:
+        return {
+            "form_id": f"form-{source.randrange(40)}",
+            "form_name": word,
+            "field_name": source.choice(("email", "name", "address", "city")),
+            "field_type": "text",
+            "field_time": source.randrange(20_000),
+            "form_completion_rate": round(source.random(), 2),
+        }
+    if event_type == "file_download":
+        return {"file_name": f"{word}-{source.randrange(99)}.pdf", "file_extension": "pdf"}
+    if event_type == "copy":
+        return {"copied_text": " ".join(source.choice(WORDS) for _ in range(source.randrange(3, 12)))}
+    if "click" in event_type or event_type == "outbound_link":
+        return {
+            "click_x": source.randrange(1600),
+            "click_y": source.randrange(900),
+            "click_element": source.choice(("a.nav", "button.buy", "div.card > a")),
+            "click_element_tag": source.choice(("a", "button", "div")),
+            "click_element_text": word,
+            "click_count": source.randrange(1, 5),
+        }
+    return {}

@@ -25,7 +25,7 @@ from collector.boot.worker import GIL_SWITCH_S
 from collector.clock import SystemClock
 from collector.config import SiteSettings
 from collector.events import Event
-from collector.ingest.pipeline import Arrival, accept, replay
+from collector.ingest.pipeline import accept, arrive, replay
 from collector.journal.flush import SegmentFlush
 from collector.journal.journal import Journal
 from collector.journal.quarantine import Quarantine
@@ -35,7 +35,7 @@ from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
 from collector.sites import build_site
 
-ARRIVAL = Arrival(
+ARRIVAL = arrive(
     IPv4Address("192.0.2.1"), "https://www.example.com", None, "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
 )
 NOON_US = 1_780_000_000_000_000

@@ -5,7 +5,8 @@ import time
 from typing import Protocol
 
 US_PER_S = 1_000_000
-US_PER_DAY = 86_400 * US_PER_S
+SECONDS_PER_DAY = 86_400
+US_PER_DAY = SECONDS_PER_DAY * US_PER_S
 
 
 class Clock(Protocol):

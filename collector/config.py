@@ -99,6 +99,9 @@ class Server(Section):
     max_body_bytes: int = Field(65536, ge=1, le=16 * 2**20, description="largest body taken, in bytes")
     body_timeout_s: float = Field(10, gt=0, description="longest a body may take to arrive, in seconds")
     keepalive_timeout_s: float = Field(75, gt=0, description="longest a connection may idle, in seconds")
+    fast_path: bool = Field(
+        True, description="answer ordinary requests past aiohttp's request objects: the same answers for less CPU"
+    )
     shutdown_timeout_s: float = Field(
         15, gt=0, description="longest that draining waits for requests, and a failing flush is tried again"
     )

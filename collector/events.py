@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 _CONTRACT_TEXT = (files("collector") / "schemas" / "collect.schema.json").read_bytes()
 
@@ -63,9 +63,8 @@ Row = list[str | float | int | bool | None]
 """One value per column, each of the column's kind or None: what Arrow takes without a question."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An accepted event, ready to be stored.
+class Event(NamedTuple):
+    """An accepted event, ready to be stored. (A tuple is made in a third of the time of a frozen dataclass.)
 
     `row` is what becomes of the rest, which is what the journal keeps. `size_bytes` is what it is charged for while it
     waits: never less than its columns hold.
@@ -127,6 +126,7 @@ class Refused:
     message: str
     errors: tuple[FieldError, ...] = ()
     retry_after_s: int | None = None
+    limit: int | None = None  # requests a minute, where it is a rate limit that speaks
 
 
 Dropped = Ignored | Refused

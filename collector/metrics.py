@@ -32,6 +32,7 @@ MAX_LABELLED_SITES = 1_000
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own beside each counter, which says only when the process started
 
 COMMIT_BUCKETS_S = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 FLUSH_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -84,6 +85,12 @@ class Metrics:
             "collector_flush_duration_seconds",
             "Time to publish one segment",
             buckets=FLUSH_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "collector_event_loop_lag_seconds",
+            "How late the event loop was, looked at every 10 ms",
+            buckets=LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.published_events = Counter(

@@ -52,14 +52,18 @@ class PathSet:
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
-        self._globs = tuple(tuple(pattern.split("*")) for pattern in patterns if "*" in pattern)
+        globs = [tuple(pattern.split("*")) for pattern in patterns if "*" in pattern]
+        self._begins = tuple(glob[0] for glob in globs if not any(glob[1:]))  # `/admin/*`, as most of them are
+        self._globs = tuple(glob for glob in globs if any(glob[1:]))
 
     def __contains__(self, path: str) -> bool:
         """Whether a path is in the set, its query and fragment left aside. Case counts."""
-        if not self._exact and not self._globs:
+        if not self._exact and not self._begins and not self._globs:
             return False
         path = path.partition("#")[0].partition("?")[0]
-        return path in self._exact or any(_glob_matches(glob, path) for glob in self._globs)
+        if path in self._exact or path.startswith(self._begins):
+            return True
+        return bool(self._globs) and any(_glob_matches(glob, path) for glob in self._globs)
 
 
 def _glob_matches(pieces: tuple[str, ...], path: str) -> bool:

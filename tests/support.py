@@ -17,9 +17,10 @@ from aiohttp import web
 from collector.boot.claims import listen
 from collector.boot.stages import Stages, build_stages
 from collector.config import Config
-from collector.edge.server import Server
+from collector.edge.server import Server, fits
 
 NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
+SERVER_DEFAULTS: dict[str, Any] = {"port": 0}
 LISTENING = re.compile(r"listening on (http://\S+)")
 ADMIN = re.compile(r"admin on (http://\S+)")
 
@@ -43,7 +44,7 @@ def body(**changes: Any) -> bytes:
 def config(data_dir: Path, sites: dict[str, dict[str, Any]] | None = None, **sections: dict[str, Any]) -> Config:
     """A configuration with one site `demo`, on free ports, unless it is told otherwise."""
     tree: dict[str, Any] = {
-        "server": {"port": 0} | sections.pop("server", {}),
+        "server": SERVER_DEFAULTS | sections.pop("server", {}),
         "admin": {"port": 0} | sections.pop("admin", {}),
         "storage": {"data_dir": data_dir, "min_free_bytes": 0} | sections.pop("storage", {}),
         "sites": sites or {"demo": {}},
@@ -136,16 +137,27 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    settings: Config, clock: FakeClock | None = None, max_connections: int = 1_000
+    settings: Config,
+    clock: FakeClock | None = None,
+    max_connections: int = 1_000,
+    keepalive_timeout_s: float = 75,
 ) -> AsyncIterator[Running]:
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
+    assert fits()  # or `ordinary` would say what production does not do
     clock = clock or FakeClock()
     stages = build_stages(settings, clock)
     stages.open()
     app = web.AppRunner(stages.public_app())
     await app.setup()
     listener = web.ServerRunner(
-        Server(app, stages.metrics, keepalive_timeout_s=75, max_connections=max_connections), shutdown_timeout=1
+        Server(
+            app,
+            stages.metrics,
+            keepalive_timeout_s=keepalive_timeout_s,
+            max_connections=max_connections,
+            ordinary=stages.ordinary,
+        ),
+        shutdown_timeout=1,
     )
     await listener.setup()
     bound = listen("127.0.0.1", 0, "server")

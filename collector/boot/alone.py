@@ -15,7 +15,7 @@ from pathlib import Path
 from collector.boot.admin import serving_admin
 from collector.boot.claims import PATIENCE_S, listen, owned, url
 from collector.boot.reload import reread
-from collector.boot.worker import Worker, open_stages
+from collector.boot.worker import Worker, open_stages, run
 from collector.clock import SystemClock
 from collector.config import Config
 
@@ -32,7 +32,7 @@ def serve(config: Config, config_file: Path) -> int:
             listen(config.admin.host, config.admin.port, "admin") as admin,
         ):
             boss = Signals(config, config_file, public, admin)
-            return asyncio.run(Worker(config, stages, clock).run(public, boss))
+            return run(Worker(config, stages, clock), public, boss)
 
 
 class Signals:

@@ -19,7 +19,7 @@ from collector.config import Config, Server, SiteSettings
 from collector.config_file import ConfigError, load
 from collector.edge.request import too_large
 from collector.events import CONTRACT, Event
-from collector.ingest.pipeline import Arrival, accept, tracking_enabled
+from collector.ingest.pipeline import accept, arrive, tracking_enabled
 from collector.log import set_up_logging
 from collector.parts.expire import expire as drop_days
 from collector.parts.table import EVENT_SCHEMA
@@ -48,7 +48,7 @@ def schema(*, parquet: bool) -> int:
 def validate(file: str, site_id: str | None, config_file: Path) -> int:
     """Print what would become of each line; 1 if any would not be stored."""
     site, max_body_bytes = _site(site_id, config_file)
-    arrival = Arrival(client=IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
+    arrival = arrive(IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
     total = dropped = 0
     for total, line in enumerate(_lines(file), 1):
         outcome = (

@@ -15,6 +15,7 @@ from collector.config import Config
 from collector.edge.app import Traffic, build_app
 from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.ops import build_admin
+from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import replay
@@ -48,6 +49,7 @@ class Stages:
     flusher: Flusher
     endpoint: CollectEndpoint
     traffic: Traffic
+    ordinary: OrdinaryRequests | None
     share: Share
 
     def open(self) -> None:
@@ -144,7 +146,9 @@ def build_stages(config: Config, clock: Clock, share: Share = ALONE, table: Buck
     )
     rules = build_rules(config, clock, table or BucketTable())
     endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
-    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, Traffic(), share)
+    traffic = Traffic()
+    ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
+    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, traffic, ordinary, share)
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable) -> Rules:

@@ -15,7 +15,7 @@ from typing import Any
 
 from collector.boot.claims import StartError
 from collector.boot.control import Channel, encode, framed, receive_first
-from collector.boot.worker import Worker, open_stages
+from collector.boot.worker import Worker, open_stages, run
 from collector.clock import SystemClock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable
@@ -47,7 +47,7 @@ def serve(control: int) -> int:
         return 1
     public = socket.socket(fileno=start["public"])
     public.setblocking(False)
-    return asyncio.run(Worker(config, stages, clock).run(public, Supervised(end)))
+    return run(Worker(config, stages, clock), public, Supervised(end))
 
 
 class Supervised:

@@ -17,14 +17,16 @@ from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
 import aiofiles.os
+import uvloop
 from aiohttp import web
 
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, max_connections
+from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable
-from collector.edge.server import Server
+from collector.edge.server import Server, fits
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire
@@ -72,6 +74,12 @@ def open_stages(config: Config, clock: Clock, share: Share = ALONE, table: Bucke
     except SegmentBroken as exc:
         raise StartError(str(exc)) from None
     return stages
+
+
+def run(worker: "Worker", public: socket.socket, boss: Boss) -> int:
+    """Run it in an event loop of its own. The exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(worker.run(public, boss))
 
 
 class Worker:
@@ -149,6 +157,7 @@ class Worker:
                 self.stages.metrics,
                 keepalive_timeout_s=server.keepalive_timeout_s,
                 max_connections=max_connections(),
+                ordinary=self.stages.ordinary if fits() else None,
             ),
             shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
         )
@@ -171,6 +180,7 @@ class Worker:
             self.stages.flusher.run(),
             self.stages.journal.broken.wait(),
             self._watch_disk(),
+            watch_lag(self.stages.metrics.loop_lag_seconds),
             self._expire_hourly(),
             boss.orders(self),
         )

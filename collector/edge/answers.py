@@ -5,20 +5,47 @@
 """
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import ujson
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from collector.events import Ignored, Reason, Refused
+from collector.events import Dropped, Ignored, Reason, Refused
 
 COLLECT_REASON = "Collect-Reason"
 JSON = "application/json; charset=utf-8"
 METHODS = "POST, OPTIONS"
 PREFLIGHT_MAX_AGE_S = 86_400
 
+SERVER = "collector"
+
 STORED = b'{"message":"Event received"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, before it is aiohttp's or bytes."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes = b""
+    close: bool = False
+
+    def to_response(self) -> web.Response:
+        response = web.Response(status=self.status, body=self.body, headers=self.headers)
+        if self.close:
+            response.force_close()
+        return response
+
+    def to_bytes(self, date: str, *, close: bool) -> bytes:
+        """What aiohttp makes of it for an HTTP/1.1 request, with that `Date`."""
+        headers = [*self.headers.items(), (hdrs.CONTENT_LENGTH, str(len(self.body))), (hdrs.DATE, date)]
+        if close or self.close:
+            headers.append((hdrs.CONNECTION, "close"))
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
+        return "\r\n".join((*lines, "", "")).encode() + self.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +72,59 @@ FORMS = {
 }
 
 
-def stored(request: web.BaseRequest) -> web.Response:
-    return web.Response(status=201, body=STORED, headers=_headers(request))
+def stored(origin: str | None) -> Answer:
+    return Answer(201, _headers(origin), STORED)
 
 
-def ignored(request: web.BaseRequest, outcome: Ignored) -> web.Response:
-    headers = _headers(request)
+def dropped(origin: str | None, outcome: Dropped) -> Answer:
+    """The answer to what is not stored; `origin` is the request's header."""
+    return _ignored(origin, outcome) if isinstance(outcome, Ignored) else _refused(origin, outcome)
+
+
+def not_found(origin: str | None) -> Answer:
+    return _error(404, "Not found", "NOT_FOUND", _headers(origin))
+
+
+def bad_body(origin: str | None) -> Answer:
+    """The head was HTTP, the body's framing is not."""
+    return _error(400, "Bad request", "BAD_REQUEST", _headers(origin), close=True)
+
+
+def not_http() -> web.Response:
+    """What came is not HTTP: a fixed text, and no header that depends on it."""
+    response = web.Response(status=400, text="Bad request\n", headers={hdrs.SERVER: SERVER})
+    response.force_close()
+    return response
+
+
+def preflight(request: web.BaseRequest) -> Answer:
+    """What a browser asks before it sends anything but a plain form; it may remember the answer for a day."""
+    headers = _headers(request.headers.get(hdrs.ORIGIN))
+    headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = METHODS
+    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
+    headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked if asked and _echoes(asked) else hdrs.CONTENT_TYPE
+    headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(PREFLIGHT_MAX_AGE_S)
+    headers[hdrs.VARY] = f"{hdrs.ORIGIN}, {hdrs.ACCESS_CONTROL_REQUEST_HEADERS}"
+    return Answer(204, headers)
+
+
+def _ignored(origin: str | None, outcome: Ignored) -> Answer:
+    headers = _headers(origin)
     headers[COLLECT_REASON] = outcome.reason.value
-    return web.Response(status=202, body=_json({"message": outcome.message}), headers=headers)
+    return Answer(202, headers, _json({"message": outcome.message}))
 
 
-def refused(request: web.BaseRequest, outcome: Refused) -> web.Response:
+def _refused(origin: str | None, outcome: Refused) -> Answer:
     form = FORMS[outcome.reason]
-    headers = _headers(request)
+    headers = _headers(origin)
     headers[COLLECT_REASON] = outcome.reason.value
     headers.extend(form.headers)
     if outcome.retry_after_s is not None:
         headers[hdrs.RETRY_AFTER] = str(outcome.retry_after_s)
+    if outcome.limit is not None:
+        headers["RateLimit-Limit"] = str(outcome.limit)
+        headers["RateLimit-Remaining"] = "0"
+        headers["RateLimit-Reset"] = str(outcome.retry_after_s)
     errors: list[dict[str, str]] = [
         {"message": str(error), "code": form.code} | ({"field": error.field} if error.field else {})
         for error in outcome.errors
@@ -69,38 +132,11 @@ def refused(request: web.BaseRequest, outcome: Refused) -> web.Response:
     return _error(form.status, outcome.message, errors or form.code, headers, close=form.close)
 
 
-def not_found(request: web.BaseRequest) -> web.Response:
-    return _error(404, "Not found", "NOT_FOUND", _headers(request))
-
-
-def bad_body(request: web.BaseRequest) -> web.Response:
-    """The head was HTTP, the body's framing is not."""
-    return _error(400, "Bad request", "BAD_REQUEST", _headers(request), close=True)
-
-
-def not_http() -> web.Response:
-    """What came is not HTTP: a fixed text, and no header that depends on it."""
-    response = web.Response(status=400, text="Bad request\n")
-    response.force_close()
-    return response
-
-
-def preflight(request: web.BaseRequest) -> web.Response:
-    """What a browser asks before it sends anything but a plain form; it may remember the answer for a day."""
-    headers = _headers(request)
-    headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = METHODS
-    asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-    headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked if asked and _echoes(asked) else hdrs.CONTENT_TYPE
-    headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(PREFLIGHT_MAX_AGE_S)
-    headers[hdrs.VARY] = f"{hdrs.ORIGIN}, {hdrs.ACCESS_CONTROL_REQUEST_HEADERS}"
-    return web.Response(status=204, headers=headers)
-
-
-def _headers(request: web.BaseRequest) -> CIMultiDict[str]:
-    """Content-Type and CORS. The origin is echoed, because a beacon sends credentials and `*` forbids those."""
-    origin = request.headers.get(hdrs.ORIGIN)
+def _headers(origin: str | None) -> CIMultiDict[str]:
+    """What every answer has: CORS echoes the origin, because a beacon sends credentials and `*` forbids those."""
     return CIMultiDict(
         {
+            hdrs.SERVER: SERVER,
             hdrs.CONTENT_TYPE: JSON,
             hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin if origin and _echoes(origin) else "*",
             hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS: "true",
@@ -122,13 +158,10 @@ def _error(
     headers: CIMultiDict[str],
     *,
     close: bool = False,
-) -> web.Response:
+) -> Answer:
     if isinstance(errors, str):
         errors = [{"message": message, "code": errors}]
-    response = web.Response(status=status, body=_json({"message": message, "errors": errors}), headers=headers)
-    if close:
-        response.force_close()
-    return response
+    return Answer(status, headers, _json({"message": message, "errors": errors}), close)
 
 
 def _json(value: dict[str, Any]) -> bytes:

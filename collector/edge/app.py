@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from collector.edge import answers
 from collector.edge.collect import PATH, CollectEndpoint
@@ -26,17 +26,26 @@ class Traffic:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The outermost middleware."""
-        self.under_way += 1
-        self._idle.clear()
+        self.begin()
         try:
             response = await handler(request)
         finally:
-            self.under_way -= 1
-            if not self.under_way:
-                self._idle.set()
+            self.end()
         if self.draining:
             response.force_close()
         return response
+
+    def begin(self) -> None:
+        """One more request is under way."""
+        if not self.under_way:
+            self._idle.clear()
+        self.under_way += 1
+
+    def end(self) -> None:
+        """It is answered."""
+        self.under_way -= 1
+        if not self.under_way:
+            self._idle.set()
 
     async def idle(self) -> None:
         """Wait until no request is under way."""
@@ -51,7 +60,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
         try:
             return await handler(request)
         except web.HTTPException:
-            return answers.not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
+            return await _not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
         except Exception:
             log.exception("a request failed: %s %s", request.method, request.path[:200])
             return endpoint.drop(request, Refused(Reason.INTERNAL, "Internal error"))
@@ -70,7 +79,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
 
 
 async def _not_found(request: web.Request) -> web.Response:
-    return answers.not_found(request)
+    return answers.not_found(request.headers.get(hdrs.ORIGIN)).to_response()
 
 
 async def _no_answer_yet(request: web.Request) -> None:

@@ -17,7 +17,7 @@ from collector.edge.rate_limit import TokenBuckets
 from collector.edge.request import CLIENT, SITE, Bodies, BodyLost, Handler, read_body, unavailable
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.enrich import ClientIpPolicy
-from collector.ingest.pipeline import Arrival, accept, admit
+from collector.ingest.pipeline import Arrival, accept, admit, arrive
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, Rejects
 from collector.metrics import Metrics
@@ -46,9 +46,9 @@ class CollectEndpoint:
 
     def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
         self.rules = rules
-        self._journal = journal
+        self.journal = journal
         self._rejects = rejects
-        self._metrics = metrics
+        self.metrics = metrics
         self._clock = clock
         self._bodies = Bodies()
 
@@ -59,7 +59,7 @@ class CollectEndpoint:
         if site_id is None:
             return await handler(request)
         if request.method == hdrs.METH_OPTIONS:
-            return answers.preflight(request)
+            return answers.preflight(request).to_response()
         if request.method != hdrs.METH_POST:
             return self.drop(request, Refused(Reason.METHOD, "Method not allowed"))
         site = self.rules.sites.get(site_id)
@@ -76,21 +76,19 @@ class CollectEndpoint:
         try:
             outcome = await self._outcome(request, site)
         except BodyLost:
-            self._metrics.of_site(site.id).count_dropped(Reason.ABORTED)
-            return answers.bad_body(request)  # if anybody is there to read it
+            self.metrics.of_site(site.id).count_dropped(Reason.ABORTED)
+            return answers.bad_body(request.headers.get(hdrs.ORIGIN)).to_response()  # if anybody is there to read it
         if isinstance(outcome, Event):
-            self._metrics.of_site(site.id).count_stored()
-            return answers.stored(request)
+            self.metrics.of_site(site.id).count_stored()
+            return answers.stored(request.headers.get(hdrs.ORIGIN)).to_response()
         return self.drop(request, outcome)
 
     async def _outcome(self, request: web.Request, site: Site) -> Event | Dropped:
-        if not self._journal.can_append():
+        if not self.journal.can_append():
             return unavailable()
-        arrival = Arrival(
-            client=request[CLIENT],
-            origin=request.headers.get(hdrs.ORIGIN),
-            referer=request.headers.get(hdrs.REFERER),
-            user_agent=request.headers.get(hdrs.USER_AGENT),
+        headers = request.headers
+        arrival = arrive(
+            request[CLIENT], headers.get(hdrs.ORIGIN), headers.get(hdrs.REFERER), headers.get(hdrs.USER_AGENT)
         )
         dropped = admit(site, arrival)
         if dropped is not None:
@@ -98,25 +96,30 @@ class CollectEndpoint:
         body = await read_body(request, self._bodies, self.rules.max_body_bytes, self.rules.body_timeout_s)
         if isinstance(body, Refused):
             return body
+        outcome = self.judge(site, arrival, body)
+        if isinstance(outcome, Event) and not await self.journal.append(outcome):
+            return unavailable()
+        return outcome
+
+    def judge(self, site: Site, arrival: Arrival, body: bytes) -> Event | Dropped:
+        """What becomes of an event whose body is here: to be stored, or why not; what is invalid is kept."""
         received_us = self._clock.now_us()
         try:
             outcome = accept(site, arrival, body, received_us, self.rules.client_ip)
         except OSError as exc:
             log.warning("an event was refused: the key of the day cannot be kept: %s", exc)
             return unavailable()
-        if isinstance(outcome, Event):
-            return outcome if await self._journal.append(outcome) else unavailable()
-        if outcome.reason is Reason.INVALID and not self._rejects.keep(
-            site.id, Rejected(received_us, outcome.message, body)
+        if (
+            isinstance(outcome, Ignored | Refused)
+            and outcome.reason is Reason.INVALID
+            and not self._rejects.keep(site.id, Rejected(received_us, outcome.message, body))
         ):
-            self._metrics.rejected_lost.inc()
+            self.metrics.rejected_lost.inc()
         return outcome
 
     def drop(self, request: web.Request, outcome: Dropped) -> web.Response:
         """Answer what is not stored, and count it for its site, or for the unknown ones."""
         site = request.get(SITE)
-        counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
+        counts = self.metrics.of_unknown if site is None else self.metrics.of_site(site.id)
         counts.count_dropped(outcome.reason)
-        if isinstance(outcome, Ignored):
-            return answers.ignored(request, outcome)
-        return answers.refused(request, outcome)
+        return answers.dropped(request.headers.get(hdrs.ORIGIN), outcome).to_response()

@@ -147,9 +147,17 @@ class TokenBuckets:
         self.table.keys[slot] = key
 
 
-def refusal(wait_ns: int) -> Refused:
-    """The answer to a client that must wait; rounded up, so that waiting as long as it says is enough."""
-    return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=-(-wait_ns // NS_PER_S))
+def over_limit(buckets: TokenBuckets, client: Address) -> Refused | None:
+    """Take a token for one request of the client; the refusal, if there is none.
+
+    The time to wait is rounded up, so that waiting as long as it says is enough.
+    """
+    wait_ns = buckets.take(client)
+    if not wait_ns:
+        return None
+    retry_after_s = -(-wait_ns // NS_PER_S)
+    limit = buckets.limit.requests_per_minute
+    return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=retry_after_s, limit=limit)
 
 
 def rate_limit(buckets: Callable[[], TokenBuckets], drop: Callable[[web.Request, Refused], web.Response]) -> Middleware:
@@ -160,17 +168,7 @@ def rate_limit(buckets: Callable[[], TokenBuckets], drop: Callable[[web.Request,
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if SITE not in request:
-            return await handler(request)
-        table = buckets()
-        wait_ns = table.take(request[CLIENT])
-        if not wait_ns:
-            return await handler(request)
-        outcome = refusal(wait_ns)
-        response = drop(request, outcome)
-        response.headers["RateLimit-Limit"] = str(table.limit.requests_per_minute)
-        response.headers["RateLimit-Remaining"] = "0"
-        response.headers["RateLimit-Reset"] = str(outcome.retry_after_s)
-        return response
+        refused = over_limit(buckets(), request[CLIENT]) if SITE in request else None
+        return drop(request, refused) if refused else await handler(request)
 
     return middleware

@@ -1,8 +1,10 @@
 """The server that speaks HTTP to the public: aiohttp's, with connections of ours.
 
-All that this project takes from inside aiohttp is here: `_messages`, `_waiter` and `_connections`. The tests of
-tests/edge/test_request.py and test_server.py fail if they change their meaning; setup.cfg admits only the version they
-were tested with.
+All that this project takes from inside aiohttp is here, in PRIVATE_NAMES. The tests of tests/edge fail if these change
+their meaning; setup.cfg admits only the version they were tested with, and `fits` looks at them at start.
+
+A connection passes ordinary requests (collector/edge/ordinary.py) by aiohttp's handler while that is idle and at the
+border of two requests; everything else it hands on, and aiohttp never learns of the others.
 """
 
 import asyncio
@@ -10,10 +12,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from aiohttp import StreamReader, web
+import aiohttp
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_parser import RawRequestMessage
 
 from collector.edge import answers
+from collector.edge.ordinary import OrdinaryRequests
 from collector.metrics import Metrics
 
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
@@ -29,20 +33,103 @@ ANSWERED_POLL_S = 0.02
 OLDEST_ASKED = 100
 
 
+TESTED_AIOHTTP = "3.14."
+PRIVATE_NAMES = (
+    "_messages",  # what aiohttp has parsed and not begun to answer
+    "_waiter",  # what its handler waits with for the next request
+    "_force_close",
+    "_close",
+    "_keepalive_timeout",
+    "_keepalive_handle",  # the timer of _process_keepalive
+    "_next_keepalive_close_time",
+    "_process_keepalive",
+)
+
+
+def fits() -> bool:
+    """Whether this aiohttp is one that ordinary requests were tested to pass by."""
+    return aiohttp.__version__.startswith(TESTED_AIOHTTP) and all(
+        hasattr(web.RequestHandler, name) for name in PRIVATE_NAMES
+    )
+
+
 class Connection(web.RequestHandler):
     """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
 
     count_bad_request: Callable[[], None]
+    ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
+    _peer = b""
+    _answering = False  # an ordinary request, behind aiohttp's back
+    _held: bytes = b""  # what came meanwhile
+    _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
+    # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
+    # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
+    _owed: int | None = 0
     _payload: StreamReader | None = None  # of the latest request, whether it is answered or not
     _patience: asyncio.TimerHandle | None = None  # runs while the client does not read
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request to begin, or for the rest of one's head."""
-        return self._waiter is not None and not self._waiter.done()
+        return self._waiter is not None and not self._waiter.done() and not self._answering
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = str(peer[0]).encode() if isinstance(peer, tuple) else b""
 
     def data_received(self, data: bytes) -> None:
+        if self._answering:
+            # A client that does not wait for its answers; it is read again when it has this one.
+            self._held += data
+            if self.transport is not None:
+                self.transport.pause_reading()
+            return
+        if self._owed == 0 and self.ordinary is not None and self._is_free():
+            request = self.ordinary.find(self._peer, data)
+            if request is not None:
+                self._answering = True
+                self.ordinary.answer(request, self._write)
+                return
+        self._hand_on(data)
+
+    def _is_free(self) -> bool:
+        """Whether aiohttp has nothing to do with this connection at the moment."""
+        if self._close or self._force_close:
+            return False
+        return self._is_new or (self.is_idle and not self._messages)
+
+    def _write(self, answer: bytes, close: bool) -> None:
+        """Send the answer to an ordinary request, and go on."""
+        self._answering = False
+        if self.transport is None:
+            return
+        self.transport.write(answer)
+        if close:
+            self.force_close()
+            return
+        # As aiohttp's handler does behind an answer of its own.
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if self._held:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+
+    def _process_keepalive(self) -> None:
+        if self._answering:
+            self._keepalive_handle = None  # the answer sets it anew
+        else:
+            super()._process_keepalive()
+
+    def _hand_on(self, data: bytes) -> None:
+        """Let aiohttp have it."""
+        self._is_new = False
+        known = len(self._messages)
         super().data_received(data)
+        if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
+            self._owed = self._still_owed(data, self._owed, list(self._messages)[known:])
         if not self._messages:
             return
         message, payload = self._messages[-1]
@@ -53,9 +140,26 @@ class Connection(web.RequestHandler):
             # waiting for a body that can no longer come.
             self._payload.set_exception(web.RequestPayloadError("bad framing"))
 
+    @staticmethod
+    def _still_owed(data: bytes, owed: int, parsed: list[Any]) -> int | None:
+        """What the request still lacks once `data` has come; None where that is not known."""
+        if owed:
+            return owed - len(data) if owed >= len(data) else None
+        if len(parsed) != 1 or not isinstance(parsed[0][0], RawRequestMessage):
+            return None
+        message = parsed[0][0]
+        if message.chunked or message.upgrade:
+            return None
+        length = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
+        lacking = data.find(b"\r\n\r\n") + len(b"\r\n\r\n") + length - len(data)
+        return lacking if lacking >= 0 else None
+
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
         """A client that has sent all of its requests may close its side; it still gets its answers."""
         payload = self._payload
+        if self._answering:
+            self._close_when_answered()
+            return True
         body_is_lost = payload is not None and not payload.is_eof() and payload.exception() is None
         if body_is_lost or (self.is_idle and not self._messages):
             return False
@@ -63,7 +167,7 @@ class Connection(web.RequestHandler):
         return True
 
     def _close_when_answered(self) -> None:
-        if self.is_idle and not self._messages:
+        if self.is_idle and not self._messages and not self._held:
             self.force_close()
         elif self.transport is not None:
             asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
@@ -104,11 +208,18 @@ class Server(web.Server):
     """The connections to an application that is set up; at most `max_connections` of them."""
 
     def __init__(
-        self, app: web.AppRunner, metrics: Metrics, *, keepalive_timeout_s: float, max_connections: int
+        self,
+        app: web.AppRunner,
+        metrics: Metrics,
+        *,
+        keepalive_timeout_s: float,
+        max_connections: int,
+        ordinary: OrdinaryRequests | None,
     ) -> None:
         assert app.server is not None
         super().__init__(app.server.request_handler, request_factory=app.server.request_factory)
         self._metrics = metrics
+        self._ordinary = ordinary
         self._max_connections = max_connections
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
@@ -120,6 +231,7 @@ class Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
         connection.count_bad_request = self._metrics.bad_requests.inc
+        connection.ordinary = self._ordinary
         return connection
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from collector.addresses import Address, parse_address
 from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
+from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
 from collector.journal.record import Record
 from collector.sites import Site, host_of
@@ -38,12 +39,19 @@ _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What is known of an event before its body."""
+    """What is known of an event before its body; `user_agent` is cut and clean, see `arrive`."""
 
     client: Address
     origin: str | None
     referer: str | None
     user_agent: str | None
+    charge_bytes: int  # what a row takes beside the text of its body
+
+
+def arrive(client: Address, origin: str | None, referer: str | None, user_agent: str | None) -> Arrival:
+    """What came with the head of a request."""
+    clean = _clean_user_agent(user_agent)
+    return Arrival(client, origin, referer, clean, ROW_BYTES + len((clean or "").encode()))
 
 
 def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
@@ -91,17 +99,20 @@ def accept(
     """The event in `body`, ready to be stored, or why it is not to be."""
     try:
         event = parse(body)
-        if site.strict:
-            check_all(event)
-        else:
-            check(event, body)
-        values = to_values(event)
+        values = read(event)
+        if values is None:  # it may be valid all the same, and if not, its sender is told why
+            if site.strict:
+                check_all(event)
+            else:
+                check(event, body)
+            values = to_values(event)
     except InvalidEvent as exc:
         return invalid(site, exc)
     if event["page_path"] in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
-    kept_ip, user_agent = client_ip(arrival.client, received_us), _clean_user_agent(arrival.user_agent)
-    return _event(site.id, received_us, kept_ip, user_agent, body, values)
+    kept_ip, user_agent = client_ip(arrival.client, received_us), arrival.user_agent
+    row: Row = [site.id, received_us, *values, kept_ip, user_agent]
+    return Event(site.id, received_us, kept_ip, user_agent, body, row, arrival.charge_bytes + len(body))
 
 
 def replay(record: Record) -> tuple[Event, bool]:
@@ -120,20 +131,14 @@ def replay(record: Record) -> tuple[Event, bool]:
         event[name] = None
         fits = False
     _, _, site_id, received_us, client_ip, user_agent, body = record
-    return _event(site_id, received_us, client_ip, user_agent, body, to_values(event)), fits
+    row: Row = [site_id, received_us, *to_values(event), client_ip, user_agent]
+    size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
+    return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
 
 
 def _fits(name: str, value: Any) -> bool:
     types = _TYPES_OF[name]
     return value is None or (type(value) in types and (types is not _NUMBER or is_finite(value)))
-
-
-def _event(
-    site_id: str, received_us: int, client_ip: str | None, user_agent: str | None, body: bytes, values: Row
-) -> Event:
-    row: Row = [site_id, received_us, *values, client_ip, user_agent]
-    size_bytes = ROW_BYTES + len(body) + len((user_agent or "").encode())
-    return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes)
 
 
 def to_values(event: dict[str, Any]) -> Row:

@@ -11,8 +11,9 @@ With durability `memory` there is no file, and an event is stored when it is in 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
 from typing import TypeVar
 
@@ -39,7 +40,9 @@ TAKEN_OVER_AT_ONCE = 256
 MEMORY_SEGMENTS = 4
 
 T = TypeVar("T")
-_Waiting = tuple[Event, asyncio.Future[bool]]
+
+Told = Callable[[bool], object]
+"""Called once with whether an event is stored; must not raise."""
 
 
 class Journal:
@@ -63,8 +66,8 @@ class Journal:
         self._metrics = metrics
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
-        self._waiting: list[_Waiting] = []
-        self._committing: list[_Waiting] = []
+        self._waiting: list[tuple[Event, Told]] = []
+        self._committing: Iterator[tuple[Event, Told]] = iter(())  # what nobody has been told of yet
         self._waiting_bytes = 0  # of both
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
@@ -105,17 +108,23 @@ class Journal:
         """Store the event: True once it is as safe as `durability` says, False if it is not stored."""
         if self._refusal() is not None:
             return False
+        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        # Its request may have been given up, and the future with it.
+        self.submit(event, lambda stored: None if committed.done() else committed.set_result(stored))
+        return await committed
+
+    def submit(self, event: Event, told: Told) -> None:
+        """Store the event, which `can_append` has just allowed; `told` is called once it is decided, maybe at once."""
         if self.in_memory:
             self._buffer.append(event)
             if self._buffer.size_bytes >= self._segment_max_bytes:
                 self._take_buffer()
-            return True
-        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((event, committed))
-        self._waiting_bytes += _waiting_bytes(event)
+            told(True)
+            return
+        self._waiting.append((event, told))
+        self._waiting_bytes += event.size_bytes + WAITING_EVENT_BYTES
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_rounds())
-        return await committed
 
     async def seal(self) -> None:
         """Close the open segment, if it holds anything, and open the next."""
@@ -206,36 +215,34 @@ class Journal:
         except BaseException as exc:
             # A fault of ours. What was committed is in the journal; the next process takes it from there.
             self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
-            for _, committed in self._committing + self._waiting:
-                if not committed.done():
-                    committed.set_result(False)
+            for _, told in (*self._committing, *self._waiting):
+                told(False)
             raise
         finally:
             self._committer = None
 
     async def _commit(self) -> None:
-        self._committing, self._waiting = self._waiting, []
+        group, self._waiting = self._waiting, []
+        self._committing = iter(group)
         started = perf_counter()
         stored = not self.broken.is_set()
         if stored:
             assert self._file is not None  # without one nothing is taken
             try:
-                await self._in_thread(self._file.commit, [event for event, _ in self._committing])
+                await self._in_thread(self._file.commit, [event for event, _ in group])
             except (OSError, SegmentBroken) as exc:
                 self._fail(exc)
                 stored = False
         self._metrics.commits.labels("done" if stored else "failed").inc()
         self._metrics.commit_seconds.observe(perf_counter() - started)
-        for start in range(0, len(self._committing), TAKEN_OVER_AT_ONCE):
+        for start in range(0, len(group), TAKEN_OVER_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            for event, committed in self._committing[start : start + TAKEN_OVER_AT_ONCE]:
-                self._waiting_bytes -= _waiting_bytes(event)
+            for event, told in islice(self._committing, TAKEN_OVER_AT_ONCE):
+                told(stored)
+                self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 if stored:
                     self._buffer.append(event)
-                if not committed.done():  # its request may have been given up
-                    committed.set_result(stored)
-        self._committing = []
 
     async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take a step that touches the file. A caller that is cancelled does not leave it half done."""
@@ -322,7 +329,3 @@ class Journal:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-def _waiting_bytes(event: Event) -> int:
-    return event.size_bytes + WAITING_EVENT_BYTES

@@ -22,6 +22,9 @@ from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder
 
+# Arrow writes each page of each column by itself; gathered like this a part of 170 rows takes 2.2 ms instead of 2.9.
+WRITE_BYTES = 1 << 18
+
 ROW_GROUP_MAX_ROWS = 128 * 1024
 
 # With all sites in one part, a row group ends at the first boundary between sites after this many rows: small enough
@@ -148,25 +151,25 @@ class PartWriter:
             "collector.segment": segment,
             "collector.rows": str(table.num_rows),
         }
-        with pq.ParquetWriter(
-            path,
-            table.schema.with_metadata(footer),
-            compression=self._codecs(table),
-            write_page_index=True,
-            write_page_checksum=True,
-        ) as writer:
+        filled = [name for name in table.column_names if table[name].null_count < table.num_rows]
+        with (
+            pa.output_stream(path, compression=None, buffer_size=WRITE_BYTES) as file,
+            pq.ParquetWriter(
+                file,
+                table.schema.with_metadata(footer),
+                # Setting up zstd for columns of nothing but nulls (most of the 66, in most parts) was half the CPU time
+                # of a small part, 4.7 ms against 2.5, and made it larger.
+                compression=dict.fromkeys(filled, self.compression),
+                # Numbers seldom repeat: with a dictionary they took a quarter more room, and time.
+                use_dictionary=[name for name in filled if pa.types.is_string(table.schema.field(name).type)],
+                write_page_index=True,
+                write_page_checksum=True,
+            ) as writer,
+        ):
             start = 0
             for rows in row_groups:
                 writer.write_table(table.slice(start, rows), row_group_size=rows)
                 start += rows
-
-    def _codecs(self, table: pa.Table) -> dict[str, str]:
-        """The codec of each column that holds anything.
-
-        Setting up zstd for columns of nothing but nulls (most of the 66, in most parts) was half the CPU time of a
-        small part, 4.7 ms against 2.5, and made it larger.
-        """
-        return {name: self.compression for name in table.column_names if table[name].null_count < table.num_rows}
 
 
 def _rows_of_part(path: Path, segment: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.edge.wire import Wire
-from tests.support import FakeClock, Running, config, running
+from tests.support import SERVER_DEFAULTS, FakeClock, Running, config, running
 
 
 class Serve(Protocol):
@@ -20,6 +20,15 @@ class Serve(Protocol):
 
 Connect = Callable[[Running], Awaitable[Wire]]
 """Open a connection to a collector."""
+
+
+@pytest.fixture(autouse=True, params=["fast", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test of the edge runs twice: ordinary requests go past aiohttp's handler, or nothing does."""
+    which: str = request.param
+    if which == "plain":
+        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", False)
+    return which
 
 
 @pytest.fixture

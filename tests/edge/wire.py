@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +92,11 @@ class Wire:
 
     def close(self) -> None:
         self._writer.close()
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
 
 async def soon(waiting: Awaitable[None]) -> None:

@@ -10,7 +10,7 @@ from collector.config import SiteSettings
 from collector.edge.answers import FORMS
 from collector.events import COLUMNS, Dropped, Event, Ignored, Kind, Reason, Refused
 from collector.ingest.enrich import client_ip_policy
-from collector.ingest.pipeline import Arrival, accept, admit
+from collector.ingest.pipeline import Arrival, accept, admit, arrive
 from collector.parts.table import to_batch
 from collector.sites import Site, build_site
 from tests.ingest import oracle
@@ -24,7 +24,7 @@ def site(**settings: Any) -> Site:
 def arrival(
     client: str = "192.0.2.7", origin: str | None = None, referer: str | None = None, user_agent: str | None = None
 ) -> Arrival:
-    return Arrival(ip_address(client), origin, referer, user_agent)
+    return arrive(ip_address(client), origin, referer, user_agent)
 
 
 def run(site: Site, arrived: Arrival, data: bytes) -> Event | Dropped:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from collector.config import SiteSettings
 from collector.events import COLUMNS, Event
-from collector.ingest.pipeline import Arrival, accept, replay
+from collector.ingest.pipeline import accept, arrive, replay
 from collector.journal.record import Record
 from collector.sites import build_site
 from tests.ingest.test_hostile import bodies
@@ -31,7 +31,7 @@ def values(data: bytes) -> tuple[dict[str, Any], bool]:
 @given(bodies())
 def test_replayed_row_is_the_row_that_was_stored(data: bytes) -> None:
     """For every body that is stored, however strange."""
-    arrival = Arrival(ip_address("192.0.2.1"), None, None, "Mozilla/5.0 \udce9")
+    arrival = arrive(ip_address("192.0.2.1"), None, None, "Mozilla/5.0 \udce9")
     outcome = accept(SITE, arrival, data, NOON_US, lambda address, received_us: str(address))
     if isinstance(outcome, Event):
         assert (outcome, True) == replay(record_of(outcome))

@@ -1,0 +1,185 @@
+"""`python -m bench <scenario>`: what is to be measured, and how it is told."""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.compare import compare
+from bench.growth import AXES, growth
+from bench.micro import micro
+from bench.peak import Shape, peak
+from bench.recovery import recovery
+from bench.report import PAGE, write
+from bench.results import FOLDER, Result, save
+from bench.server import NoResult
+from bench.subject import Settings, Setup, parse_setting
+from bench.suite import run_all
+from bench.sustained import paced, sustained
+
+QUICK = FOLDER / "quick"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one scenario, or all."""
+    arguments = _parser().parse_args(argv)
+    # Killed as if by Ctrl-C: no server that was started is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words = shlex.join(["python", "-m", "bench", *(argv if argv is not None else sys.argv[1:])])
+    try:
+        sys.exit(arguments.run(arguments, words))
+    except NoResult as exc:
+        print(f"bench: no result: {exc}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    scenarios = parser.add_subparsers(required=True, dest="scenario", metavar="SCENARIO")
+
+    def scenario(name: str, words: str, run: Callable[[argparse.Namespace], list[Result]]) -> argparse.ArgumentParser:
+        command = scenarios.add_parser(name, help=words)
+        _common(command)
+        _load(command)
+        command.add_argument("--json", type=Path, metavar="FILE", help="where the result is written to")
+        command.set_defaults(run=partial(_one, run))
+        return command
+
+    scenario(
+        "peak",
+        "closed loop: as much as the connections can send",
+        lambda arguments: [peak(setup_of(arguments), shape_of(arguments))],
+    )
+    scenario(
+        "sustained",
+        "open loop: the highest rate that is held",
+        lambda arguments: sustained(setup_of(arguments), shape_of(arguments)),
+    ).set_defaults(seconds=60)
+    command = scenario(
+        "paced",
+        "open loop: one rate",
+        lambda arguments: [paced(setup_of(arguments), shape_of(arguments), arguments.rate)],
+    )
+    command.add_argument("--rate", type=float, required=True, help="requests a second")
+    command = scenario(
+        "compare",
+        "beside what people would use instead",
+        lambda arguments: compare(setup_of(arguments), shape_of(arguments), arguments.rounds),
+    )
+    command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    command = scenario(
+        "growth",
+        "by sites, size, connections, durability, workers",
+        lambda arguments: growth(setup_of(arguments), shape_of(arguments), arguments.axes),
+    )
+    command.add_argument("--axes", type=_axes, default=AXES, help=f"of {','.join(AXES)}; default: all")
+    command.set_defaults(seconds=10)
+    command = scenario(
+        "recovery",
+        "after a kill",
+        lambda arguments: [recovery(setup_of(arguments), shape_of(arguments), arguments.events)],
+    )
+    command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
+    scenario("micro", "each stage alone, in this interpreter", lambda arguments: micro())
+
+    command = scenarios.add_parser("all", help="every scenario, the long form, into bench/results/")
+    _common(command)
+    command.add_argument("--quick", action="store_true", help="a pass of three minutes, into bench/results/quick/")
+    command.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,NAME")
+    command.set_defaults(run=_all, seconds=0, connections=64, sites=1, size=0)
+
+    command = scenarios.add_parser("report", help="make bench/README.md and its plots of the results")
+    command.add_argument("--quick", action="store_true", help="of bench/results/quick/ instead")
+    command.set_defaults(run=_report)
+    return parser
+
+
+def _one(run: Callable[[argparse.Namespace], list[Result]], arguments: argparse.Namespace, words: str) -> int:
+    runs = run(arguments)
+    show(runs)
+    if arguments.json:
+        save(arguments.json, arguments.scenario, words, runs, arguments.python, arguments.folder)
+    return 0
+
+
+def _all(arguments: argparse.Namespace, words: str) -> int:
+    results = QUICK if arguments.quick else FOLDER
+    setup, shape = setup_of(arguments), shape_of(arguments)
+    return 1 if run_all(setup, shape, results, words, quick=arguments.quick, only=arguments.only) else 0
+
+
+def _report(arguments: argparse.Namespace, words: str) -> int:
+    results, page = (QUICK, QUICK / "README.md") if arguments.quick else (FOLDER, PAGE)
+    write(results, page)
+    print(page)
+    return 0
+
+
+def _axes(text: str) -> tuple[str, ...]:
+    axes = tuple(text.split(","))
+    if not set(axes) <= set(AXES):
+        raise argparse.ArgumentTypeError(f"should be of {', '.join(AXES)}")
+    return axes
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
+    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="the collector's; default: this one")
+    parser.add_argument("--folder", type=Path, help="where data goes; default: the system's temporary folder")
+    parser.add_argument(
+        "--pin",
+        choices=("auto", "no"),
+        default="auto",
+        help="auto: with one worker, keep the collector on core 0 and the load on core 1",
+    )
+
+
+def _load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=5, help="of load; default: %(default)s")
+    parser.add_argument("--connections", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--sites", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--size", type=int, default=0, metavar="BYTES", help="of a body; default: as they come")
+
+
+def setup_of(arguments: argparse.Namespace) -> Setup:
+    settings: Settings = {}
+    try:
+        for text in arguments.set:
+            section, key, value = parse_setting(text)
+            settings.setdefault(section, {})[key] = value
+    except ValueError as exc:
+        raise NoResult(f"--set {exc}") from None
+    return Setup(arguments.sites, settings, arguments.python, cores="0" if _pins(arguments, settings) else None)
+
+
+def shape_of(arguments: argparse.Namespace) -> Shape:
+    return Shape(
+        seconds=arguments.seconds,
+        connections=arguments.connections,
+        size_bytes=arguments.size,
+        load_cores="1" if setup_of(arguments).cores else None,
+        folder=arguments.folder,
+    )
+
+
+def _pins(arguments: argparse.Namespace, settings: Settings) -> bool:
+    workers = settings.get("server", {}).get("workers", 1)
+    return arguments.pin == "auto" and workers == 1 and (os.cpu_count() or 1) >= 2
+
+
+def show(runs: Sequence[Result]) -> None:
+    """Every run, one line for each thing that was measured."""
+    console = Console(highlight=False)
+    for run in runs:
+        for name, value in run.items():
+            if value is not None and not (isinstance(value, list) and len(value) > 8):
+                console.print(f"{name:>26}  {value:,.1f}" if isinstance(value, float) else f"{name:>26}  {value}")
+        console.print()

@@ -1,0 +1,107 @@
+"""Beside what people would use instead: the collector and each rival in turn, in one run, on the same cores.
+
+CPU time is taken as in bench/peak.py: every process, from the end of the warm-up to its exit. A ratio compares the two
+runs that stood next to each other in time; of several rounds the median is taken, and the extremes are told.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from bench.peak import WARM_UP_S, Shape, peak
+from bench.requests import framed, read_requests, write_requests
+from bench.results import Result
+from bench.rivals import RIVALS, Rival
+from bench.server import MemoryWatch, NoResult
+from bench.subject import Setup
+from bench.wrk import run_wrk
+
+OURS = "collector"
+
+
+def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
+    """Every run, and for every rival that is installed the ratio; what is missing is named."""
+    console = Console(stderr=True, highlight=False)
+    present: list[Rival] = []
+    results: list[Result] = []
+    for rival in RIVALS:
+        missing = rival.missing()
+        if missing:
+            console.print(f"{rival.title} is left out: {missing}")
+            results.append({"kind": "skipped", "name": rival.name, "title": rival.title, "why": missing})
+        else:
+            present.append(rival)
+    for number in range(rounds):
+        ours = replace(shape, labels={"kind": "run", "name": OURS, "title": "the collector", "round": number})
+        for measure in (
+            partial(peak, setup, ours),
+            *(partial(_rival, rival, setup, shape, number) for rival in present),
+        ):
+            run = measure()
+            results.append(run)
+            console.print(f"{run['title']:>28}: {run['cpu_us_per_event']:6.1f} us, {run['per_second']:9,.0f} a second")
+    return [*results, *ratios(results)]
+
+
+def ratios(runs: Sequence[Result]) -> list[Result]:
+    """For every rival, the collector's CPU time per event over the rival's, round by round."""
+    of: dict[str, dict[int, float]] = {}
+    titles: dict[str, str] = {}
+    for run in runs:
+        if run["kind"] == "run":
+            of.setdefault(run["name"], {})[run["round"]] = run["cpu_us_per_event"]
+            titles[run["name"]] = run["title"]
+    found = []
+    for name, theirs in of.items():
+        if name != OURS:
+            each = [of[OURS][number] / cpu_us for number, cpu_us in theirs.items()]
+            bounds = {"lowest": min(each), "highest": max(each)}
+            found.append({"kind": "ratio", "name": name, "title": titles[name], "cpu_ratio": median(each), **bounds})
+    return found
+
+
+def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
+    with tempfile.TemporaryDirectory(dir=shape.folder) as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # nginx's worker is another user where its master is root
+        requests = folder / "requests"
+        write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
+        if rival.json_only:
+            as_json(requests)
+        with rival.serving(folder, setup.cores) as server:
+            load = {"connections": shape.connections, "threads": shape.load_threads, "cores": shape.load_cores}
+            warm = run_wrk(server.url, requests, WARM_UP_S, **load)  # type: ignore[arg-type]
+            before = server.cpu_s()
+            with MemoryWatch(server.pid) as memory:
+                run = run_wrk(server.url, requests, shape.seconds, start=warm.sent, **load)  # type: ignore[arg-type]
+            server.stop()
+            if run.not_2xx:
+                raise NoResult(f"{rival.title} refused {run.not_2xx:,} valid events")
+            stored, acknowledged = rival.stored(folder), warm.acknowledged + run.acknowledged
+            if stored not in (None, acknowledged):
+                raise NoResult(f"{rival.title} answered {acknowledged:,} events with 2xx and has written {stored:,}")
+            return {
+                "kind": "run",
+                "name": rival.name,
+                "title": rival.title,
+                "round": number,
+                "events": run.acknowledged,
+                "per_second": run.per_second,
+                "per_minute": run.per_second * 60,
+                "cpu_us_per_event": ((server.ended_cpu_s or 0.0) - before) / run.acknowledged * 1e6,
+                "p50_ms": run.p50_ms,
+                "p99_ms": run.p99_ms,
+                "rss_peak_mb": memory.peak_bytes / 1e6,
+            }
+
+
+def as_json(path: Path) -> None:
+    """Rewrite a file of requests so that all say `application/json`."""
+    path.write_bytes(
+        framed(request.replace(b"text/plain;charset=UTF-8", b"application/json", 1) for request in read_requests(path))
+    )

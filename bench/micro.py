@@ -1,0 +1,181 @@
+"""Micro: each stage alone, in this process, in CPU microseconds per event.
+
+What the stages cost together is not what an event costs: between them stand the event loop, the system calls, and
+caches that other work has emptied. But a regression has its address here.
+"""
+
+import asyncio
+import gc
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+
+from bench.requests import requests, site_name
+from bench.results import Result
+from bench.sample import bodies
+from collector.addresses import AddressSet, parse_network
+from collector.clock import US_PER_DAY, SystemClock
+from collector.config import RateLimit, SiteSettings
+from collector.edge.client_ip import client_address
+from collector.edge.rate_limit import TokenBuckets
+from collector.events import Event
+from collector.ingest.enrich import client_ip_policy
+from collector.ingest.pipeline import accept, admit, arrive, to_values
+from collector.ingest.schema import check, parse
+from collector.journal.record import encode
+from collector.journal.segment import SegmentStore
+from collector.parts.naming import new_segment_id
+from collector.parts.table import to_batch
+from collector.parts.writer import Group, PartWriter
+from collector.publish.local import Folders
+from collector.sites import build_site
+
+EVENTS = 5_120
+REPEATS = 5
+ROWS_PER_BATCH = 256
+EVENTS_PER_COMMIT = 64
+NOON_US = 1_780_000_000_000_000
+_SETTINGS = {
+    "allowed_origins": [f"https://www.{site_name(0)}.example", f"*.{site_name(0)}.example"],
+    "excluded_ips": ["192.0.2.7", "198.51.100.0/24", "2001:db8:dead::/48"],
+    "excluded_paths": ["/preview", "/admin/*"],
+}
+
+
+def micro() -> list[Result]:
+    """Every stage, in the order in which an event passes them."""
+    return asyncio.run(_micro())
+
+
+async def _micro() -> list[Result]:
+    site = build_site(site_name(0), SiteSettings.model_validate(_SETTINGS))
+    heads = list(requests(EVENTS))
+    forwarded = [_header(head, b"X-Forwarded-For") for head in heads]
+    trusted = AddressSet([parse_network("127.0.0.1")])
+    clients = [client_address("127.0.0.1", [address], trusted) for address in forwarded]
+    arrivals = [
+        arrive(client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
+        for client, head in zip(clients, heads, strict=True)
+    ]
+    raw = list(bodies(EVENTS))
+    buckets = TokenBuckets(RateLimit(), SystemClock())
+    policy = client_ip_policy("none", Path())
+    read = [parse(body) for body in raw]
+    events = [_event(accept(site, arrival, body, NOON_US, policy)) for arrival, body in zip(arrivals, raw, strict=True)]
+    rows = [event.row for event in events]
+
+    def http() -> None:
+        loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
+        for head in heads:
+            parser.feed_data(head)
+
+    def client_ip() -> None:
+        for address in forwarded:
+            client_address("127.0.0.1", [address], trusted)
+
+    def rate_limit() -> None:
+        for client in clients:
+            buckets.take(client)
+
+    def gate() -> None:
+        for arrival in arrivals:
+            admit(site, arrival)
+
+    def parsed() -> None:
+        for body in raw:
+            parse(body)
+
+    def validated() -> None:
+        for event, body in zip(read, raw, strict=True):
+            check(event, body)
+
+    def values() -> None:
+        for event in read:
+            to_values(event)
+
+    def accepted() -> None:
+        for arrival, body in zip(arrivals, raw, strict=True):
+            accept(site, arrival, body, NOON_US, policy)
+
+    def encoded() -> None:
+        for event in events:
+            encode(event, 1)
+
+    def columns() -> None:
+        for at in range(0, len(rows), ROWS_PER_BATCH):
+            to_batch(rows[at : at + ROWS_PER_BATCH])
+
+    stages: list[tuple[str, str, Callable[[], None]]] = [
+        ("http", "aiohttp's parser: head and body of a request", http),
+        ("client_ip", "the client's address, behind a trusted proxy", client_ip),
+        ("rate_limit", "a token of the client's bucket", rate_limit),
+        ("gate", "tracking, localhost, origin, address", gate),
+        ("parse", "ujson, and what it lets pass", parsed),
+        ("validate", "the contract's 61 fields", validated),
+        ("values", "a row of columns' values", values),
+        ("accept", "parse, validate, values, path and event together", accepted),
+        ("encode", "the journal's record", encoded),
+        ("columns", f"rows to columns, {ROWS_PER_BATCH} at a time", columns),
+    ]
+    found = [_timed(name, what, stage) for name, what, stage in stages]
+    with tempfile.TemporaryDirectory() as folder:
+        found += [_timed(*_commit(Path(folder) / kept, kept, events)) for kept in ("write", "fsync")]
+        found.append(_timed(*_parquet(Path(folder) / "parts", rows)))
+    return found
+
+
+def _commit(folder: Path, durability: str, events: Sequence[Event]) -> tuple[str, str, Callable[[], None]]:
+    store = SegmentStore(Folders(folder), "0", by_site=True, durability=durability)
+
+    def commit() -> None:
+        segment = store.create()
+        for at in range(0, len(events), EVENTS_PER_COMMIT):
+            segment.commit(events[at : at + EVENTS_PER_COMMIT])
+        segment.close()
+        segment.path.unlink()
+
+    return f"commit_{durability}", f"records encoded, written and `{durability}`, {EVENTS_PER_COMMIT} at a time", commit
+
+
+def _parquet(
+    folder: Path, rows: Sequence[list[str | float | int | bool | None]]
+) -> tuple[str, str, Callable[[], None]]:
+    writer = PartWriter(Folders(folder), "0", compression="zstd")
+    writer.prepare()
+    batches = [to_batch(rows[at : at + ROWS_PER_BATCH]) for at in range(0, len(rows), ROWS_PER_BATCH)]
+    rows_of: Counter[Group] = Counter({(NOON_US // US_PER_DAY, site_name(0)): len(rows)})
+
+    def write() -> None:
+        copies: list[pa.RecordBatch] = list(batches)
+        writer.write_events(new_segment_id(), copies, rows_of, by_site=True)
+
+    return "parquet", f"columns to one published part of {len(rows):,} rows", write
+
+
+def _timed(name: str, what: str, stage: Callable[[], None]) -> Result:
+    """The quickest of a few passes: what disturbs one only makes it slower."""
+    stage()
+    spent = []
+    for _ in range(REPEATS):
+        gc.collect()
+        began = time.process_time()
+        stage()
+        spent.append(time.process_time() - began)
+    return {"stage": name, "what": what, "cpu_us_per_event": min(spent) / EVENTS * 1e6}
+
+
+def _event(outcome: object) -> Event:
+    assert isinstance(outcome, Event), outcome
+    return outcome
+
+
+def _header(head: bytes, name: bytes) -> str:
+    start = head.index(b"\r\n" + name + b": ") + len(name) + 4
+    return head[start : head.index(b"\r\n", start)].decode()

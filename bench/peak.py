@@ -1,0 +1,117 @@
+"""Peak: as many events as so many connections can send, each as soon as its last is answered.
+
+CPU time is that of every process of the collector, from the end of the warm-up to its exit, so what it still writes
+when it is stopped is in it, over the events answered with 201 in that time.
+"""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.requests import COUNT, write_requests
+from bench.results import Result
+from bench.server import MemoryWatch
+from bench.subject import Collector, Setup, collecting, parts
+from bench.wrk import run_wrk
+
+WARM_UP_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is sent, and how."""
+
+    seconds: float = 5.0
+    connections: int = 64
+    size_bytes: int = 0
+    seed: int = 1
+    load_cores: str | None = None
+    load_threads: int = 1
+    folder: Path | None = None
+    requests: int = COUNT
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+def peak(setup: Setup, shape: Shape) -> Result:
+    """One run. Raises NoResult."""
+    with tempfile.TemporaryDirectory(dir=shape.folder) as name:
+        folder = Path(name)
+        requests = folder / "requests"
+        body_bytes = write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
+        with collecting(folder, setup) as collector:
+            return {**shape.labels, "body_bytes": body_bytes, **_measure(collector, shape, requests)}
+
+
+def _measure(collector: Collector, shape: Shape, requests: Path) -> Result:
+    server = collector.server
+
+    def load(seconds: float, start: int) -> Any:
+        return run_wrk(
+            collector.url,
+            requests,
+            seconds,
+            connections=shape.connections,
+            threads=shape.load_threads,
+            start=start,
+            cores=shape.load_cores,
+        )
+
+    warm = load(WARM_UP_S, 0)
+    before = server.cpu_s()
+    with MemoryWatch(server.pid) as memory:
+        run = load(shape.seconds, warm.sent)
+        serving_s = server.cpu_s() - before
+    lag = event_loop_lag(collector)
+    collector.finish(warm.acknowledged + run.acknowledged)
+    written = [path.stat().st_size for path in parts(collector.data_dir)]
+    return {
+        "connections": shape.connections,
+        "sites": collector.setup.sites,
+        "events": run.acknowledged,
+        "refused": run.not_2xx,
+        "seconds": shape.seconds,
+        "per_second": run.per_second,
+        "per_minute": run.per_second * 60,
+        "cpu_us_per_event": (server.cpu_s() - before) / run.acknowledged * 1e6,
+        "serving_cpu_us_per_event": serving_s / run.acknowledged * 1e6,
+        "p50_ms": run.p50_ms,
+        "p90_ms": run.p90_ms,
+        "p99_ms": run.p99_ms,
+        "max_ms": run.max_ms,
+        "rss_peak_mb": memory.peak_bytes / 1e6,
+        "parts": len(written),
+        "part_bytes_per_event": sum(written) / (warm.acknowledged + run.acknowledged),
+        "event_loop_lag": lag,
+    }
+
+
+LAG = "collector_event_loop_lag_seconds_bucket"
+
+
+def event_loop_lag(collector: Collector) -> Result | None:
+    """How late the event loop was, from the collector's own histogram; None where this version has none.
+
+    `late_over_20_ms` counts the beats beyond the first bucket that reaches 20 ms; `at_most_ms` is the bucket in which
+    the latest beat fell (None: beyond the last).
+    """
+    buckets: dict[float, float] = {}
+    for (name, labels), value in collector.metrics().items():
+        if name == LAG:
+            bound = float(dict(labels)["le"])
+            buckets[bound] = buckets.get(bound, 0) + value
+    return lag_of(buckets)
+
+
+def lag_of(buckets: dict[float, float]) -> Result | None:
+    """The same of cumulative buckets by their upper bound in seconds."""
+    if not buckets:
+        return None
+    total = buckets[float("inf")]
+    tolerated = min((bound for bound in buckets if bound >= 0.02), default=float("inf"))
+    latest = min(bound for bound, count in buckets.items() if count >= total)
+    return {
+        "beats": total,
+        "late_over_20_ms": total - buckets[tolerated],
+        "at_most_ms": latest * 1e3 if latest != float("inf") else None,
+    }

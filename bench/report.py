@@ -1,0 +1,226 @@
+"""The report: `bench/README.md`, made of its template and the results.
+
+The page needs nothing but the JSON. The plots need matplotlib, and are made where that is installed.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.results import FOLDER, Result
+
+TEMPLATE = Path(__file__).with_name("README.template.md")
+PAGE = Path(__file__).with_name("README.md")
+SCENARIOS = ("peak", "sustained", "compare", "growth", "recovery", "micro")
+
+
+def render(results: Path = FOLDER, page: Path = PAGE) -> str:
+    """The page, as it should stand at that place."""
+    text = TEMPLATE.read_text()
+    where = os.path.relpath(results, page.parent)
+    for scenario in SCENARIOS:
+        path = results / f"{scenario}.json"
+        section = f"*Not measured yet: `python -m bench all --only {scenario}`.*"
+        if path.exists():
+            about = json.loads(path.read_text())
+            section = f"{_SECTIONS[scenario](about['runs'], where)}\n\n*{_provenance(about)}*"
+        text = text.replace(f"{{{{{scenario}}}}}", section)
+    return text
+
+
+def write(results: Path = FOLDER, page: Path = PAGE) -> None:
+    """Write the page, and the plots beside the results."""
+    from bench.plots import plot  # it needs matplotlib
+
+    plot({scenario: json.loads(path.read_text())["runs"] for scenario in SCENARIOS
+          if (path := results / f"{scenario}.json").exists()}, results)  # fmt: skip
+    page.write_text(render(results, page))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _provenance(about: Result) -> str:
+    python = about["python"]
+    packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
+    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
+    tools = ", ".join(f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name))
+    return (
+        f"`{about['command']}`, {about['date']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, "
+        f"Linux {about['kernel']}, {about['file_system']}, load average {about['load_average']} before; "
+        f"Python {python['version']} ({build}), {packages}; {tools}"
+    )
+
+
+def _peak(runs: Sequence[Result], where: str) -> str:
+    return table(
+        [
+            "connections",
+            "requests/min",
+            "CPU us/event",
+            "p50 ms",
+            "p99 ms",
+            "loop over 20 ms",
+            "RSS MB",
+            "B/event in parts",
+        ],
+        [
+            [
+                f"{run['connections']:,}",
+                _millions(run["per_minute"]),
+                f"**{run['cpu_us_per_event']:.1f}**",
+                f"{run['p50_ms']:.1f}",
+                f"{run['p99_ms']:.1f}",
+                _lag(run),
+                f"{run['rss_peak_mb']:.0f}",
+                f"{run['part_bytes_per_event']:.0f}",
+            ]
+            for run in runs
+        ],
+    )
+
+
+def _sustained(runs: Sequence[Result], where: str) -> str:
+    rows = []
+    for run in runs:
+        quantiles = run["quantiles_ms"]
+        rows.append(
+            [
+                "**held**" if run["kind"] == "held" else ("held in a trial" if not run["broken"] else run["broken"][0]),
+                _millions(run["rate_per_second"] * 60),
+                f"{run['seconds']:.0f}",
+                *(_bold(f"{run['cpu_us_per_event']:.1f}", run["kind"] == "held"),),
+                *(f"{quantiles[name]:.1f}" for name in ("p50", "p99", "p99.9", "p100")),
+                _lag(run),
+                f"{run['rss_peak_mb']:.0f}",
+            ]
+        )
+    held = [run for run in runs if run["kind"] == "held"]
+    words = f"**{_millions(held[-1]['rate_per_second'] * 60)} requests a minute.**\n\n" if held else ""
+    head = ["", "requests/min", "s", "CPU us/event", "p50 ms", "p99", "p99.9", "max", "loop over 20 ms", "RSS MB"]
+    plot = f"\n\n![Latency and memory over time]({where}/sustained.svg)" if held else ""
+    return words + table(head, rows) + plot
+
+
+def _compare(runs: Sequence[Result], where: str) -> str:
+    ratio = {run["name"]: run for run in runs if run["kind"] == "ratio"}
+    of: dict[str, list[Result]] = {}
+    for run in runs:
+        if run["kind"] == "run":
+            of.setdefault(run["name"], []).append(run)
+    rows = []
+    for name, each in of.items():
+        middle = sorted(each, key=lambda run: run["cpu_us_per_event"])[len(each) // 2]
+        ours = ratio.get(name)
+        rows.append(
+            [
+                middle["title"],
+                f"**{middle['cpu_us_per_event']:.1f}**",
+                f"{ours['cpu_ratio']:.2f} ({ours['lowest']:.2f} to {ours['highest']:.2f})" if ours else "",
+                _millions(middle["per_minute"]),
+                f"{middle['p99_ms']:.1f}",
+                f"{middle['rss_peak_mb']:.0f}",
+            ]
+        )
+    skipped = "".join(f"\n\n{run['title']} was left out: {run['why']}." for run in runs if run["kind"] == "skipped")
+    head = ["", "CPU us/event", "the collector takes, times", "requests/min", "p99 ms", "RSS MB"]
+    return f"{table(head, rows)}{skipped}\n\n![CPU time per event]({where}/compare.svg)"
+
+
+_AXES = {
+    "sites": "**Sites**, open loop, all at half of one site's peak:",
+    "size": "**Size of a body**, closed loop:",
+    "connections": "**Connections**, closed loop:",
+    "durability": "**Durability**, closed loop:",
+    "workers": "**Workers**, closed loop, collector and load sharing all cores:",
+}
+
+
+def _growth(runs: Sequence[Result], where: str) -> str:
+    found = []
+    for axis, words in _AXES.items():
+        of = [run for run in runs if run["axis"] == axis]
+        if of:
+            found += [words, table(*_axis(axis, of))]
+            if axis == "sites":
+                found.append(f"![CPU time per event and p99 by number of sites]({where}/sites.svg)")
+    return "\n\n".join(found)
+
+
+def _axis(axis: str, runs: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    partitions = axis == "sites"
+    head = [axis, *(["partition_by"] if partitions else []), "requests/min", "CPU us/event", "p99 ms", "max ms"]
+    head += ["loop over 20 ms", "RSS MB", "parts", "B/event in parts"]
+    if axis == "size":
+        head[0] = "bytes, mean"
+    rows = []
+    for run in runs:
+        if "no_result" in run:
+            rows.append([str(run["value"]), *(len(head) - 2) * ["-"], "no result"])
+            continue
+        value = run["body_bytes"] if axis == "size" else run["value"]
+        rows.append(
+            [
+                value if isinstance(value, str) else f"{value:,}",
+                *([run["partition_by"]] if partitions else []),
+                _millions(run["per_minute"]),
+                f"**{run['cpu_us_per_event']:.1f}**",
+                f"{run['p99_ms']:.1f}",
+                f"{run['quantiles_ms']['p100'] if partitions else run['max_ms']:.0f}",
+                _lag(run),
+                f"{run['rss_peak_mb']:.0f}",
+                f"{run['parts']:,}",
+                f"{run['part_bytes_per_event']:.0f}",
+            ]
+        )
+    return head, rows
+
+
+def _recovery(runs: Sequence[Result], where: str) -> str:
+    return table(
+        ["events", "seconds", "seconds per million", "CPU us/event", "B/event in the journal"],
+        [
+            [
+                f"{run['events']:,}",
+                f"{run['took_s']:.1f}",
+                f"**{run['s_per_million']:.0f}**",
+                f"{run['cpu_us_per_event']:.1f}",
+                f"{run['segment_bytes_per_event']:.0f}",
+            ]
+            for run in runs
+        ],
+    )
+
+
+def _micro(runs: Sequence[Result], where: str) -> str:
+    return table(
+        ["stage", "CPU us/event", ""], [[run["stage"], f"{run['cpu_us_per_event']:.2f}", run["what"]] for run in runs]
+    )
+
+
+_SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
+    "peak": _peak,
+    "sustained": _sustained,
+    "compare": _compare,
+    "growth": _growth,
+    "recovery": _recovery,
+    "micro": _micro,
+}
+
+
+def _millions(per_minute: float) -> str:
+    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e5 else f"{per_minute:,.0f}"
+
+
+def _bold(text: str, yes: bool) -> str:
+    return f"**{text}**" if yes else text
+
+
+def _lag(run: Result) -> str:
+    """Beats of the event loop that came more than 20 ms late, as the collector counts them."""
+    lag = run.get("event_loop_lag")
+    return f"{lag['late_over_20_ms']:.0f} of {lag['beats']:,.0f}" if lag else "-"

@@ -1,0 +1,75 @@
+"""Results: what was measured, on which machine, with which versions, as JSON."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.server import ROOT, environment
+
+FOLDER = Path(__file__).with_name("results")
+
+Result = dict[str, Any]
+
+_ABOUT_PYTHON = """
+import importlib.metadata, json, platform, sys, sysconfig
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+print(json.dumps({
+    "version": platform.python_version(),
+    "compiler": platform.python_compiler(),
+    "profile_guided": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
+    "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+    "packages": {name: version(name) for name in ("aiohttp", "uvloop", "pyarrow", "ujson", "fastjsonschema")},
+}))
+"""
+
+
+def save(path: Path, scenario: str, command: str, runs: list[Result], python: str, folder: Path | None) -> None:
+    """Write what a scenario measured, and where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"scenario": scenario, "command": command, **machine(python, folder), "runs": runs}
+    path.write_text(json.dumps(about, indent=2) + "\n")
+
+
+def machine(python: str, folder: Path | None = None) -> Result:
+    """Where and with what a result was measured."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "file_system": _file_system(folder),
+        "python": json.loads(_output(python, "-c", _ABOUT_PYTHON) or "null"),
+        "wrk": (_output("wrk", "-v") or "").partition("[")[0].removeprefix("wrk").strip() or None,
+        "node": _output("node", "--version"),
+        "nginx": (_output("nginx", "-v") or "").rpartition("/")[2] or None,
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _file_system(folder: Path | None) -> str | None:
+    return _output("stat", "-f", "-c", "%T", str(folder or os.environ.get("TMPDIR", "/tmp")))
+
+
+def _output(*command: str) -> str | None:
+    """What a command says; None where it is not installed."""
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    return (done.stdout + done.stderr).strip() or None

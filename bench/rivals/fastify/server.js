@@ -1,0 +1,34 @@
+// An event endpoint as a Node team would write it: Fastify, ajv behind its `schema`, NDJSON appended to a stream.
+//
+//   node server.js PORT SCHEMA FILE
+import { createWriteStream, readFileSync } from 'node:fs'
+import Fastify from 'fastify'
+
+const [port, schemaFile, file] = process.argv.slice(2)
+const out = createWriteStream(file, { flags: 'a' })
+
+const fastify = Fastify({
+  // The contract is checked as it is written: nothing is coerced. `x-column` is a keyword of its own.
+  ajv: { customOptions: { coerceTypes: false, allowUnionTypes: true, keywords: ['x-column'] } },
+})
+
+// A beacon's text is JSON too.
+fastify.addContentTypeParser('text/plain', { parseAs: 'string' }, fastify.getDefaultJsonParser('ignore', 'ignore'))
+
+fastify.post('/public/:site/analytics/collect', {
+  schema: {
+    params: { type: 'object', properties: { site: { type: 'string', pattern: '^[A-Za-z0-9_-]{1,64}$' } } },
+    body: JSON.parse(readFileSync(schemaFile)),
+    response: { 201: { type: 'object', properties: { message: { type: 'string' } } } },
+  },
+}, (request, reply) => {
+  out.write(`{"site_id":"${request.params.site}","received_at":${Date.now()},"event":${JSON.stringify(request.body)}}\n`)
+  reply.code(201).send({ message: 'Event received' })
+})
+
+process.on('SIGTERM', async () => {
+  await fastify.close()
+  out.end(() => process.exit(0))
+})
+
+await fastify.listen({ host: '127.0.0.1', port: Number(port) })

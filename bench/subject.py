@@ -1,0 +1,171 @@
+"""The collector under test: a real process with a real configuration and a folder of its own.
+
+A run has a result only if every event that was answered with 201 is one row of the parts, and no other is.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pyarrow.parquet as pq
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.requests import site_name
+from bench.server import POLL_S, READY_S, NoResult, Server, environment, pinned, started
+
+LISTENING = re.compile(r"listening on (http://\S+)\n")
+ADMIN = re.compile(r"admin on (http://\S+)\n")
+
+Settings = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How the collector is run: everything that is not named here is as it comes."""
+
+    sites: int = 1
+    settings: Settings = field(default_factory=dict)
+    python: str = sys.executable
+    cores: str | None = None
+
+
+@dataclass(slots=True)
+class Collector:
+    """A collector that serves, or has served."""
+
+    server: Server
+    setup: Setup
+    folder: Path
+    admin: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        """One reading of /metrics, by name and labels."""
+        with urlopen(f"{self.admin}/metrics", timeout=60) as response:
+            text = response.read().decode()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def finish(self, acknowledged: int) -> None:
+        """SIGTERM; publish what a stop leaves in the journal; count. Raises NoResult."""
+        code = self.server.stop()
+        if code != 0:
+            raise NoResult(f"the collector exited with {code}:\n{self.server.tail()}")
+        self.recover()
+        check_rows(acknowledged, count_rows(self.data_dir))
+
+    def recover(self) -> float:
+        """Run `collector recover` if segments are left; its CPU time is added. The seconds it took."""
+        if not any((self.data_dir / "journal").glob("*/*.segment")):
+            return 0.0
+        began = time.perf_counter()
+        with started(
+            command(self.setup, "recover", "--config", "collector.toml"), self.folder, env=environment()
+        ) as server:
+            _, status, usage = os.wait4(server.pid, 0)
+            server.popen.returncode = os.waitstatus_to_exitcode(status)
+            assert self.server.ended_cpu_s is not None
+            self.server.ended_cpu_s += usage.ru_utime + usage.ru_stime
+            if server.popen.returncode != 0:
+                raise NoResult(f"`collector recover` exited with {server.popen.returncode}:\n{server.tail()}")
+        return time.perf_counter() - began
+
+
+def check_rows(acknowledged: int, rows: int) -> None:
+    """Raise NoResult unless every acknowledged event is a row, and every row was acknowledged."""
+    if rows != acknowledged:
+        raise NoResult(f"{acknowledged:,} events were answered with 201, and {rows:,} are in the parts")
+
+
+def parts(data_dir: Path) -> list[Path]:
+    """The published parts."""
+    return sorted((data_dir / "events").rglob("*.parquet"))
+
+
+def count_rows(data_dir: Path) -> int:
+    """Rows of all published parts."""
+    return sum(pq.read_metadata(path).num_rows for path in parts(data_dir))
+
+
+def configure(folder: Path, setup: Setup) -> Path:
+    """Write `collector.toml`: what an owner would set, with everything on that a request can meet."""
+    sections: Settings = {
+        # The load comes as from a proxy: thousands of clients, each with a bucket of the default rate limit.
+        "server": {"port": 0, "trusted_proxies": ["127.0.0.1"]},
+        "admin": {"port": 0},
+        "storage": {"data_dir": "data"},
+    }
+    for name, table in setup.settings.items():
+        sections[name] = sections.get(name, {}) | table
+    tables = {f"[{name}]": table for name, table in sections.items()}
+    tables |= {f"[sites.{site_name(number)}]": _site(number) for number in range(setup.sites)}
+    path = folder / "collector.toml"
+    path.write_text("\n".join(line for head, table in tables.items() for line in (head, *_lines(table))) + "\n")
+    return path
+
+
+def _site(number: int) -> dict[str, Any]:
+    host = f"{site_name(number)}.example"
+    return {
+        "allowed_origins": [f"https://www.{host}", f"*.{host}"],
+        "excluded_ips": ["192.0.2.7", "198.51.100.0/24", "2001:db8:dead::/48"],
+        "excluded_paths": ["/preview", "/admin/*"],
+    }
+
+
+def _lines(table: dict[str, Any]) -> Iterable[str]:
+    # JSON's texts, numbers, booleans and lists are TOML's too.
+    return (f"{key} = {json.dumps(value)}" for key, value in table.items())
+
+
+def parse_setting(text: str) -> tuple[str, str, Any]:
+    """`storage.durability=fsync` as section, key and value; the value is TOML's, or else a text."""
+    name, equals, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section and key):
+        raise ValueError(f"{text!r} should be SECTION.KEY=VALUE")
+    try:
+        return section, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, value
+
+
+def command(setup: Setup, *arguments: str) -> list[str]:
+    return pinned([setup.python, "-m", "collector", *arguments], setup.cores)
+
+
+@contextmanager
+def collecting(folder: Path, setup: Setup) -> Iterator[Collector]:
+    """A collector that is ready. Raises NoResult where it does not start."""
+    config_file = configure(folder, setup)
+    with started(command(setup, "serve", "--config", str(config_file)), folder, env=environment()) as server:
+        until = time.monotonic() + READY_S
+        while True:
+            log = server.log.read_text()
+            public, admin = LISTENING.search(log), ADMIN.search(log)
+            if public and admin:
+                break
+            if server.popen.poll() is not None or time.monotonic() > until:
+                raise NoResult(f"the collector did not start:\n{log}")
+            time.sleep(POLL_S)
+        server.url = public[1]
+        yield Collector(server, setup, folder, admin[1])

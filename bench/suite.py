@@ -1,0 +1,55 @@
+"""The whole suite: every scenario in turn, each into a file of its own, and the report."""
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.compare import compare
+from bench.growth import AXES, growth
+from bench.micro import micro
+from bench.peak import Shape, peak
+from bench.recovery import recovery
+from bench.results import Result, save
+from bench.server import NoResult
+from bench.subject import Setup
+from bench.sustained import sustained
+
+
+def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[[], list[Result]]]:
+    """Every scenario, as long as it should be."""
+    if quick:
+        return {
+            "peak": lambda: [peak(setup, replace(shape, seconds=5))],
+            "compare": lambda: compare(setup, replace(shape, seconds=4), rounds=1),
+            "sustained": lambda: sustained(setup, replace(shape, seconds=15), trial_s=4),
+            "growth": lambda: growth(setup, replace(shape, seconds=5), ["sites"], [1, 100], longest_s=5),
+            "micro": micro,
+        }
+    return {
+        "peak": lambda: [peak(setup, replace(shape, seconds=15)) for _ in range(3)],
+        "compare": lambda: compare(setup, replace(shape, seconds=10), rounds=5),
+        "sustained": lambda: sustained(setup, replace(shape, seconds=60)),
+        "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
+        "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
+        "micro": micro,
+    }
+
+
+def run_all(
+    setup: Setup, shape: Shape, results: Path, command: str, *, quick: bool, only: Collection[str] = ()
+) -> list[str]:
+    """Run them and keep what they measured. The scenarios that have no result."""
+    console = Console(highlight=False)
+    failed = []
+    for name, run in scenarios(setup, shape, quick=quick).items():
+        if only and name not in only:
+            continue
+        console.rule(name)
+        try:
+            save(results / f"{name}.json", name, command, run(), setup.python, shape.folder)
+        except NoResult as exc:
+            console.print(f"{name}: no result: {exc}")
+            failed.append(name)
+    return failed

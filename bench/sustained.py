@@ -1,0 +1,179 @@
+"""Sustained: the highest rate that is held, in the open loop.
+
+A rate is held if for the whole time p99 stays under 50 ms, every request is answered with 201 and becomes a row, and
+nothing grows: neither memory, nor the sealed segments that wait for their flush. Latency counts from when a request was
+due. The search bisects with short trials between what was held and what was not; the rate it arrives at must then hold
+for the whole time (a minute, in the long form), or is lowered until it does.
+
+Memory is judged in trials of at least 30 seconds: the most in the last third of the time against the most in the
+middle third, in which segments have been filled and flushed a few times.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.openloop import Paced, run_paced
+from bench.peak import Shape, event_loop_lag, peak
+from bench.requests import write_requests
+from bench.results import Result
+from bench.server import MemoryWatch, NoResult
+from bench.subject import Setup, collecting, parts
+
+HELD_P99_MS = 50.0
+TRIAL_S = 8.0
+WARM_UP_S = 1.5
+PRECISION = 1.05  # the search ends when what was not held is within 5 % of what was
+LOWERED = 0.92
+MOST_TRIES = 8
+LOWEST = 100.0  # requests a second; what does not hold that holds nothing
+GROWN = 1.1
+GROWN_BYTES = 16e6
+JUDGED_S = 30.0
+BACKLOG_SEGMENTS = 2  # one is being flushed, one may have been sealed just now
+
+
+def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None) -> Result:
+    """One run at one rate. Raises NoResult where rows and 201s differ."""
+    with tempfile.TemporaryDirectory(dir=shape.folder) as name:
+        folder = Path(name)
+        requests = folder / "requests"
+        body_bytes = write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
+        with collecting(folder, setup) as collector:
+            server = collector.server
+
+            def load(
+                rate: float, seconds: float, start: int, on_progress: Callable[[int, float], None] | None = None
+            ) -> Paced:
+                return run_paced(
+                    collector.url,
+                    requests,
+                    rate,
+                    seconds,
+                    connections=shape.connections,
+                    start=start,
+                    cores=shape.load_cores,
+                    on_progress=on_progress or (lambda acknowledged, worst_ms: None),
+                )
+
+            warm = load(rate / 2, WARM_UP_S, 0)
+            before = server.cpu_s()
+            with MemoryWatch(server.pid) as memory, _shown(show, rate, shape.seconds) as on_progress:
+                run = load(rate, shape.seconds, warm.sent, on_progress)
+                serving_s = server.cpu_s() - before
+            samples = collector.metrics()
+            lag = event_loop_lag(collector)
+            collector.finish(warm.acknowledged + run.acknowledged)
+            written = [path.stat().st_size for path in parts(collector.data_dir)]
+    result: Result = {
+        **shape.labels,
+        "body_bytes": body_bytes,
+        "connections": shape.connections,
+        "sites": setup.sites,
+        "rate_per_second": rate,
+        "per_minute": run.acknowledged / shape.seconds * 60,
+        "seconds": shape.seconds,
+        "events": run.acknowledged,
+        "refused": run.refused,
+        "failed": run.failed,
+        "unsent": run.planned - run.sent,
+        "cpu_us_per_event": (server.cpu_s() - before) / max(1, run.acknowledged) * 1e6,
+        "serving_cpu_us_per_event": serving_s / max(1, run.acknowledged) * 1e6,
+        "quantiles_ms": run.quantiles,
+        "p99_ms": run.p99_ms,
+        "p99_each_second_ms": run.p99_each_second,
+        "generator_late_ms": run.late_ms,
+        "generator_cpu": run.generator_cpu,
+        "rss_peak_mb": memory.peak_bytes / 1e6,
+        "rss_mb": [(round(at, 2), round(size / 1e6, 1)) for at, size in memory.samples],
+        "segments_waiting": samples.get(("collector_journal_segments", ()), 0),
+        "parts": len(written),
+        "part_bytes_per_event": sum(written) / max(1, warm.acknowledged + run.acknowledged),
+        "event_loop_lag": lag,
+    }
+    result["broken"] = broken(result)
+    return result
+
+
+def broken(run: Result) -> list[str]:
+    """What of the promise was not held, in words; nothing if the rate was held."""
+    found = []
+    if not run["p99_ms"] < HELD_P99_MS:
+        found.append(f"p99 was {run['p99_ms']:.0f} ms")
+    if run["refused"] or run["failed"] or run["unsent"]:
+        found.append(f"{run['refused']} refused, {run['failed']} failed, {run['unsent']} not sent")
+    if run["segments_waiting"] > BACKLOG_SEGMENTS:
+        found.append(f"{run['segments_waiting']:.0f} segments wait for their flush")
+    if run["seconds"] >= JUDGED_S and grows([size for _, size in run["rss_mb"]]):
+        found.append("memory grows")
+    return found
+
+
+def grows(rss_mb: list[float]) -> bool:
+    """Whether the last third of the samples is more than a tenth, and 16 MB, above the middle third."""
+    third = len(rss_mb) // 3
+    if not third:
+        return False
+    middle, last = max(rss_mb[third : 2 * third]), max(rss_mb[2 * third :])
+    return last > GROWN * middle and last - middle > GROWN_BYTES / 1e6
+
+
+def search(low: float, high: float, held: Callable[[float], bool]) -> float:
+    """The highest rate that is held, within 5 %: `low` is taken to be, `high` not. 0: none was."""
+    best = 0.0
+    while high > low * PRECISION:
+        rate = (low + high) / 2 if best else low
+        if held(rate):
+            best = low = rate
+        elif best:
+            high = rate
+        else:
+            low, high = low / 2, low
+            if low < LOWEST:
+                return 0.0
+    return best
+
+
+def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Result]:
+    """The trials of the search, and last the run in which the rate was held for the whole time."""
+    runs: list[Result] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[seen]}"), TimeElapsedColumn()
+    ) as show:
+        first = peak(setup, replace(shape, seconds=min(4.0, shape.seconds)))
+        top: float = first["per_second"]
+
+        def held(rate: float) -> bool:
+            run = paced(setup, replace(shape, seconds=min(trial_s, shape.seconds)), rate, show)
+            runs.append({"kind": "trial", **run})
+            return not run["broken"]
+
+        rate = search(0.7 * top, 1.1 * top, held)
+        for _ in range(MOST_TRIES):
+            if rate < LOWEST:
+                break
+            run = paced(setup, shape, rate, show)
+            runs.append({"kind": "trial" if run["broken"] else "held", "closed_loop_per_second": top, **run})
+            if not run["broken"]:
+                return runs
+            rate *= LOWERED
+    raise NoResult("no rate was held: " + "; ".join(runs[-1]["broken"]))
+
+
+@contextmanager
+def _shown(show: Progress | None, rate: float, seconds: float) -> Iterator[Callable[[int, float], None]]:
+    """A bar of a run's progress, if it is to be shown."""
+    if show is None:
+        yield lambda acknowledged, worst_ms: None
+        return
+    task = show.add_task(f"{60 * rate:>11,.0f} requests/min", total=rate * seconds, seen="")
+
+    def on_progress(acknowledged: int, worst_ms: float) -> None:
+        show.update(task, completed=acknowledged, seen=f"{acknowledged:,} acknowledged, slowest {worst_ms:.0f} ms")
+
+    yield on_progress
+    show.stop_task(task)

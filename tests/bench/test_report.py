@@ -1,0 +1,108 @@
+"""The report says what the results say, and the committed one is made of the committed results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report import PAGE, render
+
+ABOUT = {
+    "command": "python -m bench all",
+    "date": "2026-11-24 10:00 UTC",
+    "commit": "abc1234",
+    "cpu": "AMD EPYC",
+    "cores": 2,
+    "kernel": "6.1",
+    "file_system": "ext2/ext3",
+    "load_average": 0.1,
+    "python": {"version": "3.11.2", "profile_guided": True, "packages": {"aiohttp": "3.14.5", "uvloop": None}},
+    "wrk": "4.1.0",
+    "node": None,
+    "nginx": None,
+}
+LOAD = {
+    "connections": 64,
+    "body_bytes": 859,
+    "per_minute": 1_234_567.0,
+    "rate_per_second": 20_576.0,
+    "seconds": 60.0,
+    "cpu_us_per_event": 23.4,
+    "p50_ms": 1.0,
+    "p99_ms": 7.8,
+    "max_ms": 30.0,
+    "quantiles_ms": {"p50": 1.0, "p99": 7.8, "p99.9": 9.0, "p100": 30.0},
+    "rss_peak_mb": 222.0,
+    "parts": 5,
+    "part_bytes_per_event": 31.0,
+    "event_loop_lag": {"beats": 5000, "late_over_20_ms": 3, "at_most_ms": 50},
+    "broken": [],
+}
+RESULTS: dict[str, list[dict[str, Any]]] = {
+    "peak": [LOAD],
+    "sustained": [LOAD | {"kind": "trial", "broken": ["p99 was 99 ms"]}, LOAD | {"kind": "held"}],
+    "compare": [
+        {"kind": "skipped", "name": "fluent-bit", "title": "Fluent Bit", "why": "fluent-bit is missing: get it"},
+        LOAD | {"kind": "run", "name": "collector", "title": "the collector", "round": 0},
+        LOAD | {"kind": "run", "name": "fastify", "title": "Fastify, ajv", "round": 0, "cpu_us_per_event": 22.2},
+        {"kind": "ratio", "name": "fastify", "cpu_ratio": 1.05, "lowest": 1.01, "highest": 1.09},
+    ],
+    "growth": [
+        LOAD | {"axis": "sites", "value": 1_000, "partition_by": "date"},
+        {"axis": "sites", "value": 10_000, "no_result": "lost"},
+        LOAD | {"axis": "durability", "value": "write"},
+    ],
+    "recovery": [
+        {
+            "events": 99,
+            "took_s": 1.5,
+            "s_per_million": 31.0,
+            "cpu_us_per_event": 30.0,
+            "segment_bytes_per_event": 1000.0,
+        }
+    ],
+    "micro": [{"stage": "parse", "what": "ujson", "cpu_us_per_event": 2.5}],
+}
+
+
+def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
+    for scenario, runs in RESULTS.items():
+        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"runs": runs}))
+    page = render(tmp_path, tmp_path / "README.md")
+    for words in (
+        "**1.23 M requests a minute.**",
+        "| 64 | 1.23 M | **23.4** | 1.0 | 7.8 | 3 of 5,000 | 222 | 31 |",
+        "p99 was 99 ms",
+        "| Fastify, ajv | **22.2** | 1.05 (1.01 to 1.09) |",
+        "Fluent Bit was left out: fluent-bit is missing: get it.",
+        "| 1,000 | date | 1.23 M | **23.4** |",
+        "| no result |",
+        "| parse | 2.50 | ujson |",
+        "Python 3.11.2 (profile-guided), aiohttp 3.14.5; wrk 4.1.0*",
+        "(./compare.svg)",
+    ):
+        assert words in page
+    assert not re.search(r"\{\{|Not measured yet", page)
+
+
+def test_every_row_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
+    for scenario, runs in RESULTS.items():
+        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"runs": runs}))
+    for block in re.findall(r"(?:^\|.*\n)+", render(tmp_path, tmp_path / "README.md"), re.MULTILINE):
+        assert 1 == len({line.count("|") for line in block.splitlines()}), block
+
+
+def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
+    assert "*Not measured yet: `python -m bench all --only micro`.*" in render(tmp_path, tmp_path / "README.md")
+
+
+def test_committed_report_is_made_of_the_committed_results() -> None:
+    """Red: `python -m bench report`."""
+    assert render() == PAGE.read_text()
+
+
+@pytest.mark.parametrize("name", re.findall(r"!\[.*?\]\((.+?)\)", render()))
+def test_committed_plots_are_there(name: str) -> None:
+    assert (PAGE.parent / name).exists()

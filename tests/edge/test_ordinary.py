@@ -1,0 +1,310 @@
+"""Ordinary requests: known, answered as the plain way answers, and kept apart from everything else."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.edge import ordinary
+from collector.edge.server import Connection
+from tests.edge.conftest import Connect, Serve
+from tests.edge.faults import FAULTS, collector_with, faulty
+from tests.edge.wire import Wire, chunk, head, request, tally, until
+from tests.support import SERVER_DEFAULTS, Running, body, config, event, running
+
+ORIGIN = b"Origin: https://shop.example"
+PEER = b"127.0.0.1"
+PREFLIGHT = head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS")
+
+
+class Handed:
+    """What was handed on to aiohttp."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on: list[bytes] = []
+        handing_on = Connection._hand_on
+
+        def hand_on(connection: Connection, data: bytes) -> None:
+            if data:  # without any it is aiohttp itself that calls
+                self.on.append(data)
+            handing_on(connection, data)
+
+        monkeypatch.setattr(Connection, "_hand_on", hand_on)
+
+
+@pytest.fixture(autouse=True)
+def way() -> str:
+    """This is all about the one way (the edge's other tests run both)."""
+    return "fast"
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
+    return Handed(monkeypatch)
+
+
+def requests_of(collector: Running) -> ordinary.OrdinaryRequests:
+    assert collector.stages.ordinary is not None
+    return collector.stages.ordinary
+
+
+@pytest.mark.parametrize("fault", ["none", *FAULTS])
+@pytest.mark.parametrize("lines", [(ORIGIN,), (), (b"Connection: close", ORIGIN), (b"Origin: \xff",)])
+async def test_both_ways_give_the_same_answer(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, fault: str, lines: tuple[bytes, ...]
+) -> None:
+    """To the letter of the body, and every header but the moment of the Date."""
+    faults = () if fault == "none" else (fault,)
+    sent = faulty(*faults)
+    data = sent.whole if fault in ("localhost", "origin") else request(sent.body, *lines, target=_target(sent.head))
+    if fault in ("encoding", "method"):
+        data = sent.whole
+    answers = []
+    for fast_path in (True, False):
+        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", fast_path)
+        collector = await collector_with(serve, *faults)
+        wire = await connect(collector)
+        answer = await wire.ask(data)
+        date = answer.headers.pop("Date")
+        assert date.endswith(" GMT")
+        closed = b"" == await wire.rest() if answer.headers.get("Connection") == "close" else None
+        answers.append((answer.status, dict(answer.headers), answer.body, closed, tally(collector, sent.counted_for)))
+        await collector.stages.journal.close()
+    fast, plain = answers
+    assert plain == fast
+
+
+def _target(text: bytes) -> str:
+    return text.split(b" ")[1].decode()
+
+
+async def test_ordinary_request_is_never_aiohttps(collector: Running, wire: Wire, handed: Handed) -> None:
+    """Not even the first of a connection, and a refused one no more than a stored one."""
+    assert [201, 202, 201] == [(await wire.ask(request(data))).status for data in (body(), b"{", body())]
+    assert [] == handed.on
+
+
+NOT_ORDINARY: dict[str, bytes] = {
+    "preflight": PREFLIGHT,
+    "unknown site": request(body(), site="nobody"),
+    "other path": request(body(), target="/"),
+    "query": request(body(), target="/public/demo/analytics/collect?a=b"),
+    "method": request(body(), method="PUT"),
+    "HTTP/1.0": request(body(), b"Connection: keep-alive", version="1.0"),
+    "encoded": request(body(), b"Content-Encoding: gzip"),
+    "chunks": head(b"Transfer-Encoding: chunked") + chunk(body()) + chunk(b""),
+    "expected": request(body(), b"Expect: 100-continue"),
+    "upgrade": request(body(), b"Connection: Upgrade", b"Upgrade: h2c"),
+    "no length": head(),
+    "length in capitals": head(b"CONTENT-LENGTH: %d" % len(body())) + body(),
+    "long head": request(body(), b"X: " + b"x" * ordinary.LONGEST_KNOWN_BYTES),
+    "two at once": request(body()) * 2,
+    "one and a half": request(body()) + request(body())[:-9],
+}
+
+
+@pytest.mark.parametrize("sent", NOT_ORDINARY.values(), ids=NOT_ORDINARY)
+async def test_everything_else_is_aiohttps(wire: Wire, handed: Handed, sent: bytes) -> None:
+    await wire.ask(sent)
+    assert sent == handed.on[0]
+
+
+@pytest.mark.parametrize("between", [PREFLIGHT, request(body(), site="nobody"), request(body(), method="PUT")])
+async def test_connection_is_ordinary_again_behind_a_request_of_known_length(
+    wire: Wire, handed: Handed, between: bytes
+) -> None:
+    """Behind a proxy all clients share its connections; one preflight must not slow them down for good."""
+    await wire.ask(request(body()))
+    await wire.ask(between)
+    assert 201 == (await wire.ask(request(body()))).status
+    assert [between] == handed.on
+
+
+async def test_connection_is_ordinary_again_behind_a_body_in_pieces(
+    collector: Running, wire: Wire, handed: Handed
+) -> None:
+    whole = request(body())
+    for piece in (whole[:-20], whole[-20:-10]):
+        wire.send(piece)
+        await until(lambda piece=piece: handed.on[-1:] == [piece])  # type: ignore[misc]
+    assert 201 == (await wire.ask(whole[-10:])).status
+    assert 201 == (await wire.ask(whole)).status
+    assert 3 == len(handed.on)
+    assert {"received": 2, "stored": 2} == tally(collector)
+
+
+async def test_border_of_two_requests_is_never_guessed(collector: Running, wire: Wire, handed: Handed) -> None:
+    """Half a head and then what looks like a whole request: to aiohttp the second is a header of the first."""
+    wire.send(b"POST /nowhere HTTP/1.1\r\nX: ")
+    await until(lambda: handed.on)
+    assert 404 == (await wire.ask(request(body()))).status
+    assert {} == tally(collector)
+    assert not requests_of(collector)._young
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Content-Length: 4",),
+        (b"content-length: 4",),
+        (b"Transfer-Encoding: chunked",),
+        (b"Host: elsewhere.example",),
+        (b"no colon",),
+        (b"X: a\0b",),
+    ],
+)
+async def test_head_that_aiohttp_refuses_is_never_known(
+    collector: Running, wire: Wire, lines: tuple[bytes, ...], connect: Connect
+) -> None:
+    """Whatever was known before; the second length is smuggling."""
+    assert 201 == (await wire.ask(request(body()))).status
+    for _ in range(2):
+        other = await connect(collector)
+        assert 400 == (await other.ask(request(body(), *lines))).status
+        assert b"" == await other.rest()
+    assert 1 == len(requests_of(collector)._young)
+    assert {"received": 1, "stored": 1} == tally(collector)
+
+
+async def test_head_is_known_by_all_but_its_length(collector: Running, wire: Wire) -> None:
+    for title in ("", "x", "x" * 300):
+        assert 201 == (await wire.ask(request(body(page_title=title), ORIGIN))).status
+    assert 1 == len(requests_of(collector)._young)
+    await wire.ask(request(body(), ORIGIN, b"X: y"))
+    assert 2 == len(requests_of(collector)._young)
+
+
+@pytest.mark.parametrize("spelled", [b"Content-Length: %d", b"content-length: %d"])
+async def test_length_must_be_the_bodys(collector: Running, connect: Connect, spelled: bytes) -> None:
+    """A known head with a length that is longer, shorter, or no number is not ordinary."""
+    data = body()
+    wire = await connect(collector)
+    assert 201 == (await wire.ask(head(spelled % len(data)) + data)).status
+    known = requests_of(collector)
+    assert known.find(PEER, head(spelled % len(data)) + data) is not None
+    for length in (len(data) - 1, len(data) + 1):
+        assert known.find(PEER, head(spelled % length) + data) is None
+    for text in (b"", b"+%d" % len(data), b" %d" % len(data), b"0x10", b"1" * 9):
+        assert known.find(PEER, head(spelled.replace(b"%d", text)) + data) is None
+
+
+async def test_known_head_is_the_peers_own(serve: Serve) -> None:
+    """One peer is trusted with `X-Forwarded-For`, the other is not: the same head means two clients."""
+    collector = await serve({"demo": {"excluded_ips": ["192.0.2.7"]}}, server={"trusted_proxies": ["127.0.0.1"]})
+    data = request(body(), b"X-Forwarded-For: 192.0.2.7")
+    known = requests_of(collector)
+    clients = [known.find(peer, data).head.client for peer in (PEER, b"198.51.100.1", PEER)]  # type: ignore[union-attr]
+    assert ["192.0.2.7", "198.51.100.1", "192.0.2.7"] == [str(client) for client in clients]
+
+
+async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
+    from collector.boot.stages import build_rules
+
+    assert 201 == (await wire.ask(request(body(), ORIGIN))).status
+    endpoint = collector.stages.endpoint
+    sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
+    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules.buckets.table)
+    assert 403 == (await wire.ask(request(body(), ORIGIN))).status
+    endpoint.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, endpoint.rules.buckets.table)
+    assert 404 == (await wire.ask(request(body(), ORIGIN))).status
+
+
+async def test_memory_of_heads_is_bounded(collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two generations: what is in use stays, what is not goes."""
+    monkeypatch.setattr(ordinary, "MAX_KNOWN", 10)
+    known = requests_of(collector)
+    for number in range(100):
+        assert 201 == (await wire.ask(request(body(), b"X: %d" % number))).status
+        assert 201 == (await wire.ask(request(body(), b"X: kept"))).status
+        assert len(known._young) + len(known._old) <= 20
+    assert any(b"kept" in key for key in (*known._young, *known._old))
+    assert not any(b"X: 1\r\n" in key for key in (*known._young, *known._old))
+
+
+async def test_answers_keep_their_order_when_a_client_does_not_wait(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second and third come while the first waits for its commit."""
+    told: list[Any] = []
+    submit = collector.stages.journal.submit
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    wire.send(request(body(page_title="first")))
+    await until(lambda: told)
+    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    wire.send(request(b"{"))
+    await asyncio.sleep(0.02)
+    wire.send(request(body(), site="nobody") + request(body(page_title="last")))
+    await asyncio.sleep(0.02)
+    assert {} == tally(collector)
+    submit(*told[0])
+    assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]
+    assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
+
+
+async def test_event_of_a_client_that_is_gone_is_stored(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+    submit = collector.stages.journal.submit
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    connections = collector.stages.metrics.connections
+    wire.send(request(body()))
+    await until(lambda: told)
+    wire.abort()
+    await until(lambda: connections._value.get() == 0)
+    submit(*told[0])
+    await until(lambda: tally(collector))
+    assert {"received": 1, "stored": 1} == tally(collector)
+    assert 0 == collector.stages.traffic.under_way
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_client_that_has_closed_its_side_gets_its_answer(collector: Running) -> None:
+    answer = await collector.raw(request(body()), eof=True)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path: Path, connect: Connect) -> None:
+    """Counted from the last answer; a request under way is not idle, however long its commit takes."""
+    async with running(config(tmp_path), keepalive_timeout_s=0.4) as collector:
+        told: list[Any] = []
+        journal = collector.stages.journal
+        idle, slow = await connect(collector), await connect(collector)
+        assert 201 == (await idle.ask(request(body()))).status
+        submit, journal.submit = journal.submit, lambda *of: told.append(of)  # type: ignore[method-assign]
+        slow.send(request(body()))
+        assert b"" == await idle.rest()
+        await asyncio.sleep(0.5)
+        submit(*told[0])
+        assert 201 == (await slow.answer()).status
+        assert b"" == await slow.rest()
+
+
+async def test_fault_in_knowing_a_head_goes_the_plain_way(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("collector.edge.ordinary.admit", lambda *_: 1 / 0)
+    assert 201 == (await wire.ask(request(body()))).status
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_switched_off_nothing_is_ordinary(serve: Serve, connect: Connect, handed: Handed) -> None:
+    collector = await serve(server={"fast_path": False})
+    wire = await connect(collector)
+    assert 201 == (await wire.ask(request(body()))).status
+    assert 1 == len(handed.on)
+
+
+async def test_rows_of_both_ways_are_the_same(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = event(lcp=12, page_title="\ud800", event_time="yesterday", screen_width=2**60, is_entry=True)
+    rows = []
+    for fast_path in (True, False):
+        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", fast_path)
+        collector = await serve(privacy={"client_ip": "full"})
+        assert 201 == (await collector.post(sent, headers={"User-Agent": "Agent/1 é"})).status
+        await collector.flush()
+        rows.append([row for row in collector.rows() if row.pop("received_at")])
+        await collector.stages.journal.close()
+    assert rows[1] == rows[0] * 2

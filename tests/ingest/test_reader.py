@@ -1,0 +1,92 @@
+"""The reader of plainly right events: whatever it takes, the validator takes, and the values are the same."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.sample import bodies
+from collector.events import CONTRACT, FIELDS, Kind
+from collector.ingest.pipeline import to_values
+from collector.ingest.reader import read
+from collector.ingest.schema import InvalidEvent, check, parse
+from tests.support import event
+
+NAMES = [field.name for field in FIELDS]
+ENUMS = sorted({value for rule in CONTRACT["properties"].values() for value in rule.get("enum", ()) if value})
+
+# What JSON can hold, with the borders of every rule: lengths, enums, floats, and types that are nearly right.
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 10**400, 0, 1]),
+    st.floats(),
+    st.sampled_from([7 * "x", 8 * "x", 64 * "x", 65 * "x", 500 * "x", 501 * "x", 1024 * "x", 1025 * "x", 2049 * "é"]),
+    st.sampled_from(ENUMS),
+    st.text(),
+    st.sampled_from(["2026-05-12T10:00:00Z", "2026-05-12T10:00:60Z", "2026-05-12 10:00:00.1234567+01:00", "now"]),
+    st.lists(st.integers()),
+    st.dictionaries(st.text(), st.none()),
+)
+EVENTS = st.dictionaries(st.sampled_from(NAMES), VALUES).map(lambda changes: event(**changes))
+
+
+def validated(sent: dict[str, Any]) -> list[Any] | None:
+    """The values by way of the validator; None where it is invalid."""
+    try:
+        check(sent, b"")
+        return to_values(sent)
+    except InvalidEvent:
+        return None
+
+
+@given(EVENTS)
+def test_what_is_read_is_valid_and_has_the_values_of_the_validated(sent: dict[str, Any]) -> None:
+    values = read(sent)
+    if values is not None:
+        assert repr(validated(sent)) == repr(values)  # which tells 1 from 1.0 from True, as `==` does not
+
+
+@given(st.sampled_from(NAMES), VALUES)
+def test_one_field_decides_as_the_validator_does(name: str, value: object) -> None:
+    """What is read and what is valid differ only where an integer is no float64, or a sum of floats is none."""
+    sent = event(**{name: value})
+    exact = not isinstance(value, int) or abs(value) <= 2**53
+    if exact and value not in (float("inf"), float("-inf")):
+        assert repr(validated(sent)) == repr(read(sent))
+
+
+@pytest.mark.parametrize("missing", CONTRACT["required"])
+def test_event_without_a_required_field_is_not_read(missing: str) -> None:
+    sent = event()
+    del sent[missing]
+    assert read(sent) is None
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in FIELDS if field.kind is Kind.NUMBER], ids=lambda field: field.name
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 10**400, True, "1"])
+def test_number_that_no_column_holds_is_not_read(field: Any, value: object) -> None:
+    assert read(event(**{field.name: value})) is None
+
+
+def test_infinities_of_both_signs_do_not_cancel_out() -> None:
+    assert read(event(lcp=float("inf"), fid=float("-inf"))) is None
+
+
+def test_finite_numbers_whose_sum_is_none_are_valid_all_the_same() -> None:
+    sent = event(lcp=1.7e308, fid=1.7e308)
+    assert read(sent) is None
+    assert validated(sent) is not None
+
+
+def test_unknown_field_is_left_to_the_validator() -> None:
+    assert read(event(mine=1)) is None
+
+
+def test_every_sample_is_read() -> None:
+    """Or the way that should be short would be a detour."""
+    assert all(read(parse(body)) is not None for body in bodies(200))
