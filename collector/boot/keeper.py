@@ -16,6 +16,7 @@ from typing import Any
 
 from collector.boot.claims import StartError
 from collector.boot.control import Channel, encode
+from collector.boot.door import Crowds
 from collector.clock import Clock
 from collector.config import Config
 from collector.metrics import Metrics
@@ -36,20 +37,31 @@ LONGEST_RETRY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all workers get; the last three are descriptors."""
+    """What all workers get; all but the first two are descriptors."""
 
     command: list[str]
     workers: int
     public: int
     lock: int
     table: int
+    crowds: int
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.public, self.lock, self.table, self.crowds)
 
 
 class Keeper:
     """Keeps one place filled."""
 
     def __init__(
-        self, number: int, shared: Shared, config: Callable[[], Config], metrics: Metrics, clock: Clock
+        self,
+        number: int,
+        shared: Shared,
+        config: Callable[[], Config],
+        metrics: Metrics,
+        clock: Clock,
+        crowds: Crowds,
     ) -> None:
         self.number = number
         self.served = asyncio.Event()  # once
@@ -60,6 +72,8 @@ class Keeper:
         self._config = config
         self._metrics = metrics
         self._clock = clock
+        self._crowds = crowds
+        self._crowds.leave(number)
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._unanswered = 0
@@ -142,8 +156,8 @@ class Keeper:
         """From the start of a worker to its exit code."""
         ours, theirs = socket.socketpair()
         with theirs:
+            inherited = (theirs.fileno(), *self._shared.descriptors)
             command = [*self._shared.command, "worker", str(self.number), str(theirs.fileno())]
-            inherited = (theirs.fileno(), self._shared.public, self._shared.lock, self._shared.table)
             # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
             try:
@@ -160,6 +174,7 @@ class Keeper:
                 "workers": self._shared.workers,
                 "public": self._shared.public,
                 "table": self._shared.table,
+                "crowds": self._shared.crowds,
             },
         )
         if self._draining.is_set():
@@ -194,6 +209,7 @@ class Keeper:
 
     def _forget(self) -> None:
         """The worker is dead."""
+        self._crowds.leave(self.number)
         self._process = self._channel = self.refusal = None
         self.serves = self._is_fresh = False
         self._past = summed([self._past, counts(self._last)])

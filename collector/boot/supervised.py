@@ -15,6 +15,7 @@ from typing import Any
 
 from collector.boot.claims import StartError
 from collector.boot.control import Channel, encode, framed, receive_first
+from collector.boot.door import Crowds
 from collector.boot.worker import Worker, open_stages, run
 from collector.clock import SystemClock
 from collector.config import Config
@@ -47,7 +48,8 @@ def serve(control: int) -> int:
         return 1
     public = socket.socket(fileno=start["public"])
     public.setblocking(False)
-    return run(Worker(config, stages, clock), public, Supervised(end))
+    worker = Worker(config, stages, clock, Crowds(start["crowds"], share.workers))
+    return run(worker, public, Supervised(end))
 
 
 class Supervised:

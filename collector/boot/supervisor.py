@@ -19,7 +19,6 @@ know that it is dead. What would be left to it is waiting for children.
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Iterable
@@ -28,6 +27,7 @@ from pathlib import Path
 
 from collector.boot.admin import serving_admin
 from collector.boot.claims import PATIENCE_S, listen, owned, url
+from collector.boot.door import CROWDS_BYTES, Crowds, shared_memory
 from collector.boot.keeper import Keeper, Shared, how
 from collector.boot.reload import reread
 from collector.clock import Clock, SystemClock
@@ -51,26 +51,26 @@ def serve(config: Config, config_file: Path, workers: int, command: list[str]) -
         listen(config.server.host, config.server.port, "server") as public,
         listen(config.admin.host, config.admin.port, "admin") as admin,
     ):
-        table_file = os.memfd_create("rate-limit")
-        os.ftruncate(table_file, table_bytes())
-        table = BucketTable(file=table_file)
-        shared = Shared(command, workers, public.fileno(), lock, table_file)
-        return asyncio.run(Supervisor(config, config_file, shared, table, SystemClock()).run(public, admin))
+        table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
+        shared = Shared(command, workers, public.fileno(), lock, table, crowds)
+        return asyncio.run(Supervisor(config, config_file, shared, SystemClock()).run(public, admin))
 
 
 class Supervisor:
     """All workers, as one."""
 
-    def __init__(self, config: Config, config_file: Path, shared: Shared, table: BucketTable, clock: Clock) -> None:
+    def __init__(self, config: Config, config_file: Path, shared: Shared, clock: Clock) -> None:
         self._config = config
         self._config_file = config_file
         self._shared = shared
-        self._table = table
+        self._table = BucketTable(file=shared.table)
         self._clock = clock
         self._metrics = Metrics()
         self._metrics.workers.labels("configured").set(shared.workers)
+        crowds = Crowds(shared.crowds, shared.workers)
         self._keepers = [
-            Keeper(number, shared, lambda: self._config, self._metrics, clock) for number in range(shared.workers)
+            Keeper(number, shared, lambda: self._config, self._metrics, clock, crowds)
+            for number in range(shared.workers)
         ]
         self._stop = asyncio.Event()
         self._told_to_reload = asyncio.Event()

@@ -21,6 +21,7 @@ import uvloop
 from aiohttp import web
 
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, max_connections
+from collector.boot.door import Crowds, Door
 from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock
@@ -85,8 +86,9 @@ def run(worker: "Worker", public: socket.socket, boss: Boss) -> int:
 class Worker:
     """The life of one serving process."""
 
-    def __init__(self, config: Config, stages: Stages, clock: Clock) -> None:
+    def __init__(self, config: Config, stages: Stages, clock: Clock, crowds: Crowds | None = None) -> None:
         self.stages = stages
+        self._crowds = crowds  # of the workers that share the socket, if there are any
         self._config = config
         self._clock = clock
         self._stop = asyncio.Event()
@@ -151,25 +153,32 @@ class Worker:
         server, traffic = self._config.server, self.stages.traffic
         app = web.AppRunner(self.stages.public_app())
         await app.setup()
-        listener = web.ServerRunner(
-            Server(
-                app,
-                self.stages.metrics,
-                keepalive_timeout_s=server.keepalive_timeout_s,
-                max_connections=max_connections(),
-                ordinary=self.stages.ordinary if fits() else None,
-            ),
-            shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
+        connections = Server(
+            app,
+            self.stages.metrics,
+            keepalive_timeout_s=server.keepalive_timeout_s,
+            max_connections=max_connections(),
+            ordinary=self.stages.ordinary if fits() else None,
         )
+        # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
+        listener = web.ServerRunner(connections, shutdown_timeout=0.1)
         await listener.setup()
-        site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
-        await site.start()
-        bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+        if self._crowds is None:
+            site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
+            await site.start()
+            bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+        else:
+            worker = self.stages.share.worker
+            door = Door(bound, connections, lambda: connections.open_connections, self._crowds, worker)
+            door.open()
         warm_up()
         yield
         log.info("draining: %d requests under way", traffic.under_way)
         traffic.draining = True
-        await site.stop()
+        if self._crowds is None:
+            await site.stop()
+        else:
+            door.close()
         await self._last_requests(server.shutdown_timeout_s)
         await listener.cleanup()
         await app.cleanup()

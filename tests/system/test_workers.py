@@ -88,6 +88,33 @@ def python_info(process: Process) -> dict[str, str]:
     return labels
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool, busy: bool) -> None:
+    """No worker gets more than two thirds of what stays open, whatever else they do."""
+    ledger = Ledger()
+    with two_workers(tmp_path, {"a": {}, "b": {}}) as process, load(process.url, ledger, connections=8 * busy):
+        if busy:
+            await asyncio.to_thread(wait_until, lambda: len(ledger.acked) > 200, "the load runs")
+        before = {number: sockets(pid) for number, pid in workers(process).items()}
+        if at_once:
+            connections = await asyncio.gather(*(wire.connect(process.url) for _ in range(64)))
+        else:
+            connections = [await wire.connect(process.url) for _ in range(64)]
+        for reader, writer in connections:  # an answer: it is let in
+            writer.write(wire.request("nobody", b"{}"))
+            await wire.read_reply(reader)
+        got = [sockets(pid) - before[number] for number, pid in workers(process).items()]
+        assert 64 == sum(got)
+        assert max(got) < 64 * 2 / 3, got
+        for _, writer in connections:
+            writer.close()
+
+
+def sockets(pid: int) -> int:
+    return sum(os.readlink(link).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def test_supervisor_stays_small(tmp_path: Path) -> None:
     """It needs none of what a worker does: pyarrow alone is 60 MB."""
     with two_workers(tmp_path) as process:
