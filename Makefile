@@ -40,8 +40,7 @@ check: $(VENV)/dev.done
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals
-	$(BIN)/python -m bench all --quick
-	$(BIN)/python -m bench report --quick
+	@$(BIN)/python -m bench all --quick; code=$$?; $(BIN)/python -m bench report --quick; exit $$code
 
 # What cannot be installed here is left out of the comparison, by name; so nothing of this fails `make bench`.
 bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.json
@@ -74,4 +73,4 @@ lock:
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-rivals bench/rivals/fastify/node_modules build dist *.egg-info

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from bench.compare import compare
 from bench.growth import AXES, growth
@@ -20,7 +21,7 @@ from bench.report import PAGE, write
 from bench.results import FOLDER, Result, save
 from bench.server import NoResult
 from bench.subject import Settings, Setup, parse_setting
-from bench.suite import run_all
+from bench.suite import SUSTAINED_CONNECTIONS, run_all
 from bench.sustained import paced, sustained
 
 QUICK = FOLDER / "quick"
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "sustained",
         "open loop: the highest rate that is held",
         lambda arguments: sustained(setup_of(arguments), shape_of(arguments)),
-    ).set_defaults(seconds=60)
+    ).set_defaults(seconds=60, connections=SUSTAINED_CONNECTIONS)
     command = scenario(
         "paced",
         "open loop: one rate",
@@ -88,13 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         lambda arguments: [recovery(setup_of(arguments), shape_of(arguments), arguments.events)],
     )
     command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
-    scenario("micro", "each stage alone, in this interpreter", lambda arguments: micro())
+    scenario("micro", "each stage alone", lambda arguments: micro(arguments.python))
 
     command = scenarios.add_parser("all", help="every scenario, the long form, into bench/results/")
     _common(command)
     command.add_argument("--quick", action="store_true", help="a pass of three minutes, into bench/results/quick/")
     command.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,NAME")
-    command.set_defaults(run=_all, seconds=0, connections=64, sites=1, size=0)
+    command.set_defaults(run=_all, seconds=0, connections=128, sites=1, size=0)
 
     command = scenarios.add_parser("report", help="make bench/README.md and its plots of the results")
     command.add_argument("--quick", action="store_true", help="of bench/results/quick/ instead")
@@ -119,6 +120,8 @@ def _all(arguments: argparse.Namespace, words: str) -> int:
 def _report(arguments: argparse.Namespace, words: str) -> int:
     results, page = (QUICK, QUICK / "README.md") if arguments.quick else (FOLDER, PAGE)
     write(results, page)
+    if arguments.quick:
+        Console().print(Markdown(page.read_text()))
     print(page)
     return 0
 
@@ -138,13 +141,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--pin",
         choices=("auto", "no"),
         default="auto",
-        help="auto: with one worker, keep the collector on core 0 and the load on core 1",
+        help="auto: with one worker, keep the collector on the first core and the load on the second",
     )
 
 
 def _load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of load; default: %(default)s")
-    parser.add_argument("--connections", type=int, default=64, help="default: %(default)s")
+    parser.add_argument("--connections", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--sites", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--size", type=int, default=0, metavar="BYTES", help="of a body; default: as they come")
 
@@ -157,7 +160,7 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
             settings.setdefault(section, {})[key] = value
     except ValueError as exc:
         raise NoResult(f"--set {exc}") from None
-    return Setup(arguments.sites, settings, arguments.python, cores="0" if _pins(arguments, settings) else None)
+    return Setup(arguments.sites, settings, arguments.python, cores=_cores(arguments, settings)[0])
 
 
 def shape_of(arguments: argparse.Namespace) -> Shape:
@@ -165,14 +168,17 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
         seconds=arguments.seconds,
         connections=arguments.connections,
         size_bytes=arguments.size,
-        load_cores="1" if setup_of(arguments).cores else None,
+        load_cores=_cores(arguments, setup_of(arguments).settings)[1],
         folder=arguments.folder,
     )
 
 
-def _pins(arguments: argparse.Namespace, settings: Settings) -> bool:
-    workers = settings.get("server", {}).get("workers", 1)
-    return arguments.pin == "auto" and workers == 1 and (os.cpu_count() or 1) >= 2
+def _cores(arguments: argparse.Namespace, settings: Settings) -> tuple[str | None, str | None]:
+    """The collector's core and the load's; None: all."""
+    cores = sorted(os.sched_getaffinity(0))
+    if arguments.pin == "no" or settings.get("server", {}).get("workers", 1) != 1 or len(cores) < 2:
+        return None, None
+    return str(cores[0]), str(cores[1])
 
 
 def show(runs: Sequence[Result]) -> None:

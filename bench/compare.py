@@ -1,7 +1,8 @@
 """Beside what people would use instead: the collector and each rival in turn, in one run, on the same cores.
 
-CPU time is taken as in bench/peak.py: every process, from the end of the warm-up to its exit. A ratio compares the two
-runs that stood next to each other in time; of several rounds the median is taken, and the extremes are told.
+CPU time is taken as in bench/peak.py: every process, from the end of the warm-up to its exit. A ratio compares two
+runs of one round, which are within a minute of each other; of several rounds the median is taken, and the extremes are
+told.
 """
 
 import tempfile

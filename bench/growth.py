@@ -8,6 +8,7 @@ measured in the closed loop, as in bench/peak.py.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -28,7 +29,8 @@ AXES = ("sites", "size", "connections", "durability", "workers")
 TWO_SEGMENTS = 100_000  # events of the default size and settings
 LONGEST_S = 40.0
 
-_Step = tuple[str, Callable[[], Result]]
+_Step = tuple[dict[str, Any], Callable[[], Result]]
+"""What is measured, as the result tells it, and the measuring."""
 
 
 def growth(
@@ -41,13 +43,14 @@ def growth(
     ) as show:
         steps = [step for axis in axes for step in _steps(axis, setup, shape, sites, longest_s)]
         task = show.add_task("growth", total=len(steps))
-        for words, measure in steps:
+        for labels, measure in steps:
+            words = " ".join(map(str, labels.values()))
             show.update(task, description=words)
             try:
                 results.append(measure())
             except NoResult as exc:
                 show.console.print(f"{words}: no result: {exc}")
-                results.append({"axis": words.partition(" ")[0], "value": words, "no_result": str(exc)})
+                results.append({**labels, "no_result": str(exc)})
             show.advance(task)
     return results
 
@@ -56,8 +59,8 @@ def _steps(axis: str, setup: Setup, shape: Shape, sites: Sequence[int], longest_
     def labelled(value: Any, **labels: Any) -> Shape:
         return replace(shape, labels={"axis": axis, "value": value, **labels})
 
-    def closed(value: Any, setup: Setup, shape: Shape) -> _Step:
-        return f"{axis} {value}", lambda: peak(setup, shape)
+    def closed(setup: Setup, shape: Shape) -> _Step:
+        return shape.labels, lambda: peak(setup, shape)
 
     match axis:
         case "sites":
@@ -74,24 +77,21 @@ def _steps(axis: str, setup: Setup, shape: Shape, sites: Sequence[int], longest_
                 for partition_by in PARTITIONS if count > 1 else PARTITIONS[:1]:
                     many = replace(_with(setup, "storage", partition_by=partition_by), sites=count)
                     label = labelled(count, partition_by=", ".join(partition_by))
-                    yield (
-                        f"{axis} {count:,} by {', '.join(partition_by)}",
-                        lambda many=many, label=label: at_half_peak(many, label),  # type: ignore[misc]
-                    )
+                    yield label.labels, partial(at_half_peak, many, label)
         case "size":
             for size in SIZES:
-                yield closed(size, setup, replace(labelled(size), size_bytes=size))
+                yield closed(setup, replace(labelled(size), size_bytes=size))
         case "connections":
             for count in CONNECTIONS:
-                yield closed(count, setup, replace(labelled(count), connections=count))
+                yield closed(setup, replace(labelled(count), connections=count))
         case "durability":
             for durability in DURABILITIES:
-                yield closed(durability, _with(setup, "storage", durability=durability), labelled(durability))
+                yield closed(_with(setup, "storage", durability=durability), labelled(durability))
         case "workers":
             for workers in range(1, (os.cpu_count() or 1) + 1):
                 # Several workers and the load share all cores; so does the one that they are compared with.
                 free = replace(_with(setup, "server", workers=workers), cores=None)
-                yield closed(workers, free, replace(labelled(workers), load_cores=None))
+                yield closed(free, replace(labelled(workers), load_cores=None))
 
 
 def _with(setup: Setup, section: str, **changes: Any) -> Setup:

@@ -1,4 +1,4 @@
-"""Micro: each stage alone, in this process, in CPU microseconds per event.
+"""Micro: each stage alone, in one process, in CPU microseconds per event.
 
 What the stages cost together is not what an event costs: between them stand the event loop, the system calls, and
 caches that other work has emptied. But a regression has its address here.
@@ -6,6 +6,9 @@ caches that other work has emptied. But a regression has its address here.
 
 import asyncio
 import gc
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +22,7 @@ from aiohttp.http import HttpRequestParser
 from bench.requests import requests, site_name
 from bench.results import Result
 from bench.sample import bodies
+from bench.server import ROOT, NoResult, environment
 from collector.addresses import AddressSet, parse_network
 from collector.clock import US_PER_DAY, SystemClock
 from collector.config import RateLimit, SiteSettings
@@ -48,9 +52,18 @@ _SETTINGS = {
 }
 
 
-def micro() -> list[Result]:
-    """Every stage, in the order in which an event passes them."""
-    return asyncio.run(_micro())
+def micro(python: str = sys.executable) -> list[Result]:
+    """Every stage, in the order in which an event passes them. Another interpreter needs aiohttp, pyarrow and rich."""
+    if python == sys.executable:
+        return asyncio.run(_micro())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "micro.json"
+        command = [python, "-m", "bench", "micro", "--json", str(path)]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise NoResult(f"{python} cannot run the stages:\n{done.stderr}")
+        runs: list[Result] = json.loads(path.read_text())["runs"]
+        return runs
 
 
 async def _micro() -> list[Result]:

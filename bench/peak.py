@@ -23,7 +23,7 @@ class Shape:
     """What is sent, and how."""
 
     seconds: float = 5.0
-    connections: int = 64
+    connections: int = 128
     size_bytes: int = 0
     seed: int = 1
     load_cores: str | None = None

@@ -45,15 +45,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _provenance(about: Result) -> str:
-    python = about["python"]
-    packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
-    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
-    tools = ", ".join(f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name))
+    tools = [f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name)]
+    if about["scenario"] == "compare":
+        tools.append(f"Fastify {about['fastify']}")
+        if about["rivals_python"]:
+            tools.append(f"FastAPI's {_python(about['rivals_python'])}")
     return (
         f"`{about['command']}`, {about['date']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, "
         f"Linux {about['kernel']}, {about['file_system']}, load average {about['load_average']} before; "
-        f"Python {python['version']} ({build}), {packages}; {tools}"
+        f"{'; '.join([_python(about['python']), *tools])}"
     )
+
+
+def _python(python: Result) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
+    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
+    return f"Python {python['version']} ({build}) with {packages}"
 
 
 def _peak(runs: Sequence[Result], where: str) -> str:
@@ -120,7 +127,7 @@ def _compare(runs: Sequence[Result], where: str) -> str:
             [
                 middle["title"],
                 f"**{middle['cpu_us_per_event']:.1f}**",
-                f"{ours['cpu_ratio']:.2f} ({ours['lowest']:.2f} to {ours['highest']:.2f})" if ours else "",
+                _ratio(ours) if ours else "",
                 _millions(middle["per_minute"]),
                 f"{middle['p99_ms']:.1f}",
                 f"{middle['rss_peak_mb']:.0f}",
@@ -160,7 +167,8 @@ def _axis(axis: str, runs: Sequence[Result]) -> tuple[list[str], list[list[str]]
     rows = []
     for run in runs:
         if "no_result" in run:
-            rows.append([str(run["value"]), *(len(head) - 2) * ["-"], "no result"])
+            named = [f"{run['value']}", *([run["partition_by"]] if partitions else [])]
+            rows.append([*named, *(len(head) - len(named) - 1) * ["-"], "no result"])
             continue
         value = run["body_bytes"] if axis == "size" else run["value"]
         rows.append(
@@ -212,8 +220,13 @@ _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
 }
 
 
+def _ratio(run: Result) -> str:
+    spread = f" ({run['lowest']:.2f} to {run['highest']:.2f})" if run["lowest"] < run["highest"] else ""
+    return f"{run['cpu_ratio']:.2f}{spread}"
+
+
 def _millions(per_minute: float) -> str:
-    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e5 else f"{per_minute:,.0f}"
+    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e6 else f"{per_minute:,.0f}"
 
 
 def _bold(text: str, yes: bool) -> str:

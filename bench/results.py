@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.rivals import FASTIFY, RIVALS_PYTHON
 from bench.server import ROOT, environment
 
 FOLDER = Path(__file__).with_name("results")
@@ -27,7 +28,7 @@ print(json.dumps({
     "compiler": platform.python_compiler(),
     "profile_guided": "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or ""),
     "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
-    "packages": {name: version(name) for name in ("aiohttp", "uvloop", "pyarrow", "ujson", "fastjsonschema")},
+    "packages": {name: version(name) for name in sys.argv[1:]},
 }))
 """
 
@@ -43,17 +44,32 @@ def machine(python: str, folder: Path | None = None) -> Result:
     """Where and with what a result was measured."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"),
+        "commit": _commit(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "load_average": round(os.getloadavg()[0], 1),
         "file_system": _file_system(folder),
-        "python": json.loads(_output(python, "-c", _ABOUT_PYTHON) or "null"),
+        "python": _about_python(python, "aiohttp", "uvloop", "pyarrow", "ujson", "fastjsonschema"),
+        "rivals_python": _about_python(str(RIVALS_PYTHON), "fastapi", "pydantic", "uvicorn", "uvloop", "httptools"),
+        "fastify": json.loads(FASTIFY.read_text())["dependencies"]["fastify"],
         "wrk": (_output("wrk", "-v") or "").partition("[")[0].removeprefix("wrk").strip() or None,
         "node": _output("node", "--version"),
         "nginx": (_output("nginx", "-v") or "").rpartition("/")[2] or None,
     }
+
+
+def _about_python(python: str, *packages: str) -> Result | None:
+    about: Result | None = json.loads(_output(python, "-c", _ABOUT_PYTHON, *packages) or "null")
+    return about
+
+
+def _commit() -> str | None:
+    """The commit that was measured, and `-dirty` where more than results has changed since."""
+    git = ("git", "-C", str(ROOT))
+    commit = _output(*git, "rev-parse", "--short", "HEAD")
+    changed = _output(*git, "status", "--porcelain", "--", ":!bench/results", ":!bench/README.md")
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def _cpu_model() -> str:

@@ -22,8 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.requests import site_name
 from bench.server import POLL_S, READY_S, NoResult, Server, environment, pinned, started
 
-LISTENING = re.compile(r"listening on (http://\S+)\n")
-ADMIN = re.compile(r"admin on (http://\S+)\n")
+LISTENING = re.compile(r"listening on (http://\S+)\s")
+ADMIN = re.compile(r"admin on (http://\S+)\s")
 
 Settings = dict[str, dict[str, Any]]
 

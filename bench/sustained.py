@@ -5,8 +5,8 @@ nothing grows: neither memory, nor the sealed segments that wait for their flush
 due. The search bisects with short trials between what was held and what was not; the rate it arrives at must then hold
 for the whole time (a minute, in the long form), or is lowered until it does.
 
-Memory is judged in trials of at least 30 seconds: the most in the last third of the time against the most in the
-middle third, in which segments have been filled and flushed a few times.
+Memory is judged in trials of at least 30 seconds in which at least three segments were flushed: before the first flush
+it can only grow. The most in the last third of the time is held against the most in the middle third.
 """
 
 import tempfile
@@ -34,6 +34,7 @@ LOWEST = 100.0  # requests a second; what does not hold that holds nothing
 GROWN = 1.1
 GROWN_BYTES = 16e6
 JUDGED_S = 30.0
+JUDGED_FLUSHES = 3
 BACKLOG_SEGMENTS = 2  # one is being flushed, one may have been sealed just now
 
 
@@ -90,6 +91,7 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
         "generator_cpu": run.generator_cpu,
         "rss_peak_mb": memory.peak_bytes / 1e6,
         "rss_mb": [(round(at, 2), round(size / 1e6, 1)) for at, size in memory.samples],
+        "flushes": samples.get(("collector_flushes_total", (("outcome", "published"),)), 0),
         "segments_waiting": samples.get(("collector_journal_segments", ()), 0),
         "parts": len(written),
         "part_bytes_per_event": sum(written) / max(1, warm.acknowledged + run.acknowledged),
@@ -108,7 +110,8 @@ def broken(run: Result) -> list[str]:
         found.append(f"{run['refused']} refused, {run['failed']} failed, {run['unsent']} not sent")
     if run["segments_waiting"] > BACKLOG_SEGMENTS:
         found.append(f"{run['segments_waiting']:.0f} segments wait for their flush")
-    if run["seconds"] >= JUDGED_S and grows([size for _, size in run["rss_mb"]]):
+    judged = run["seconds"] >= JUDGED_S and run["flushes"] >= JUDGED_FLUSHES
+    if judged and grows([size for _, size in run["rss_mb"]]):
         found.append("memory grows")
     return found
 
@@ -150,6 +153,7 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
         def held(rate: float) -> bool:
             run = paced(setup, replace(shape, seconds=min(trial_s, shape.seconds)), rate, show)
             runs.append({"kind": "trial", **run})
+            _tell(show, run)
             return not run["broken"]
 
         rate = search(0.7 * top, 1.1 * top, held)
@@ -158,10 +162,17 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
                 break
             run = paced(setup, shape, rate, show)
             runs.append({"kind": "trial" if run["broken"] else "held", "closed_loop_per_second": top, **run})
+            _tell(show, run)
             if not run["broken"]:
                 return runs
             rate *= LOWERED
     raise NoResult("no rate was held: " + "; ".join(runs[-1]["broken"]))
+
+
+def _tell(show: Progress, run: Result) -> None:
+    """A line of its own, also where there is no terminal."""
+    outcome = "; ".join(run["broken"]) or f"held, p99 {run['p99_ms']:.1f} ms, {run['cpu_us_per_event']:.1f} us an event"
+    show.console.print(f"{60 * run['rate_per_second']:>11,.0f} requests/min for {run['seconds']:g} s: {outcome}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import AF_INET, inet_pton
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -22,9 +23,14 @@ def parse_address(text: str) -> Address | None:
     return _parse_address(text)
 
 
-# Parsing costs 2 us, a hit 0.1 us; 16,384 entries of two small objects are about 4 MB.
+# Parsing costs 0.4 us, a hit 0.1 us; 16,384 entries of two small objects are about 4 MB.
 @lru_cache(maxsize=16_384)
 def _parse_address(text: str) -> Address | None:
+    # The C library's parser first: `ip_address` takes 1.5 us for an IPv4 address.
+    try:
+        return IPv4Address(int.from_bytes(inet_pton(AF_INET, text)))
+    except (OSError, ValueError):  # ValueError: a NUL, or a surrogate
+        pass
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -59,15 +65,18 @@ class AddressSet:
     """Addresses and networks. `address in set` costs one look-up per distinct prefix length."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
-        self._prefixes: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        by_version: dict[type[Address], dict[int, set[int]]] = {IPv4Address: {}, IPv6Address: {}}
         for network in networks:
             host_bits = network.max_prefixlen - network.prefixlen
-            prefixes = self._prefixes[network.version].setdefault(host_bits, set())
+            prefixes = by_version[type(network.network_address)].setdefault(host_bits, set())
             prefixes.add(int(network.network_address) >> host_bits)
+        self._prefixes = {kind: tuple(prefixes.items()) for kind, prefixes in by_version.items()}
 
     def __contains__(self, address: Address) -> bool:
-        prefixes = self._prefixes[address.version]
-        if not prefixes:
-            return False
-        number = int(address)
-        return any(number >> host_bits in known for host_bits, known in prefixes.items())
+        number = None
+        for host_bits, known in self._prefixes[type(address)]:
+            if number is None:
+                number = int(address)
+            if number >> host_bits in known:
+                return True
+        return False

@@ -10,6 +10,7 @@
 None of them has a rate limit, exclusions, CORS, metrics or Parquet, as the collector has throughout.
 """
 
+import http.client
 import shutil
 import socket
 import time
@@ -23,6 +24,7 @@ from bench.server import POLL_S, READY_S, ROOT, NoResult, Server, started
 HERE = Path(__file__).parent
 SCHEMA = ROOT / "schemas" / "collect.schema.json"
 RIVALS_PYTHON = ROOT / ".venv-rivals" / "bin" / "python"
+FASTIFY = HERE / "fastify" / "package.json"
 STORED = "events.ndjson"
 LUA = "/usr/lib/nginx/modules/ngx_http_lua_module.so"
 
@@ -37,6 +39,7 @@ class Rival:
     needs: tuple[tuple[str, str], ...]
     config: str | None = None
     stores: bool = True
+    checks: bool = False  # refuses what breaks the contract
     json_only: bool = False  # takes no `text/plain`, as beacons send it
 
     def missing(self) -> str | None:
@@ -66,6 +69,8 @@ class Rival:
                     raise NoResult(f"{self.title} did not start:\n{server.tail()}")
                 time.sleep(POLL_S)
             server.url = f"http://127.0.0.1:{port}"
+            if self.checks:
+                _refuses_nonsense(self.title, port)
             yield server
 
     def stored(self, folder: Path) -> int | None:
@@ -83,12 +88,14 @@ RIVALS = (
         (str(RIVALS_PYTHON), "@HERE@/fastapi_app.py", "@PORT@", "@SCHEMA@"),
         ((str(RIVALS_PYTHON), "make bench-rivals"),),
         stores=False,
+        checks=True,
     ),
     Rival(
         "fastify",
         "Fastify, ajv",
         ("node", "@HERE@/fastify/server.js", "@PORT@", "@SCHEMA@", f"@FOLDER@/{STORED}"),
         (("node", "Debian: apt-get install nodejs npm"), (str(HERE / "fastify/node_modules"), "make bench-rivals")),
+        checks=True,
     ),
     Rival(
         "fluent-bit",
@@ -109,6 +116,16 @@ RIVALS = (
         config="nginx.conf",
     ),
 )
+
+
+def _refuses_nonsense(title: str, port: int) -> None:
+    """Raise NoResult if it takes an event without its required fields: it would be compared for what it is not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", "/public/site-0/analytics/collect", '{"visitor_id": 5}', {"Content-Type": "text/plain"})
+    status = connection.getresponse().status
+    connection.close()
+    if status < 400:
+        raise NoResult(f"{title} answers {status} to what breaks the contract")
 
 
 def _free_port() -> int:

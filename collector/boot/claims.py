@@ -56,24 +56,25 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[int]:
     except OSError as exc:
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
     try:
-        if not _locked(descriptor, patience_s):
-            raise StartError(f"data_dir {data_dir}: another collector is using it")
+        _lock(descriptor, data_dir, patience_s)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, patience_s: float) -> bool:
+def _lock(descriptor: int, data_dir: Path, patience_s: float) -> None:
     until = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() >= until:
-                return False
+                raise StartError(f"data_dir {data_dir}: another collector is using it") from None
             time.sleep(_POLL_S)
+        except OSError as exc:  # some network file systems lend no locks
+            raise StartError(f"data_dir {data_dir}: cannot be locked: {exc.strerror}") from None
         else:
-            return True
+            return
 
 
 def listen(host: str, port: int, section: str) -> socket.socket:

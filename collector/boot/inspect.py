@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -57,14 +57,14 @@ def inspect(path: Path, newest: int) -> int:
         root, files = path.parent, [path]
     else:
         raise StartError(f"{path}: no such file or folder")
-    kept = sorted(file for file in files if file.parent.name == QUARANTINE and file.is_file())
+    kept = sorted(file for file in files if file.parent.name == QUARANTINE and file.is_file() and file != path)
     segments = sorted(file for file in files if SEGMENT_NAME.fullmatch(file.name) and file not in kept)
     parts = sorted(file for file in files if file.suffix == ".parquet" or (file == path and not segments))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    looked = [look(part) for part in shown(parts, "reading")]
-    of_segments = [look_at_segment(segment) for segment in shown(segments, "reading")]
+    looked = _still_there(look(part) for part in shown(parts, "reading"))
+    of_segments = _still_there(look_at_segment(segment) for segment in shown(segments, "reading"))
     if looked or not segments:
         console.print(_table(root, looked, "parts"))
     if segments:
@@ -83,8 +83,13 @@ def inspect(path: Path, newest: int) -> int:
     return 1 if broken else 0
 
 
+def _still_there(looked: Iterable[Health]) -> list[Health]:
+    """Without what a collector that serves has released or dropped meanwhile: that is no fault."""
+    return [health for health in looked if not health.problem or health.path.exists()]
+
+
 def look_at_segment(path: Path) -> Health:
-    """Read every record of a segment, its CRC included. A torn tail is no fault: nobody was told that it is stored."""
+    """Read every record of a segment, its CRC included. A torn tail is no fault: a crash leaves one."""
     rows = damaged = torn = 0
     first_us = last_us = None
     match = SEGMENT_NAME.fullmatch(path.name)
@@ -102,12 +107,13 @@ def look_at_segment(path: Path) -> Health:
                     torn = found.end - found.start
                 else:
                     damaged += found.end - found.start
+            size_bytes = file.tell()  # its name may be gone already
     except (OSError, NewerFormat) as exc:
         return Health(path, problem=str(exc))
     first, last = (None if us is None else datetime.fromtimestamp(us / 1e6, UTC) for us in (first_us, last_us))
     problem = f"{damaged} bytes are damaged" if damaged else None
-    note = f"a torn tail of {torn} bytes, acknowledged to nobody" if torn else None
-    return Health(path, rows, path.stat().st_size, first, last, problem, note)
+    note = f"a torn tail of {torn} bytes; with fsync and a sound disk acknowledged to nobody" if torn else None
+    return Health(path, rows, size_bytes, first, last, problem, note)
 
 
 def look(path: Path) -> Health:

@@ -141,6 +141,8 @@ class Worker:
             os._exit(1)  # its thread would hold an orderly exit for ever
         if lost:
             log.error("stopped; %d acknowledged events could not be written and are lost", lost)
+        elif journal.broken.is_set():
+            log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
         elif journal.sealed:
             log.warning("stopped; %d segments stay in the journal for the next start", len(journal.sealed))
         else:

@@ -41,11 +41,19 @@ class Answer:
 
     def to_bytes(self, date: str, *, close: bool) -> bytes:
         """What aiohttp makes of it for an HTTP/1.1 request, with that `Date`."""
-        headers = [*self.headers.items(), (hdrs.CONTENT_LENGTH, str(len(self.body))), (hdrs.DATE, date)]
+        return self.begin(close=close) + self.end(date)
+
+    def begin(self, *, close: bool) -> bytes:
+        """The bytes before the date."""
+        headers = [*self.headers.items(), (hdrs.CONTENT_LENGTH, str(len(self.body)))]
         if close or self.close:
             headers.append((hdrs.CONNECTION, "close"))
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
-        return "\r\n".join((*lines, "", "")).encode() + self.body
+        return "\r\n".join((*lines, f"{hdrs.DATE}: ")).encode()
+
+    def end(self, date: str) -> bytes:
+        """The bytes from the date on."""
+        return f"{date}\r\n\r\n".encode() + self.body
 
 
 @dataclass(frozen=True, slots=True)

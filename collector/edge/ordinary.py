@@ -1,75 +1,45 @@
 """Ordinary requests: complete collect requests, answered without a Request, a Response and a task for each.
 
-Nearly all that comes is one POST in one piece whose head was seen before: a page sends the same head with every event
-but for the Content-Length. So what a head says (the site, who is asking, whether its body is wanted at all) is worked
-out once and remembered by its bytes, the digits of its Content-Length left out. A head that is new is read by aiohttp's
-own parser; whatever that does not take for one whole ordinary request, and what is not in one piece, goes the plain
-way, through the application. Both ways ask the same of a request in the same order, and give the same answers: the
-tests of tests/edge run over both.
+Nearly all that comes is one POST in one piece with nothing special about it. What is not, and what is not in one piece,
+goes the plain way, through the application. Both ways ask the same of a request in the same order, and give the same
+answers: the tests of tests/edge run over both.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from aiohttp import HttpVersion11, hdrs
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpRequestParser
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawRequestMessage
-
-from collector.addresses import Address
+from collector.addresses import Address, parse_address
 from collector.edge import answers
 from collector.edge.app import Traffic
 from collector.edge.client_ip import client_address
-from collector.edge.collect import CollectEndpoint
+from collector.edge.collect import CollectEndpoint, Rules
+from collector.edge.head import END, HeadReader
 from collector.edge.rate_limit import over_limit
 from collector.edge.request import too_large, unavailable
 from collector.events import Dropped, Event, Reason, Refused
-from collector.ingest.pipeline import Arrival, admit, arrive
-from collector.metrics import SiteCounts
-from collector.sites import Site
+from collector.ingest.pipeline import OF_THE_PAGE, Arrival, admit, arrive, ip_not_excluded
+from collector.sites import Site, host_of
 
 log = logging.getLogger(__name__)
 
-PATH_BEGIN, PATH_END = "/public/", "/analytics/collect"
-_END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"\r\nContent-Length: "
-_LENGTH_LOWER = b"\r\ncontent-length: "  # HTTP/2 proxies and Node's clients
-_MAX_DIGITS = 8
-
-# Heads that change how a body is read, or that it is sent at all, are not ordinary.
-_NOT_ORDINARY = (hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING, hdrs.EXPECT, hdrs.UPGRADE)
-
-# Browsers send 400 to 900 bytes; a longer head is read anew each time. Two generations of this many are 16 MB at most.
-LONGEST_KNOWN_BYTES = 2_048
-MAX_KNOWN = 4_096
-
-MAX_STORED_ANSWERS = 1_000  # one per origin that was seen within a second
+MAX_STORED_ANSWERS = 4_096  # 2 MB
+MAX_KNOWN_PAGES = 4_096  # 1 MB
+MAX_KNOWN_PEERS = 4_096  # 1 MB
 
 Write = Callable[[bytes, bool], object]
 """Send an answer; whether the connection is to be closed behind it. Called once, at once or later; must not raise."""
 
-
-class Head(NamedTuple):
-    """What a head says, judged by the present rules."""
-
-    site: Site
-    counts: SiteCounts
-    client: Address
-    origin: str | None
-    arrival: Arrival
-    dropped: Dropped | None  # the reason not to read the body
-    close: bool  # the client asked for it
+_UNKNOWN: Final = Refused(Reason.INTERNAL, "")
 
 
 class Ordinary(NamedTuple):
     """One ordinary request."""
 
-    head: Head
+    site: Site
+    fields: dict[str, str]
     body: bytes
 
 
@@ -79,147 +49,128 @@ class OrdinaryRequests:
     def __init__(self, endpoint: CollectEndpoint, traffic: Traffic) -> None:
         self._endpoint = endpoint
         self._traffic = traffic
+        self._heads = HeadReader()
         self._rules = endpoint.rules
-        self._young: dict[bytes, Head] = {}
-        self._old: dict[bytes, Head] = {}
-        self._parser: HttpRequestParser | None = None
+        # By site and origin: the answer to a page, as far as `Origin` decides it. Of the present rules.
+        self._pages: dict[tuple[str, str], Dropped | None] = {}
+        self._peers: dict[str | None, tuple[Address, bool]] = {}  # and whether it is trusted
         self._second = 0
         self._date = ""
-        self._stored: dict[tuple[str | None, bool], bytes] = {}
+        self._stored_begin: dict[tuple[str | None, bool], bytes] = {}  # of a 201, by origin
+        self._stored_end = b""  # of the present second
 
-    def find(self, peer: bytes, data: bytes) -> Ordinary | None:
-        """The one ordinary request that `data` is, sent by a peer of that address; None if it is anything else.
+    def find(self, data: bytes) -> Ordinary | None:
+        """The one ordinary request that `data` is; None if it is anything else.
 
         `data` must be what came since the end of the request before.
         """
-        end = data.find(_END_OF_HEAD)
-        at = data.find(_LENGTH, 0, end)
-        if at < 0:
-            at = data.find(_LENGTH_LOWER, 0, end)
-        if at < 0 or end > LONGEST_KNOWN_BYTES:
+        end = data.find(END)
+        try:
+            head = self._heads.read(data, end) if end > 0 else None
+        except Exception:  # the plain way has an answer to that, too
+            log.exception("the head of a request could not be read")
             return None
-        first_digit = at + len(_LENGTH)
-        last_digit = data.find(b"\r", first_digit)
-        digits = data[first_digit:last_digit]
-        body_at = end + len(_END_OF_HEAD)
-        if not digits.isdigit() or len(digits) > _MAX_DIGITS or len(data) - body_at != int(digits):
+        if head is None or len(data) != end + len(END) + head.body_bytes:
             return None
-        if self._rules is not self._endpoint.rules:
-            self._rules = self._endpoint.rules
-            self._young, self._old = {}, {}
-        key = b"".join((peer, data[:at], data[last_digit:end]))
-        head = self._young.get(key) or self._old.get(key)
-        if head is None:
-            try:
-                head = self._read(peer, data)
-            except Exception:  # the plain way has an answer to that, too
-                log.exception("the head of a request could not be read")
-            if head is None:
-                return None
-        if key not in self._young:
-            if len(self._young) >= MAX_KNOWN:
-                self._young, self._old = {}, self._young
-            self._young[key] = head
-        return Ordinary(head, data[body_at:])
+        site = self._endpoint.rules.sites.get(head.site_id)
+        return None if site is None else Ordinary(site, head.fields, data[end + len(END) :])
 
-    def answer(self, request: Ordinary, write: Write) -> None:
-        """Answer at once, or when the event is stored, and count what became of it."""
+    def answer(self, request: Ordinary, peer: str | None, write: Write) -> None:
+        """Answer at once, or when the event is stored, and count what became of it; `peer` is who sent it."""
         traffic = self._traffic
         traffic.begin()
-        head = request.head
+        site, fields, body = request
+        origin = fields.get("origin")
+        close = fields.get("connection", "").lower() == "close"
+        counts = self._endpoint.metrics.of_site(site.id)
         try:
-            outcome = self._outcome(request)
+            outcome = self._outcome(site, fields, body, peer)
         except Exception:
-            log.exception("a request failed: POST of site %s", head.site.id)
+            log.exception("a request failed: POST of site %s", site.id)
             outcome = Refused(Reason.INTERNAL, "Internal error")
         if isinstance(outcome, Event):
 
             def told(stored: bool) -> None:
                 if stored:
-                    head.counts.count_stored()
-                    close = head.close or traffic.draining
-                    write(self._stored_answer(head.origin, close), close)
+                    counts.count_stored()
+                    closing = close or traffic.draining
+                    write(self._stored_answer(origin, closing), closing)
                 else:
-                    self._drop(head, unavailable(), write)
+                    counts.count_dropped(Reason.UNAVAILABLE)
+                    self._write_dropped(origin, unavailable(), close, write)
                 traffic.end()
 
             self._endpoint.journal.submit(outcome, told)
         else:
-            self._drop(head, outcome, write)
+            counts.count_dropped(outcome.reason)
+            self._write_dropped(origin, outcome, close, write)
             traffic.end()
 
-    def _outcome(self, request: Ordinary) -> Event | Dropped:
+    def _outcome(self, site: Site, fields: dict[str, str], body: bytes, peer: str | None) -> Event | Dropped:
         """An event to be stored, or why not: asked in the order of the endpoint."""
-        head, body = request
-        rules = self._rules
-        refused = over_limit(rules.buckets, head.client)
+        rules = self._endpoint.rules
+        if rules is not self._rules:
+            self._rules = rules
+            self._pages.clear()
+            self._peers.clear()
+        client = self._client(peer, fields.get("x-forwarded-for"), rules)
+        refused = over_limit(rules.buckets, client)
         if refused is not None:
             return refused
         if not self._endpoint.journal.can_append():
             return unavailable()
-        dropped = head.dropped or too_large(len(body), rules.max_body_bytes)
-        if dropped is not None:
-            return dropped
-        return self._endpoint.judge(head.site, head.arrival, body)
+        arrival = arrive(client, fields.get("origin"), fields.get("referer"), fields.get("user-agent"))
+        dropped = (
+            self._admit_page(site, arrival)
+            or ip_not_excluded(site, arrival)
+            or too_large(len(body), rules.max_body_bytes)
+        )
+        return dropped or self._endpoint.judge(site, arrival, body)
 
-    def _drop(self, head: Head, outcome: Dropped, write: Write) -> None:
-        head.counts.count_dropped(outcome.reason)
-        answer = answers.dropped(head.origin, outcome)
-        close = answer.close or head.close or self._traffic.draining
+    def _client(self, peer: str | None, forwarded_for: str | None, rules: Rules) -> Address:
+        """`client_address`; of a peer that is no trusted proxy, and of a proxy with one address to tell, in short."""
+        known = self._peers.get(peer)
+        if known is None:
+            if len(self._peers) >= MAX_KNOWN_PEERS:
+                self._peers.clear()
+            address = client_address(peer, (), rules.trusted_proxies)
+            known = self._peers[peer] = address, address in rules.trusted_proxies
+        address, trusted = known
+        if not trusted or forwarded_for is None:
+            return address
+        return parse_address(forwarded_for) or client_address(peer, (forwarded_for,), rules.trusted_proxies)
+
+    def _admit_page(self, site: Site, arrival: Arrival) -> Dropped | None:
+        """`admit` for the steps of the page, remembered where the origin alone decides."""
+        origin = arrival.origin
+        if origin is None:
+            return admit(site, arrival, OF_THE_PAGE)
+        known: Dropped | None = self._pages.get((site.id, origin), _UNKNOWN)
+        if known is _UNKNOWN:
+            known = admit(site, arrival, OF_THE_PAGE)
+            if host_of(origin):  # else the referer is asked for the host
+                if len(self._pages) >= MAX_KNOWN_PAGES:
+                    self._pages.clear()
+                self._pages[site.id, origin] = known
+        return known
+
+    def _write_dropped(self, origin: str | None, outcome: Dropped, close: bool, write: Write) -> None:
         self._tell_time()
+        answer = answers.dropped(origin, outcome)
+        close = close or answer.close or self._traffic.draining
         write(answer.to_bytes(self._date, close=close), close)
 
     def _stored_answer(self, origin: str | None, close: bool) -> bytes:
         self._tell_time()
-        answer = self._stored.get((origin, close))
-        if answer is None:
-            if len(self._stored) >= MAX_STORED_ANSWERS:
-                self._stored.clear()
-            answer = self._stored[origin, close] = answers.stored(origin).to_bytes(self._date, close=close)
-        return answer
+        begin = self._stored_begin.get((origin, close))
+        if begin is None:
+            if len(self._stored_begin) >= MAX_STORED_ANSWERS:
+                self._stored_begin.clear()
+            begin = self._stored_begin[origin, close] = answers.stored(origin).begin(close=close)
+        return begin + self._stored_end
 
     def _tell_time(self) -> None:
         second = int(time.time())
         if second != self._second:
             self._second, self._date = second, formatdate(second, usegmt=True)
-            self._stored.clear()
-
-    def _read(self, peer: bytes, data: bytes) -> Head | None:
-        """What a head says that is new; None where the request is not ordinary."""
-        parser, self._parser = self._parser or _new_parser(), None
-        try:
-            messages, upgraded, _ = parser.feed_data(data)
-        except HttpProcessingError:
-            return None  # the plain way says so
-        if len(messages) != 1 or upgraded:
-            return None
-        message, payload = messages[0]
-        if not payload.is_eof():
-            return None
-        self._parser = parser  # it has taken in the whole request and nothing else: it is good for the next
-        return self._judge(peer, message)
-
-    def _judge(self, peer: bytes, message: RawRequestMessage) -> Head | None:
-        path, headers = message.path, message.headers
-        if (
-            message.method != hdrs.METH_POST
-            or message.version != HttpVersion11
-            or not path.startswith(PATH_BEGIN)
-            or not path.endswith(PATH_END)
-            or any(name in headers for name in _NOT_ORDINARY)
-        ):
-            return None
-        site = self._rules.sites.get(path[len(PATH_BEGIN) : -len(PATH_END)])
-        if site is None:
-            return None
-        forwarded_for = headers.getall(hdrs.X_FORWARDED_FOR, ())
-        client = client_address(peer.decode() or None, forwarded_for, self._rules.trusted_proxies)
-        origin = headers.get(hdrs.ORIGIN)
-        arrival = arrive(client, origin, headers.get(hdrs.REFERER), headers.get(hdrs.USER_AGENT))
-        counts = self._endpoint.metrics.of_site(site.id)
-        return Head(site, counts, client, origin, arrival, admit(site, arrival), message.should_close)
-
-
-def _new_parser() -> HttpRequestParser:
-    loop = asyncio.get_running_loop()
-    return HttpRequestParser(BaseProtocol(loop), loop, 10**_MAX_DIGITS, auto_decompress=False)
+            self._stored_end = answers.stored(None).end(self._date)

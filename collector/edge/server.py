@@ -58,7 +58,7 @@ class Connection(web.RequestHandler):
 
     count_bad_request: Callable[[], None]
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
-    _peer = b""
+    _peer: str | None = None
     _answering = False  # an ordinary request, behind aiohttp's back
     _held: bytes = b""  # what came meanwhile
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
@@ -76,7 +76,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        self._peer = str(peer[0]).encode() if isinstance(peer, tuple) else b""
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else None
 
     def data_received(self, data: bytes) -> None:
         if self._answering:
@@ -86,10 +86,10 @@ class Connection(web.RequestHandler):
                 self.transport.pause_reading()
             return
         if self._owed == 0 and self.ordinary is not None and self._is_free():
-            request = self.ordinary.find(self._peer, data)
+            request = self.ordinary.find(data)
             if request is not None:
                 self._answering = True
-                self.ordinary.answer(request, self._write)
+                self.ordinary.answer(request, self._peer, self._write)
                 return
         self._hand_on(data)
 

@@ -5,13 +5,12 @@ that an answer which does not depend on the body need not wait for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, NamedTuple
 
 from collector.addresses import Address, parse_address
-from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
+from collector.events import FIELDS, Dropped, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
@@ -37,8 +36,7 @@ _ANY_IPV4 = IPv4Address(0)
 _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What is known of an event before its body; `user_agent` is cut and clean, see `arrive`."""
 
     client: Address
@@ -50,8 +48,11 @@ class Arrival:
 
 def arrive(client: Address, origin: str | None, referer: str | None, user_agent: str | None) -> Arrival:
     """What came with the head of a request."""
-    clean = _clean_user_agent(user_agent)
-    return Arrival(client, origin, referer, clean, ROW_BYTES + len((clean or "").encode()))
+    if user_agent is None or user_agent.isascii():
+        clean = user_agent and user_agent[:USER_AGENT_MAX_CHARACTERS]
+        return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean or ""))
+    clean = _clean(user_agent)
+    return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean.encode()))
 
 
 def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
@@ -76,17 +77,17 @@ def ip_not_excluded(site: Site, arrival: Arrival) -> Ignored | None:
     return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if arrival.client in site.excluded_ips else None
 
 
-BEFORE_BODY: tuple[Callable[[Site, Arrival], Ignored | Refused | None], ...] = (
-    tracking_enabled,
-    not_localhost,
-    origin_allowed,
-    ip_not_excluded,
-)
+Steps = tuple[Callable[[Site, Arrival], Dropped | None], ...]
+
+OF_THE_PAGE: Steps = (tracking_enabled, not_localhost, origin_allowed)
+"""What depends on the site and the headers `Origin` and `Referer` alone."""
+
+BEFORE_BODY: Steps = (*OF_THE_PAGE, ip_not_excluded)
 
 
-def admit(site: Site, arrival: Arrival) -> Ignored | Refused | None:
+def admit(site: Site, arrival: Arrival, steps: Steps = BEFORE_BODY) -> Dropped | None:
     """The reason not to read the body, or None."""
-    for step in BEFORE_BODY:
+    for step in steps:
         verdict = step(site, arrival)
         if verdict is not None:
             return verdict
@@ -176,8 +177,6 @@ def _is_localhost(host: str) -> bool:
     return address is not None and (address.is_loopback or address == _ANY_IPV4)
 
 
-def _clean_user_agent(text: str | None) -> str | None:
+def _clean(user_agent: str) -> str:
     """Cut, and free of the surrogates that stand for bytes which are no UTF-8."""
-    if text is None or text.isascii():
-        return text and text[:USER_AGENT_MAX_CHARACTERS]
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]
+    return user_agent.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]

@@ -2,7 +2,7 @@
 
 A timer seals the open segment; a full one seals itself. What is in memory is flushed first, then what is only on disk:
 segments that dead processes left, and those for which there was no room. A segment whose flush fails stays and is tried
-again, with back-off, for as long as the process lives.
+again, with back-off, for as long as the process lives; of those on disk one at a time, until one succeeds.
 """
 
 import asyncio
@@ -83,6 +83,7 @@ class Flusher:
         while (
             not await self._flush_while(lambda segment: not segment.left_over or self._clock.monotonic_ns() < until_ns)
             and waited_s < patience_s
+            and not all(segment.left_over for segment in self._journal.sealed)
         ):
             await self._clock.sleep(retry_s)
             waited_s += retry_s
@@ -113,17 +114,24 @@ class Flusher:
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
-        failed: list[Segment] = []
+        # A set: a day of a failing disk leaves thousands of segments, and the event loop waits while one is chosen.
+        failed: set[Segment] = set()
         while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
             segment = next((segment for segment in waiting if segment.columns), waiting[0])
             try:
                 await self._publish(segment)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
-                failed.append(segment)
+                failed.add(segment)
+                was_on_disk = segment.columns is None
                 self._journal.to_disk(segment)
                 self._metrics.flushes.labels("failed").inc()
                 where = "memory" if segment.path is None else "the journal"
                 log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
+                if was_on_disk:
+                    # To read back all that waits, only to fail, kept two thirds of a core busy for as long as a disk
+                    # was full. One tells whether it still is; the others go first next time, if this one is to blame.
+                    self._journal.put_last(segment)
+                    return False
             else:
                 self._journal.release(segment)
                 if segment.left_over and not any(other.left_over for other in self._journal.sealed):
@@ -165,4 +173,4 @@ class Flusher:
 
 
 def _events(segment: Segment) -> str:
-    return "the events of a left-over segment" if segment.left_over else f"{segment.rows} events"
+    return f"the events of left-over segment {segment.id}" if segment.left_over else f"{segment.rows} events"

@@ -149,6 +149,11 @@ class Journal:
         if segment.path is not None:
             segment.columns = None
 
+    def put_last(self, segment: Segment) -> None:
+        """Let the other sealed segments go first."""
+        self.sealed.remove(segment)
+        self.sealed.append(segment)
+
     async def close(self) -> None:
         """Take no more events, finish the commits, and seal what there is."""
         if self._closed:
@@ -169,7 +174,10 @@ class Journal:
                 if self._buffer.rows:
                     self._take_buffer(file)
                 else:
-                    await self._in_thread(self._store.release, file.path)
+                    try:
+                        await self._in_thread(self._store.release, file.path)
+                    except OSError as exc:
+                        log.warning("an empty segment is left to the next start: %s", exc)
         self._thread.shutdown(wait=False)
 
     @property
@@ -195,7 +203,7 @@ class Journal:
             return "draining"
         if self.trouble is not None or self._failing is not None:
             return self.trouble or self._failing
-        if self.unpublished_bytes >= self._max_bytes:
+        if self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes >= self._max_bytes:
             return "the buffers are full" if self.in_memory else "the journal is full"
         if self._waiting_bytes >= WAITING_MAX_BYTES:
             return "too many events wait for the disk"

@@ -1,11 +1,13 @@
 """Quarantine: what could not be read back, kept for a person.
 
     quarantine/<segment>.torn      the incomplete end of a segment: a commit that a crash cut, acknowledged to nobody
+                                   (or, after a power cut with durability `write`, to those whose last events it took)
     quarantine/<segment>.damaged   bytes elsewhere that are no records: an acknowledged event may be lost in them
     quarantine/<segment>.unfit     records with values that fit no column of today: stored with null in their place
     quarantine/<segment>.segment   a whole segment, some of whose parts' names are taken by other files
 
-Each holds bytes as they stood in the segment, one stretch after the other.
+Each holds bytes as they stood in the segment, one stretch after the other. A whole segment is one still: once the file
+in its way is gone, moved to `journal/0/` it becomes the parts that are missing.
 """
 
 import logging
@@ -43,6 +45,7 @@ class Quarantine:
         """Keep these stretches of the segment's file, once and for good. Raises OSError."""
         final = self._folder / f"{segment.id}.{kind}"
         if final.exists():  # by an earlier try, whole
+            self._sync_folder()
             return
         staged = self._staging / final.name
         self._staging.mkdir(parents=True, exist_ok=True)
@@ -68,10 +71,15 @@ class Quarantine:
 
     def _publish(self, staged: Path, final: Path, kind: str, ranges: Ranges) -> None:
         if not self._folders.publish(staged, final):
-            fsync_folder(final.parent)
+            self._sync_folder()
             staged.unlink(missing_ok=True)
             return
         size_bytes = sum(end - start for start, end in ranges)
         level = logging.INFO if kind == TORN else logging.ERROR
         log.log(level, "%s: kept %d bytes in %d places", final, size_bytes, len(ranges))
         self._metrics.quarantined.labels(kind).inc(len(ranges))
+
+    def _sync_folder(self) -> None:
+        """The try that published a copy may have died, or failed, before it could: the segment must not go first."""
+        self._folders.make(self._folder)
+        fsync_folder(self._folder)

@@ -9,7 +9,7 @@ sorts in order of opening; `collector/journal/record.py` has the format. With du
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +35,8 @@ from collector.publish.local import Folders, fsync_folder, open_folder
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal"
-SEGMENT_NAME = re.compile(r"\d{8}T\d{6}Z-([0-9a-f]{16})\.segment", re.ASCII)
+# Without the time: one that a person brings back from quarantine.
+SEGMENT_NAME = re.compile(r"(?:\d{8}T\d{6}Z-)?([0-9a-f]{16})\.segment", re.ASCII)
 
 PROBE_BYTES = 65_536
 
@@ -193,8 +194,7 @@ class SegmentStore:
         """The segments that dead processes left in folders which are ours to adopt, oldest first. Raises OSError."""
         self.newer = 0
         segments = []
-        paths = (path for path in self._root.glob("*/*") if self._adopts(path.parent.name))
-        for path in sorted(paths, key=lambda path: path.name):
+        for path in sorted(self._files(), key=lambda path: path.name):
             name = SEGMENT_NAME.fullmatch(path.name)
             if name is None or not path.is_file():
                 log.warning("%s is no segment; it is left alone", path)
@@ -213,6 +213,16 @@ class SegmentStore:
             size_bytes = path.stat().st_size
             segments.append(Segment(header.segment_id, path, header.by_site, size_bytes, {}, None, left_over=True))
         return segments
+
+    def _files(self) -> Iterator[Path]:
+        """What is in the folders of all workers. Raises OSError: `glob` passes over a folder that it may not read."""
+        for worker in self._root.iterdir() if self._root.exists() else ():
+            if not self._adopts(worker.name):
+                continue
+            if worker.is_dir():
+                yield from worker.iterdir()
+            else:
+                yield worker
 
     def release(self, path: Path) -> None:
         """Delete a segment's file. Raises OSError where it is still there."""

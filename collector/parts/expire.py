@@ -1,8 +1,10 @@
 """Expiry: dropping whole days of parts, so that the disk does not fill in the first place.
 
 A day's folder leaves the dataset by one rename, into `staging/expired/`, and is deleted there: a reader finds the day
-whole or not at all, one that has its parts open reads on, and a crash between the two leaves nothing but what the next
-expiry, or the next start, sweeps. It may run beside a collector that serves.
+whole or not at all, one that has its parts open reads on (one that has listed and not yet opened them gets an error,
+as from any file that is deleted, and must ask again), and a crash between the two leaves nothing but what the next
+expiry, or the next start, sweeps. It may run beside a collector that serves, and needs no room on a disk that is full:
+`staging/expired/` is made at the first start, and stays.
 """
 
 import logging
@@ -29,7 +31,7 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
     first OSError after all were tried.
     """
     trash = data_dir / STAGING / EXPIRED
-    shutil.rmtree(trash, ignore_errors=True)
+    sweep(trash)
     before = today - timedelta(days)
     dropped, failures = 0, []
     for folder in shown(sorted(_days_before(data_dir, before))):
@@ -43,6 +45,15 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
     if failures:
         raise failures[0]
     return dropped
+
+
+def sweep(trash: Path) -> None:
+    """Delete what is in the folder, if it is there. The folder stays: a full disk might not give it back."""
+    for left in trash.glob("*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _days_before(data_dir: Path, before: date) -> Iterator[Path]:

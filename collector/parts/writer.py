@@ -5,7 +5,6 @@ open hidden files too, so nothing unfinished may lie beside finished parts), syn
 which collector wrote it, after which contract, from which segment, and how many rows it has.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,7 +17,8 @@ import pyarrow.parquet as pq
 from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
-from collector.parts.naming import EVENTS, REJECTED, STAGING, part_path
+from collector.parts.expire import sweep
+from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder
 
@@ -69,14 +69,9 @@ class PartWriter:
     def prepare(self) -> None:
         """Make the folders, and sweep what killed processes left half written or half deleted. Raises OSError."""
         for folder in (self.data_dir / STAGING).glob("*"):
-            if folder != self.staging and self.adopts(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
-        for left in self.staging.glob("*"):  # not the folder itself: a full disk might not give it back
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-        for folder in (self.staging, self.data_dir / EVENTS):
+            if self.adopts(folder.name):
+                sweep(folder)
+        for folder in (self.staging, self.data_dir / EVENTS, self.data_dir / STAGING / EXPIRED):
             self.folders.make(folder)
 
     def write_events(

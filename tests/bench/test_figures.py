@@ -11,7 +11,16 @@ from bench.peak import lag_of
 from bench.processes import cpu_s, family, parse_stat, rss_bytes
 from bench.sustained import broken, grows, search
 
-HELD = {"p99_ms": 10.0, "refused": 0, "failed": 0, "unsent": 0, "segments_waiting": 1, "seconds": 60.0, "rss_mb": []}
+HELD = {
+    "p99_ms": 10.0,
+    "refused": 0,
+    "failed": 0,
+    "unsent": 0,
+    "flushes": 3,
+    "segments_waiting": 1,
+    "seconds": 60.0,
+    "rss_mb": [],
+}
 
 
 def test_cpu_time_is_user_and_system_of_the_process_and_its_ended_children() -> None:
@@ -62,6 +71,10 @@ def test_rate_is_not_held_if_anything_is_broken(change: dict[str, object], words
     assert [] == broken(HELD)
     (found,) = broken(HELD | change)
     assert words in found
+
+
+def test_memory_before_the_first_flushes_is_not_judged() -> None:
+    assert [] == broken(HELD | {"flushes": 2, "rss_mb": [(at, 100 + at) for at in range(60)]})
 
 
 def test_memory_that_goes_up_and_down_does_not_grow() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.report import PAGE, render
 
+PYTHON = {"version": "3.11.2", "profile_guided": True, "packages": {"aiohttp": "3.14.5", "uvloop": None}}
 ABOUT = {
     "command": "python -m bench all",
     "date": "2026-11-24 10:00 UTC",
@@ -18,7 +19,9 @@ ABOUT = {
     "kernel": "6.1",
     "file_system": "ext2/ext3",
     "load_average": 0.1,
-    "python": {"version": "3.11.2", "profile_guided": True, "packages": {"aiohttp": "3.14.5", "uvloop": None}},
+    "python": PYTHON,
+    "rivals_python": PYTHON,
+    "fastify": "5.0.1",
     "wrk": "4.1.0",
     "node": None,
     "nginx": None,
@@ -51,7 +54,7 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
     ],
     "growth": [
         LOAD | {"axis": "sites", "value": 1_000, "partition_by": "date"},
-        {"axis": "sites", "value": 10_000, "no_result": "lost"},
+        {"axis": "sites", "value": 10_000, "partition_by": "date", "no_result": "lost"},
         LOAD | {"axis": "durability", "value": "write"},
     ],
     "recovery": [
@@ -69,7 +72,7 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
 
 def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
     for scenario, runs in RESULTS.items():
-        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"runs": runs}))
+        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"scenario": scenario, "runs": runs}))
     page = render(tmp_path, tmp_path / "README.md")
     for words in (
         "**1.23 M requests a minute.**",
@@ -80,7 +83,8 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
         "| parse | 2.50 | ujson |",
-        "Python 3.11.2 (profile-guided), aiohttp 3.14.5; wrk 4.1.0*",
+        "Python 3.11.2 (profile-guided) with aiohttp 3.14.5; wrk 4.1.0*",
+        "; Fastify 5.0.1; FastAPI's Python 3.11.2 (profile-guided) with aiohttp 3.14.5*",
         "(./compare.svg)",
     ):
         assert words in page
@@ -89,7 +93,7 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
 
 def test_every_row_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
     for scenario, runs in RESULTS.items():
-        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"runs": runs}))
+        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"scenario": scenario, "runs": runs}))
     for block in re.findall(r"(?:^\|.*\n)+", render(tmp_path, tmp_path / "README.md"), re.MULTILINE):
         assert 1 == len({line.count("|") for line in block.splitlines()}), block
 

@@ -4,8 +4,10 @@ import asyncio
 import io
 import json
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ import pytest
 from collector import VERSION
 from collector.boot.cli import main
 from collector.events import CONTRACT, CONTRACT_HASH
+from collector.journal.record import HEADER_BYTES, Damage, Header, Record, encode_header, scan
 from collector.parts.table import EVENT_SCHEMA
 from tests.support import FakeClock, body, config, event, running
 
@@ -346,6 +349,44 @@ def test_inspect_of_a_broken_part_is_1_and_says_which(damage: Any, data_dir: Pat
         assert line.startswith(f"broken: {part}: ")
         assert "1 broken" in out
     assert ["1", "1"] == table(out)["events/site=blog/date=2026-05-28"][:2]
+
+
+def test_inspect_passes_over_what_a_collector_removes_meanwhile(
+    data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released segment, a part of a day that is over: neither is broken."""
+    (part,) = (data_dir / "events" / "site=demo" / "date=2026-05-28").iterdir()
+    segment = data_dir / "journal" / "0" / "20260528T202640Z-0123456789abcdef.segment"
+    segment.parent.mkdir(parents=True, exist_ok=True)
+    segment.touch()
+    rglob = Path.rglob
+
+    def listed_before(path: Path, pattern: str) -> list[Path]:
+        listed = list(rglob(path, pattern))
+        part.unlink()
+        segment.unlink()
+        return listed
+
+    monkeypatch.setattr(Path, "rglob", listed_before)
+    assert run("inspect", data_dir) == 0
+    out, err = capsys.readouterr()
+    assert ("", False) == (err, "events/site=demo/date=2026-05-28" in table(out))
+    assert "events/site=blog/date=2026-05-28" in table(out)
+
+
+def test_inspect_finishes_a_segment_that_is_released_while_it_is_read(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment = tmp_path / "20260528T202640Z-0123456789abcdef.segment"
+    segment.write_bytes(encode_header(Header("0123456789abcdef", by_site=True)))
+
+    def released(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
+        segment.unlink()
+        return scan(file, segment_id)
+
+    monkeypatch.setattr(import_module("collector.boot.inspect"), "scan", released)
+    assert run("inspect", tmp_path) == 0
+    assert ["1", "0", f"{HEADER_BYTES}"] == table(capsys.readouterr().out)["all"][:3]
 
 
 def test_inspect_of_what_is_not_there_is_1(tmp_path: Path, capsys: Capture) -> None:

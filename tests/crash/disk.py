@@ -36,7 +36,7 @@ class Disk:
         features = [] if self.journal else ["-O", "^has_journal"]
         _run("mkfs.ext4", "-q", "-F", *features, str(self._image))
         self.folder.mkdir()
-        self._mount()
+        mount(*self._mounted())
 
     def cut_power(self) -> None:
         """What was not synced will not be there after `power_on`. With a journal every write fails from now on.
@@ -59,12 +59,12 @@ class Disk:
             self._cut_image.replace(self._image)
             # Mends what a file system without a journal needs mended; 1 says that there was something.
             subprocess.run(["e2fsck", "-fy", str(self._image)], check=False, capture_output=True)
-        self._mount()
+        _run("mount", *self._mounted())
 
-    def _mount(self) -> None:
+    def _mounted(self) -> tuple[str, ...]:
         # commit=600: five seconds that pass bring nothing to the disk; noauto_da_alloc: nor does a rename.
         options = "loop,noauto_da_alloc" + (",commit=600" if self.journal else "")
-        _run("mount", "-o", options, str(self._image), str(self.folder))
+        return ("-o", options, str(self._image), str(self.folder))
 
 
 @contextmanager
@@ -79,6 +79,12 @@ def disk(folder: Path, *, journal: bool = True) -> Iterator[Disk]:
         yield made
     finally:
         subprocess.run(["umount", "--lazy", str(made.folder)], check=False, capture_output=True)
+
+
+def mount(*arguments: str) -> None:
+    """Mount something new. Skips, or fails under CI, where that is not allowed, as to root in a container."""
+    done = subprocess.run(("mount", *arguments), capture_output=True, text=True, timeout=60, check=False)
+    need(done.returncode == 0, f"the right to mount ({' '.join(done.stderr.splitlines()[:1])})")
 
 
 def _run(*command: str) -> None:

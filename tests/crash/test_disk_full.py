@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import need, times
+from tests.crash.disk import mount
 from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
-from tests.system.process import Process, wait_until
+from tests.system.process import Process, run, wait_until
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -26,8 +27,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     need(os.geteuid() == 0, "root, to mount a tmpfs")
     folder = tmp_path / "data"
     folder.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},nr_inodes={INODES}", "tmpfs", str(folder)]
-    subprocess.run(mounted, check=True, timeout=10)
+    mount("-t", "tmpfs", "-o", f"size={SIZE},nr_inodes={INODES}", "tmpfs", str(folder))
     try:
         yield folder
     finally:
@@ -181,3 +181,16 @@ def test_out_of_inodes_refuses_and_service_resumes(tmp_path: Path, data_dir: Pat
         assert "Traceback" not in process.log()
     print(f"\nanswers: {dict(ledger.statuses)}")
     assert judged(data_dir, ledger) is None
+
+
+def test_days_can_be_dropped_where_nothing_can_be_made_any_more(tmp_path: Path, data_dir: Path) -> None:
+    """Neither a file nor a folder: what `collector expire` needs is there since the first start."""
+    old = data_dir / "events" / "site=a" / "date=2020-01-01" / "1.parquet"
+    with victim_serving(tmp_path, storage=STORAGE) as process:
+        old.parent.mkdir(parents=True)
+        old.write_bytes(b"PAR1")
+        with no_inodes(data_dir):
+            wait_until(lambda: "out of inodes" in process.ask("/readyz")[1], "it is full")
+            done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
+            assert (0, "dropped 1 parts\n", "") == (done.returncode, done.stdout, done.stderr)
+            assert not old.exists()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.crash.conftest import need, times
 from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
-from tests.crash.tracing import STRACE, calls, failing, options
+from tests.crash.tracing import calls, failing, may_trace, options
 from tests.support import body, event
 from tests.system import wire
 from tests.system.process import Answer, Process, run, serving, wait_until
@@ -32,7 +32,7 @@ NEARLY = 25
 
 @pytest.fixture(autouse=True)
 def _strace() -> None:
-    need(STRACE is not None, "strace")
+    need(may_trace(), "strace, and the right to attach it")
 
 
 def post(process: Process, ledger: Ledger) -> Answer:
@@ -119,6 +119,19 @@ TORTURES: list[Callable[[Path, Ledger, str], str | None]] = [broken_sync, short_
 def test_failed_sync_of_a_commit_ends_the_process(tmp_path: Path) -> None:
     """No file is trusted whose sync failed once: nothing is acknowledged after it, and nothing refused comes back."""
     assert broken_sync(tmp_path, Ledger()) is None
+
+
+def test_failed_sync_at_a_stop_is_told_and_leaves_the_events_to_the_next_start(tmp_path: Path) -> None:
+    """The segment cannot be sealed, so nothing of it is published, nor said to be."""
+    ledger = Ledger()
+    with victim_serving(tmp_path, storage=NEVER) as process:
+        assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
+        with failing(process.popen.pid, tmp_path / "strace", *options("fdatasync", "error=EIO")):
+            assert process.stop() == 1
+        assert process.log().splitlines()[-1].endswith("stopped; 3 events stay in the journal for the next start")
+        assert [] == process.parts()
+    recover(tmp_path)
+    assert judged(tmp_path / "data", ledger) is None
 
 
 def test_short_write_is_cut_back(tmp_path: Path) -> None:

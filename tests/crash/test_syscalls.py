@@ -23,8 +23,8 @@ import pytest
 
 from tests.crash.conftest import LONG, need, times
 from tests.crash.rounds import SITES, STORAGE, Ledger, load, recover, verdict, victim, victim_serving
-from tests.crash.tracing import STRACE, calls, ended, nth_call, options, traced
-from tests.system.process import Process, configure, environment, wait_until
+from tests.crash.tracing import calls, ended, may_trace, nth_call, options, traced
+from tests.system.process import Process, configure, environment, run, wait_until
 from tests.system.test_storage import failing_disk
 
 UNDER_WAY = 60  # events that a collector acknowledges before it is told to stop
@@ -48,7 +48,7 @@ FSYNC, FDATASYNC, LINK, RENAME, UNLINK, RMDIR, WRITE, TRUNCATE, MKDIR = KINDS = 
 
 @pytest.fixture(autouse=True)
 def _strace() -> None:
-    need(STRACE is not None, "strace")
+    need(may_trace(), "strace, and the right to attach it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +226,49 @@ def test_kill_at_each_call_of_a_collector_that_serves(tmp_path: Path, backlog: B
             assert sweep(partial(kill, FDATASYNC, None), range(1, 200))
             sweep(partial(kill, WRITE, None), range(1, 40))
     kills.report(f"serving beside {beside}")
+
+
+def days_of(folder: Path) -> dict[str, int]:
+    """The parts of each day of the dataset."""
+    return Counter(str(path.parent) for path in (folder / "data" / "events").rglob("*.parquet"))
+
+
+@pytest.mark.long
+def test_kill_at_each_call_of_an_expiry(tmp_path: Path) -> None:
+    """Every day is there whole or not at all, and the next expiry ends what the killed one began."""
+    kills = Kills()
+
+    def expiry(folder: Path, *strace: str) -> int:
+        folder.mkdir()
+        config_file = configure(folder)
+        for site in SITES:
+            for day in ("2020-01-01", "2020-01-02", "2999-01-01"):
+                parts = folder / "data" / "events" / f"site={site}" / f"date={day}"
+                parts.mkdir(parents=True)
+                for number in range(2):
+                    (parts / f"{number}.parquet").touch()
+        words = ("expire", "--older-than", "400d", "--config", str(config_file))
+        command = [*traced(folder / "strace", *strace), *victim(), *words]
+        popen = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+        code = popen.wait(60)
+        wait_until(lambda: ended(folder / "strace", popen.pid), "strace is done")
+        assert {2} == set(days_of(folder).values()), "a day has some of its parts"
+        return code
+
+    whole = tmp_path / "whole"
+    assert 0 == expiry(whole, *options(",".join(KINDS)))
+    totals = Counter(name for _, name, _ in calls(whole / "strace", whole / "data"))
+    assert {"rename", "fsync", "unlinkat"} <= totals.keys()
+    for call in totals:
+        for n in range(1, totals[call] + 1):
+            folder = tmp_path / f"{call}-{n}"
+            assert KILLED == expiry(folder, *options(call, f"signal=KILL:when={n}"))
+            kills.add(folder / "strace", folder / "data", n)
+            done = run("expire", "--older-than", "400d", "--config", folder / "collector.toml", folder=folder)
+            assert (0, "") == (done.returncode, done.stderr)
+            assert {"date=2999-01-01"} == {Path(day).name for day in days_of(folder)}
+            assert [] == list((folder / "data" / "staging").rglob("*.parquet"))
+    kills.report("expiring")
 
 
 def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from collector.boot.stages import build_rules
 from collector.edge import ordinary
+from collector.edge.head import LONGEST_HEAD_BYTES, HeadReader
 from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.faults import FAULTS, collector_with, faulty
@@ -15,7 +17,6 @@ from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import SERVER_DEFAULTS, Running, body, config, event, running
 
 ORIGIN = b"Origin: https://shop.example"
-PEER = b"127.0.0.1"
 PREFLIGHT = head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS")
 
 
@@ -98,8 +99,7 @@ NOT_ORDINARY: dict[str, bytes] = {
     "expected": request(body(), b"Expect: 100-continue"),
     "upgrade": request(body(), b"Connection: Upgrade", b"Upgrade: h2c"),
     "no length": head(),
-    "length in capitals": head(b"CONTENT-LENGTH: %d" % len(body())) + body(),
-    "long head": request(body(), b"X: " + b"x" * ordinary.LONGEST_KNOWN_BYTES),
+    "long head": request(body(), b"X: " + b"x" * LONGEST_HEAD_BYTES),
     "two at once": request(body()) * 2,
     "one and a half": request(body()) + request(body())[:-9],
 }
@@ -141,67 +141,55 @@ async def test_border_of_two_requests_is_never_guessed(collector: Running, wire:
     await until(lambda: handed.on)
     assert 404 == (await wire.ask(request(body()))).status
     assert {} == tally(collector)
-    assert not requests_of(collector)._young
 
 
 @pytest.mark.parametrize(
-    "lines",
+    "line",
     [
-        (b"Content-Length: 4",),
-        (b"content-length: 4",),
-        (b"Transfer-Encoding: chunked",),
-        (b"Host: elsewhere.example",),
-        (b"no colon",),
-        (b"X: a\0b",),
+        b"Content-Length: 4",
+        b"content-length: 4",
+        b"Transfer-Encoding: chunked",
+        b"Host: elsewhere.example",
+        b"no colon",
+        b"X: a\0b",
     ],
 )
-async def test_head_that_aiohttp_refuses_is_never_known(
-    collector: Running, wire: Wire, lines: tuple[bytes, ...], connect: Connect
+async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
+    collector: Running, wire: Wire, line: bytes, connect: Connect
 ) -> None:
-    """Whatever was known before; the second length is smuggling."""
+    """Behind ordinary requests that have all its other lines; the second length is smuggling."""
     assert 201 == (await wire.ask(request(body()))).status
     for _ in range(2):
         other = await connect(collector)
-        assert 400 == (await other.ask(request(body(), *lines))).status
+        assert 400 == (await other.ask(request(body(), line))).status
         assert b"" == await other.rest()
-    assert 1 == len(requests_of(collector)._young)
     assert {"received": 1, "stored": 1} == tally(collector)
 
 
-async def test_head_is_known_by_all_but_its_length(collector: Running, wire: Wire) -> None:
-    for title in ("", "x", "x" * 300):
-        assert 201 == (await wire.ask(request(body(page_title=title), ORIGIN))).status
-    assert 1 == len(requests_of(collector)._young)
-    await wire.ask(request(body(), ORIGIN, b"X: y"))
-    assert 2 == len(requests_of(collector)._young)
-
-
-@pytest.mark.parametrize("spelled", [b"Content-Length: %d", b"content-length: %d"])
-async def test_length_must_be_the_bodys(collector: Running, connect: Connect, spelled: bytes) -> None:
-    """A known head with a length that is longer, shorter, or no number is not ordinary."""
+@pytest.mark.parametrize("lacking", [1, -1])
+async def test_length_must_be_the_bodys(collector: Running, lacking: int) -> None:
     data = body()
-    wire = await connect(collector)
-    assert 201 == (await wire.ask(head(spelled % len(data)) + data)).status
-    known = requests_of(collector)
-    assert known.find(PEER, head(spelled % len(data)) + data) is not None
-    for length in (len(data) - 1, len(data) + 1):
-        assert known.find(PEER, head(spelled % length) + data) is None
-    for text in (b"", b"+%d" % len(data), b" %d" % len(data), b"0x10", b"1" * 9):
-        assert known.find(PEER, head(spelled.replace(b"%d", text)) + data) is None
+    assert requests_of(collector).find(request(data)) is not None
+    assert requests_of(collector).find(head(b"Content-Length: %d" % (len(data) + lacking)) + data) is None
 
 
-async def test_known_head_is_the_peers_own(serve: Serve) -> None:
-    """One peer is trusted with `X-Forwarded-For`, the other is not: the same head means two clients."""
-    collector = await serve({"demo": {"excluded_ips": ["192.0.2.7"]}}, server={"trusted_proxies": ["127.0.0.1"]})
-    data = request(body(), b"X-Forwarded-For: 192.0.2.7")
+async def test_forwarded_address_is_believed_of_a_trusted_peer_only(serve: Serve) -> None:
+    collector = await serve(
+        {"demo": {"excluded_ips": ["192.0.2.7"]}},
+        server={"trusted_proxies": ["127.0.0.1"]},
+        privacy={"client_ip": "full"},
+    )
     known = requests_of(collector)
-    clients = [known.find(peer, data).head.client for peer in (PEER, b"198.51.100.1", PEER)]  # type: ignore[union-attr]
-    assert ["192.0.2.7", "198.51.100.1", "192.0.2.7"] == [str(client) for client in clients]
+    sent = known.find(request(body(), b"X-Forwarded-For: 192.0.2.7"))
+    assert sent is not None
+    answers: list[bytes] = []
+    for peer in ("127.0.0.1", "198.51.100.1", None):
+        known.answer(sent, peer, lambda answer, close: answers.append(answer))
+    await until(lambda: len(answers) == 3)
+    assert [b"202", b"201", b"201"] == [answer.split(b" ")[1] for answer in answers]
 
 
 async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
-    from collector.boot.stages import build_rules
-
     assert 201 == (await wire.ask(request(body(), ORIGIN))).status
     endpoint = collector.stages.endpoint
     sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
@@ -211,16 +199,25 @@ async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wi
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 
-async def test_memory_of_heads_is_bounded(collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two generations: what is in use stays, what is not goes."""
-    monkeypatch.setattr(ordinary, "MAX_KNOWN", 10)
+async def test_pages_and_answers_that_are_remembered_are_bounded(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordinary, "MAX_KNOWN_PAGES", 10)
+    monkeypatch.setattr(ordinary, "MAX_STORED_ANSWERS", 10)
+    for number in range(50):
+        answer = await wire.ask(request(body(), b"Origin: https://%d.example" % number))
+        assert f"https://{number}.example" == answer.headers["Access-Control-Allow-Origin"]
     known = requests_of(collector)
-    for number in range(100):
-        assert 201 == (await wire.ask(request(body(), b"X: %d" % number))).status
-        assert 201 == (await wire.ask(request(body(), b"X: kept"))).status
-        assert len(known._young) + len(known._old) <= 20
-    assert any(b"kept" in key for key in (*known._young, *known._old))
-    assert not any(b"X: 1\r\n" in key for key in (*known._young, *known._old))
+    assert 10 >= max(len(known._pages), len(known._stored_begin))
+
+
+@pytest.mark.parametrize("origin", [b"null", b"", b"https://", b"shop"])
+async def test_origin_that_names_no_host_leaves_it_to_the_referer(
+    collector: Running, wire: Wire, origin: bytes
+) -> None:
+    """So it is not the origin's verdict that may be remembered."""
+    for referer, status in ((b"http://localhost/", 202), (b"https://shop.example/", 201), (b"http://127.0.0.1/", 202)):
+        assert status == (await wire.ask(request(body(), b"Origin: " + origin, b"Referer: " + referer))).status
 
 
 async def test_answers_keep_their_order_when_a_client_does_not_wait(
@@ -282,10 +279,10 @@ async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path
         assert b"" == await slow.rest()
 
 
-async def test_fault_in_knowing_a_head_goes_the_plain_way(
+async def test_request_that_cannot_be_known_goes_the_plain_way(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("collector.edge.ordinary.admit", lambda *_: 1 / 0)
+    monkeypatch.setattr(HeadReader, "read", lambda *_: 1 / 0)
     assert 201 == (await wire.ask(request(body()))).status
     assert "ZeroDivisionError" in caplog.text
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from errno import EMFILE, ENOSPC
+from errno import EIO, EMFILE, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,29 @@ async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(jour
     assert [True, False, False] == [segment.columns is not None for segment in journal.sealed]
     assert [["a"], ["b"], ["c"]] == [sites_in_file(segment) for segment in journal.sealed]
     assert 3 == journal.unpublished_rows
+    await journal.close()
+
+
+async def test_segment_whose_flush_failed_is_on_disk_alone(journal: Journal) -> None:
+    """So that a disk which fails for hours does not fill the memory."""
+    await journal.append(make_event())
+    await journal.seal()
+    (segment,) = journal.sealed
+    journal.to_disk(segment)
+    assert (None, ["a"]) == (segment.columns, sites_in_file(segment))
+    await journal.append(make_event("b"))
+    await journal.seal()
+    assert ["b"] == sites_in_memory(journal.sealed[1]), "there is room for the next one"
+    await journal.close()
+
+
+async def test_segments_of_dead_processes_count_against_the_limit(tmp_path: Path) -> None:
+    journal = make_journal(tmp_path, journal_max_bytes=10_000)
+    left = Segment("00000000000000aa", tmp_path / "left", True, 10_000, {}, None, left_over=True)
+    journal.adopt([left])
+    assert (False, "the journal is full") == (journal.can_append(), journal.refusing_because())
+    journal.release(left)
+    assert (True, 0) == (journal.can_append(), journal.unpublished_bytes)
     await journal.close()
 
 
@@ -263,3 +286,15 @@ async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Pa
     empty = make_journal(tmp_path / "other")
     await empty.close()
     assert ([], []) == (empty.sealed, list((tmp_path / "other").rglob("*.segment")))
+
+
+async def test_empty_segment_that_cannot_be_deleted_is_no_obstacle_to_a_stop(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is sealed is still to be published; the next start finds nothing in the empty one, and deletes it."""
+    await journal.append(make_event())
+    await journal.seal()
+    monkeypatch.setattr(SegmentStore, "release", fail(OSError(EIO, "Input/output error")))
+    await journal.close()
+    assert ([1], False) == ([segment.rows for segment in journal.sealed], journal.broken.is_set())
+    assert "an empty segment is left to the next start" in caplog.text

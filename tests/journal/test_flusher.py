@@ -69,7 +69,14 @@ class Bench:
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """What is due is done, however slow the machine is."""
         await settle()
+        while self.flusher._under_way is not None and not self.flusher._under_way.done():
+            await asyncio.wait([self.flusher._under_way])
+            await settle()
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -113,7 +120,7 @@ async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
     async with bench.running():
         for _ in range(11):
             await bench.journal.append(make_event())
-        await settle()
+        await bench.settled()
         assert [10] == bench.disk.written, "and only that: what came after it waits for its own time"
         await bench.pass_time(INTERVAL_S)
         assert [10, 1] == bench.disk.written
@@ -155,6 +162,53 @@ async def test_segment_that_fails_keeps_back_no_other(bench: Bench) -> None:
         assert [2, 3, 1] == bench.disk.written
 
 
+def on_disk(count: int) -> list[Segment]:
+    """Segments that a dead process left."""
+    return [Segment(f"{n:016x}", Path(str(n)), True, 0, {}, None, left_over=True) for n in range(count)]
+
+
+async def test_disk_that_fails_is_tried_with_one_segment_of_many(bench: Bench) -> None:
+    """To read all of them back each time would keep the machine busy for nothing; once one succeeds all follow."""
+    backlog, tried = on_disk(5), list[str]()
+    bench.disk.failures, bench.disk.broken = 3, -1
+
+    def flush(segment: Segment) -> list[Part]:
+        tried.append(segment.id[-1])
+        return bench.disk(segment)
+
+    bench.flusher._flush_segment = flush
+    async with bench.running():
+        bench.journal.adopt(backlog)
+        await bench.settled()
+        assert ["0"] == tried
+        for wait_s in (FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S):
+            await bench.pass_time(wait_s)
+        assert ["0", "1", "2", "3", "4", "0", "1", "2"] == tried
+        assert [] == bench.journal.sealed
+
+
+async def test_segment_on_disk_that_always_fails_keeps_back_no_other_and_is_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    poison, *others = on_disk(4)
+    bench.disk.broken = -1
+
+    def flush(segment: Segment) -> list[Part]:
+        if segment is poison:
+            raise OSError(5, "Input/output error")
+        return bench.disk(segment)
+
+    bench.flusher._flush_segment = flush
+    async with bench.running():
+        bench.journal.adopt([poison, *others])
+        await bench.settled()
+        assert [*others, poison] == bench.journal.sealed
+        assert f"the events of left-over segment {poison.id} stay in the journal" in caplog.text
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S)
+        assert ([poison], 1) == (bench.journal.sealed, bench.disk.written.count(1))
+
+
 async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: Bench) -> None:
     async with bench.running():
         bench.disk.failures = 1
@@ -190,6 +244,34 @@ async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Benc
     assert lost == await drained
 
 
+async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own_events(bench: Bench) -> None:
+    """Left-over segments have waited for a process once, and can again."""
+    backlog = on_disk(5)
+    bench.journal.adopt(backlog)
+    await bench.journal.append(make_event())
+    flushed: list[Segment] = []
+
+    def slowly(segment: Segment) -> list[Part]:
+        bench.clock.advance(10)
+        flushed.append(segment)
+        return []
+
+    bench.flusher._flush_segment = slowly
+    assert 0 == await bench.flusher.drain(15)
+    assert (backlog[:1], backlog[1:]) == (flushed[1:], bench.journal.sealed)
+
+
+async def test_drain_is_not_held_up_by_a_backlog_that_fails(bench: Bench) -> None:
+    """It is tried again while there are events of this process to publish, and no longer."""
+    backlog = on_disk(2)
+    bench.disk.broken = 0  # rows, as far as is known
+    bench.journal.adopt(backlog)
+    await bench.journal.append(make_event())
+    async with asyncio.timeout(10):  # of real time; the clock stands still
+        assert 0 == await bench.flusher.drain(15)
+    assert ([1], {*backlog}) == (bench.disk.written, {*bench.journal.sealed})
+
+
 async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
     """The thread cannot be stopped, so what it did must be counted, and not done again."""
     may_go_on = threading.Event()
@@ -197,7 +279,8 @@ async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench
     bench.flusher._flush_segment = lambda segment: write(segment) if may_go_on.wait(10) else []
     await bench.journal.append(make_event())
     async with bench.running():
-        await bench.pass_time(INTERVAL_S)
+        bench.clock.advance(INTERVAL_S)
+        await settle()
         bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
     drained = asyncio.create_task(bench.flusher.drain(15))
     await settle()

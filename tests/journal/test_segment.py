@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable
-from errno import EIO, EMFILE, ENOSPC
+from errno import EACCES, EIO, EMFILE, ENOSPC
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +99,23 @@ def test_failed_write_leaves_nothing_of_its_events(
     assert [b"kept", b"later"] == bodies(file)
 
 
+def test_cut_is_synced_before_anybody_is_told(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    """Or a power cut brings the refused event back: its bytes may be on the disk already."""
+    file, made = store.create(), list[str]()
+
+    def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            made.append(name)
+            return function(*arguments)
+
+        return noted
+
+    syscalls(write=one_byte_then(ENOSPC), ftruncate=note("cut", os.ftruncate), fdatasync=note("synced", os.fdatasync))
+    with pytest.raises(OSError, match="No space"):
+        file.commit([make_event(body=b"refused")])
+    assert ["cut", "synced"] == made
+
+
 def test_short_writes_that_go_on_are_finished(store: SegmentStore, syscalls: Callable[..., None]) -> None:
     syscalls(write=lambda descriptor, data: os.write(descriptor, data[:5]))
     file = store.create()
@@ -183,9 +200,29 @@ def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_p
     ):
         (tmp_path / "journal" / worker).mkdir(parents=True, exist_ok=True)
         (tmp_path / "journal" / worker / name).write_bytes(data)
+    (tmp_path / "journal" / "notes.txt").write_bytes(b"not ours")
     found = store.left_over()
     assert [("aa", True), ("bb", False), ("cc", True), ("dd", True)] == [(each.id[-2:], each.by_site) for each in found]
     assert all(each.left_over and each.columns is None for each in found)
+
+
+def test_workers_folder_that_may_not_be_read_is_an_error(store: SegmentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passed over, it would keep its acknowledged events from the dataset, and nobody would know."""
+    store.create().close()
+    scandir, listdir, own = os.scandir, os.listdir, str(store._own)
+
+    def refusing(listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def refuse(path: Any) -> Any:
+            if os.fspath(path) == own:
+                raise PermissionError(EACCES, "Permission denied", own)
+            return listing(path)
+
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(scandir))  # root may read everything
+    monkeypatch.setattr(os, "listdir", refusing(listdir))
+    with pytest.raises(PermissionError, match=own):
+        store.left_over()
 
 
 def test_segment_without_records_reads_as_nothing() -> None:

@@ -1,5 +1,6 @@
 """The flush of a segment: from memory and from its file, tried again, and beside files that are in its way."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,21 @@ def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(benc
     assert not segment.path.exists()
 
 
+def test_segment_brought_back_from_quarantine_becomes_the_parts_that_are_missing(bench: Bench) -> None:
+    """When a person has moved away what was in its way; those that are published are kept."""
+    segment = bench.sealed()
+    taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+    taken.parent.mkdir(parents=True)
+    taken.write_bytes(b"in the way")
+    bench.flush(segment)
+    taken.unlink()
+    kept = bench.data_dir / "quarantine" / f"{segment.id}.segment"
+    kept.rename(bench.data_dir / "journal" / "0" / kept.name)
+    (again,) = bench.store.left_over()
+    bench.flush(again)
+    assert [each.row[2] for each in EVENTS] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+
+
 def test_conflict_is_not_the_last_word_while_the_disk_fails(bench: Bench) -> None:
     segment = bench.sealed()
     path = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
@@ -201,3 +217,96 @@ def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None
     (bench.data_dir / "events" / "site=a").unlink()
     bench.flush(segment)
     assert ["s-1", None] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+
+
+def spied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced from now on, and when a segment is deleted, in order."""
+    seen: list[str] = []
+    fsync, unlink = os.fsync, os.unlink
+
+    def spy_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append(str(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(bench.data_dir)))
+
+    def spy_unlink(path: Path) -> None:
+        unlink(path)
+        if Path(path).parent.parent.name == "journal":
+            seen.append("released")
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "unlink", spy_unlink)
+    return seen
+
+
+@pytest.fixture
+def synced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return spied(bench, monkeypatch)
+
+
+def test_release_is_synced(bench: Bench, synced: list[str]) -> None:
+    """Or a power cut brings the segment back after its parts were dropped, and they are there again."""
+    segment = bench.sealed()
+    synced.clear()
+    bench.flush(segment)
+    assert ["released", "journal/0"] == synced[-2:]
+
+
+def test_folder_of_a_part_that_is_there_already_is_synced_before_the_release(tmp_path: Path, bench: Bench) -> None:
+    """The process that published it may have been killed before it could."""
+    segment = bench.sealed(EVENTS[:1])
+    assert segment.path is not None
+    aside = shutil.copy(segment.path, tmp_path / "aside")
+    bench.flush(segment)
+    shutil.copy(aside, segment.path)
+    next_start = Bench(tmp_path)
+    (left,) = next_start.store.left_over()
+    with pytest.MonkeyPatch.context() as patch:
+        synced = spied(next_start, patch)
+        next_start.flush(left)
+    before = synced[: synced.index("released")]
+    assert ["events", "events/site=a", "events/site=a/date=2026-05-28"] == before[-3:]
+
+
+def test_copy_in_quarantine_is_synced_before_it_has_its_name(bench: Bench, synced: list[str]) -> None:
+    segment = bench.sealed(EVENTS[:1], in_memory=False)
+    assert segment.path is not None
+    with segment.path.open("ab") as file:
+        file.write(b"\xffREC torn")
+    synced.clear()
+    bench.flush(segment)
+    copy, name = synced.index(f"staging/0/{segment.id}.torn"), synced.index("quarantine")
+    assert copy < name < synced.index("released")
+
+
+@pytest.mark.parametrize("kind", ["torn", "segment"])
+def test_segment_is_kept_until_the_name_of_its_copy_in_quarantine_is_synced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """By a later try, too: the copy is there already then, but a power cut could still take its name."""
+    segment = bench.sealed(EVENTS[:1], in_memory=False)
+    assert segment.path is not None
+    if kind == "torn":
+        with segment.path.open("ab") as file:
+            file.write(b"\xffREC torn")
+    else:
+        taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+        taken.parent.mkdir(parents=True)
+        taken.write_bytes(b"in the way")
+    folder, fsync = str(bench.data_dir / "quarantine"), os.fsync
+    failures, synced = [5, 5], []
+
+    def flaky(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == folder:
+            if failures:
+                raise OSError(failures.pop(), "Input/output error")
+            synced.append(segment.path is not None and segment.path.exists())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flaky)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            bench.flush(segment)
+        assert segment.path.exists()
+    bench.flush(segment)
+    assert ([True], [kind]) == (synced, list(bench.quarantined()))
+    assert not segment.path.exists()

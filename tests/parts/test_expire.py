@@ -1,11 +1,19 @@
 """Expiry: whole days go, everything else stays."""
 
+import os
 from datetime import date
+from errno import ENOSPC
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collector.parts.expire import expire
+from collector.parts.writer import PartWriter
+from collector.publish.local import Folders
+
+module: Any = import_module("collector.parts.expire")  # Any: its imports are replaced below
 
 TODAY = date(2026, 5, 28)
 
@@ -73,7 +81,38 @@ def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monke
     assert {OLD[0], OLD[1], OLD[4]} == left(tmp_path)
 
 
+def test_folder_that_a_day_has_left_is_synced_before_its_parts_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut brings back a day with some of its parts."""
+    (path,) = make(tmp_path, OLD[0])
+    seen: list[str] = []
+    monkeypatch.setattr(module, "fsync_folder", lambda folder: seen.append(f"synced {folder.name}"))
+    monkeypatch.setattr(module.shutil, "rmtree", lambda folder, **keywords: seen.append("deleted"))
+    expire(tmp_path, TODAY, 10)
+    assert ["synced site=a", "deleted"] == seen
+    assert not path.exists()
+
+
 def test_what_a_killed_expiry_left_is_swept(tmp_path: Path) -> None:
     make(tmp_path, "staging/expired/0123/1.parquet")
     expire(tmp_path, TODAY, 10)
+    assert set() == left(tmp_path)
+
+
+def test_full_disk_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is when days are dropped by hand: what was there after the first start is enough, again and again."""
+    make(tmp_path, *OLD)
+    PartWriter(Folders(tmp_path), "0", compression="zstd").prepare()
+
+    def full(path: str, *arguments: object, **keywords: object) -> None:
+        raise OSError(ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(os, "mkdir", full)
+    assert len(OLD) == expire(tmp_path, TODAY, 10)
+    assert 0 == expire(tmp_path, TODAY, 10)
+    monkeypatch.undo()
+    make(tmp_path, OLD[0])
+    monkeypatch.setattr(os, "mkdir", full)
+    assert 1 == expire(tmp_path, TODAY, 10)
     assert set() == left(tmp_path)

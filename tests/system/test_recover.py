@@ -139,6 +139,20 @@ def test_inspect_shows_segments_and_tells_a_torn_tail_from_damage(tmp_path: Path
     assert (0, True) == (shown.returncode, f"quarantine/{segment.stem[-16:]}.damaged: " in shown.stdout)
 
 
+def test_inspect_reads_a_segment_in_quarantine_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Asked for the whole folder, it says what is there and no more."""
+    left_behind(tmp_path, 3)
+    (segment,) = segments(tmp_path)
+    kept = tmp_path / "data" / "quarantine" / f"{segment.stem[-16:]}.segment"
+    kept.parent.mkdir()
+    segment.rename(kept)
+    shown = run("inspect", kept, folder=tmp_path)
+    assert (0, "") == (shown.returncode, shown.stderr)
+    assert " 3 " in shown.stdout.splitlines()[3]
+    whole = run("inspect", tmp_path / "data", folder=tmp_path)
+    assert (0, True) == (whole.returncode, f"in quarantine: quarantine/{kept.name}: " in whole.stdout)
+
+
 def days_ago(days: int) -> str:
     return f"date={(datetime.now(UTC).date() - timedelta(days)).isoformat()}"
 

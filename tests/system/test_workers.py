@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.crash.rounds import Ledger, kill, load, recover, verdict, victim, victim_serving
-from tests.support import body, event
+from tests.support import body
 from tests.system import wire
 from tests.system.process import Process, Settings, configure, run, serving, wait_until
 from tests.system.test_recover import LONG, ids_of, left_behind, segments
@@ -57,11 +57,19 @@ def stored(process: Process) -> dict[str, int]:
 
 
 def posted(process: Process, count: int, prefix: str = "s") -> set[str]:
-    """Send so many events, each on a connection of its own; their session ids."""
-    ids = {f"{prefix}-{number}" for number in range(count)}
-    for session_id in ids:
-        assert process.post(event(session_id=session_id)).status == 201
-    return ids
+    """Send so many events, each on a connection of its own, all open at once; their session ids."""
+    ids = [f"{prefix}-{number}" for number in range(count)]
+
+    async def post() -> None:
+        connections = [await wire.connect(process.url) for _ in ids]
+        for session_id, (reader, writer) in zip(ids, connections, strict=True):
+            writer.write(wire.request("demo", body(session_id=session_id)))
+            assert (await wire.read_reply(reader)).status == 201
+        for _, writer in connections:
+            writer.close()
+
+    asyncio.run(post())
+    return set(ids)
 
 
 def test_workers_share_the_socket_and_their_numbers_are_summed(tmp_path: Path) -> None:

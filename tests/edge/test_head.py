@@ -1,0 +1,197 @@
+"""Heads of ordinary requests: whatever is read as one, aiohttp's parser reads the same way."""
+
+import asyncio
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser
+from aiohttp.http_exceptions import HttpProcessingError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.requests import requests
+from collector.edge import head as head_module
+from collector.edge.head import END, LONGEST_HEAD_BYTES, MOST_LINES, HeadReader
+from tests.edge.wire import head, request
+
+
+@pytest.fixture(autouse=True)
+def way() -> str:
+    """No collector runs here."""
+    return "none"
+
+
+def read(data: bytes, reader: HeadReader | None = None) -> tuple[str, list[tuple[str, str]], int] | None:
+    """The site, the fields sorted by name, and the length of the body."""
+    found = (reader or HeadReader()).read(data, data.index(END))
+    return None if found is None else (found.site_id, sorted(found.fields.items()), found.body_bytes)
+
+
+def parsed(data: bytes) -> tuple[str, list[tuple[str, str]], int] | None:
+    """The same by aiohttp's parser; None where it refuses, or finds something beside this one request."""
+    loop = asyncio.new_event_loop()
+    try:
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 20, auto_decompress=False)
+        messages, upgraded, tail = parser.feed_data(data)
+    except HttpProcessingError:
+        return None
+    finally:
+        loop.close()
+    if len(messages) != 1 or upgraded or tail:
+        return None
+    message, payload = messages[0]
+    if message.method != "POST" or message.chunked or message.upgrade or not payload.is_eof():
+        return None
+    site_id = message.path.removeprefix("/public/").removesuffix("/analytics/collect")
+    fields = sorted((name.lower(), value) for name, value in message.headers.items())
+    return site_id, fields, int(message.headers["Content-Length"])
+
+
+# Bytes that mean something in a head, and some that do not.
+PIECES = st.one_of(
+    st.sampled_from(
+        [b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"\0", b"\x7f", b"\xff", b",", b";", b'"', b"(", "é".encode()]
+    ),
+    st.sampled_from(
+        [b"Content-Length", b"Host", b"Transfer-Encoding", b"chunked", b"Connection", b"Upgrade", b"close"]
+    ),
+    st.binary(min_size=1, max_size=3),
+    st.text("abcXYZ019-_", min_size=1, max_size=5).map(str.encode),
+)
+NAMES = st.one_of(
+    st.sampled_from(
+        [
+            b"Origin",
+            b"Referer",
+            b"User-Agent",
+            b"X-Forwarded-For",
+            b"Cookie",
+            b"Connection",
+            b"Host",
+            b"TE",
+            b"Content-Type",
+            b"Content-Encoding",
+            b"Transfer-Encoding",
+            b"Expect",
+            b"Upgrade",
+            b"Trailer",
+            b"Sec-WebSocket-Key1",
+            b"Content-Length",
+            b"Keep-Alive",
+            b"Proxy-Connection",
+            b"HTTP2-Settings",
+        ]
+    ),
+    st.lists(PIECES, max_size=3).map(b"".join),
+)
+LINES = st.one_of(
+    st.tuples(NAMES, st.sampled_from([b": ", b":", b" : ", b":  "]), st.lists(PIECES, max_size=4).map(b"".join)).map(
+        b"".join
+    ),
+    st.lists(PIECES, max_size=5).map(b"".join),
+    st.sampled_from(
+        [b"Content-Length: 0", b"content-length: 00", b"Connection: Keep-Alive", b"Connection: close", b"X: y"]
+    ),
+)
+FIRST = st.one_of(
+    st.just(b"POST /public/demo/analytics/collect HTTP/1.1"),
+    st.sampled_from(
+        [
+            b"POST /public/a-_9/analytics/collect HTTP/1.1",
+            b"POST  /public/demo/analytics/collect HTTP/1.1",
+            b"POST /public//analytics/collect HTTP/1.1",
+            b"POST /public/demo/analytics/collect HTTP/1.0",
+            b"post /public/demo/analytics/collect HTTP/1.1",
+            b"POST /public/d%65/analytics/collect HTTP/1.1",
+        ]
+    ),
+)
+
+
+@given(FIRST, st.lists(LINES, max_size=6), st.booleans())
+def test_what_is_read_aiohttp_reads_the_same(first: bytes, lines: list[bytes], hosted: bool) -> None:
+    """A line may hold a line break, or be empty: then the head ends there."""
+    data = b"\r\n".join((first, *([b"Host: a"] if hosted else []), *lines, b"Content-Length: 0", b"", b""))
+    data = data[: data.index(END) + len(END)]
+    found = read(data)
+    if found is not None and found[2] == 0:
+        assert parsed(data) == found
+
+
+@given(st.lists(LINES, max_size=4), st.lists(LINES, max_size=4))
+def test_lines_that_are_known_change_nothing(before: list[bytes], lines: list[bytes]) -> None:
+    """A reader that has read other heads, with some of the same lines, reads as a new one does."""
+    reader = HeadReader()
+    for some in (before, lines, [*before, *lines]):
+        data = head(b"Content-Length: 0", *some)
+        data = data[: data.index(END) + len(END)]
+        assert read(data) == read(data, reader) == read(data, reader)
+
+
+def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
+    reader = HeadReader()
+    for sent in requests(200):
+        assert parsed(sent) == read(sent, reader)
+        assert read(sent) is not None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Content-Encoding: gzip",),
+        (b"Transfer-Encoding: chunked",),
+        (b"Expect: 100-continue",),
+        (b"Upgrade: h2c",),
+        (b"Connection: upgrade",),
+        (b"Content-Length: 0",),
+        (b"X-Forwarded-For: 192.0.2.1", b"X-Forwarded-For: 192.0.2.2"),
+        (b"Origin: https://a.example", b"origin: https://b.example"),
+        (b"X: a", b" folded"),
+        (b"X:tight",),
+        (b"X: tab\t",),
+        (b"X: \xc3\xa9",),
+        (b"X: ",),
+        (b"X : y",),
+        (b"X: a\nY: b",),
+        (b"X: a\rY: b",),
+    ],
+)
+def test_what_is_special_is_not_ordinary(lines: tuple[bytes, ...]) -> None:
+    assert read(head(b"Content-Length: 0")) is not None
+    assert read(head(b"Content-Length: 0", *lines)) is None
+
+
+@pytest.mark.parametrize("length", [b"", b"+1", b"-1", b"0x1", b"1 1", b"1,1", b"123456789", "\u0661".encode(), b"1.0"])
+def test_length_is_plain_digits(length: bytes) -> None:
+    assert read(head(b"Content-Length: " + length)) is None
+
+
+def test_head_without_host_or_length_is_not_ordinary() -> None:
+    assert read(head()) is None
+    assert read(request(b"").replace(b"Host: collector.example\r\n", b"")) is None
+
+
+def test_longest_heads_are_within_what_aiohttp_takes() -> None:
+    """And what is longer, in bytes or lines, is not ordinary."""
+    fill = b"X: " + b"x" * (LONGEST_HEAD_BYTES - len(head(b"Content-Length: 0", b"X: ")) + len(END) - 2 + 2)
+    longest = head(b"Content-Length: 0", fill)
+    assert LONGEST_HEAD_BYTES == longest.index(END)
+    assert parsed(longest) == read(longest) is not None
+    assert read(head(b"Content-Length: 0", fill + b"x")) is None
+    lines = [b"X%d: y" % number for number in range(MOST_LINES - 2)]
+    assert read(head(b"Content-Length: 0", *lines[:-1])) == parsed(head(b"Content-Length: 0", *lines[:-1])) is not None
+    assert read(head(b"Content-Length: 0", *lines)) is None
+
+
+def test_lines_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and length; and what is everyone's own is not remembered at all."""
+    monkeypatch.setattr(head_module, "MAX_KNOWN_LINES", 20)
+    reader = HeadReader()
+    for number in range(100):
+        own = (b"X-Forwarded-For: 192.0.2.%d" % number, b"Cookie: %d" % number)
+        assert read(head(b"Content-Length: 0", b"X: %d" % number, *own, b"Y: " + b"y" * 1_100), reader) is not None
+        assert read(head(b"Content-Length: 0").replace(b"demo", b"%d" % number), reader) is not None
+        assert len(reader._lines) <= 20
+        assert len(reader._site_of) <= 20
+    assert not [line for line in reader._lines if line.startswith((b"X-F", b"Cookie", b"Y"))]
+    assert [line for line in reader._lines if line.startswith(b"X: ")]
