@@ -22,6 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_body_bytes": 65536,
         "body_timeout_s": 10,
         "keepalive_timeout_s": 75,
+        "fast_path": True,
         "shutdown_timeout_s": 15,
     },
     "admin": {"host": "127.0.0.1", "port": 9090},
@@ -88,6 +89,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         max_body_bytes = 1
         body_timeout_s = 0.5
         keepalive_timeout_s = 1
+        fast_path = false
         shutdown_timeout_s = 2
         [admin]
         host = "::1"
@@ -127,6 +129,7 @@ def test_every_key_can_be_set(read: Load) -> None:
             "max_body_bytes": 1,
             "body_timeout_s": 0.5,
             "keepalive_timeout_s": 1,
+            "fast_path": False,
             "shutdown_timeout_s": 2,
         },
         "admin": {"host": "::1", "port": 65535},
