@@ -3,8 +3,8 @@
 import gc
 import tracemalloc
 from collections.abc import Callable
-from functools import partial
 from ipaddress import IPv4Address
+from random import Random
 
 import pyarrow as pa
 from rich import box
@@ -16,7 +16,7 @@ from bench.stall import ARRIVAL, NOON_US
 from collector.addresses import parse_address
 from collector.clock import SystemClock
 from collector.config import RateLimit, SiteSettings
-from collector.edge.rate_limit import MAX_BUCKETS, TokenBuckets
+from collector.edge.rate_limit import TokenBuckets, table_bytes
 from collector.events import Event
 from collector.ingest.pipeline import accept
 from collector.journal.buffer import BATCH_ROWS, Buffer
@@ -34,12 +34,13 @@ def held(build: Callable[[], object]) -> tuple[object, int]:
     return built, size_bytes
 
 
-def buckets(flood: int) -> TokenBuckets:
-    """A table after requests from so many addresses."""
-    table = TokenBuckets(RateLimit(), SystemClock())
-    for number in range(flood):
+def buckets(clients: int) -> int:
+    """How many buckets a table still has after so many clients have come within a moment, one request each."""
+    table = TokenBuckets(RateLimit(requests_per_minute=1), SystemClock())
+    addresses = Random(1).sample(range(1 << 32), clients)
+    for number in addresses:
         table.take(IPv4Address(number))
-    return table
+    return len(table)
 
 
 def addresses(count: int) -> None:
@@ -62,10 +63,8 @@ def main() -> None:
     def row(what: str, count: int, size_bytes: float) -> None:
         table.add_row(what, f"{count:,}", f"{size_bytes / count:,.0f}", f"{size_bytes:,.0f}")
 
-    for flood in (MAX_BUCKETS, 5 * MAX_BUCKETS):
-        kept, size_bytes = held(partial(buckets, flood))
-        assert isinstance(kept, TokenBuckets)
-        row(f"token buckets after {flood:,} addresses", len(kept), size_bytes)
+    for clients in (50_000, 100_000, 200_000, 1_000_000):
+        row(f"token buckets after {clients:,} clients", buckets(clients), table_bytes())
     _, size_bytes = held(lambda: addresses(50_000))
     row(
         "cache of parsed addresses after 50,000",

@@ -31,8 +31,7 @@ class SystemClock:
     def now_us(self) -> int:
         return time.time_ns() // 1000
 
-    def monotonic_ns(self) -> int:
-        return time.monotonic_ns()
+    monotonic_ns = staticmethod(time.monotonic_ns)  # itself: a function around it would cost each request 40 ns
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -23,6 +23,7 @@ _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # other letters are sent 
 _ORIGIN = re.compile(
     rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>{_HOST.pattern}|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?"
 )
+MAX_WORKERS = 256
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -67,13 +68,10 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
-def _only(expected: int, why: str) -> AfterValidator:
-    def check(value: int) -> int:
-        if value != expected:
-            raise ValueError(f"should be {expected}: {why}")
+def _workers(value: object) -> int | str:
+    if value == "auto" or (type(value) is int and 1 <= value <= MAX_WORKERS):
         return value
-
-    return AfterValidator(check)
+    raise ValueError(f'should be a number from 1 to {MAX_WORKERS}, or "auto"')
 
 
 # Lists are tuples here, so that nobody changes a setting; `strict=False` at each lets TOML's lists pass as such.
@@ -92,8 +90,8 @@ class Section(BaseModel):
 class Server(Section):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    workers: Annotated[int, _only(1, "this version serves with one process")] = Field(
-        1, description="processes that serve"
+    workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = Field(
+        1, description='processes that serve; `"auto"`: one for each core that this process may use'
     )
     trusted_proxies: tuple[NetworkText, ...] = Field(
         (), strict=False, description="addresses and networks whose `X-Forwarded-For` is believed"
@@ -125,7 +123,8 @@ class Storage(Section):
     journal_max_bytes: int = Field(
         4 * 2**30,
         ge=65536,
-        description="unflushed bytes at which events are refused; with durability `memory` never more than 4 segments",
+        description="unflushed bytes at which events are refused, an equal share for each worker; with durability "
+        "`memory` never more than 4 segments each",
     )
     durability: Literal["fsync", "write", "memory"] = Field(
         "fsync",

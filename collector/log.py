@@ -32,12 +32,12 @@ class FloodFilter(logging.Filter):
         return seen < MAX_ALIKE
 
 
-def set_up_logging(level: int = logging.INFO) -> None:
-    """Send everything from `level` up to stderr."""
+def set_up_logging(level: int = logging.INFO, who: str = "") -> None:
+    """Send everything from `level` up to stderr; `who` tells processes that share it from one another."""
     logging.basicConfig(
         level=level,
         stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
         force=True,
     )

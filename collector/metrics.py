@@ -8,7 +8,8 @@ what became of it are counted together, when the answer is decided, so that
 holds in every scrape, for every site.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -119,6 +120,15 @@ class Metrics:
             "Connections closed because there were too many",
             registry=self.registry,
         )
+        self.workers = Gauge(
+            "collector_workers",
+            "Worker processes: how many there should be, how many serve, how many of them take events",
+            ["state"],
+            registry=self.registry,
+        )
+        self.worker_restarts = Counter(
+            "collector_worker_restarts", "Workers replaced because they died or hung", registry=self.registry
+        )
         self.reloads = Counter("collector_reloads", "Reloads, by outcome", ["outcome"], registry=self.registry)
         for outcome in ("done", "failed"):
             self.reloads.labels(outcome)
@@ -141,23 +151,39 @@ class Metrics:
 
     def snapshot(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], bytes]:
         """A function that renders the numbers of this moment, for a thread to call: it takes a while."""
+        families = self.families(buffered_by_site, gauges)
+        return lambda: page(families())
+
+    def families(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], Iterable[Metric]]:
+        """A function that gives the numbers of this moment, for a thread to call."""
         sites = [(name, counts.received, counts.stored, dict(counts.dropped)) for name, counts in self._sites.items()]
         buffered: dict[str, int] = {}
         for site_id, rows in buffered_by_site.items():
             label = site_id if site_id in self._sites else OTHER_SITES
             buffered[label] = buffered.get(label, 0) + rows
         moment = _Moment(sites, buffered, gauges)
-
-        def render() -> bytes:
-            registry = CollectorRegistry()
-            registry.register(moment)
-            return generate_latest(registry) + generate_latest(self.registry)
-
-        return render
+        return lambda: chain(moment.collect(), self.registry.collect())
 
 
-Gauges = Mapping[str, tuple[str, float]]
-"""Name to (help, value)."""
+Gauges = Mapping[str, tuple[str, float | Callable[[], float]]]
+"""Name to (help, value); what takes long to look up may be a function, for the thread that renders."""
+
+
+def page(families: Iterable[Metric]) -> bytes:
+    """The families as Prometheus reads them."""
+    registry = CollectorRegistry()
+    registry.register(_Given(families))
+    return generate_latest(registry)
+
+
+class _Given(Collector):
+    """Families that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _Moment(Collector):
@@ -183,7 +209,7 @@ class _Moment(Collector):
             waiting.add_metric([site], self._buffered.get(site, 0))
         yield from (received, stored, dropped, waiting)
         for name, (text, value) in self._gauges.items():
-            yield GaugeMetricFamily(name, text, value=value)
+            yield GaugeMetricFamily(name, text, value=value() if callable(value) else value)
         build = GaugeMetricFamily("collector_build_info", "What is running", labels=["version", "contract"])
         build.add_metric([VERSION, CONTRACT_HASH], 1)
         yield build

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_body_bytes": 65536,
         "body_timeout_s": 10,
         "keepalive_timeout_s": 75,
+        "fast_path": True,
         "shutdown_timeout_s": 15,
     },
     "admin": {"host": "127.0.0.1", "port": 9090},
@@ -88,6 +89,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         max_body_bytes = 1
         body_timeout_s = 0.5
         keepalive_timeout_s = 1
+        fast_path = false
         shutdown_timeout_s = 2
         [admin]
         host = "::1"
@@ -127,6 +129,7 @@ def test_every_key_can_be_set(read: Load) -> None:
             "max_body_bytes": 1,
             "body_timeout_s": 0.5,
             "keepalive_timeout_s": 1,
+            "fast_path": False,
             "shutdown_timeout_s": 2,
         },
         "admin": {"host": "::1", "port": 65535},
@@ -210,8 +213,9 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + "[rate_limit]\nipv6_prefix = 129", "rate_limit.ipv6_prefix: "),
         (SITE + '[privacy]\nclient_ip = "all"', "privacy.client_ip: should be 'none', 'truncate', 'hash' or 'full'"),
         (SITE + '[storage]\ndurability = "disk"', "storage.durability: should be 'fsync', 'write' or 'memory'"),
-        # What this version does not have is refused, not ignored.
-        (SITE + "[server]\nworkers = 2", "server.workers: should be 1: "),
+        (SITE + "[server]\nworkers = 0", 'server.workers: should be a number from 1 to 256, or "auto"; got 0'),
+        (SITE + "[server]\nworkers = true", "server.workers: should be a number from 1 to 256"),
+        (SITE + '[server]\nworkers = "all"', "server.workers: should be a number from 1 to 256"),
         # Site ids become directory names.
         ('[sites."a b"]', "sites.a b: a site id should be 1 to 64 of A-Z a-z 0-9 _ -"),
         ('[sites."../x"]', "sites.../x: a site id should be"),

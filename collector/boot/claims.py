@@ -4,6 +4,7 @@ import fcntl
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,11 @@ MAX_CONNECTIONS = 10_000
 # so many in each round of the event loop, and one that must go is closed five rounds later.
 ACCEPTED_TOGETHER = 32
 OTHER_DESCRIPTORS = 512
+
+# How long a start waits for the workers of a supervisor that was killed: they drain, and then the lock and the ports
+# are free. If they need longer, the next start finds them gone.
+PATIENCE_S = 5.0
+_POLL_S = 0.05
 
 BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
 
@@ -35,8 +41,8 @@ def max_connections() -> int:
 
 
 @contextmanager
-def owned(data_dir: Path) -> Iterator[None]:
-    """Make and lock the data_dir; the lock dies with the process. Raises StartError."""
+def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[int]:
+    """Make and lock the data_dir; the descriptor of the lock, which dies with all who have it. Raises StartError."""
     try:
         make_folder(data_dir.absolute())
         with suppress(PermissionError):  # whoever made it may have been killed before its sync
@@ -50,15 +56,25 @@ def owned(data_dir: Path) -> Iterator[None]:
     except OSError as exc:
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
     try:
+        _lock(descriptor, data_dir, patience_s)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, data_dir: Path, patience_s: float) -> None:
+    until = time.monotonic() + patience_s
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StartError(f"data_dir {data_dir}: another collector is using it") from None
+            if time.monotonic() >= until:
+                raise StartError(f"data_dir {data_dir}: another collector is using it") from None
+            time.sleep(_POLL_S)
         except OSError as exc:  # some network file systems lend no locks
             raise StartError(f"data_dir {data_dir}: cannot be locked: {exc.strerror}") from None
-        yield
-    finally:
-        os.close(descriptor)
+        else:
+            return
 
 
 def listen(host: str, port: int, section: str) -> socket.socket:

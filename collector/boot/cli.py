@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector import VERSION
-from collector.boot import commands
 from collector.boot.claims import StartError
+from collector.boot.serve import serve, serve_as_worker
 from collector.config_file import ConfigError
 from collector.events import CONTRACT_HASH
 
@@ -23,8 +23,8 @@ DEFAULT_CONFIG = Path("collector.toml")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
     try:
-        arguments = _parser().parse_args(argv)
-        code: int = arguments.run(arguments)
+        argv = sys.argv[1:] if argv is None else argv
+        code = _run(_parser().parse_args(argv), argv)
         sys.stdout.flush()
     except ConfigError as exc:
         for line in exc.errors:
@@ -42,18 +42,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    match arguments.command:
+        case "serve":
+            return serve(arguments.config, argv)
+        case "worker":
+            return serve_as_worker(arguments.control)
+    from collector.boot import commands  # and with it pyarrow, only now: a supervisor never needs it
+
+    match arguments.command:
+        case "check-config":
+            return commands.check_config(arguments.file)
+        case "validate":
+            return commands.validate(arguments.file, arguments.site, arguments.config)
+        case "inspect":
+            return commands.inspect(arguments.path, arguments.rows)
+        case "recover":
+            return commands.recover(arguments.config)
+        case "expire":
+            return commands.expire(arguments.older_than, arguments.config)
+        case _:
+            return commands.schema(parquet=arguments.parquet)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
     parser.add_argument("--version", action="version", version=f"collector {VERSION}, contract {CONTRACT_HASH}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     serve = subparsers.add_parser("serve", help="run until SIGTERM; drains, flushes, exits 0")
     serve.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    serve.set_defaults(run=lambda arguments: commands.serve(arguments.config))
+
+    worker = subparsers.add_parser("worker")  # for a supervisor: in no help
+    worker.add_argument("number", type=int)  # for whoever reads a list of processes
+    worker.add_argument("control", type=int)
 
     check = subparsers.add_parser("check-config", help="exit 0, or print every error and exit 2")
     check.add_argument("file", type=Path, metavar="FILE")
-    check.set_defaults(run=lambda arguments: commands.check_config(arguments.file))
 
     validate = subparsers.add_parser(
         "validate", help="newline-delimited events: what would become of each; nothing is stored"
@@ -61,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
     validate.add_argument("--site", metavar="ID", help="judge by this site's settings; default: a site without any")
     validate.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    validate.set_defaults(run=lambda arguments: commands.validate(arguments.file, arguments.site, arguments.config))
 
     inspect = subparsers.add_parser(
         "inspect", help="what is in a data_dir, a segment or a part: rows, times, sizes, health"
@@ -70,24 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--rows", type=int, default=0, metavar="N", help="print the newest N events too, as JSON lines"
     )
-    inspect.set_defaults(run=lambda arguments: commands.inspect(arguments.path, arguments.rows))
 
     recover = subparsers.add_parser("recover", help="turn left-over segments into parts without serving")
     recover.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    recover.set_defaults(run=lambda arguments: commands.recover(arguments.config))
 
     expire = subparsers.add_parser("expire", help="drop the parts of days that are over; also while a collector serves")
     expire.add_argument(
         "--older-than", type=_days, required=True, metavar="DAYS", help="such as 400d: days before the last 400 ones"
     )
     expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    expire.set_defaults(run=lambda arguments: commands.expire(arguments.older_than, arguments.config))
 
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
     which = schema.add_mutually_exclusive_group(required=True)
     which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
     which.add_argument("--parquet", action="store_true", help="the columns of a part")
-    schema.set_defaults(run=lambda arguments: commands.schema(parquet=arguments.parquet))
     return parser
 
 

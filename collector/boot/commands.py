@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,6 @@ from typing import BinaryIO
 
 from rich.progress import wrap_file
 
-from collector.boot import worker
 from collector.boot.claims import StartError, owned
 from collector.boot.inspect import inspect, shown
 from collector.boot.stages import build_stages
@@ -27,15 +25,7 @@ from collector.parts.expire import expire as drop_days
 from collector.parts.table import EVENT_SCHEMA
 from collector.sites import Site, build_site
 
-__all__ = ["check_config", "expire", "inspect", "recover", "schema", "serve", "validate"]
-
-
-def serve(config_file: Path) -> int:
-    """Run until SIGTERM."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
-    config = load(config_file)
-    set_up_logging()
-    return worker.serve(config, config_file)
+__all__ = ["check_config", "expire", "inspect", "recover", "schema", "validate"]
 
 
 def check_config(file: Path) -> int:

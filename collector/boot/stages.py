@@ -1,10 +1,13 @@
 """The stages of one process, built from the last to the first and handed to one another."""
 
+import asyncio
 import errno
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
+from prometheus_client.core import Metric
 
 from collector.addresses import AddressSet
 from collector.clock import Clock
@@ -13,7 +16,7 @@ from collector.edge.app import Traffic, build_app
 from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.ops import build_admin
 from collector.edge.ordinary import OrdinaryRequests
-from collector.edge.rate_limit import TokenBuckets
+from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import replay
 from collector.journal.flush import SegmentFlush
@@ -25,11 +28,10 @@ from collector.journal.segment import SegmentStore
 from collector.metrics import Gauges, Metrics
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
+from collector.share import ALONE, Share
 from collector.sites import build_sites
 
 log = logging.getLogger(__name__)
-
-WORKER = "0"
 
 # What time or an operator's hand can heal while we run; anything else at start is a data_dir that cannot be used.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
@@ -48,6 +50,7 @@ class Stages:
     endpoint: CollectEndpoint
     traffic: Traffic
     ordinary: OrdinaryRequests | None
+    share: Share
 
     def open(self) -> None:
         """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
@@ -71,10 +74,23 @@ class Stages:
         return build_app(self.endpoint, self.traffic)
 
     def admin_app(self) -> web.Application:
-        return build_admin(self.journal, self.metrics, self.gauges)
+        return build_admin(self)
+
+    def refusal(self) -> str | None:
+        return None if self.journal.can_append() else self.journal.refusing_because()
+
+    async def metrics_page(self) -> bytes:
+        # In a thread: 18,000 series take 0.15 s, and an event must not wait for them.
+        return await asyncio.to_thread(self.metrics.snapshot(self.journal.buffered_by_site(), self.gauges()))
+
+    def families(self) -> Callable[[], Iterable[Metric]]:
+        """The numbers of this moment, for a thread to look through."""
+        return self.metrics.families(self.journal.buffered_by_site(), self.gauges())
 
     def gauges(self) -> Gauges:
         """The numbers that are looked up when someone asks."""
+        self.metrics.workers.labels("serving").set(1)
+        self.metrics.workers.labels("ready").set(int(self.journal.can_append()))
         return {
             "collector_buffered_bytes": (
                 "What the unpublished events are charged for",
@@ -87,51 +103,59 @@ class Stages:
             ),
             "collector_newer_segments": ("Segments that only a later version can read", self.store.newer),
             "collector_rate_limit_clients": (
-                "Clients with a token bucket of their own",
-                len(self.endpoint.rules.buckets),
+                "Clients whose token bucket is not full",
+                # Several workers share the table, and their supervisor looks into it.
+                self.endpoint.rules.buckets.__len__ if self.share == ALONE else 0,
             ),
             "collector_requests_under_way": ("Requests being answered", self.traffic.under_way),
             "collector_ready": ("1 while events are taken", int(self.journal.can_append())),
         }
 
 
-def build_stages(config: Config, clock: Clock) -> Stages:
-    """Everything but sockets and signals. Touches no disk."""
+def build_stages(config: Config, clock: Clock, share: Share = ALONE, table: BucketTable | None = None) -> Stages:
+    """Everything but sockets and signals, of one of several workers. Touches no disk."""
     storage = config.storage
+    journal_max_bytes = share.of(storage.journal_max_bytes)
     metrics = Metrics()
     folders = Folders(storage.data_dir)
-    writer = PartWriter(folders, WORKER, compression=storage.compression)
-    store = SegmentStore(folders, WORKER, by_site="site" in storage.partition_by, durability=storage.durability)
-    flush_segment = SegmentFlush(store, writer, Quarantine(folders, WORKER, metrics), replay)
+    writer = PartWriter(folders, share.folder, compression=storage.compression, adopts=share.adopts)
+    store = SegmentStore(
+        folders,
+        share.folder,
+        by_site="site" in storage.partition_by,
+        durability=storage.durability,
+        adopts=share.adopts,
+    )
+    flush_segment = SegmentFlush(store, writer, Quarantine(folders, share.folder, metrics), replay)
     journal = Journal(
         store,
-        segment_max_bytes=storage.segment_max_bytes,
-        journal_max_bytes=storage.journal_max_bytes,
+        segment_max_bytes=min(storage.segment_max_bytes, journal_max_bytes),
+        journal_max_bytes=journal_max_bytes,
         clock=clock,
         metrics=metrics,
     )
-    rejects = Rejects(enabled=storage.rejected_max_bytes > 0)
+    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, share=share)
     flusher = Flusher(
         journal,
         flush_segment,
         rejects,
-        RejectedStore(writer, storage.rejected_max_bytes),
+        RejectedStore(writer, storage.rejected_max_bytes, share),
         interval_s=storage.flush_interval_s,
         clock=clock,
         metrics=metrics,
     )
-    endpoint = CollectEndpoint(build_rules(config, clock), journal, rejects, metrics, clock)
+    rules = build_rules(config, clock, table or BucketTable())
+    endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
     traffic = Traffic()
     ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
-    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, traffic, ordinary)
+    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, traffic, ordinary, share)
 
 
-def build_rules(config: Config, clock: Clock, present: Rules | None = None) -> Rules:
-    """What requests are judged by. Buckets live on where the `present` rules have the same limit."""
-    keep = present is not None and present.buckets.limit == config.rate_limit
+def build_rules(config: Config, clock: Clock, table: BucketTable) -> Rules:
+    """What requests are judged by. What is in the table stays there, whatever the limit was."""
     return Rules(
         sites=build_sites(config.sites),
-        buckets=present.buckets if present is not None and keep else TokenBuckets(config.rate_limit, clock),
+        buckets=TokenBuckets(config.rate_limit, clock, table),
         trusted_proxies=AddressSet(config.server.trusted_proxies),
         client_ip=client_ip_policy(config.privacy.client_ip, config.storage.data_dir),
         max_body_bytes=config.server.max_body_bytes,

@@ -1,37 +1,38 @@
-"""The worker: one process that serves, from its configuration to its exit code.
+"""The worker: a process that serves, from its configuration to its exit code.
 
-Start: claim the data_dir and both ports, build the stages, listen.
-Stop (SIGTERM, SIGINT): take no new connections, answer what is under way, publish everything, exit 0. A second
-signal exits at once.
+Start: build the stages, listen. Stop: take no new connections, answer what is under way, publish everything, exit 0.
+Who tells it when, and who starts it again, is its boss: signals and an operator (collector/boot/alone.py), or a
+supervisor of several (collector/boot/supervised.py).
 """
 
 import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import NoReturn, Protocol
 
 import aiofiles.os
 import uvloop
 from aiohttp import web
 
-from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, listen, max_connections, owned, url
+from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, max_connections
+from collector.boot.door import Crowds, Door
 from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
-from collector.clock import Clock, SystemClock
+from collector.clock import Clock
 from collector.config import Config
-from collector.config_file import ConfigError, load
+from collector.edge.rate_limit import BucketTable
 from collector.edge.server import Server, fits
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire
 from collector.parts.table import to_batch
+from collector.share import ALONE, Share
 
 log = logging.getLogger(__name__)
 
@@ -48,59 +49,92 @@ GIL_SWITCH_S = 0.001
 LAST_REQUESTS_S = 0.2
 
 
-def serve(config: Config, config_file: Path) -> int:
-    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError."""
-    data_dir = config.storage.data_dir
-    with owned(data_dir):
-        clock = SystemClock()
-        stages = build_stages(config, clock)
-        try:
-            stages.open()
-        except OSError as exc:
-            raise StartError(f"data_dir {data_dir}: {exc.strerror}: {exc.filename}") from None
-        except SegmentBroken as exc:
-            raise StartError(str(exc)) from None
-        with (
-            listen(config.server.host, config.server.port, "server") as public,
-            listen(config.admin.host, config.admin.port, "admin") as admin,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            return runner.run(Worker(config, config_file, stages, clock).run(public, admin))
+class Boss(Protocol):
+    """Who a worker listens to."""
+
+    def attached(self, worker: "Worker") -> AbstractAsyncContextManager[None]:
+        """Be there from before the worker serves until it has drained."""
+        ...
+
+    async def orders(self, worker: "Worker") -> None:
+        """Give orders while the worker serves; may only end by failing, which ends the worker too."""
+        ...
+
+    def serving(self) -> None:
+        """Hear that the worker serves."""
+        ...
+
+
+def open_stages(config: Config, clock: Clock, share: Share = ALONE, table: BucketTable | None = None) -> Stages:
+    """The stages of a worker whose data_dir is locked. Raises StartError."""
+    stages = build_stages(config, clock, share, table)
+    try:
+        stages.open()
+    except OSError as exc:
+        raise StartError(f"data_dir {config.storage.data_dir}: {exc.strerror}: {exc.filename}") from None
+    except SegmentBroken as exc:
+        raise StartError(str(exc)) from None
+    return stages
+
+
+def run(worker: "Worker", public: socket.socket, boss: Boss) -> int:
+    """Run it in an event loop of its own. The exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(worker.run(public, boss))
 
 
 class Worker:
     """The life of one serving process."""
 
-    def __init__(self, config: Config, config_file: Path, stages: Stages, clock: Clock) -> None:
+    def __init__(self, config: Config, stages: Stages, clock: Clock, crowds: Crowds | None = None) -> None:
+        self.stages = stages
+        self._crowds = crowds  # of the workers that share the socket, if there are any
         self._config = config
-        self._config_file = config_file
-        self._stages = stages
         self._clock = clock
         self._stop = asyncio.Event()
-        self._told_to_reload = asyncio.Event()
 
-    async def run(self, public: socket.socket, admin: socket.socket) -> int:
+    async def run(self, public: socket.socket, boss: Boss) -> int:
         """Serve until told to stop, then drain. The exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
-        loop.add_signal_handler(signal.SIGINT, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
         await self._check_disk()
-        async with self._serving_admin(admin):
+        async with boss.attached(self):
             async with self._serving_public(public):
-                failed = await self._until_stopped()
+                boss.serving()
+                failed = await self._until_stopped(boss)
             code = await self._drain()
         return 1 if failed else code
 
+    def stop(self) -> None:
+        """Drain and end; once is enough."""
+        self._stop.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def exit_at_once(self) -> NoReturn:
+        """For whoever does not want to wait for the drain."""
+        journal = self.stages.journal
+        fate = "are lost" if journal.in_memory else "stay in the journal"
+        log.error("second signal: exiting at once; %d events %s", journal.unpublished_rows, fate)
+        sys.stderr.flush()
+        os._exit(1)
+
+    async def take_over(self, config: Config) -> None:
+        """Judge requests by this configuration from now on."""
+        endpoint = self.stages.endpoint
+        table = endpoint.rules.buckets.table
+        endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, table)
+        self._config = config
+
     async def _drain(self) -> int:
         """Publish what can be. The exit code: 1 if events are lost, or not known to be safe."""
-        journal, patience_s = self._stages.journal, self._config.server.shutdown_timeout_s
+        journal, patience_s = self.stages.journal, self._config.server.shutdown_timeout_s
         if journal.broken.is_set():
             log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
             return 1
         try:
-            lost = await self._stages.flusher.drain(patience_s)
+            lost = await self.stages.flusher.drain(patience_s)
         except TimeoutError:
             log.error("the disk does not answer: exiting; every acknowledged event is in the journal")
             sys.stderr.flush()
@@ -116,54 +150,50 @@ class Worker:
         return 1 if lost or journal.broken.is_set() else 0
 
     @asynccontextmanager
-    async def _serving_admin(self, bound: socket.socket) -> AsyncIterator[None]:
-        """The admin listener: the first to open and the last to close, so that a drain can be watched."""
-        runner = web.AppRunner(self._stages.admin_app(), access_log=None)
-        await runner.setup()
-        await web.SockSite(runner, bound).start()
-        log.info("admin on %s", url(bound))
-        yield
-        await runner.cleanup()
-
-    @asynccontextmanager
     async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
         """The public listener; on leaving, the requests under way are answered."""
-        server, traffic = self._config.server, self._stages.traffic
-        app = web.AppRunner(self._stages.public_app())
+        server, traffic = self._config.server, self.stages.traffic
+        app = web.AppRunner(self.stages.public_app())
         await app.setup()
-        listener = web.ServerRunner(
-            Server(
-                app,
-                self._stages.metrics,
-                keepalive_timeout_s=server.keepalive_timeout_s,
-                max_connections=max_connections(),
-                ordinary=self._stages.ordinary if fits() else None,
-            ),
-            shutdown_timeout=0.1,  # what had time to finish has had it by then; aiohttp waits twice
+        connections = Server(
+            app,
+            self.stages.metrics,
+            keepalive_timeout_s=server.keepalive_timeout_s,
+            max_connections=max_connections(),
+            ordinary=self.stages.ordinary if fits() else None,
         )
+        # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
+        listener = web.ServerRunner(connections, shutdown_timeout=0.1)
         await listener.setup()
-        site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
-        await site.start()
-        bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+        if self._crowds is None:
+            site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
+            await site.start()
+            bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+        else:
+            worker = self.stages.share.worker
+            door = Door(bound, connections, lambda: connections.open_connections, self._crowds, worker)
+            door.open()
         warm_up()
-        log.info("listening on %s", url(bound))
         yield
         log.info("draining: %d requests under way", traffic.under_way)
         traffic.draining = True
-        await site.stop()
+        if self._crowds is None:
+            await site.stop()
+        else:
+            door.close()
         await self._last_requests(server.shutdown_timeout_s)
         await listener.cleanup()
         await app.cleanup()
 
-    async def _until_stopped(self) -> bool:
+    async def _until_stopped(self, boss: Boss) -> bool:
         """Do every duty until a signal says stop; True if one of them ended by itself, or the journal broke."""
         duties = (
-            self._stages.flusher.run(),
-            self._stages.journal.broken.wait(),
+            self.stages.flusher.run(),
+            self.stages.journal.broken.wait(),
             self._watch_disk(),
-            watch_lag(self._stages.metrics.loop_lag_seconds),
+            watch_lag(self.stages.metrics.loop_lag_seconds),
             self._expire_hourly(),
-            self._reload_when_told(),
+            boss.orders(self),
         )
         background = [asyncio.create_task(duty) for duty in duties]
         stop = asyncio.create_task(self._stop.wait())
@@ -182,62 +212,30 @@ class Worker:
         await self._clock.sleep(LAST_REQUESTS_S)
         try:
             async with asyncio.timeout(patience_s):
-                await self._stages.traffic.idle()
+                await self.stages.traffic.idle()
         except TimeoutError:
-            log.warning("%d requests were not finished in %g s", self._stages.traffic.under_way, patience_s)
-
-    def _on_stop(self) -> None:
-        if self._stop.is_set():
-            journal = self._stages.journal
-            fate = "are lost" if journal.in_memory else "stay in the journal"
-            log.error("second signal: exiting at once; %d events %s", journal.unpublished_rows, fate)
-            sys.stderr.flush()
-            os._exit(1)
-        self._stop.set()
-
-    async def _reload_when_told(self) -> None:
-        """SIGHUP: sites and limits change at once; a bad file changes nothing."""
-        while True:
-            await self._told_to_reload.wait()
-            self._told_to_reload.clear()
-            await self._reload()
-
-    async def _reload(self) -> None:
-        reloads, endpoint = self._stages.metrics.reloads, self._stages.endpoint
-        try:
-            # In a thread: a file of 10,000 sites takes 0.8 s.
-            config = await asyncio.to_thread(load, self._config_file)
-        except ConfigError as exc:
-            reloads.labels("failed").inc()
-            for line in exc.errors:
-                log.error("reload: nothing changed: %s", line)
-            return
-        for name in _needs_restart(self._config, config):
-            log.warning("reload: %s changes only with a restart", name)
-        endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, endpoint.rules)
-        reloads.labels("done").inc()
-        log.info("reloaded: %d sites", len(config.sites))
+            log.warning("%d requests were not finished in %g s", self.stages.traffic.under_way, patience_s)
 
     async def _watch_disk(self) -> None:
         while True:
             await self._clock.sleep(DISK_CHECK_S)
             await self._check_disk()
-            await self._stages.journal.mend()
+            await self.stages.journal.mend()
 
     async def _expire_hourly(self) -> None:
         storage = self._config.storage
         while True:
-            if storage.retention_days:
+            if storage.retention_days and self.stages.share.is_first:
                 today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
                 try:
                     dropped = await asyncio.to_thread(expire, storage.data_dir, today, storage.retention_days)
-                    self._stages.metrics.expired_parts.inc(dropped)
+                    self.stages.metrics.expired_parts.inc(dropped)
                 except OSError as exc:
                     log.warning("days could not be dropped; tried again in an hour: %s", exc)
             await self._clock.sleep(EXPIRE_EVERY_S)
 
     async def _check_disk(self) -> None:
-        storage, journal = self._config.storage, self._stages.journal
+        storage, journal = self._config.storage, self.stages.journal
         trouble = None
         try:
             disk = await aiofiles.os.statvfs(storage.data_dir)
@@ -263,14 +261,3 @@ def warm_up() -> None:
     # with 10,000 sites 200 ms.
     gc.collect()
     gc.freeze()
-
-
-def _needs_restart(old: Config, new: Config) -> list[str]:
-    """The changed settings that a running worker cannot take over."""
-    live = {"max_body_bytes", "body_timeout_s", "trusted_proxies"}
-    return [
-        f"{section}.{key}"
-        for section in ("server", "admin", "storage")
-        for key in type(getattr(old, section)).model_fields
-        if key not in live and getattr(getattr(old, section), key) != getattr(getattr(new, section), key)
-    ]

@@ -1,7 +1,6 @@
 """The admin application: is it alive, can it store, what did it count, what is it."""
 
-import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 import ujson
 from aiohttp import web
@@ -10,11 +9,21 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from collector import VERSION
 from collector.edge.openapi import openapi
 from collector.events import CONTRACT_HASH
-from collector.journal.journal import Journal
-from collector.metrics import Gauges, Metrics
 
 
-def build_admin(journal: Journal, metrics: Metrics, gauges: Callable[[], Gauges]) -> web.Application:
+class Watched(Protocol):
+    """What the admin application tells of: one worker, or all of them."""
+
+    def refusal(self) -> str | None:
+        """Why no event would be taken now, for a person; None if it would."""
+        ...
+
+    async def metrics_page(self) -> bytes:
+        """Every number, as Prometheus reads it."""
+        ...
+
+
+def build_admin(watched: Watched) -> web.Application:
     """The admin application. It belongs on loopback: it asks nobody who they are."""
     page = ujson.dumps(openapi(), indent=2, escape_forward_slashes=False)
 
@@ -22,15 +31,13 @@ def build_admin(journal: Journal, metrics: Metrics, gauges: Callable[[], Gauges]
         return web.Response(text="alive\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        if journal.can_append():
+        refusal = watched.refusal()
+        if refusal is None:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"not ready: {journal.refusing_because()}\n")
+        return web.Response(status=503, text=f"not ready: {refusal}\n")
 
     async def numbers(request: web.Request) -> web.Response:
-        render = metrics.snapshot(journal.buffered_by_site(), gauges())
-        # In a thread: 18,000 series take 0.15 s, and an event must not wait for them.
-        body = await asyncio.to_thread(render)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        return web.Response(body=await watched.metrics_page(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def version(request: web.Request) -> web.Response:
         return web.json_response({"version": VERSION, "contract": CONTRACT_HASH})

@@ -234,6 +234,11 @@ class Server(web.Server):
         connection.ordinary = self._ordinary
         return connection
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are. (`connections` would list them.)"""
+        return len(self._connections)
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection; where there are too many, one of the oldest that is idle makes room, or else it goes."""
         super().connection_made(handler, transport)

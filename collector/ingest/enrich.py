@@ -1,5 +1,6 @@
 """What the collector adds to an event: the time as a timestamp, and as much of the client as it may keep."""
 
+import fcntl
 import hashlib
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from collector.addresses import Address
 from collector.clock import SECONDS_PER_DAY, US_PER_DAY, US_PER_S
+from collector.publish.local import open_folder
 
 # RFC 3339 section 5.6, with two liberties: the offset may be missing (then it is UTC), and a blank may
 # stand for the T (its own note allows that). datetime.fromisoformat takes far more than this.
@@ -65,9 +67,9 @@ def _truncate(address: Address) -> str:
 class _DailyHash:
     """A keyed hash of the address under a key that lives for one UTC day.
 
-    The key's file holds the day's number (8 bytes, big-endian) and 32 random bytes. A restart finds it, so
-    a client keeps its hash through the day; the next day's key overwrites it, and then nobody can tell any
-    more which address a hash was. Losing it costs no event, so it is not synced.
+    The key's file holds the day's number (8 bytes, big-endian) and 32 random bytes. A restart finds it, and so does
+    every worker, so a client keeps its hash through the day; the next day's key overwrites it, and then nobody can tell
+    any more which address a hash was. Losing it costs no event, so it is not synced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,12 +84,19 @@ class _DailyHash:
         return hashlib.blake2b(address.packed, key=self._key, digest_size=16).hexdigest()
 
     def _key_of(self, day: int) -> bytes:
+        """The key of that day, made if need be: by one worker, while the others wait."""
+        with open_folder(self._path.parent) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # gone when the descriptor is closed
+            return self._kept_or_made(day)
+
+    def _kept_or_made(self, day: int) -> bytes:
         stamp = day.to_bytes(8, "big")
         try:
             kept = self._path.read_bytes()
         except FileNotFoundError:
             kept = b""
-        if kept.startswith(stamp) and len(kept) == 40:
+        # At midnight one worker may be a moment ahead of another, whose last event must not take the new key away.
+        if kept[:8] in (stamp, (day + 1).to_bytes(8, "big")) and len(kept) == 40:
             return kept[8:]
         key = os.urandom(32)
         fresh = self._path.with_suffix(".new")

@@ -16,6 +16,7 @@ from collector.clock import US_PER_DAY, US_PER_S
 from collector.parts.naming import REJECTED, new_segment_id
 from collector.parts.table import REJECTED_SCHEMA, record_batch
 from collector.parts.writer import Group, PartWriter
+from collector.share import ALONE, Share
 
 # A broken page sends the same mistake again and again: 1,000 examples a minute show it, and leave room for other sites.
 SITE_MAX_PER_MINUTE = 1_000
@@ -35,8 +36,9 @@ class Rejected:
 class Rejects:
     """What waits to be written to `rejected/`. The event loop's thread owns it."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, enabled: bool, share: Share = ALONE) -> None:
         self._enabled = enabled
+        self._share = share
         self._waiting: dict[Group, list[Rejected]] = {}
         self._waiting_bytes = 0
         self._minute = 0
@@ -50,9 +52,9 @@ class Rejects:
             self._of_site.clear()
         if (
             not self._enabled
-            or self._waiting_bytes + len(rejected.body) > MAX_WAITING_BYTES
-            or self._of_site[site_id] >= SITE_MAX_PER_MINUTE
-            or self._of_site.total() >= MAX_PER_MINUTE
+            or self._waiting_bytes + len(rejected.body) > self._share.of(MAX_WAITING_BYTES)
+            or self._of_site[site_id] >= self._share.of(SITE_MAX_PER_MINUTE)
+            or self._of_site.total() >= self._share.of(MAX_PER_MINUTE)
         ):
             return False
         self._of_site[site_id] += 1
@@ -67,38 +69,39 @@ class Rejects:
 
 
 class RejectedStore:
-    """The files of `rejected/`, kept below `max_bytes`. Runs in the flush thread."""
+    """The files of `rejected/`, kept below `max_bytes` by all workers together. Runs in the flush thread."""
 
-    def __init__(self, writer: PartWriter, max_bytes: int) -> None:
+    def __init__(self, writer: PartWriter, max_bytes: int, share: Share = ALONE) -> None:
         self._writer = writer
         self._root = writer.data_dir / REJECTED
         self._max_bytes = max_bytes
-        self._size_bytes: int | None = None  # not known until the folder was looked through
+        self._share = share
+        self._left_bytes = -1  # our share of the room there was; below 0 the folder must be looked through (again)
 
     def write(self, taken: dict[Group, list[Rejected]]) -> int:
         """Publish what was taken, drop the oldest if it is too much, and return the rows. Raises OSError."""
         name = new_segment_id()
-        if self._size_bytes is None:
-            self._size_bytes = sum(size for _, _, size, _ in self._files())
         rows = 0
         for group, rejects in sorted(taken.items()):
             part = self._writer.write_rejected(name, group, _to_batch(rejects))
-            self._size_bytes += part.size_bytes
+            self._left_bytes -= part.size_bytes
             rows += part.rows
-        if self._size_bytes > self._max_bytes:
-            self._drop_oldest()
+        if self._left_bytes < 0:
+            self._left_bytes = self._share.of(self._max_bytes - self._drop_oldest())
         return rows
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self) -> int:
+        """Drop what is too much; the size of what is left, whoever wrote it."""
         files = sorted(self._files())
-        self._size_bytes = sum(size for _, _, size, _ in files)
+        size_bytes = sum(size for _, _, size, _ in files)
         for _, _, size, path in files:
-            if self._size_bytes <= self._max_bytes:
+            if size_bytes <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
-            self._size_bytes -= size
+            size_bytes -= size
             with suppress(OSError):  # the day still has parts
                 path.parent.rmdir()
+        return size_bytes
 
     def _files(self) -> Iterator[tuple[str, int, int, Path]]:
         """(day, time of writing, size, path) of every part: in this order the oldest comes first."""

@@ -159,8 +159,10 @@ class SegmentStore:
         *,
         by_site: bool,
         durability: str,
+        adopts: Callable[[str], bool] = lambda folder: True,
         new_id: Callable[[], str] = new_segment_id,
     ) -> None:
+        """`worker` names the folder of its own segments; `adopts` tells whose left-over ones it takes over."""
         self.by_site = by_site
         self.durability = durability
         self.new_id = new_id
@@ -168,6 +170,7 @@ class SegmentStore:
         self._folders = folders
         self._root = folders.root / JOURNAL
         self._own = self._root / worker
+        self._adopts = adopts
 
     def create(self) -> SegmentFile:
         """A new open segment, whose name a power cut does not take. Raises OSError, SegmentBroken."""
@@ -188,7 +191,7 @@ class SegmentStore:
         return SegmentFile(path, descriptor, segment_id, fsync=self.durability == "fsync")
 
     def left_over(self) -> list[Segment]:
-        """The segments of dead processes, whatever worker they were of, oldest first. Raises OSError."""
+        """The segments that dead processes left in folders which are ours to adopt, oldest first. Raises OSError."""
         self.newer = 0
         segments = []
         for path in sorted(self._files(), key=lambda path: path.name):
@@ -214,6 +217,8 @@ class SegmentStore:
     def _files(self) -> Iterator[Path]:
         """What is in the folders of all workers. Raises OSError: `glob` passes over a folder that it may not read."""
         for worker in self._root.iterdir() if self._root.exists() else ():
+            if not self._adopts(worker.name):
+                continue
             if worker.is_dir():
                 yield from worker.iterdir()
             else:

@@ -50,7 +50,10 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
 def sweep(trash: Path) -> None:
     """Delete what is in the folder, if it is there. The folder stays: a full disk might not give it back."""
     for left in trash.glob("*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _days_before(data_dir: Path, before: date) -> Iterator[Path]:

@@ -5,8 +5,7 @@ open hidden files too, so nothing unfinished may lie beside finished parts), syn
 which collector wrote it, after which contract, from which segment, and how many rows it has.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -57,6 +56,7 @@ class PartWriter:
     folders: Folders
     worker: str
     compression: str
+    adopts: Callable[[str], bool] = lambda folder: True  # whose half-written files in `staging/` may be swept
 
     @property
     def data_dir(self) -> Path:
@@ -67,15 +67,11 @@ class PartWriter:
         return self.data_dir / STAGING / self.worker
 
     def prepare(self) -> None:
-        """Make the folders, and sweep what a killed process left half written. Raises OSError."""
-        expired = self.data_dir / STAGING / EXPIRED
-        sweep(expired)
-        for left in self.staging.glob("*"):  # not the folder itself: a full disk might not give it back
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-        for folder in (self.staging, self.data_dir / EVENTS, expired):
+        """Make the folders, and sweep what killed processes left half written or half deleted. Raises OSError."""
+        for folder in (self.data_dir / STAGING).glob("*"):
+            if self.adopts(folder.name):
+                sweep(folder)
+        for folder in (self.staging, self.data_dir / EVENTS, self.data_dir / STAGING / EXPIRED):
             self.folders.make(folder)
 
     def write_events(

@@ -193,9 +193,9 @@ async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wi
     assert 201 == (await wire.ask(request(body(), ORIGIN))).status
     endpoint = collector.stages.endpoint
     sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
-    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules)
+    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules.buckets.table)
     assert 403 == (await wire.ask(request(body(), ORIGIN))).status
-    endpoint.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, endpoint.rules)
+    endpoint.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, endpoint.rules.buckets.table)
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 

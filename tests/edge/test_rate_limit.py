@@ -1,6 +1,10 @@
 """The rate limit: as many requests as a bucket and its refill allow, exactly, in bounded memory."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -8,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.addresses import Address
+from collector.clock import SystemClock
 from collector.config import RateLimit
-from collector.edge.rate_limit import TokenBuckets, over_limit
+from collector.edge.rate_limit import WAYS, BucketTable, TokenBuckets, over_limit, table_bytes
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request, tally
 from tests.support import FakeClock, body
@@ -25,6 +30,17 @@ def tokens(buckets: TokenBuckets, client: Address) -> int:
     while not buckets.take(client):
         taken += 1
     return taken
+
+
+def one_set() -> BucketTable:
+    """A table of a single set, so that everybody contends for its few places."""
+    return BucketTable(sets=1)
+
+
+def known(buckets: TokenBuckets) -> dict[int, int]:
+    """The moments at which the buckets in a table of one set are full, by key; those never used left out."""
+    table = buckets.table
+    return {key: moment for key, moment in zip(table.keys, table.full_at_ns, strict=True) if moment}
 
 
 def many(count: int) -> list[Address]:
@@ -168,45 +184,64 @@ def test_no_ipv6_network_shares_a_bucket_with_an_ipv4_address(clock: FakeClock, 
     assert buckets.take(network)
 
 
-def test_flood_of_addresses_never_grows_the_table(clock: FakeClock) -> None:
-    """Neither the count nor the bytes, however often they come back, and nobody new is refused."""
-    buckets = TokenBuckets(RateLimit(), clock, max_buckets=500)
+def test_flood_of_addresses_never_grows_the_table_and_refuses_nobody_new(clock: FakeClock) -> None:
+    """Neither in its places nor in Python's memory; many times as many addresses as it has places."""
+    buckets = TokenBuckets(RateLimit(), clock, BucketTable(sets=64))
 
     def flood(addresses: int) -> None:
-        for n, client in enumerate(many(addresses)):
+        for number in range(addresses):
+            assert 0 == buckets.take(client := IPv4Address(number))
             assert 0 == buckets.take(client)
-            assert 0 == buckets.take(client)
-            assert min(n + 1 + settled, 500) == len(buckets)
             clock.advance(0.0001)
 
-    settled = 0
     flood(1_000)
-    settled = 500
     tracemalloc.start()
-    flood(5_000)
+    flood(1_000)
     before, _ = tracemalloc.get_traced_memory()
     flood(20_000)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 50_000
+    assert after - before < 10_000
+    assert 0.99 * 64 * WAYS < len(buckets) <= 64 * WAYS
+
+
+def test_table_takes_4_megabytes() -> None:
+    assert 4 << 20 <= table_bytes() <= (4 << 20) + 100
 
 
 def test_one_client_that_keeps_coming_takes_one_place(clock: FakeClock) -> None:
-    buckets = TokenBuckets(RateLimit(), clock, max_buckets=500)
-    buckets.take(A)
-    tracemalloc.start()
+    buckets = TokenBuckets(RateLimit(), clock)
     for _ in range(20_000):
         buckets.take(A)
         clock.advance(0.05)
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert (1, True) == (len(buckets), grown < 10_000)
+    assert 1 == sum(1 for moment in buckets.table.full_at_ns if moment)
 
 
-def test_full_table_forgets_the_fullest_bucket(clock: FakeClock) -> None:
+def test_count_is_of_the_buckets_that_are_not_full(clock: FakeClock) -> None:
+    buckets = TokenBuckets(RateLimit(requests_per_minute=60), clock)
+    for client in many(10_000):
+        buckets.take(client)
+    assert 10_000 >= len(buckets) > 9_990, "a set that is full has forgotten one of its own"
+    clock.advance(0.5)
+    tokens(buckets, A)
+    clock.advance(0.5)
+    assert 1 == len(buckets)
+
+
+def test_clients_spread_over_the_sets(clock: FakeClock) -> None:
+    """As if thrown at random, whatever the addresses have in common: a set in 240 is too small for its share."""
+    for spaced in 10 * (1, 256, 65_536):  # with another secret each time
+        buckets = TokenBuckets(RateLimit(), clock, BucketTable(sets=1 << 10))
+        for number in range(3 << 10):
+            buckets.take(IPv4Address(number * spaced))
+        assert len(buckets) > 0.98 * (3 << 10)
+
+
+def test_full_set_forgets_the_fullest_bucket(clock: FakeClock) -> None:
     """Whose bucket is nearly full loses least by being forgotten; the order of coming does not matter."""
-    buckets = TokenBuckets(RateLimit(burst=5), clock, max_buckets=3)
-    for client in (A, B, C, A, C, A):
+    buckets = TokenBuckets(RateLimit(burst=5), clock, one_set())
+    others = many(WAYS - 3)
+    for client in (A, B, C, A, C, A, *others, *others):
         buckets.take(client)
     buckets.take(D)
     assert {A: 2, C: 3} == {client: tokens(buckets, client) for client in (A, C)}
@@ -215,51 +250,52 @@ def test_full_table_forgets_the_fullest_bucket(clock: FakeClock) -> None:
 
 def test_bucket_that_has_refilled_is_forgotten_before_one_in_use(clock: FakeClock) -> None:
     """A was drained once, long ago: it is fuller now than B, which has lost a token just now."""
-    buckets = TokenBuckets(RateLimit(burst=5), clock, max_buckets=2)
+    buckets = TokenBuckets(RateLimit(burst=5), clock, one_set())
     tokens(buckets, A)
     clock.advance(60)
-    buckets.take(B)
-    buckets.take(C)
+    for client in (B, *many(WAYS - 2), C):
+        buckets.take(client)
     assert 4 == tokens(buckets, B)
 
 
 def test_drained_client_stays_drained_while_newcomers_flood(clock: FakeClock) -> None:
     """Flooding the table with other addresses is no way to a new bucket."""
-    buckets = TokenBuckets(RateLimit(), clock, max_buckets=50)
-    assert 1200 == tokens(buckets, A)
-    for client in many(5_000):
-        assert 0 == buckets.take(client)
-        assert buckets.take(A)
+    for table in (one_set(), BucketTable(sets=64)):
+        buckets = TokenBuckets(RateLimit(), clock, table)
+        assert 1200 == tokens(buckets, A)
+        for client in many(5_000):
+            assert 0 == buckets.take(client)
+            assert buckets.take(A)
 
 
 def test_newcomer_is_served_when_every_bucket_is_drained(clock: FakeClock) -> None:
-    buckets = TokenBuckets(RateLimit(burst=3, requests_per_minute=1), clock, max_buckets=10)
-    for client in many(10):
+    buckets = TokenBuckets(RateLimit(burst=3, requests_per_minute=1), clock, one_set())
+    for client in many(WAYS):
         tokens(buckets, client)
     assert 3 == tokens(buckets, A)
 
 
 @pytest.mark.parametrize("limit", [RateLimit(burst=3, requests_per_minute=1), RateLimit()])
 def test_flood_over_drained_buckets_forgets_its_own_and_not_them(limit: RateLimit, clock: FakeClock) -> None:
-    """A table of nothing but drained buckets, and far more newcomers than it holds."""
-    buckets = TokenBuckets(limit, clock, max_buckets=10)
-    for client in many(10):
+    """A set of nothing but drained buckets, and far more newcomers than it has places."""
+    buckets = TokenBuckets(limit, clock, one_set())
+    for client in many(WAYS):
         tokens(buckets, client)
     for number in range(1_000):
         assert 0 == buckets.take(IPv4Address((11 << 24) + number))
-    still_drained = [client for client in many(10) if buckets.take(client)]
-    assert (10, 9) == (len(buckets), len(still_drained))
+    still_drained = [client for client in many(WAYS) if buckets.take(client)]
+    assert (WAYS, WAYS - 1) == (len(buckets), len(still_drained))
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 40), st.sampled_from([0, 0.01, 1, 30, 5_000])), max_size=60),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 40), st.sampled_from([0, 0.01, 1, 30, 5_000])), max_size=60),
     st.sampled_from([RateLimit(burst=3, requests_per_minute=1), RateLimit(burst=40), RateLimit(burst=40_000)]),
 )
 @settings(max_examples=300, deadline=None)
-def test_forgotten_bucket_is_the_fullest_to_a_second(rounds: list[tuple[int, int, float]], limit: RateLimit) -> None:
-    """Against a table of the moments at which the buckets will be full, searched through."""
+def test_set_keeps_all_but_the_fullest(rounds: list[tuple[int, int, float]], limit: RateLimit) -> None:
+    """Against a plain table of the moments at which the buckets will be full: exact while nobody must be forgotten."""
     clock = FakeClock()
-    buckets = TokenBuckets(limit, clock, max_buckets=5)
+    buckets = TokenBuckets(limit, clock, one_set())
     interval_ns = NS_PER_MINUTE // limit.requests_per_minute
     full_at: dict[int, int] = {}
     for number, requests, seconds in rounds:
@@ -267,12 +303,81 @@ def test_forgotten_bucket_is_the_fullest_to_a_second(rounds: list[tuple[int, int
         for _ in range(requests):
             if buckets.take(IPv4Address(number)):
                 continue
-            if number not in full_at and len(full_at) == 5:
-                (forgotten,) = full_at.keys() - buckets._full_at_ns.keys()
-                assert full_at.pop(forgotten) < min([*full_at.values(), 1 << 62]) + 1_000_000_000
+            if number not in full_at and len(full_at) == WAYS:
+                (forgotten,) = full_at.keys() - known(buckets).keys()
+                assert full_at.pop(forgotten) <= min(full_at.values())
             now = clock.monotonic_ns()
             full_at[number] = max(now, full_at.get(number, now)) + interval_ns
-            assert full_at == buckets._full_at_ns
+            assert full_at == known(buckets)
+
+
+def test_limit_that_changes_keeps_what_was_taken(clock: FakeClock) -> None:
+    """Whoever was drained stays so under the new limit, and no longer than a bucket of the new size takes to fill."""
+    slow = TokenBuckets(RateLimit(requests_per_minute=1, burst=1000), clock)
+    assert 1000 == tokens(slow, A)
+    quick = TokenBuckets(RateLimit(requests_per_minute=60, burst=5), clock, slow.table)
+    assert NS_PER_MINUTE // 60 == quick.take(A)
+    clock.advance(1)
+    assert 1 == tokens(quick, A)
+    clock.advance(5)
+    assert 5 == tokens(quick, A)
+
+
+TAKER = """
+import sys, time
+from ipaddress import ip_address
+from collector.clock import SystemClock
+from collector.clock import SystemClock
+from collector.config import RateLimit
+from collector.edge.rate_limit import BucketTable, TokenBuckets
+
+file, burst, start_ns, client = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), ip_address(sys.argv[4])
+buckets = TokenBuckets(RateLimit(requests_per_minute=1, burst=burst), SystemClock(), BucketTable(file=file))
+while time.monotonic_ns() < start_ns:
+    pass
+granted = refused = 0
+while refused < 1_000:
+    if buckets.take(client):
+        refused += 1
+    else:
+        granted += 1
+print(granted)
+"""
+
+
+def drained_by(processes: int, burst: int, table: BucketTable, file: int, client: Address) -> Sequence[int]:
+    """The tokens that each of several processes got from one bucket, all taking as fast as they can."""
+    start_ns = SystemClock().monotonic_ns() + 3_000_000_000
+    command = [sys.executable, "-c", TAKER, str(file), str(burst), str(start_ns), str(client)]
+    started = [subprocess.Popen(command, pass_fds=[file], stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+    return [int(each.communicate(timeout=60)[0]) for each in started]
+
+
+@pytest.mark.parametrize("client", ["192.0.2.1", "2001:db8::1"])
+def test_processes_that_share_a_table_share_each_bucket(client: str) -> None:
+    """Never fewer tokens than there are, and the limit is one: two that count apart would give away twice as many."""
+    burst = 200_000
+    file = os.memfd_create("buckets")
+    try:
+        os.ftruncate(file, table_bytes())
+        table = BucketTable(file=file)
+        assert [burst] == drained_by(1, burst, table, file, ip_address("198.51.100.1")), "one process is exact"
+        granted = drained_by(2, burst, table, file, ip_address(client))
+        assert burst <= sum(granted) < 1.5 * burst
+        assert 0 < TokenBuckets(RateLimit(requests_per_minute=1, burst=burst), SystemClock(), table).take(
+            ip_address(client)
+        )
+        print(f"{sum(granted) / burst:.3f}")
+    finally:
+        os.close(file)
+
+
+def test_key_that_is_a_hash_keeps_networks_apart(clock: FakeClock) -> None:
+    """Of more than 64 bits: they fit no key as they are."""
+    buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1, ipv6_prefix=96), clock)
+    networks = [IPv6Address((0x20010DB8 << 96) + (n << 32)) for n in range(1_000)]
+    assert {0} == {buckets.take(network) for network in networks}
+    assert all(buckets.take(IPv6Address(int(network) + 1)) for network in networks)
 
 
 async def test_client_over_its_rate_is_told_when_to_come_back(serve: Serve, connect: Connect, clock: FakeClock) -> None:

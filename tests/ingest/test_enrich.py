@@ -1,5 +1,7 @@
 """What the collector adds: the time as a timestamp, and as much of the client as it may keep."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -219,3 +221,39 @@ async def test_disk_that_takes_no_key_refuses_until_it_does(tmp_path: Path) -> N
         await collector.flush()
     assert [503, 201] == statuses
     assert 1 == len(collector.rows())
+
+
+ROTATE = """
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from collector.clock import US_PER_DAY
+from collector.ingest.enrich import client_ip_policy
+policy = client_ip_policy("hash", Path(sys.argv[1]))
+for day in sys.stdin:
+    print(policy(ip_address("192.0.2.1"), int(day) * US_PER_DAY), flush=True)
+"""
+
+
+def test_processes_never_use_two_keys_on_one_day(tmp_path: Path) -> None:
+    """Three that come to 200 midnights together, and each must find or make the key."""
+    command = [sys.executable, "-c", ROTATE, str(tmp_path)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    keys = set()
+    for day in range(200):
+        for each in started:
+            print(day, file=each.stdin, flush=True)
+        (key,) = {each.stdout.readline() for each in started if each.stdout}
+        keys.add(key)
+    for each in started:
+        each.communicate(timeout=60)
+    assert 200 == len(keys)
+
+
+def test_last_event_of_a_day_does_not_take_the_next_ones_key_away(tmp_path: Path) -> None:
+    """One worker is past midnight, the other has an event of a moment before, its first."""
+    client = ip_address("192.0.2.1")
+    early, late, third = (client_ip_policy("hash", tmp_path) for _ in range(3))
+    key = early(client, NOON_US + US_PER_DAY)
+    late(client, NOON_US)
+    assert key == third(client, NOON_US + US_PER_DAY)

@@ -17,6 +17,7 @@ from collector.journal.rejects import (
 )
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
+from collector.share import Share
 from tests.support import NOON_US, Running, config, event, read_rows, running
 
 MINUTE_US = 60 * US_PER_S
@@ -50,6 +51,25 @@ def test_all_sites_together_are_bounded_a_minute_and_in_bytes() -> None:
     assert MAX_WAITING_BYTES >> 20 == sum(rejects.keep("a", large) for _ in range(40))
     rejects.take()
     assert rejects.keep("a", large), "what was taken waits no more"
+
+
+def test_workers_share_the_bounds() -> None:
+    rejects = [Rejects(enabled=True, share=Share(worker, 4)) for worker in range(4)]
+    kept = [each.keep("a", rejected()) for each in rejects for _ in range(SITE_MAX_PER_MINUTE)]
+    assert SITE_MAX_PER_MINUTE == sum(kept)
+
+
+def test_stores_of_several_workers_keep_below_one_limit(tmp_path: Path, writer: PartWriter) -> None:
+    """Each knows what the others left only when it looks; it looks before its share of the room is gone."""
+    RejectedStore(writer, 10**9).write({(1, "a"): [rejected()]})
+    (first,) = tmp_path.rglob("*.parquet")
+    limit = 20 * first.stat().st_size
+    stores = [RejectedStore(writer, limit, Share(worker, 3)) for worker in range(3)]
+    for day in range(2, 30):
+        for number, store in enumerate(stores):
+            store.write({(day, f"site-{number}"): [rejected()]})
+            assert sum(path.stat().st_size for path in (tmp_path / "rejected").rglob("*.parquet")) < 1.1 * limit
+    assert not first.exists()
 
 
 def test_disabled_keeps_nothing() -> None:

@@ -18,6 +18,7 @@ from collector.parts.naming import new_segment_id
 from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
 from collector.publish.local import Folders
+from collector.share import Share
 from tests.support import NOON_US, read_rows
 
 writer_module: Any = import_module("collector.parts.writer")  # Any: its imports are replaced below
@@ -202,14 +203,16 @@ def test_merge_keeps_every_row_in_order() -> None:
         assert [[f"site-{number}" for number in range(count)]] == [batch["site_id"].to_pylist() for batch in batches]
 
 
-def test_prepare_sweeps_what_a_killed_process_left(tmp_path: Path) -> None:
-    left = tmp_path / "staging" / "0" / "left.parquet"
-    other = tmp_path / "staging" / "1" / "of-another-worker.parquet"
-    for path in (left, other):
+@pytest.mark.parametrize(("worker", "swept"), [(0, {"0", "7", "expired"}), (1, {"1"})])
+def test_prepare_sweeps_what_killed_processes_left(tmp_path: Path, worker: int, swept: set[str]) -> None:
+    """Of two workers each sweeps its own folder, and the first those of workers that are no more."""
+    left = {name: tmp_path / "staging" / name / "left" for name in ("0", "1", "7", "expired")}
+    for path in left.values():
         path.parent.mkdir(parents=True)
         path.write_bytes(b"half a part")
-    make_writer(tmp_path)
-    assert (False, True) == (left.exists(), other.exists())
+    share = Share(worker, 2)
+    PartWriter(Folders(tmp_path), share.folder, compression="zstd", adopts=share.adopts).prepare()
+    assert swept == {name for name, path in left.items() if not path.exists()}
 
 
 @given(

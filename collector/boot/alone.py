@@ -1,0 +1,77 @@
+"""One process that serves without a supervisor: it claims the data_dir and both ports, and signals are its boss.
+
+SIGTERM and SIGINT stop it, a second one at once; SIGHUP reads the configuration again. Nothing here starts it again
+when it dies: systemd does that, and on a small machine the least is the least to go wrong.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from collector.boot.admin import serving_admin
+from collector.boot.claims import PATIENCE_S, listen, owned, url
+from collector.boot.reload import reread
+from collector.boot.worker import Worker, open_stages, run
+from collector.clock import SystemClock
+from collector.config import Config
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: Config, config_file: Path) -> int:
+    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError."""
+    with owned(config.storage.data_dir, PATIENCE_S):
+        clock = SystemClock()
+        stages = open_stages(config, clock)
+        with (
+            listen(config.server.host, config.server.port, "server") as public,
+            listen(config.admin.host, config.admin.port, "admin") as admin,
+        ):
+            boss = Signals(config, config_file, public, admin)
+            return run(Worker(config, stages, clock), public, boss)
+
+
+class Signals:
+    """The boss of a worker that is alone."""
+
+    def __init__(self, config: Config, config_file: Path, public: socket.socket, admin: socket.socket) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._public = public
+        self._admin = admin
+        self._told_to_reload = asyncio.Event()
+
+    @asynccontextmanager
+    async def attached(self, worker: Worker) -> AsyncIterator[None]:
+        def on_stop() -> None:
+            if worker.is_stopping:
+                worker.exit_at_once()
+            worker.stop()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, on_stop)
+        loop.add_signal_handler(signal.SIGINT, on_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
+        worker.stages.metrics.workers.labels("configured").set(1)
+        async with serving_admin(worker.stages, self._admin):
+            yield
+
+    def serving(self) -> None:
+        log.info("listening on %s", url(self._public))
+
+    async def orders(self, worker: Worker) -> None:
+        """SIGHUP: sites and limits change at once; a bad file changes nothing."""
+        metrics = worker.stages.metrics
+        while True:
+            await self._told_to_reload.wait()
+            self._told_to_reload.clear()
+            config = await reread(self._config_file, self._config, metrics)
+            if config is not None:
+                await worker.take_over(config)
+                self._config = config
+                metrics.reloads.labels("done").inc()
+                log.info("reloaded: %d sites", len(config.sites))

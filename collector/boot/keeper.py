@@ -1,0 +1,240 @@
+"""A keeper: one place among the workers, and whoever has it now.
+
+It starts a worker, hears that it serves, asks it for signs of life and for numbers, and starts the next one when it is
+dead. What a dead worker counted stays in the sums, as it last said it: a counter that fell would look to Prometheus
+like a restart, and the rest like a spike.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from collector.boot.claims import StartError
+from collector.boot.control import Channel, encode
+from collector.boot.door import Crowds
+from collector.clock import Clock
+from collector.config import Config
+from collector.metrics import Metrics
+from collector.sums import Family, counts, summed
+
+log = logging.getLogger(__name__)
+
+# Beats that may go unanswered, one a second. They are counted, not timed: a supervisor that was itself stopped for a
+# minute must not take its workers for dead. The longest stall of a loop that we have measured is 0.2 s.
+BEATS_UNANSWERED = 10
+BEATS_UNTIL_SERVING = 300  # it imports, makes folders, reads the heads of left-over segments
+
+# A worker that served so long did not die of its start: the next one is started at once.
+STEADY_S = 10.0
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all workers get; all but the first two are descriptors."""
+
+    command: list[str]
+    workers: int
+    public: int
+    lock: int
+    table: int
+    crowds: int
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.public, self.lock, self.table, self.crowds)
+
+
+class Keeper:
+    """Keeps one place filled."""
+
+    def __init__(
+        self,
+        number: int,
+        shared: Shared,
+        config: Callable[[], Config],
+        metrics: Metrics,
+        clock: Clock,
+        crowds: Crowds,
+    ) -> None:
+        self.number = number
+        self.served = asyncio.Event()  # once
+        self.serves = False
+        self.refusal: str | None = None  # as of the last beat
+        self.exit_code = 0
+        self._shared = shared
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._crowds = crowds
+        self._crowds.leave(number)
+        self._process: Process | None = None
+        self._channel: Channel | None = None
+        self._unanswered = 0
+        self._draining = asyncio.Event()
+        self._start_error: str | None = None
+        self._past: list[Family] = []  # what dead workers counted
+        self._last: list[Family] = []  # what this one said last
+        self._is_fresh = False
+        self._numbers: asyncio.Future[None] | None = None
+        self._reloaded: asyncio.Future[None] | None = None
+
+    async def keep(self) -> None:
+        """Have a worker until told to drain. Raises StartError if the first one says that none can serve."""
+        retry_s: float | None = None
+        while not self._draining.is_set():
+            started_ns = self._clock.monotonic_ns()
+            try:
+                self.exit_code = await self._one_life()
+            except OSError as exc:  # no process to be had, or no descriptors
+                self.exit_code, self._start_error = 1, f"cannot be started: {exc}"
+            if self._draining.is_set():
+                return
+            if self._start_error is not None and not self.served.is_set():
+                raise StartError(self._start_error)
+            steady = self._clock.monotonic_ns() - started_ns > STEADY_S * 1e9
+            retry_s = 0.0 if steady or retry_s is None else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
+            why = self._start_error or how(self.exit_code)
+            when = f"in {retry_s:g} s" if retry_s else "at once"
+            log.error("worker %d is dead (%s); replaced %s", self.number, why, when)
+            self._metrics.worker_restarts.inc()
+            await self._wait(retry_s)
+
+    def drain(self) -> None:
+        """Let the worker drain and end, and start no other."""
+        self._draining.set()
+        self._send("drain")
+
+    def exit_at_once(self) -> None:
+        """End the worker now, but let it say what that costs."""
+        self._send("exit")
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    def beat(self) -> None:
+        """Ask for a sign of life. To be called every second."""
+        if self._process is None:
+            return
+        self._unanswered += 1
+        if self._unanswered > (BEATS_UNANSWERED if self.serves else BEATS_UNTIL_SERVING):
+            log.error("worker %d hangs: killed", self.number)
+            self.kill()
+        elif self.serves:
+            self._send("beat")
+
+    async def ask_numbers(self, patience_s: float) -> None:
+        """Get the numbers of the present worker, or be content with what it said before."""
+        if not self.serves:
+            return
+        if self._numbers is None:
+            self._numbers = asyncio.get_running_loop().create_future()
+            self._send("numbers")
+        self._is_fresh = False
+        await asyncio.wait([self._numbers], timeout=patience_s)
+
+    def numbers(self) -> tuple[list[Family], list[Family]]:
+        """What its dead workers counted, and what the present one says; if it says nothing, what it had counted."""
+        return self._past, self._last if self._is_fresh else counts(self._last)
+
+    async def reload(self, config: Config) -> None:
+        """Hand the configuration over; returns when requests are judged by it."""
+        if self._channel is None:
+            return  # the next one starts with it
+        self._reloaded = asyncio.get_running_loop().create_future()
+        self._send("reload", config.model_dump_json())
+        await self._reloaded
+
+    async def _one_life(self) -> int:
+        """From the start of a worker to its exit code."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            inherited = (theirs.fileno(), *self._shared.descriptors)
+            command = [*self._shared.command, "worker", str(self.number), str(theirs.fileno())]
+            # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+            try:
+                self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, pass_fds=inherited)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        self._channel = await Channel.over(ours)
+        self._unanswered, self._start_error = 0, None
+        self._send(
+            "start",
+            {
+                "config": self._config().model_dump_json(),
+                "worker": self.number,
+                "workers": self._shared.workers,
+                "public": self._shared.public,
+                "table": self._shared.table,
+                "crowds": self._shared.crowds,
+            },
+        )
+        if self._draining.is_set():
+            self._send("drain")
+        await self._listen(self._channel)
+        code = await self._process.wait()
+        self._channel.close()
+        self._forget()
+        return code
+
+    async def _listen(self, channel: Channel) -> None:
+        """Hear what the worker says, to its end."""
+        while message := await channel.receive():
+            self._hear(*message)
+
+    def _hear(self, kind: str, content: Any) -> None:
+        self._unanswered = 0
+        match kind:
+            case "serving":
+                self.serves = True
+                self.served.set()
+                log.info("worker %d serves", self.number)
+            case "beat":
+                self.refusal = content
+            case "numbers":
+                self._last, self._is_fresh = content, True
+                self._answered("_numbers")
+            case "reloaded":
+                self._answered("_reloaded")
+            case "failed":
+                self._start_error = content
+
+    def _forget(self) -> None:
+        """The worker is dead."""
+        self._crowds.leave(self.number)
+        self._process = self._channel = self.refusal = None
+        self.serves = self._is_fresh = False
+        self._past = summed([self._past, counts(self._last)])
+        self._last = []
+        self._answered("_numbers")
+        self._answered("_reloaded")
+
+    def _answered(self, question: str) -> None:
+        waiting: asyncio.Future[None] | None = getattr(self, question)
+        setattr(self, question, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _send(self, kind: str, content: Any = None) -> None:
+        if self._channel is not None:
+            self._channel.send_encoded(encode(kind, content))
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, unless it is time to drain."""
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        drain = asyncio.ensure_future(self._draining.wait())
+        await asyncio.wait([sleep, drain], return_when=asyncio.FIRST_COMPLETED)
+        sleep.cancel()
+        drain.cancel()
+
+
+def how(exit_code: int) -> str:
+    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"

@@ -1,0 +1,49 @@
+"""The command `serve`: one process, or a supervisor and its workers.
+
+This module imports little, and what it needs only when it is known: a supervisor needs none of what a worker does, and
+takes a third of its memory.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from collector.config_file import load
+from collector.log import set_up_logging
+
+
+def serve(config_file: Path, arguments: Sequence[str]) -> int:
+    """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
+    config = load(config_file)
+    set_up_logging()
+    workers = processes(config.server.workers)
+    if workers == 1:
+        from collector.boot import alone
+
+        return alone.serve(config, config_file)
+    from collector.boot import supervisor
+
+    return supervisor.serve(config, config_file, workers, command(arguments))
+
+
+def serve_as_worker(control: int) -> int:
+    """Run as the supervisor says, which is at the other end of that descriptor."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a terminal that closes; a reload comes from the supervisor
+    from collector.boot import supervised
+
+    return supervised.serve(control)
+
+
+def processes(workers: int | str) -> int:
+    """How many workers there are to be; `auto`: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if isinstance(workers, str) else workers
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """What started this program, without its arguments: interpreter and flags and module, or the one binary it is."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable]
+    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]

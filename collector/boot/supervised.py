@@ -1,0 +1,107 @@
+"""A worker that has a supervisor: it is started with one descriptor, the control channel, and told the rest over it.
+
+Signals of its own ask it to drain, as often as they come: a terminal's Ctrl-C and a stop by systemd reach the
+supervisor and the workers alike, and the second signal that a worker sees is not the second that a person sent. When
+the supervisor dies the channel ends, and the worker drains: the next supervisor gets the data_dir once all have.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from collector.boot.claims import StartError
+from collector.boot.control import Channel, encode, framed, receive_first
+from collector.boot.door import Crowds
+from collector.boot.worker import Worker, open_stages, run
+from collector.clock import SystemClock
+from collector.config import Config
+from collector.edge.rate_limit import BucketTable
+from collector.log import set_up_logging
+from collector.share import Share
+from collector.sums import encode as encode_families
+from collector.sums import families
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(control: int) -> int:
+    """Run until the supervisor says stop, or is dead. The exit code, as that of `collector serve`."""
+    end = socket.socket(fileno=control)
+    end.set_inheritable(False)
+    first = receive_first(end)
+    if first is None:
+        return 1
+    _, start = first
+    share = Share(start["worker"], start["workers"])
+    set_up_logging(who=f"[worker {share.worker}] ")
+    config, clock = Config.model_validate_json(start["config"]), SystemClock()
+    try:
+        stages = open_stages(config, clock, share, BucketTable(file=start["table"]))
+    except StartError as exc:
+        end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
+        return 1
+    public = socket.socket(fileno=start["public"])
+    public.setblocking(False)
+    worker = Worker(config, stages, clock, Crowds(start["crowds"], share.workers))
+    return run(worker, public, Supervised(end))
+
+
+class Supervised:
+    """The boss of a worker among several."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._channel: Channel
+        self._listening: asyncio.Task[None]
+
+    @asynccontextmanager
+    async def attached(self, worker: Worker) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, worker.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them for our start
+        self._channel = await Channel.over(self._end)
+        self._listening = asyncio.create_task(self._listen(worker))
+        yield
+        self._listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._listening
+        self._channel.close()
+
+    async def orders(self, worker: Worker) -> None:
+        await asyncio.shield(self._listening)
+        await asyncio.Event().wait()  # the supervisor is dead, and the worker told to stop
+
+    def serving(self) -> None:
+        self._channel.send("serving")
+
+    async def _listen(self, worker: Worker) -> None:
+        """Do what the supervisor says, also while draining."""
+        while message := await self._channel.receive():
+            await self._obey(worker, *message)
+        if not worker.is_stopping:
+            log.error("the supervisor is dead: draining")
+        worker.stop()
+
+    async def _obey(self, worker: Worker, kind: str, content: Any) -> None:
+        match kind:
+            case "beat":
+                self._channel.send("beat", worker.stages.refusal())
+            case "numbers":
+                look = worker.stages.families()
+                self._channel.send_encoded(
+                    await asyncio.to_thread(lambda: framed(f'["numbers",{encode_families(families(look()))}]'.encode()))
+                )
+            case "reload":
+                await worker.take_over(Config.model_validate_json(content))
+                self._channel.send("reloaded")
+            case "drain":
+                worker.stop()
+            case "exit":
+                worker.exit_at_once()

@@ -1,0 +1,162 @@
+"""The supervisor: keeps N workers serving on one socket, and speaks for all of them.
+
+It claims the data_dir and both ports, starts the workers by exec, and hands each, by descriptor, what they share: the
+public socket (whose queue no dead worker takes along, as it would with SO_REUSEPORT), the lock of the data_dir (which
+so lives as long as any of them), and the table of the rate limit. A worker that dies is replaced at once, or after a
+while if it does so again and again; one that hangs is killed first. Its segments are recovered by its replacement,
+beside serving.
+
+Ready (`/readyz`, `collector_ready`) means that one worker takes events. A worker that is being replaced accepts no
+connection, so it costs nothing; one that refuses events answers 503 where its siblings would not have, but to be taken
+out of service for it would lose what those do take. `collector_workers` tells how many are ready.
+
+Why not gunicorn, whose arbiter runs aiohttp's workers? It shares its socket as we do, and replaces what dies. But to it
+all workers are alike, and here each has a journal, which its successor must recover and nobody else may touch. It forks
+what it has loaded, where an arbiter that stays small must exec; it tells a hang by the age of a file that the worker
+touches; and it has no channel to its workers: to ask for numbers, to hand a checked configuration to all, to let them
+know that it is dead. What would be left to it is waiting for children.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from collector.boot.admin import serving_admin
+from collector.boot.claims import PATIENCE_S, listen, owned, url
+from collector.boot.door import CROWDS_BYTES, Crowds, shared_memory
+from collector.boot.keeper import Keeper, Shared, how
+from collector.boot.reload import reread
+from collector.clock import Clock, SystemClock
+from collector.config import Config
+from collector.edge.rate_limit import BucketTable, table_bytes
+from collector.metrics import Gauges, Metrics, page
+from collector.sums import Family, families, summed, to_metrics
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+NUMBERS_S = 2.0  # how long a scrape waits for a worker; then it shows what that one said last
+RELOADED_S = 30.0
+SECOND_SIGNAL_S = 1.0
+
+
+def serve(config: Config, config_file: Path, workers: int, command: list[str]) -> int:
+    """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError."""
+    with (
+        owned(config.storage.data_dir, PATIENCE_S) as lock,
+        listen(config.server.host, config.server.port, "server") as public,
+        listen(config.admin.host, config.admin.port, "admin") as admin,
+    ):
+        table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
+        shared = Shared(command, workers, public.fileno(), lock, table, crowds)
+        return asyncio.run(Supervisor(config, config_file, shared, SystemClock()).run(public, admin))
+
+
+class Supervisor:
+    """All workers, as one."""
+
+    def __init__(self, config: Config, config_file: Path, shared: Shared, clock: Clock) -> None:
+        self._config = config
+        self._config_file = config_file
+        self._shared = shared
+        self._table = BucketTable(file=shared.table)
+        self._clock = clock
+        self._metrics = Metrics()
+        self._metrics.workers.labels("configured").set(shared.workers)
+        crowds = Crowds(shared.crowds, shared.workers)
+        self._keepers = [
+            Keeper(number, shared, lambda: self._config, self._metrics, clock, crowds)
+            for number in range(shared.workers)
+        ]
+        self._stop = asyncio.Event()
+        self._told_to_reload = asyncio.Event()
+
+    async def run(self, public: socket.socket, admin: socket.socket) -> int:
+        """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
+        loop.add_signal_handler(signal.SIGINT, self._on_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
+        keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
+        duties = [asyncio.create_task(duty) for duty in (self._beat(), self._reload_when_told())]
+        greeting = asyncio.create_task(self._say_when_all_serve(public))
+        async with serving_admin(self, admin):
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stop, *keeping, *duties], return_when=asyncio.FIRST_COMPLETED)
+            self._stop.set()
+            for keeper in self._keepers:
+                keeper.drain()
+            public.close()  # nobody may wait in it for workers that are gone
+            await asyncio.wait(keeping)
+        failed = [task.exception() for task in (*keeping, *duties) if task.done() and task.exception()]
+        for task in (stop, greeting, *duties):
+            task.cancel()
+        await asyncio.gather(stop, greeting, *duties, return_exceptions=True)
+        for exc in failed:
+            raise exc or AssertionError
+        undrained = [keeper for keeper in self._keepers if keeper.exit_code]
+        for keeper in undrained:
+            log.error("worker %d did not drain: %s", keeper.number, how(keeper.exit_code))
+        return 1 if undrained else 0
+
+    def refusal(self) -> str | None:
+        """Why no event would be taken; None where one worker takes them."""
+        if self._stop.is_set():
+            return "draining"
+        refusals = [keeper.refusal for keeper in self._keepers if keeper.serves]
+        return None if None in refusals else (refusals or ["no worker serves"])[0]
+
+    async def metrics_page(self) -> bytes:
+        """The sums over all workers, dead ones included in what only grows."""
+        await asyncio.gather(*(keeper.ask_numbers(NUMBERS_S) for keeper in self._keepers))
+        pages = [page for keeper in self._keepers for page in keeper.numbers()]
+        return await asyncio.to_thread(self._render, pages)
+
+    def _render(self, pages: Iterable[list[Family]]) -> bytes:
+        now_ns = self._clock.monotonic_ns()
+        gauges: Gauges = {
+            "collector_rate_limit_clients": ("Clients whose token bucket is not full", self._table.clients(now_ns)),
+            "collector_ready": ("1 while events are taken", 0),
+        }
+        own = families(self._metrics.families({}, gauges)())
+        return page(to_metrics(summed([own, *pages])))
+
+    async def _say_when_all_serve(self, public: socket.socket) -> None:
+        await asyncio.gather(*(keeper.served.wait() for keeper in self._keepers))
+        log.info("listening on %s with %d workers", url(public), len(self._keepers))
+
+    async def _beat(self) -> None:
+        while True:
+            for keeper in self._keepers:
+                keeper.beat()
+            await self._clock.sleep(BEAT_S)
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set():
+            for keeper in self._keepers:
+                keeper.exit_at_once()
+            asyncio.get_running_loop().call_later(SECOND_SIGNAL_S, self._kill)
+        self._stop.set()
+
+    def _kill(self) -> None:
+        for keeper in self._keepers:
+            keeper.kill()
+
+    async def _reload_when_told(self) -> None:
+        """SIGHUP: the file is checked once, here; what the workers get is good."""
+        while True:
+            await self._told_to_reload.wait()
+            self._told_to_reload.clear()
+            config = await reread(self._config_file, self._config, self._metrics)
+            if config is None:
+                continue
+            self._config = config
+            with suppress(TimeoutError):  # it will be killed, and its replacement starts with the new one
+                async with asyncio.timeout(RELOADED_S):
+                    await asyncio.gather(*(keeper.reload(config) for keeper in self._keepers))
+            self._metrics.reloads.labels("done").inc()
+            log.info("reloaded: %d sites", len(config.sites))

@@ -1,0 +1,224 @@
+"""The supervisor's parts, without workers: when it replaces, what it takes for ready, what it starts."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.boot.control import Channel, encode, receive_first
+from collector.boot.door import CROWDS_BYTES, Crowds, Door, shared_memory
+from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared
+from collector.boot.serve import command, processes
+from collector.boot.supervisor import Supervisor
+from collector.edge.rate_limit import table_bytes
+from collector.metrics import Metrics
+from collector.share import Share
+from tests.support import FakeClock, config
+
+# A worker that says it serves and answers every beat, until it is told to end, or to hang.
+WORKER = """
+import socket, sys
+from collector.boot.control import encode, receive_first
+end = socket.socket(fileno=int(sys.argv[-1]))
+{first}
+end.sendall(encode("serving"))
+while message := receive_first(end):
+    if message[0] == "beat": end.sendall(encode("beat", None))
+    if message[0] == "drain": break
+"""
+
+
+@pytest.fixture
+def shared() -> Shared:
+    with socket.create_server(("127.0.0.1", 0)) as public:
+        files = [shared_memory("table", table_bytes()), shared_memory("crowds", CROWDS_BYTES)]
+        lock = os.open(os.devnull, os.O_RDONLY)
+        return Shared([], 2, public.detach(), lock, *files)
+
+
+def keeper(shared: Shared, tmp_path: Path, clock: FakeClock, first: str = "") -> Keeper:
+    started = Shared([sys.executable, "-c", WORKER.format(first=first)], *[getattr(shared, name) for name in FIELDS])
+    metrics, crowds = Metrics(), Crowds(shared.crowds, shared.workers)
+    return Keeper(1, started, lambda: config(tmp_path), metrics, clock, crowds)
+
+
+FIELDS = ("workers", "public", "lock", "table", "crowds")
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - another process makes it so
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def keeping() -> AsyncIterator[Any]:
+    tasks: list[tuple[Keeper, asyncio.Task[None]]] = []
+
+    def start(kept: Keeper) -> asyncio.Task[None]:
+        tasks.append((kept, asyncio.create_task(kept.keep())))
+        return tasks[-1][1]
+
+    yield start
+    for kept, task in tasks:
+        kept.drain()
+        kept.kill()
+        await asyncio.wait([task], timeout=30)
+
+
+def restarts(kept: Keeper) -> float | None:
+    return kept._metrics.registry.get_sample_value("collector_worker_restarts_total")
+
+
+async def test_worker_that_answers_lives_and_one_that_does_not_is_killed(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+) -> None:
+    kept = keeper(shared, tmp_path, clock)
+    keeping(kept)
+    await until(lambda: kept.serves)
+    for _ in range(3 * BEATS_UNANSWERED):
+        kept.beat()
+        await until(lambda: kept._unanswered == 0)
+    assert 0 == restarts(kept)
+    for _ in range(BEATS_UNANSWERED + 1):  # in one turn of the loop: none can be answered
+        kept.beat()
+    await until(lambda: restarts(kept) == 1)
+
+
+async def test_worker_that_keeps_dying_is_replaced_at_once_and_then_later_and_later(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = keeper(shared, tmp_path, clock, first="sys.exit(3)")
+    task = keeping(kept)
+    for number, wait_s in enumerate((0, 0.5, 1, 2, 4, 8, 16, 30, 30), 1):
+        await until(lambda number=number: restarts(kept) == number)
+        assert "replaced " + (f"in {wait_s:g} s" if wait_s else "at once") in caplog.messages[-1]
+        await asyncio.sleep(0.02)
+        clock.advance(wait_s)
+    assert not task.done()
+
+
+async def test_worker_that_served_long_is_replaced_at_once_each_time(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = keeper(shared, tmp_path, clock)
+    keeping(kept)
+    for number in (1, 2, 3):
+        await until(lambda: kept.serves)
+        clock.advance(STEADY_S + 1)
+        kept.kill()
+        await until(lambda number=number: restarts(kept) == number)
+        assert caplog.messages[-1].endswith("replaced at once")
+        await until(lambda: not kept.serves)
+        await asyncio.sleep(0.02)
+        clock.advance(0)
+
+
+async def test_ready_is_whoever_has_one_worker_that_takes_events(
+    shared: Shared, tmp_path: Path, clock: FakeClock
+) -> None:
+    supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
+    one, other = supervisor._keepers
+    assert "no worker serves" == supervisor.refusal()
+    one.serves = True
+    assert supervisor.refusal() is None
+    one.refusal = "the journal is full"
+    assert "the journal is full" == supervisor.refusal()
+    other.serves = True
+    assert supervisor.refusal() is None
+
+
+async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+    text = (await Supervisor(config(tmp_path), tmp_path, shared, clock).metrics_page()).decode()
+    assert "collector_ready 0.0\n" in text
+    assert 'collector_workers{state="configured"} 2.0' in text
+
+
+async def test_channel_carries_messages_of_any_size_to_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    channel = await Channel.over(ours)
+    content = {"text": "x" * 3_000_000, "more": ["ü", None, 1.5]}
+    sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, encode("big", content) + encode("small")))
+    assert ("big", content) == await channel.receive()
+    assert ("small", None) == await channel.receive()
+    await sending
+    theirs.sendall(encode("cut")[:-2])
+    theirs.close()
+    assert await channel.receive() is None
+    channel.send("nobody hears")
+    channel.close()
+
+
+def test_first_message_is_read_without_a_loop() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(encode("start", {"worker": 1}) + encode("beat"))
+        assert ("start", {"worker": 1}) == receive_first(ours)
+        assert ("beat", None) == receive_first(ours)
+    assert receive_first(ours) is None
+    ours.close()
+
+
+@pytest.mark.parametrize(
+    ("orig_argv", "arguments", "frozen", "expected"),
+    [
+        (["python", "-m", "collector", "serve"], ["serve"], False, ["-m", "collector"]),
+        (["python", "-X", "dev", "bin/collector", "serve", "--config", "f"], ["serve", "--config", "f"], False,
+         ["-X", "dev", "bin/collector"]),
+        (["./collector", "serve"], ["serve"], True, []),
+    ],
+)  # fmt: skip
+def test_workers_are_started_as_the_supervisor_was(
+    orig_argv: list[str], arguments: list[str], frozen: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By interpreter, flags and module or script; or by the one binary that a packaged collector is."""
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    assert [sys.executable, *expected] == command(arguments)
+
+
+def test_auto_is_as_many_as_there_are_cores() -> None:
+    assert len(os.sched_getaffinity(0)) == processes("auto")
+    assert 3 == processes(3)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_every_folder_is_one_workers_to_adopt(workers: int) -> None:
+    for folder in ("0", "1", "2", "4", "9", "old", "expired"):
+        assert 1 == sum(Share(number, workers).adopts(folder) for number in range(workers))
+
+
+async def test_worker_with_more_connections_holds_back_for_one_with_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment: if nobody else takes the connection, it does. Nobody holds back for a worker that is not there."""
+    monkeypatch.setattr("collector.boot.door.HOLD_BACK_S", 3600)
+    crowds = Crowds(shared_memory("crowds", CROWDS_BYTES), 2)
+    bound = socket.create_server(("127.0.0.1", 0))
+    bound.setblocking(False)
+    entered: list[asyncio.Protocol] = []
+
+    def enter() -> asyncio.Protocol:
+        entered.append(asyncio.Protocol())
+        return entered[-1]
+
+    door = Door(bound, enter, lambda: 20, crowds, 0)
+    crowds.tell(1, 5)
+    door.open()
+    address = bound.getsockname()
+    _, first = await asyncio.open_connection(*address)
+    await until(lambda: door._holding_back is not None)
+    assert [] == entered
+    door._come_back()
+    await until(lambda: len(entered) == 1)
+    crowds.leave(1)
+    _, second = await asyncio.open_connection(*address)
+    await until(lambda: len(entered) == 2)
+    door.close()
+    for writer in (first, second):
+        writer.close()
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection(*address)

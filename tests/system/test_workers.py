@@ -1,0 +1,399 @@
+"""Several workers behind a supervisor: what is shared, what is summed, and what happens when one of them is gone."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.crash.rounds import Ledger, kill, load, recover, verdict, victim, victim_serving
+from tests.support import body
+from tests.system import wire
+from tests.system.process import Process, Settings, configure, run, serving, wait_until
+from tests.system.test_recover import LONG, ids_of, left_behind, segments
+
+TWO = {"port": 0, "workers": 2}
+
+
+def workers(process: Process) -> dict[int, int]:
+    """The pids of the workers that run, by their number."""
+    found = {}
+    for task in Path(f"/proc/{process.popen.pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            if b"worker" in words:
+                found[int(words[words.index(b"worker") + 1])] = int(child)
+    return found
+
+
+def replaced(process: Process, number: int, old: int) -> None:
+    """Wait until another process has that worker's place, and all serve."""
+    wait_until(lambda: workers(process).get(number, old) != old, f"worker {number} is replaced")
+    all_serve(process)
+
+
+def all_serve(process: Process) -> None:
+    wait_until(
+        lambda: process.metrics().by("state", "collector_workers") == {"configured": 2, "serving": 2, "ready": 2},
+        "both workers serve",
+    )
+
+
+@contextmanager
+def two_workers(folder: Path, *args: Any, **sections: Any) -> Iterator[Process]:
+    with serving(folder, *args, server=TWO | sections.pop("server", {}), **sections) as process:
+        yield process
+
+
+def stored(process: Process) -> dict[str, int]:
+    return process.metrics().by("site", "collector_stored_events_total")
+
+
+def posted(process: Process, count: int, prefix: str = "s") -> set[str]:
+    """Send so many events, each on a connection of its own, all open at once; their session ids."""
+    ids = [f"{prefix}-{number}" for number in range(count)]
+
+    async def post() -> None:
+        connections = [await wire.connect(process.url) for _ in ids]
+        for session_id, (reader, writer) in zip(ids, connections, strict=True):
+            writer.write(wire.request("demo", body(session_id=session_id)))
+            assert (await wire.read_reply(reader)).status == 201
+        for _, writer in connections:
+            writer.close()
+
+    asyncio.run(post())
+    return set(ids)
+
+
+def test_workers_share_the_socket_and_their_numbers_are_summed(tmp_path: Path) -> None:
+    with two_workers(tmp_path) as process:
+        ids = posted(process, 60)
+        assert process.post(b"{").status == 202
+        assert process.post(site="nobody").status == 404
+        assert {"demo": 60} == stored(process)
+        scrape = process.metrics()
+        assert 61 == scrape.value("collector_received_events_total", site="demo")
+        assert {"invalid": 1} == scrape.by("reason", "collector_dropped_events_total", site="demo")
+        assert {"demo": 60} == scrape.by("site", "collector_buffered_events")
+        assert 1 == scrape.value("collector_ready") == scrape.value("python_info", **python_info(process))
+        assert (200, "ready\n") == process.ask("/readyz")
+        assert {"0", "1"} == {path.parent.name for path in segments(tmp_path)}
+        assert process.stop() == 0
+        assert ids == ids_of(process)
+        assert 2 == len(process.parts()), "each worker has served, and written its own part"
+    assert [] == segments(tmp_path)
+
+
+def python_info(process: Process) -> dict[str, str]:
+    (labels,) = [dict(labels) for name, labels in process.metrics().samples if name == "python_info"]
+    return labels
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool, busy: bool) -> None:
+    """No worker gets more than two thirds of what stays open, whatever else they do."""
+    ledger = Ledger()
+    with two_workers(tmp_path, {"a": {}, "b": {}}) as process, load(process.url, ledger, connections=8 * busy):
+        if busy:
+            await asyncio.to_thread(wait_until, lambda: len(ledger.acked) > 200, "the load runs")
+        before = {number: sockets(pid) for number, pid in workers(process).items()}
+        if at_once:
+            connections = await asyncio.gather(*(wire.connect(process.url) for _ in range(64)))
+        else:
+            connections = [await wire.connect(process.url) for _ in range(64)]
+        for reader, writer in connections:  # an answer: it is let in
+            writer.write(wire.request("nobody", b"{}"))
+            await wire.read_reply(reader)
+        got = [sockets(pid) - before[number] for number, pid in workers(process).items()]
+        assert 64 == sum(got)
+        assert max(got) < 64 * 2 / 3, got
+        for _, writer in connections:
+            writer.close()
+
+
+def sockets(pid: int) -> int:
+    return sum(os.readlink(link).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_supervisor_stays_small(tmp_path: Path) -> None:
+    """It needs none of what a worker does: pyarrow alone is 60 MB."""
+    with two_workers(tmp_path) as process:
+        libraries = Path(f"/proc/{process.popen.pid}/maps").read_text()
+        assert "libarrow" not in libraries
+        assert "libarrow" in Path(f"/proc/{workers(process)[0]}/maps").read_text()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_worker_is_replaced_and_its_segments_recovered_at_once(tmp_path: Path, number: int) -> None:
+    """Nothing is flushed but what the replacement finds. What the dead one counted stays in the sums."""
+    with two_workers(tmp_path, storage=LONG) as process:
+        ids = posted(process, 40)
+        assert {"demo": 40} == stored(process)
+        old = workers(process)[number]
+        os.kill(old, signal.SIGKILL)
+        process.logged("recovered every segment")
+        replaced(process, number, old)
+        assert {"demo": 40} == stored(process)
+        scrape = process.metrics()
+        assert 1 == scrape.value("collector_worker_restarts_total")
+        recovered = int(scrape.value("collector_recovered_events_total"))
+        assert 0 < recovered < 40
+        assert recovered == len(process.rows())
+        ids |= posted(process, 20, "later")
+        assert process.stop() == 0
+        assert ids == ids_of(process)
+    assert f"worker {number} is dead (killed by SIGKILL); replaced at once" in process.log()
+
+
+def test_kills_of_workers_under_load_lose_double_and_invent_nothing(tmp_path: Path) -> None:
+    """Connections to the dead break; no other does, and what waits in the queue is served."""
+    ledger = Ledger()
+    with victim_serving(tmp_path, server=TWO) as process:
+        for round_ in range(4):
+            with load(process.url, ledger, connections=16):
+                before = len(ledger.acked)
+                wait_until(lambda before=before: len(ledger.acked) > before + 200, "the load runs")  # type: ignore[misc]
+                number = round_ % 2
+                old = workers(process)[number]
+                os.kill(old, signal.SIGKILL)
+                at_kill = len(ledger.acked)
+                wait_until(lambda at_kill=at_kill: len(ledger.acked) > at_kill + 200, "the other goes on")  # type: ignore[misc]
+                replaced(process, number, old)
+        assert {201: len(ledger.acked)} == dict(ledger.statuses)
+        received, kept = (
+            sum(process.metrics().by("site", f"collector_{what}_events_total").values())
+            for what in ("received", "stored")
+        )
+        assert received == kept
+        assert process.stop() == 0
+    assert verdict(tmp_path / "data", ledger) is None
+
+
+async def test_queued_connections_outlive_a_killed_worker(tmp_path: Path) -> None:
+    """Both are stopped, so that all that connect now wait in the queue; then one is killed, and the other wakes."""
+    with two_workers(tmp_path) as process:
+        pids = workers(process)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGSTOP)
+        connections = [await wire.connect(process.url) for _ in range(40)]
+        for number, (_, writer) in enumerate(connections):
+            writer.write(wire.request("demo", body(session_id=f"q-{number}")))
+        os.kill(pids[0], signal.SIGKILL)
+        os.kill(pids[1], signal.SIGCONT)
+        async with asyncio.timeout(20):
+            replies = [await wire.read_reply(reader) for reader, _ in connections]
+        assert {201} == {reply.status for reply in replies}
+        for _, writer in connections:
+            writer.close()
+        await asyncio.to_thread(replaced, process, 0, pids[0])
+        assert await asyncio.to_thread(process.stop) == 0
+        assert {f"q-{number}" for number in range(40)} == ids_of(process)
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    """A scrape does not wait for it, nor does what it counted leave the sums; the other serves on."""
+    with two_workers(tmp_path, storage=LONG) as process:
+        ids = posted(process, 20)
+        assert {"demo": 20} == stored(process)
+        old = workers(process)[1]
+        os.kill(old, signal.SIGSTOP)
+        assert {"demo": 20} == stored(process)
+        assert process.metrics().value("collector_workers", state="serving") == 1
+        ids |= posted(process, 10, "meanwhile")
+        process.logged("worker 1 hangs: killed")
+        replaced(process, 1, old)
+        process.logged("recovered every segment")
+        assert {"demo": 30} == stored(process)
+        assert process.stop() == 0
+        assert ids == ids_of(process)
+
+
+def test_workers_end_when_the_supervisor_is_killed_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    """They drain, as long as a drain takes, and the next supervisor has the data_dir when all of them are gone."""
+    with two_workers(tmp_path, server={"shutdown_timeout_s": 3, "body_timeout_s": 60}) as process:
+        ids = posted(process, 20)
+        pids = workers(process)
+        with under_way(process):
+            kill(process)
+            with two_workers(tmp_path) as again:
+                assert not any(alive(pid) for pid in pids.values())
+                assert ids == ids_of(again), "the workers have drained"
+                ids |= posted(again, 10, "again")
+                assert again.stop() == 0
+                assert ids == ids_of(again)
+
+
+@contextmanager
+def under_way(process: Process) -> Iterator[None]:
+    """A request whose body does not come."""
+    address = urlsplit(process.url)
+    with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
+        connection.sendall(wire.head("demo", 100) + b"{")
+        wait_until(lambda: process.metrics().value("collector_requests_under_way") == 1, "the request is under way")
+        yield
+
+
+def test_power_that_ends_all_at_once_leaves_nothing_unrecovered(tmp_path: Path) -> None:
+    """All processes killed; the next start has fewer workers, then one."""
+    ledger = Ledger()
+    for count in (3, 2, 1):
+        with victim_serving(tmp_path, server={"workers": count, "port": 0}, storage=LONG) as process:
+            with load(process.url, ledger):
+                before = len(ledger.acked)
+                wait_until(lambda before=before: len(ledger.acked) > before + 100, "the load runs")  # type: ignore[misc]
+                pids = workers(process)
+                kill(process)
+                for pid in pids.values():
+                    os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pids=pids: not any(map(alive, pids.values())), "all are dead")  # type: ignore[misc]
+    recover(tmp_path)
+    assert verdict(tmp_path / "data", ledger) is None
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_fewer_workers_than_yesterday_lose_nothing(tmp_path: Path) -> None:
+    """The first takes over the folders that are no present worker's; each its own."""
+    ids = left_behind(tmp_path)
+    found = segments(tmp_path)
+    assert len(found) > 1
+    for number, path in enumerate(found):
+        folder = tmp_path / "data" / "journal" / ("7", "1", "0")[number % 3]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    with two_workers(tmp_path, storage=LONG) as process:
+        wait_until(lambda: len(process.rows()) == len(ids), "everything is recovered")
+        assert ids == ids_of(process)
+        assert len(ids) == process.metrics().value("collector_recovered_events_total")
+        assert process.stop() == 0
+    assert [] == segments(tmp_path)
+
+
+def test_sigterm_to_a_worker_alone_drains_it_and_it_is_replaced(tmp_path: Path) -> None:
+    with two_workers(tmp_path) as process:
+        ids = posted(process, 20)
+        old = workers(process)[0]
+        os.kill(old, signal.SIGTERM)
+        replaced(process, 0, old)
+        assert ids_of(process), "it has drained"
+        assert process.stop() == 0
+        assert ids == ids_of(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_that_reaches_all_at_once_drains_all(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C at a terminal, or a stop by systemd: to a worker the supervisor's word is not a second signal."""
+    with two_workers(tmp_path) as process:
+        ids = posted(process, 20)
+        for pid in (*workers(process).values(), process.popen.pid):
+            os.kill(pid, number)
+        assert process.exit_code() == 0
+        assert ids == ids_of(process)
+        assert "second signal" not in process.log()
+        assert "Traceback" not in process.log()
+
+
+def test_second_signal_ends_all_at_once(tmp_path: Path) -> None:
+    """The first waits for a body that does not come."""
+    with two_workers(tmp_path, server={"shutdown_timeout_s": 60, "body_timeout_s": 60}) as process:
+        ids = posted(process, 10)
+        with under_way(process):
+            process.send_signal(signal.SIGTERM)
+            process.logged("draining: 1 requests under way")
+            process.send_signal(signal.SIGTERM)
+            assert process.exit_code(within_s=5) == 1
+        assert "second signal: exiting at once; " in process.log()
+        with two_workers(tmp_path) as again:
+            assert again.stop() == 0
+            assert ids == ids_of(again)
+
+
+def test_reload_reaches_all_workers_and_a_bad_file_none(tmp_path: Path) -> None:
+    """Counted once, and said once; a worker that is replaced later starts with the good one."""
+    with two_workers(tmp_path) as process:
+        configure(tmp_path, {"demo": {}, "new": {}}, server=TWO)
+        process.send_signal(signal.SIGHUP)
+        process.logged("reloaded: 2 sites")
+        assert {201} == {process.post(site="new").status for _ in range(20)}
+        (tmp_path / "collector.toml").write_text("[sites.other")
+        process.send_signal(signal.SIGHUP)
+        process.logged("is not TOML")
+        assert 1 == process.log().count("nothing changed")
+        old = workers(process)[0]
+        os.kill(old, signal.SIGKILL)
+        replaced(process, 0, old)
+        assert {201} == {process.post(site="new").status for _ in range(20)}
+        scrape = process.metrics()
+        assert {"done": 1, "failed": 1} == scrape.by("outcome", "collector_reloads_total")
+        assert process.stop() == 0
+
+
+def test_limit_of_a_client_holds_across_workers_and_their_deaths(tmp_path: Path) -> None:
+    """A bucket of 30 that hardly fills, whoever serves; two workers that each had their own would grant 60."""
+    with two_workers(tmp_path, rate_limit={"requests_per_minute": 1, "burst": 30}) as process:
+        statuses = Counter(process.post().status for _ in range(20))
+        old = workers(process)[0]
+        os.kill(old, signal.SIGKILL)
+        replaced(process, 0, old)
+        statuses += Counter(process.post().status for _ in range(40))
+        assert statuses[201] in (30, 31, 32)
+        assert 1 == process.metrics().value("collector_rate_limit_clients")
+        configure(tmp_path, {"demo": {}, "new": {}}, server=TWO, rate_limit={"requests_per_minute": 1, "burst": 20})
+        process.send_signal(signal.SIGHUP)
+        process.logged("reloaded: 2 sites")
+        assert {429} == {process.post().status for _ in range(10)}
+
+
+def test_client_has_one_hash_a_day_whoever_serves(tmp_path: Path) -> None:
+    with two_workers(tmp_path, privacy={"client_ip": "hash"}) as process:
+        posted(process, 40)
+        assert process.stop() == 0
+        assert 2 == len(process.parts())
+        assert 1 == len({row["client_ip"] for row in process.rows()})
+
+
+@pytest.mark.parametrize("section", ["server", "admin"])
+def test_port_that_is_taken_is_one_line_and_exit_1(tmp_path: Path, section: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports: Settings = {"server": TWO, "admin": {"port": 0}}
+        ports[section] = ports[section] | {"port": port}
+        done = run("serve", "--config", configure(tmp_path, **ports), folder=tmp_path)
+    said = f"collector: {section}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (1, said) == (done.returncode, done.stderr)
+
+
+def test_worker_that_cannot_start_ends_all_with_one_line(tmp_path: Path) -> None:
+    """A file where a folder must be."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "journal").touch()
+    done = run("serve", "--config", configure(tmp_path, server=TWO), folder=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert (1, 1) == (done.returncode, len(lines)), done.stderr
+    assert lines[0].startswith(f"collector: data_dir {tmp_path / 'data'}: ")
+
+
+def test_auto_is_a_worker_for_each_core_that_may_be_used(tmp_path: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    for some in (cores[:1], cores[:2]):
+        command = ("taskset", "-c", ",".join(map(str, some)), *victim())
+        with serving(tmp_path, server={"port": 0, "workers": "auto"}, command=command) as process:
+            assert len(some) == process.metrics().value("collector_workers", state="configured")
+            assert (2 if len(some) > 1 else 0) == len(workers(process))
+            assert process.post().status == 201
+            assert process.stop() == 0
