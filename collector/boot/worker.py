@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
 import aiofiles.os
+import aiohttp
 import uvloop
 from aiohttp import web
 
@@ -26,6 +27,7 @@ from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock
 from collector.config import Config
+from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable
 from collector.edge.server import Server, fits
 from collector.events import COLUMNS
@@ -160,7 +162,7 @@ class Worker:
             self.stages.metrics,
             keepalive_timeout_s=server.keepalive_timeout_s,
             max_connections=max_connections(),
-            ordinary=self.stages.ordinary if fits() else None,
+            ordinary=self._ordinary(),
         )
         # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
         listener = web.ServerRunner(connections, shutdown_timeout=0.1)
@@ -184,6 +186,13 @@ class Worker:
         await self._last_requests(server.shutdown_timeout_s)
         await listener.cleanup()
         await app.cleanup()
+
+    def _ordinary(self) -> OrdinaryRequests | None:
+        ordinary = self.stages.ordinary
+        if ordinary is not None and not fits():
+            log.warning("ordinary requests go the plain way: they were not tested with aiohttp %s", aiohttp.__version__)
+            return None
+        return ordinary
 
     async def _until_stopped(self, boss: Boss) -> bool:
         """Do every duty until a signal says stop; True if one of them ended by itself, or the journal broke."""

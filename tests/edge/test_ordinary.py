@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from collector.boot.stages import build_rules
-from collector.edge import ordinary
+from collector.edge import ordinary, server
 from collector.edge.head import LONGEST_HEAD_BYTES, HeadReader
 from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
@@ -292,6 +292,17 @@ async def test_switched_off_nothing_is_ordinary(serve: Serve, connect: Connect, 
     wire = await connect(collector)
     assert 201 == (await wire.ask(request(body()))).status
     assert 1 == len(handed.on)
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("TESTED_AIOHTTP", "3.13."), ("PRIVATE_NAMES", ("_messages", "_no_such_name"))]
+)
+def test_ordinary_requests_pass_by_no_aiohttp_that_was_not_tested(
+    monkeypatch: pytest.MonkeyPatch, what: str, value: object
+) -> None:
+    assert server.fits()
+    monkeypatch.setattr(server, what, value)
+    assert not server.fits()
 
 
 async def test_rows_of_both_ways_are_the_same(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
