@@ -27,6 +27,10 @@ _DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)", re.ASCII)
 def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]], Iterator[Path]] = iter) -> int:
     """Drop the days that are more than `days` before today (UTC), and return how many parts they had.
 
+    `today` is believed, also of a clock that has jumped. The newest day in the dataset is no witness against it: a
+    minute after the jump that is `today` too. Nor is a gap before it: a month without events leaves one too, and who
+    must keep nothing longer than `days` needs what lies before it dropped all the same.
+
     `shown` may show the progress through the folders. A folder that cannot be dropped, or looked into, keeps back no
     other. Raises the first OSError after all were tried.
     """
