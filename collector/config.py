@@ -103,7 +103,9 @@ class Server(Section):
         True, description="answer ordinary requests past aiohttp's request objects: the same answers for less CPU"
     )
     shutdown_timeout_s: float = Field(
-        15, gt=0, description="longest that draining waits for requests, and a failing flush is tried again"
+        15,
+        gt=0,
+        description="longest that draining waits for requests or a hanging disk, and tries a failing flush again",
     )
 
 

@@ -7,9 +7,10 @@ again, with back-off, for as long as the process lives; of those on disk one at 
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
 from typing import TypeVar
 
 from collector.clock import Clock
@@ -22,6 +23,8 @@ from collector.parts.writer import Part
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
+# What is sealed meanwhile waits too. On a full disk, the usual trouble, to try it would fail as well; beside a segment
+# that fails alone it costs new rows this much delay, half of the default `flush_interval_s`.
 LONGEST_RETRY_S = 30.0
 
 A = TypeVar("A")
@@ -52,7 +55,9 @@ class Flusher:
         self._metrics = metrics
         self._under_way: asyncio.Future[bool] | None = None
         # Its own thread: a slow disk must not take the threads of others, nor they the flush's.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush", initializer=self._on_thread)
+        self._cpu_clock: int | None = None  # of that thread
+        self._calls = 0  # under way there, or waiting for it
 
     async def run(self) -> None:
         """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
@@ -71,10 +76,18 @@ class Flusher:
 
         A failing flush is tried again until `patience_s` is over; one that gets on may take as long as it needs. What
         then is in the journal and in no part is left to the next start. Raises TimeoutError where the disk does not
-        answer a commit.
+        answer a commit, or holds a flush for so long; not with durability `memory`, for the events would be lost.
         """
         async with asyncio.timeout(patience_s):
             await self._journal.close()
+        publishing = asyncio.create_task(self._publish_all(patience_s))
+        if not self._journal.in_memory:
+            await self._watch(publishing, patience_s)
+        await publishing
+        self._thread.shutdown(wait=False)
+        return self._journal.unpublished_rows if self._journal.in_memory else 0
+
+    async def _publish_all(self, patience_s: float) -> None:
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
         until_ns = self._clock.monotonic_ns() + round(patience_s * 1e9)
@@ -88,8 +101,26 @@ class Flusher:
             await self._clock.sleep(retry_s)
             waited_s += retry_s
         await self._write_rejects()
-        self._thread.shutdown(wait=False)
-        return self._journal.unpublished_rows if self._journal.in_memory else 0
+
+    async def _watch(self, publishing: asyncio.Task[None], patience_s: float) -> None:
+        """Return when it is done. Raises TimeoutError once the flush thread hangs for so long, or twice that."""
+        while not publishing.done():
+            before = self._cpu_ns()
+            time_is_over = asyncio.create_task(self._clock.sleep(patience_s))
+            await asyncio.wait([publishing, time_is_over], return_when=asyncio.FIRST_COMPLETED)
+            # Parts are no measure: one of a gigabyte may take longer. But whatever gets on uses the CPU, be it to read
+            # or to write; a thread that the kernel holds does not.
+            if time_is_over.done() and before is not None and self._cpu_ns() == before:
+                publishing.cancel()
+                raise TimeoutError("the disk holds a flush")
+            time_is_over.cancel()
+
+    def _on_thread(self) -> None:
+        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
+
+    def _cpu_ns(self) -> int | None:
+        """What the flush thread has used; None while it has nothing to do."""
+        return time.clock_gettime_ns(self._cpu_clock) if self._calls and self._cpu_clock is not None else None
 
     async def _seal_on_time(self) -> None:
         while True:
@@ -139,9 +170,9 @@ class Flusher:
         return not failed
 
     async def _publish(self, segment: Segment) -> None:
-        started = perf_counter()
+        started = time.perf_counter()
         parts = await self._in_thread(self._flush_segment, segment)
-        took_s = perf_counter() - started
+        took_s = time.perf_counter() - started
         rows = sum(part.rows for part in parts)
         log.info(
             "%s %d events in %d parts in %.2f s",
@@ -169,7 +200,11 @@ class Flusher:
             log.warning("rejected events could not be written: %s", exc)
 
     async def _in_thread(self, function: Callable[[A], T], argument: A) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+        self._calls += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
+        finally:
+            self._calls -= 1
 
 
 def _events(segment: Segment) -> str:

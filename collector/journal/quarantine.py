@@ -4,15 +4,18 @@
                                    (or, after a power cut with durability `write`, to those whose last events it took)
     quarantine/<segment>.damaged   bytes elsewhere that are no records: an acknowledged event may be lost in them
     quarantine/<segment>.unfit     records with values that fit no column of today: stored with null in their place
-    quarantine/<segment>.segment   a whole segment, some of whose parts' names are taken by other files
+    quarantine/<segment>.segment   a whole segment: some of its parts' names are taken by other files, or some of its
+                                   blocks the disk could not read
 
-Each holds bytes as they stood in the segment, one stretch after the other. A whole segment is one still: once the file
-in its way is gone, moved to `journal/0/` it becomes the parts that are missing.
+Each holds bytes as they stood in the segment, one stretch after the other; zeros where the disk could not read them. A
+whole segment is one still: once the file in its way is gone, or the blocks can be read and the parts that lack their
+events are moved away, moved to `journal/0/` it becomes the parts that are missing.
 """
 
 import logging
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
@@ -41,8 +44,8 @@ class Quarantine:
         self._staging = folders.root / STAGING / worker
         self._metrics = metrics
 
-    def keep(self, segment: Segment, path: Path, kind: str, ranges: Ranges) -> None:
-        """Keep these stretches of the segment's file, once and for good. Raises OSError."""
+    def keep(self, segment: Segment, source: BinaryIO, kind: str, ranges: Ranges) -> None:
+        """Keep these stretches of the segment, once and for good. Raises OSError."""
         final = self._folder / f"{segment.id}.{kind}"
         if final.exists():  # by an earlier try, whole
             self._sync_folder()
@@ -50,7 +53,7 @@ class Quarantine:
         staged = self._staging / final.name
         self._staging.mkdir(parents=True, exist_ok=True)
         try:
-            with path.open("rb") as source, staged.open("wb") as copy:
+            with staged.open("wb") as copy:
                 for start, end in ranges:
                     source.seek(start)
                     while start < end:

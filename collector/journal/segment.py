@@ -67,6 +67,7 @@ class Segment:
     rows_of: Mapping[Group, int]  # empty where nobody has counted them yet
     columns: Columns | None
     left_over: bool = False  # by a process that is dead
+    failed_reads: int = 0  # tries to read its file that the disk could not
 
     @property
     def rows(self) -> int:

@@ -8,11 +8,11 @@ expiry, or the next start, sweeps. It may run beside a collector that serves, an
 """
 
 import logging
+import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -27,14 +27,19 @@ _DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)", re.ASCII)
 def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]], Iterator[Path]] = iter) -> int:
     """Drop the days that are more than `days` before today (UTC), and return how many parts they had.
 
-    `shown` may show the progress through the folders. A folder that cannot be dropped keeps back no other. Raises the
-    first OSError after all were tried.
+    `today` is believed, also of a clock that has jumped. The newest day in the dataset is no witness against it: a
+    minute after the jump that is `today` too. Nor is a gap before it: a month without events leaves one too, and who
+    must keep nothing longer than `days` needs what lies before it dropped all the same.
+
+    `shown` may show the progress through the folders. A folder that cannot be dropped, or looked into, keeps back no
+    other. Raises the first OSError after all were tried.
     """
     trash = data_dir / STAGING / EXPIRED
     sweep(trash)
     before = today - timedelta(days)
-    dropped, failures = 0, []
-    for folder in shown(sorted(_days_before(data_dir, before))):
+    dropped = 0
+    failures: list[OSError] = []
+    for folder in shown(sorted(_days_before(data_dir, before, failures))):
         try:
             dropped += _drop(folder, trash)
         except OSError as exc:
@@ -56,14 +61,31 @@ def sweep(trash: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _days_before(data_dir: Path, before: date) -> Iterator[Path]:
+def _days_before(data_dir: Path, before: date, failures: list[OSError]) -> Iterator[Path]:
     for dataset in (EVENTS, REJECTED):
-        for pattern in ("date=*", "site=*/date=*"):
-            for folder in (data_dir / dataset).glob(pattern):
-                day = _DAY.fullmatch(folder.name)
-                with suppress(ValueError):  # no day of any calendar: not ours
-                    if day and folder.is_dir() and date.fromisoformat(day[1]) < before:
-                        yield folder
+        for folder in _folders(data_dir / dataset, failures):
+            days = _folders(folder, failures) if folder.name.startswith("site=") else [folder]
+            yield from (day for day in days if _is_before(day.name, before))
+
+
+def _is_before(name: str, before: date) -> bool:
+    day = _DAY.fullmatch(name)
+    try:
+        return day is not None and date.fromisoformat(day[1]) < before
+    except ValueError:  # no day of any calendar: not ours
+        return False
+
+
+def _folders(folder: Path, failures: list[OSError]) -> list[Path]:
+    """The folders in it. (`glob` passes over a folder that it may not read: its days would stay for ever.)"""
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / entry.name for entry in entries if entry.is_dir()]
+    except FileNotFoundError:  # nothing was ever rejected, or someone has removed an empty site
+        return []
+    except OSError as exc:
+        failures.append(exc)
+        return []
 
 
 def _drop(folder: Path, trash: Path) -> int:

@@ -17,8 +17,8 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, RLIMIT_NOFILE, prlimit
 import pytest
 
 from tests.crash.conftest import need, times
-from tests.crash.rounds import Ledger, came_back, load, recover, verdict, victim_serving
-from tests.crash.tracing import calls, failing, may_trace, options
+from tests.crash.rounds import Ledger, came_back, kill, load, published, recover, verdict, victim_serving
+from tests.crash.tracing import calls, failing, may_trace, options, traced
 from tests.support import body, event
 from tests.system import wire
 from tests.system.process import Answer, Process, run, serving, wait_until
@@ -224,6 +224,24 @@ def test_segment_whose_name_cannot_be_synced_ends_the_process(tmp_path: Path) ->
         assert "no event can be acknowledged any more" in process.log()
     recover(tmp_path)
     assert judged(tmp_path / "data", ledger) is None
+
+
+def test_bad_sector_in_a_left_over_segment_costs_only_the_records_in_it(tmp_path: Path) -> None:
+    """Its first block: the header and some three events. Three tries fail, the fourth reads around it."""
+    ledger = Ledger()
+    with victim_serving(tmp_path, storage=NEVER) as process:
+        send(process, ledger, NEARLY, connections=1)
+        (segment,) = segments(process)
+        kill(process)
+    fault = options("preadv,preadv2", "error=EIO:when=1..5", path=segment)
+    with victim_serving(tmp_path, prefix=traced(tmp_path / "strace", *fault), storage=NEVER) as process:
+        wait_until(lambda: not segment.exists(), "it is published")
+        assert 3 == process.log().count("Input/output error")
+        assert {"damaged": 2, "segment": 1} == process.metrics().by("kind", "collector_quarantined_total")
+        assert process.stop() == 0
+    found = published(process.data_dir)
+    assert found.keys() < ledger.acked
+    assert NEARLY - 5 < len(found) < NEARLY
 
 
 def test_out_of_descriptors_keeps_the_open_segment(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from collector.journal.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
-from collector.journal.segment import Segment
+from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
@@ -91,6 +91,14 @@ async def settle() -> None:
 @pytest.fixture
 def bench(tmp_path: Path, clock: FakeClock) -> Bench:
     return Bench(tmp_path, make_journal(clock=clock), clock)
+
+
+def kept_in_files(data_dir: Path, clock: FakeClock) -> Bench:
+    """The same with a journal of files."""
+    store = SegmentStore(Folders(data_dir), "0", by_site=True, durability="write")
+    journal = Journal(store, segment_max_bytes=10_000, journal_max_bytes=10**9, clock=clock, metrics=Metrics())
+    journal.open()
+    return Bench(data_dir, journal, clock)
 
 
 async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
@@ -270,6 +278,84 @@ async def test_drain_is_not_held_up_by_a_backlog_that_fails(bench: Bench) -> Non
     async with asyncio.timeout(10):  # of real time; the clock stands still
         assert 0 == await bench.flusher.drain(15)
     assert ([1], {*backlog}) == (bench.disk.written, {*bench.journal.sealed})
+
+
+class Hanging:
+    """A flush that the kernel holds: it does nothing until it is let go, but for what it is told to."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._write = bench.disk.__call__
+        self._told = threading.Semaphore(0)
+        self._goes_on, self.steps = False, 0
+        bench.flusher._flush_segment = self
+
+    def __call__(self, segment: Segment) -> list[Part]:
+        while self._told.acquire(timeout=10) and not self._goes_on:
+            self.steps += sum(range(1_000)) > 0
+        return self._write(segment)
+
+    def step(self) -> None:
+        """Get on a little."""
+        self._told.release()
+
+    def go_on(self) -> None:
+        """Get on to the end."""
+        self._goes_on = True
+        self._told.release()
+
+
+@pytest.mark.parametrize("when", ["before the stop", "in the stop"])
+async def test_drain_gives_up_on_a_flush_that_hangs(tmp_path: Path, clock: FakeClock, when: str) -> None:
+    """What is not published is in the journal; a stop must not wait for a disk that does not come back."""
+    bench = kept_in_files(tmp_path, clock)
+    hanging = Hanging(bench)
+    await bench.journal.append(make_event())
+    if when == "before the stop":
+        async with bench.running():
+            bench.clock.advance(INTERVAL_S)
+            await settle()
+    drained = asyncio.create_task(bench.flusher.drain(15))
+    await settle()
+    bench.clock.advance(14)
+    await settle()
+    assert not drained.done()
+    for _ in range(2):  # the thread may have been about to hang when it was first looked at
+        bench.clock.advance(15)
+        await settle()
+    with pytest.raises(TimeoutError):
+        await drained
+    hanging.go_on()
+
+
+async def test_drain_waits_for_a_flush_that_gets_on_however_slowly(tmp_path: Path, clock: FakeClock) -> None:
+    bench = kept_in_files(tmp_path, clock)
+    hanging = Hanging(bench)
+    await bench.journal.append(make_event())
+    drained = asyncio.create_task(bench.flusher.drain(15))
+    for _ in range(5):
+        await settle()
+        hanging.step()
+        await settle()
+        bench.clock.advance(15)
+    await settle()
+    assert (5, False) == (hanging.steps, drained.done())
+    hanging.go_on()
+    assert 0 == await drained
+    assert [1] == bench.disk.written
+
+
+async def test_drain_waits_for_a_flush_that_hangs_where_its_events_would_be_lost(bench: Bench) -> None:
+    hanging = Hanging(bench)
+    await bench.journal.append(make_event())
+    drained = asyncio.create_task(bench.flusher.drain(15))
+    for _ in range(3):
+        await settle()
+        bench.clock.advance(15)
+    await settle()
+    assert not drained.done()
+    hanging.go_on()
+    assert 0 == await drained
+    assert [1] == bench.disk.written
 
 
 async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from errno import EIO
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,9 +13,10 @@ from collector.clock import US_PER_DAY
 from collector.events import Event
 from collector.ingest.pipeline import replay
 from collector.journal.buffer import Buffer
-from collector.journal.flush import SegmentFlush
+from collector.journal.flush import FAILED_READS, SegmentFlush
 from collector.journal.quarantine import Quarantine
-from collector.journal.record import Record
+from collector.journal.record import HEADER_BYTES, Damage, Record, scan
+from collector.journal.salvage import BLOCK_BYTES
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import PartConflict, PartWriter
@@ -310,3 +312,99 @@ def test_segment_is_kept_until_the_name_of_its_copy_in_quarantine_is_synced(
     bench.flush(segment)
     assert ([True], [kind]) == (synced, list(bench.quarantined()))
     assert not segment.path.exists()
+
+
+MANY = [stored("a", number, body(session_id=f"s-{number}", page_referrer="x" * 500)) for number in range(60)]
+
+
+def bad_sectors(monkeypatch: pytest.MonkeyPatch, *blocks: int) -> None:
+    """A read that begins in such a block fails; one that meets it later ends before it, as in the kernel."""
+    preadv = os.preadv
+
+    def flaky(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        (buffer,) = buffers
+        if at // BLOCK_BYTES in blocks:
+            raise OSError(EIO, "Input/output error")
+        good = min((block * BLOCK_BYTES - at for block in blocks if block * BLOCK_BYTES > at), default=len(buffer))
+        return preadv(descriptor, [buffer[:good]], at)
+
+    monkeypatch.setattr(os, "preadv", flaky)
+
+
+def records(path: Path) -> list[Record | Damage]:
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        return list(scan(file, path.stem[-16:]))
+
+
+@pytest.mark.parametrize("blocks", [(0,), (1,), (2, 3), (1, 4), (-1,), (-1, 0)], ids=str)
+def test_block_that_the_disk_cannot_read_costs_only_the_records_in_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, ...]
+) -> None:
+    """After a few tries, for a disk can come back. What cannot be read is damage, also at the segment's end."""
+    segment = bench.sealed(MANY, in_memory=False)
+    assert segment.path is not None
+    whole = segment.path.read_bytes()
+    blocks = tuple(block % -(-len(whole) // BLOCK_BYTES) for block in blocks)
+    lost = {
+        found.start
+        for found in records(segment.path)
+        if any(found.start < (block + 1) * BLOCK_BYTES and found.end > block * BLOCK_BYTES for block in blocks)
+    }
+    expected = [each.row[2] for each, found in zip(MANY, records(segment.path), strict=True) if found.start not in lost]
+    assert 30 < len(expected) < len(MANY)
+    with monkeypatch.context() as patch:
+        bad_sectors(patch, *blocks)
+        for _ in range(FAILED_READS):
+            with pytest.raises(OSError, match="Input/output"):
+                bench.flush(segment)
+            assert ([], {}) == (bench.parts(), bench.quarantined())
+        bench.flush(segment)
+    assert expected == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+    assert {"damaged", "segment"} == bench.quarantined().keys()
+    assert whole == bench.quarantined()["segment"], "the file itself is kept: another tool may read it yet"
+    assert not segment.path.exists()
+
+
+def test_disk_that_comes_back_costs_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = bench.sealed(MANY, in_memory=False)
+    for _ in range(FAILED_READS):
+        with monkeypatch.context() as patch:
+            bad_sectors(patch, 1)
+            with pytest.raises(OSError, match="Input/output"):
+                bench.flush(segment)
+    bench.flush(segment)
+    assert (len(MANY), {}) == (len(read_rows(bench.data_dir / "events")), bench.quarantined())
+
+
+def test_copy_of_a_place_that_cannot_be_read_holds_zeros(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = bench.sealed(MANY, in_memory=False)
+    assert segment.path is not None
+    data = bytearray(segment.path.read_bytes())
+    segment.failed_reads = FAILED_READS
+    bad_sectors(monkeypatch, 2)
+    (bench.data_dir / "events" / "site=a").touch()
+    for _ in range(2):
+        with pytest.raises(OSError, match="site=a"):
+            bench.flush(segment)
+    data[2 * BLOCK_BYTES : 3 * BLOCK_BYTES] = bytes(BLOCK_BYTES)
+    segment.path.write_bytes(data)
+    (damage,) = (found for found in records(segment.path) if isinstance(found, Damage))
+    assert data[damage.start : damage.end] == bench.quarantined()["damaged"]
+    assert [1, 1] == [bench.count(kind) for kind in ("damaged", "segment")], "once, however often it is tried"
+
+
+def test_salvaged_segment_brought_back_becomes_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its blocks can be read again, and a person has moved away the part that lacks their events."""
+    segment = bench.sealed(MANY, in_memory=False)
+    segment.failed_reads = FAILED_READS
+    with monkeypatch.context() as patch:
+        bad_sectors(patch, 1)
+        (part,) = bench.flush(segment)
+    assert part.rows < len(MANY)
+    part.path.unlink()
+    kept = bench.data_dir / "quarantine" / f"{segment.id}.segment"
+    kept.rename(bench.data_dir / "journal" / "0" / kept.name)
+    (again,) = bench.store.left_over()
+    bench.flush(again)
+    assert [each.row[2] for each in MANY] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]

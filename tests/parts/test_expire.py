@@ -81,6 +81,25 @@ def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monke
     assert {OLD[0], OLD[1], OLD[4]} == left(tmp_path)
 
 
+@pytest.mark.parametrize("folder", ["events/site=a", "events"])
+def test_folder_that_may_not_be_read_is_told_and_keeps_back_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    make(tmp_path, *OLD)
+    scandir, closed = os.scandir, tmp_path / folder
+
+    def refuse(path: Path) -> Any:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=folder):
+        expire(tmp_path, TODAY, 10)
+    monkeypatch.undo()
+    assert {name for name in OLD if name.startswith(folder + "/")} == left(tmp_path)
+
+
 def test_folder_that_a_day_has_left_is_synced_before_its_parts_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

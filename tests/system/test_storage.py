@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,4 +183,26 @@ def test_disk_that_is_mended_while_draining_loses_nothing(tmp_path: Path) -> Non
             process.send_signal(signal.SIGTERM)
             process.logged("flush failed")
         assert process.exit_code() == 0
+        assert len(process.rows()) == 1
+
+
+HANGING_SYNC = """
+import sys, time
+from collector.boot.cli import main
+from collector.parts import writer
+writer.fsync_file = lambda path: time.sleep(3600)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_stop_gives_up_on_a_disk_that_hangs(tmp_path: Path) -> None:
+    """The sync of a part does not return. The next start publishes what was acknowledged."""
+    server = {"shutdown_timeout_s": 0.5}
+    with serving(tmp_path, command=(sys.executable, "-c", HANGING_SYNC), server=server) as process:
+        assert process.post().status == 201
+        assert process.stop() == 1
+        last = process.log().splitlines()[-1]
+        assert last.endswith("the disk does not answer: exiting; every acknowledged event is in the journal")
+    with serving(tmp_path) as process:
+        assert process.stop() == 0
         assert len(process.rows()) == 1
