@@ -29,6 +29,7 @@ MOST_LINES = 64  # half of what aiohttp takes
 # 8 MB at most, of lines of 1 KB; browsers of all versions in all languages send some 2,000.
 MAX_KNOWN_LINES = 8_192
 LONGEST_KNOWN_LINE_BYTES = 1_024
+MAX_KNOWN_SITES = 32_768  # 6 MB
 
 
 Head = tuple[str, dict[str, str], int]
@@ -89,7 +90,7 @@ class HeadReader:
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
             return None
-        if len(self._site_of) >= MAX_KNOWN_LINES:
+        if len(self._site_of) >= MAX_KNOWN_SITES:
             self._site_of.clear()
         site_id = self._site_of[line] = match[1].decode()
         return site_id

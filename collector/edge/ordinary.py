@@ -25,7 +25,6 @@ from collector.sites import Site, host_of
 
 log = logging.getLogger(__name__)
 
-MAX_STORED_ANSWERS = 4_096  # 2 MB
 MAX_KNOWN_PAGES = 4_096  # 1 MB
 MAX_KNOWN_PEERS = 4_096  # 1 MB
 
@@ -52,8 +51,7 @@ class OrdinaryRequests:
         self._peers: dict[str | None, tuple[Address, bool]] = {}  # and whether it is trusted
         self._second = 0
         self._date = ""
-        self._stored_begin: dict[tuple[str | None, bool], bytes] = {}  # of a 201, by origin
-        self._stored_end = b""  # of the present second
+        self._stored_end = b""  # of a 201 of the present second
 
     def find(self, data: bytes) -> Ordinary | None:
         """The one ordinary request that `data` is; None if it is anything else.
@@ -160,12 +158,7 @@ class OrdinaryRequests:
 
     def _stored_answer(self, origin: str | None, close: bool) -> bytes:
         self._tell_time()
-        begin = self._stored_begin.get((origin, close))
-        if begin is None:
-            if len(self._stored_begin) >= MAX_STORED_ANSWERS:
-                self._stored_begin.clear()
-            begin = self._stored_begin[origin, close] = answers.stored(origin).begin(close=close)
-        return begin + self._stored_end
+        return answers.stored_begin(origin, close=close) + self._stored_end
 
     def _tell_time(self) -> None:
         second = int(time.time())

@@ -186,6 +186,7 @@ def test_longest_heads_are_within_what_aiohttp_takes() -> None:
 def test_lines_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In number and length; and what is everyone's own is not remembered at all."""
     monkeypatch.setattr(head_module, "MAX_KNOWN_LINES", 20)
+    monkeypatch.setattr(head_module, "MAX_KNOWN_SITES", 20)
     reader = HeadReader()
     for number in range(100):
         own = (b"X-Forwarded-For: 192.0.2.%d" % number, b"Cookie: %d" % number)

@@ -85,17 +85,19 @@ def test_one_part_per_day_is_sorted_by_site(tmp_path: Path) -> None:
 
 
 def test_part_is_compressed_indexed_and_says_where_it_is_from(tmp_path: Path) -> None:
-    (path,) = write(make_writer(tmp_path), [row("a", lcp=1.0), row("a", lcp=None)])
+    (path,) = write(make_writer(tmp_path), [*(row("a", lcp=1.0) for _ in range(300)), row("a", lcp=None)])
     metadata = pq.read_metadata(tmp_path / path)
     footer = {key.decode(): value.decode() for key, value in metadata.metadata.items() if b"collector" in key}
-    expected = {"collector.contract": CONTRACT_HASH, "collector.segment": SEGMENT, "collector.rows": "2"}
+    expected = {"collector.contract": CONTRACT_HASH, "collector.segment": SEGMENT, "collector.rows": "301"}
     assert expected.items() <= footer.items()
     assert "collector.version" in footer
     lcp = metadata.row_group(0).column(NAMES.index("lcp"))
     assert ("ZSTD", True, True) == (lcp.compression, lcp.has_offset_index, lcp.has_column_index)
     assert (1, 1.0) == (lcp.statistics.null_count, lcp.statistics.max)
     session = metadata.row_group(0).column(NAMES.index("session_id"))
-    assert session.has_dictionary_page
+    assert ("ZSTD", True) == (session.compression, session.has_dictionary_page)
+    visible = metadata.row_group(0).column(NAMES.index("visible"))
+    assert "UNCOMPRESSED" == visible.compression  # nothing but nulls: a codec would make it larger
     assert EVENT_SCHEMA.equals(pq.read_schema(tmp_path / path))
 
 
