@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from collector.events import Event
 from collector.journal import journal as module
+from collector.journal.buffer import BATCH_BYTES
 from collector.journal.journal import Journal
 from collector.journal.record import HEADER_BYTES, Record, scan
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
@@ -54,6 +56,30 @@ def fail(exc: Exception) -> Callable[..., Any]:
         raise exc
 
     return raise_it
+
+
+def large_event(text_bytes: int) -> Event:
+    """One that becomes columns at once, with so much text in them."""
+    event = make_event(size_bytes=BATCH_BYTES)
+    event.row[-1] = text_bytes * "x"
+    return event
+
+
+async def test_segment_is_sealed_when_its_columns_are_as_large_as_it_may_be(tmp_path: Path) -> None:
+    """What its events are charged for is far more."""
+    journal = make_journal(tmp_path, segment_max_bytes=101_000)
+    for _ in range(25):
+        assert await journal.append(large_event(10_000))
+    assert [10, 10] == [segment.rows for segment in journal.sealed]
+    await journal.close()
+
+
+async def test_segment_is_sealed_before_it_takes_all_the_room_there_is(tmp_path: Path) -> None:
+    """Or nothing could be taken until the timer seals it."""
+    journal = make_journal(tmp_path, segment_max_bytes=10_000, journal_max_bytes=10_000)
+    assert all([await journal.append(make_event(size_bytes=1_000)) for _ in range(9)])
+    assert [5] == [segment.rows for segment in journal.sealed]
+    await journal.close()
 
 
 class Gate:
@@ -189,11 +215,13 @@ async def test_fault_of_ours_in_a_commit_leaves_nobody_waiting(
 
 
 async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By what its columns take: 10,000 bytes of text and some 300 of everything else for each of these events."""
+    journal = make_journal(tmp_path, segment_max_bytes=101_000)
     with monkeypatch.context() as patch:
         patch.setattr(SegmentStore, "create", fail(OSError(EMFILE, "Too many open files")))
-        stored = [await journal.append(make_event()) for _ in range(25)]
+        stored = [await journal.append(large_event(10_000)) for _ in range(25)]
         assert 20 * [True] + 5 * [False] == stored
         assert "no new segment can be made" == journal.refusing_because()
         await journal.mend()

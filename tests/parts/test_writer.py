@@ -85,10 +85,10 @@ def test_one_part_per_day_is_sorted_by_site(tmp_path: Path) -> None:
 
 
 def test_part_is_compressed_indexed_and_says_where_it_is_from(tmp_path: Path) -> None:
-    (path,) = write(make_writer(tmp_path), [*(row("a", lcp=1.0) for _ in range(300)), row("a", lcp=None)])
+    (path,) = write(make_writer(tmp_path), [*(row("a", lcp=1.0) for _ in range(600)), row("a", lcp=None)])
     metadata = pq.read_metadata(tmp_path / path)
     footer = {key.decode(): value.decode() for key, value in metadata.metadata.items() if b"collector" in key}
-    expected = {"collector.contract": CONTRACT_HASH, "collector.segment": SEGMENT, "collector.rows": "301"}
+    expected = {"collector.contract": CONTRACT_HASH, "collector.segment": SEGMENT, "collector.rows": "601"}
     assert expected.items() <= footer.items()
     assert "collector.version" in footer
     lcp = metadata.row_group(0).column(NAMES.index("lcp"))
