@@ -240,6 +240,54 @@ async def test_answers_keep_their_order_when_a_client_does_not_wait(
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
 
 
+@pytest.mark.parametrize("target", ["http://[::1]..@", "/\xff"])
+async def test_whatever_comes_behind_a_request_fails_its_own_connection_alone(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """It is looked at when the journal has stored the one before, which must not take it for a fault of its own."""
+    told: list[Any] = []
+    submit = collector.stages.journal.submit
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    wire.send(request(body()))
+    await until(lambda: told)
+    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    wire.send(head(target=target))
+    await asyncio.sleep(0.02)
+    submit(*told[0])
+    assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
+    assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    assert 0 == collector.stages.traffic.under_way
+
+
+@pytest.mark.parametrize("place", ["OrdinaryRequests._stored_answer", "OrdinaryRequests._tell_time"])
+async def test_answer_that_fails_is_no_fault_of_the_journals(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The event is stored; its connection is closed, which has no other way to tell."""
+    with monkeypatch.context() as broken:
+        broken.setattr(f"collector.edge.ordinary.{place}", lambda *_: 1 / 0)
+        wire.send(request(body()))
+        assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.traffic.under_way
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    assert {"received": 2, "stored": 2} == tally(collector)
+
+
+async def test_fault_in_a_connection_ends_it_alone(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, "_keepalive_timeout", "no number", raising=False)
+        wire.send(request(body()))
+        assert (await wire.rest()).startswith(b"HTTP/1.1 201 ")
+    assert "a connection failed" in caplog.text
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.traffic.under_way
+
+
 async def test_event_of_a_client_that_is_gone_is_stored(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
