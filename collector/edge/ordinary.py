@@ -148,7 +148,10 @@ class OrdinaryRequests:
         address, trusted = known
         if not trusted or forwarded_for is None:
             return address
-        return parse_address(forwarded_for) or client_address(peer, (forwarded_for,), rules.trusted_proxies)
+        # A zone (`::1%eth0`) is any text: of several addresses the first, which anyone may have written, could have all
+        # the others for its zone.
+        client = parse_address(forwarded_for) if "," not in forwarded_for else None
+        return client or client_address(peer, (forwarded_for,), rules.trusted_proxies)
 
     def _admit_page(self, site: Site, arrival: Arrival) -> Dropped | None:
         """`admit` for the steps of the page, remembered where the origin alone decides."""
