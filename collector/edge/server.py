@@ -99,8 +99,8 @@ class Connection(web.RequestHandler):
         self._hand_on(data)
 
     def _is_free(self) -> bool:
-        """Whether aiohttp has nothing to do with this connection at the moment."""
-        if self._close or self._force_close:
+        """Whether aiohttp has nothing to do with this connection at the moment, and need not wait for the client."""
+        if self._close or self._force_close or self._patience is not None:
             return False
         return self._is_new or (self.is_idle and not self._messages)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +311,36 @@ async def test_event_of_a_client_that_is_gone_is_stored(
 async def test_client_that_has_closed_its_side_gets_its_answer(collector: Running) -> None:
     answer = await collector.raw(request(body()), eof=True)
     assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+async def test_client_that_reads_no_answers_is_answered_no_more(
+    collector: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is cut off for that, its answers would wait in memory, as many as it can ask for."""
+    made: list[Connection] = []
+    connection_made = Connection.connection_made
+
+    def with_small_buffers(connection: Connection, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        made.append(connection)
+        connection_made(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", with_small_buffers)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        unread.setblocking(False)
+        await loop.sock_connect(unread, (collector.host, collector.port))
+        counted = collector.stages.metrics.of_site("demo")
+        with suppress(TimeoutError):
+            for number in range(1, 1_000):
+                await loop.sock_sendall(unread, request(b"{"))
+                async with asyncio.timeout(0.5):
+                    await until(lambda number=number: counted.received == number)  # type: ignore[misc]
+        transport = made[0].transport
+        assert transport is not None
+        _, high_bytes = transport.get_write_buffer_limits()
+        assert high_bytes < transport.get_write_buffer_size() < high_bytes + 2_000
 
 
 async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path: Path, connect: Connect) -> None:
