@@ -187,6 +187,13 @@ class Connection(web.RequestHandler):
         elif self.transport is not None:
             asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """An ordinary request that is under way has as long to end as aiohttp gives those of its own."""
+        until = self._loop.time() + (timeout or 0.0)
+        while self._answering and self._loop.time() < until:
+            await asyncio.sleep(ANSWERED_POLL_S)
+        await super().shutdown(timeout)
+
     def pause_writing(self) -> None:
         """The client does not read its answers: aiohttp would wait for it as long as it likes."""
         super().pause_writing()

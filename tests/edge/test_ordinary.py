@@ -308,6 +308,32 @@ async def test_event_of_a_client_that_is_gone_is_stored(
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_request_that_is_under_way_when_the_server_ends_is_answered(tmp_path: Path, connect: Connect) -> None:
+    """As aiohttp waits for those of its own."""
+    told: list[Any] = []
+    async with running(config(tmp_path)) as collector:
+        wire = await connect(collector)
+        submit = collector.stages.journal.submit
+        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        wire.send(request(body()))
+        await until(lambda: told)
+        collector.stages.traffic.draining = True
+        asyncio.get_running_loop().call_later(0.1, lambda: submit(*told[0]))
+    answer = await wire.answer()
+    assert (201, "close") == (answer.status, answer.headers["Connection"])
+    assert b"" == await wire.rest()
+
+
+async def test_server_ends_though_a_request_is_never_answered(tmp_path: Path, connect: Connect) -> None:
+    told: list[Any] = []
+    async with running(config(tmp_path)) as collector:
+        wire = await connect(collector)
+        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        wire.send(request(body()))
+        await until(lambda: told)
+    assert b"" == await wire.rest()
+
+
 async def test_client_that_has_closed_its_side_gets_its_answer(collector: Running) -> None:
     answer = await collector.raw(request(body()), eof=True)
     assert answer.startswith(b"HTTP/1.1 201 ")
