@@ -15,9 +15,19 @@ _REQUEST_LINE = re.compile(rb"POST /public/([A-Za-z0-9_-]{1,64})/analytics/colle
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile("[0-9]{1,8}")
 
-# What changes how a body is read, or the connection behind it, is not ordinary.
+# What changes how a body is read, or the connection behind it, is not ordinary. (aiohttp's parser takes
+# `Proxy-Connection`, which old proxies forward, for `Connection`.)
 _NOT_ORDINARY = frozenset(
-    ("content-encoding", "transfer-encoding", "te", "trailer", "expect", "upgrade", "sec-websocket-key1")
+    (
+        "content-encoding",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "expect",
+        "upgrade",
+        "proxy-connection",
+        "sec-websocket-key1",
+    )
 )
 # Of everyone's own and so not worth remembering.
 _SELDOM_TWICE = frozenset(("x-forwarded-for", "cookie"))

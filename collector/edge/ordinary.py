@@ -87,19 +87,31 @@ class OrdinaryRequests:
         if isinstance(outcome, Event):
 
             def told(stored: bool) -> None:
-                if stored:
-                    counts.count_stored()
-                    closing = close or traffic.draining
-                    write(self._stored_answer(origin, closing), closing)
-                else:
-                    counts.count_dropped(Reason.UNAVAILABLE)
-                    self._write_dropped(origin, unavailable(), close, write)
-                traffic.end()
+                try:
+                    if stored:
+                        counts.count_stored()
+                        closing = close or traffic.draining
+                        write(self._stored_answer(origin, closing), closing)
+                    else:
+                        counts.count_dropped(Reason.UNAVAILABLE)
+                        self._write_dropped(origin, unavailable(), close, write)
+                except Exception:  # the journal would take it for a fault of its own, and end the process
+                    log.exception("an answer failed: POST of site %s", site.id)
+                    write(b"", True)
+                finally:
+                    traffic.end()
 
-            self._endpoint.journal.submit(outcome, told)
-        else:
+            try:
+                self._endpoint.journal.submit(outcome, told)
+            except Exception:
+                log.exception("a request failed: POST of site %s", site.id)
+                outcome = Refused(Reason.INTERNAL, "Internal error")
+            else:
+                return
+        try:
             counts.count_dropped(outcome.reason)
             self._write_dropped(origin, outcome, close, write)
+        finally:
             traffic.end()
 
     def _outcome(self, site: Site, fields: dict[str, str], body: bytes, peer: str | None) -> Event | Dropped:
@@ -134,7 +146,10 @@ class OrdinaryRequests:
         address, trusted = known
         if not trusted or forwarded_for is None:
             return address
-        return parse_address(forwarded_for) or client_address(peer, (forwarded_for,), rules.trusted_proxies)
+        # A zone (`::1%eth0`) is any text: of several addresses the first, which anyone may have written, could have all
+        # the others for its zone.
+        client = parse_address(forwarded_for) if "," not in forwarded_for else None
+        return client or client_address(peer, (forwarded_for,), rules.trusted_proxies)
 
     def _admit_page(self, site: Site, arrival: Arrival) -> Dropped | None:
         """`admit` for the steps of the page, remembered where the origin alone decides."""

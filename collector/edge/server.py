@@ -8,6 +8,7 @@ border of two requests; everything else it hands on, and aiohttp never learns of
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -20,6 +21,8 @@ from collector.edge import answers
 from collector.edge.ordinary import OrdinaryRequests
 from collector.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
 # connection is closed: closing at once would reset it, and the client would never see the answer.
 LINGERING_S = 2.0
@@ -28,6 +31,8 @@ LINGERING_S = 2.0
 UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
+
+NO_HTTP = b"\0"
 
 # How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
 OLDEST_ASKED = 100
@@ -94,28 +99,33 @@ class Connection(web.RequestHandler):
         self._hand_on(data)
 
     def _is_free(self) -> bool:
-        """Whether aiohttp has nothing to do with this connection at the moment."""
-        if self._close or self._force_close:
+        """Whether aiohttp has nothing to do with this connection at the moment, and need not wait for the client."""
+        if self._close or self._force_close or self._patience is not None:
             return False
         return self._is_new or (self.is_idle and not self._messages)
 
     def _write(self, answer: bytes, close: bool) -> None:
-        """Send the answer to an ordinary request, and go on."""
+        """Send the answer to an ordinary request, and go on. Whoever calls must not fail with this connection."""
         self._answering = False
         if self.transport is None:
             return
-        self.transport.write(answer)
-        if close:
-            self.force_close()
-            return
-        # As aiohttp's handler does behind an answer of its own.
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-        if self._held:
-            held, self._held = self._held, b""
-            self.transport.resume_reading()
-            self.data_received(held)
+        try:
+            self.transport.write(answer)
+            if close:
+                self.force_close()
+                return
+            # As aiohttp's handler does behind an answer of its own.
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:
+                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+            if self._held:
+                held, self._held = self._held, b""
+                self.transport.resume_reading()
+                self.data_received(held)
+        except Exception:
+            log.exception("a connection failed")
+            if self.transport is not None:
+                self.transport.abort()
 
     def _process_keepalive(self) -> None:
         if self._answering:
@@ -127,7 +137,12 @@ class Connection(web.RequestHandler):
         """Let aiohttp have it."""
         self._is_new = False
         known = len(self._messages)
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception:
+            # aiohttp's parser fails instead of refusing, as with the IndexError that yarl has for `http://[::1]..@`.
+            # Whatever comes next it refuses.
+            super().data_received(NO_HTTP)
         if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
             self._owed = self._still_owed(data, self._owed, list(self._messages)[known:])
         if not self._messages:
@@ -171,6 +186,13 @@ class Connection(web.RequestHandler):
             self.force_close()
         elif self.transport is not None:
             asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """An ordinary request that is under way has as long to end as aiohttp gives those of its own."""
+        until = self._loop.time() + (timeout or 0.0)
+        while self._answering and self._loop.time() < until:
+            await asyncio.sleep(ANSWERED_POLL_S)
+        await super().shutdown(timeout)
 
     def pause_writing(self) -> None:
         """The client does not read its answers: aiohttp would wait for it as long as it likes."""

@@ -1,5 +1,6 @@
 """Who is asking: through proxies that are trusted, and through no others."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -8,7 +9,7 @@ from collector.addresses import AddressSet, parse_network
 from collector.edge.client_ip import NO_ADDRESS, client_address
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
-from tests.support import FakeClock, body
+from tests.support import FakeClock, Running, body
 
 # Two proxies of ours, one network of them, one of IPv6, and one on the machine itself.
 TRUSTED = AddressSet(map(parse_network, ("192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8:ffff::/48", "::1")))
@@ -25,6 +26,8 @@ CASES = {
     "proxy of a network": ("10.200.3.4", ["203.0.113.9"], "203.0.113.9"),
     "spoofed behind a proxy": (PROXY, ["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
     "spoofed trusted address": (PROXY, ["192.0.2.2, 203.0.113.9"], "203.0.113.9"),
+    "spoofed zone": (PROXY, ["2001:db8::1%, 203.0.113.9"], "203.0.113.9"),
+    "spoofed zone of a trusted address": (PROXY, ["::1%x, 203.0.113.9"], "203.0.113.9"),
     "spoofed garbage": (PROXY, ["'; drop, 203.0.113.9"], "203.0.113.9"),
     "two proxies": (PROXY, ["203.0.113.9, 192.0.2.2"], "203.0.113.9"),
     "two proxies, spoofed": (PROXY, ["1.1.1.1, 203.0.113.9, 10.0.0.9"], "203.0.113.9"),
@@ -66,6 +69,19 @@ def test_client_is_the_first_that_no_proxy_of_ours_vouches_past(
     peer: str | None, forwarded_for: list[str], client: str
 ) -> None:
     assert ip_address(client) == client_address(peer, forwarded_for, TRUSTED)
+
+
+@pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
+async def test_client_of_an_ordinary_request_is_the_same(
+    collector: Running, peer: str | None, forwarded_for: list[str], client: str
+) -> None:
+    """It has one such header at most; a peer that is known is asked for only once."""
+    ordinary = collector.stages.ordinary
+    if ordinary is None or len(forwarded_for) > 1:
+        return
+    rules = replace(collector.stages.endpoint.rules, trusted_proxies=TRUSTED)
+    for _ in range(2):
+        assert ip_address(client) == ordinary._client(peer, *(forwarded_for or [None]), rules)
 
 
 def test_header_is_nothing_where_nobody_is_trusted() -> None:

@@ -21,13 +21,19 @@ def way() -> str:
     return "none"
 
 
-def read(data: bytes, reader: HeadReader | None = None) -> tuple[str, list[tuple[str, str]], int] | None:
-    """The site, the fields sorted by name, and the length of the body."""
+Read = tuple[str, list[tuple[str, str]], int, bool]
+
+
+def read(data: bytes, reader: HeadReader | None = None) -> Read | None:
+    """The site, the fields sorted by name, the length of the body, and whether the connection closes behind it."""
     found = (reader or HeadReader()).read(data, data.index(END))
-    return None if found is None else (found[0], sorted(found[1].items()), found[2])
+    if found is None:
+        return None
+    site_id, fields, length = found
+    return site_id, sorted(fields.items()), length, fields.get("connection", "").lower() == "close"
 
 
-def parsed(data: bytes) -> tuple[str, list[tuple[str, str]], int] | None:
+def parsed(data: bytes) -> Read | None:
     """The same by aiohttp's parser; None where it refuses, or finds something beside this one request."""
     loop = asyncio.new_event_loop()
     try:
@@ -44,7 +50,7 @@ def parsed(data: bytes) -> tuple[str, list[tuple[str, str]], int] | None:
         return None
     site_id = message.path.removeprefix("/public/").removesuffix("/analytics/collect")
     fields = sorted((name.lower(), value) for name, value in message.headers.items())
-    return site_id, fields, int(message.headers["Content-Length"])
+    return site_id, fields, int(message.headers["Content-Length"]), message.should_close
 
 
 # Bytes that mean something in a head, and some that do not.
@@ -90,7 +96,14 @@ LINES = st.one_of(
     ),
     st.lists(PIECES, max_size=5).map(b"".join),
     st.sampled_from(
-        [b"Content-Length: 0", b"content-length: 00", b"Connection: Keep-Alive", b"Connection: close", b"X: y"]
+        [
+            b"Content-Length: 0",
+            b"content-length: 00",
+            b"Connection: Keep-Alive",
+            b"Connection: close",
+            b"Proxy-Connection: close",
+            b"X: y",
+        ]
     ),
 )
 FIRST = st.one_of(
@@ -143,6 +156,7 @@ def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
         (b"Expect: 100-continue",),
         (b"Upgrade: h2c",),
         (b"Connection: upgrade",),
+        (b"Proxy-Connection: close",),
         (b"Content-Length: 0",),
         (b"X-Forwarded-For: 192.0.2.1", b"X-Forwarded-For: 192.0.2.2"),
         (b"Origin: https://a.example", b"origin: https://b.example"),

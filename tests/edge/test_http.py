@@ -103,6 +103,7 @@ NO_HTTP = {
     "many headers": head(*[b"X: y"] * 200),
     "long target": head(target="/" + "x" * 8200),
     "target no ASCII": head(target="/\xff"),
+    "target that yarl fails at": head(target="http://[::1]..@"),
 }
 
 
@@ -141,8 +142,9 @@ async def test_preflight_for_headers_that_are_no_ascii(collector: Running, wire:
     assert (204, "Content-Type") == (answer.status, answer.headers["Access-Control-Allow-Headers"])
 
 
+@pytest.mark.parametrize("place", ["collect.accept", "collect.CollectEndpoint.judge", "collect.Journal.submit"])
 async def test_fault_of_ours_shows_nothing(
-    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     """The client learns that there was one, the log learns which, and the connection goes on."""
 
@@ -150,7 +152,7 @@ async def test_fault_of_ours_shows_nothing(
         raise RuntimeError("SECRET at /etc/collector.toml")
 
     with monkeypatch.context() as broken:
-        broken.setattr("collector.edge.collect.accept", fail)
+        broken.setattr(f"collector.edge.{place}", fail)
         answer = await wire.ask(request(body(), ORIGIN))
     expected = {"message": "Internal error", "errors": [{"message": "Internal error", "code": "INTERNAL_ERROR"}]}
     assert (500, "internal", expected) == (answer.status, answer.reason, answer.json)
@@ -158,6 +160,7 @@ async def test_fault_of_ours_shows_nothing(
     assert "SECRET" not in f"{answer.body!r} {answer.headers}"
     assert "SECRET" in caplog.text
     assert {"received": 1, "internal": 1} == tally(collector)
+    assert 0 == collector.stages.traffic.under_way
     assert 201 == (await wire.ask(request(body()))).status
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,54 @@ async def test_answers_keep_their_order_when_a_client_does_not_wait(
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
 
 
+@pytest.mark.parametrize("target", ["http://[::1]..@", "/\xff"])
+async def test_whatever_comes_behind_a_request_fails_its_own_connection_alone(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """It is looked at when the journal has stored the one before, which must not take it for a fault of its own."""
+    told: list[Any] = []
+    submit = collector.stages.journal.submit
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    wire.send(request(body()))
+    await until(lambda: told)
+    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    wire.send(head(target=target))
+    await asyncio.sleep(0.02)
+    submit(*told[0])
+    assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
+    assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    assert 0 == collector.stages.traffic.under_way
+
+
+@pytest.mark.parametrize("place", ["OrdinaryRequests._stored_answer", "OrdinaryRequests._tell_time"])
+async def test_answer_that_fails_is_no_fault_of_the_journals(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The event is stored; its connection is closed, which has no other way to tell."""
+    with monkeypatch.context() as broken:
+        broken.setattr(f"collector.edge.ordinary.{place}", lambda *_: 1 / 0)
+        wire.send(request(body()))
+        assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.traffic.under_way
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    assert {"received": 2, "stored": 2} == tally(collector)
+
+
+async def test_fault_in_a_connection_ends_it_alone(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, "_keepalive_timeout", "no number", raising=False)
+        wire.send(request(body()))
+        assert (await wire.rest()).startswith(b"HTTP/1.1 201 ")
+    assert "a connection failed" in caplog.text
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.traffic.under_way
+
+
 async def test_event_of_a_client_that_is_gone_is_stored(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,9 +306,65 @@ async def test_event_of_a_client_that_is_gone_is_stored(
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_request_that_is_under_way_when_the_server_ends_is_answered(tmp_path: Path, connect: Connect) -> None:
+    """As aiohttp waits for those of its own."""
+    told: list[Any] = []
+    async with running(config(tmp_path)) as collector:
+        wire = await connect(collector)
+        submit = collector.stages.journal.submit
+        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        wire.send(request(body()))
+        await until(lambda: told)
+        collector.stages.traffic.draining = True
+        asyncio.get_running_loop().call_later(0.1, lambda: submit(*told[0]))
+    answer = await wire.answer()
+    assert (201, "close") == (answer.status, answer.headers["Connection"])
+    assert b"" == await wire.rest()
+
+
+async def test_server_ends_though_a_request_is_never_answered(tmp_path: Path, connect: Connect) -> None:
+    told: list[Any] = []
+    async with running(config(tmp_path)) as collector:
+        wire = await connect(collector)
+        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        wire.send(request(body()))
+        await until(lambda: told)
+    assert b"" == await wire.rest()
+
+
 async def test_client_that_has_closed_its_side_gets_its_answer(collector: Running) -> None:
     answer = await collector.raw(request(body()), eof=True)
     assert answer.startswith(b"HTTP/1.1 201 ")
+
+
+async def test_client_that_reads_no_answers_is_answered_no_more(
+    collector: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is cut off for that, its answers would wait in memory, as many as it can ask for."""
+    made: list[Connection] = []
+    connection_made = Connection.connection_made
+
+    def with_small_buffers(connection: Connection, transport: asyncio.Transport) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        made.append(connection)
+        connection_made(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", with_small_buffers)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        unread.setblocking(False)
+        await loop.sock_connect(unread, (collector.host, collector.port))
+        counted = collector.stages.metrics.of_site("demo")
+        with suppress(TimeoutError):
+            for number in range(1, 1_000):
+                await loop.sock_sendall(unread, request(b"{"))
+                async with asyncio.timeout(0.5):
+                    await until(lambda number=number: counted.received == number)  # type: ignore[misc]
+        transport = made[0].transport
+        assert transport is not None
+        _, high_bytes = transport.get_write_buffer_limits()
+        assert high_bytes < transport.get_write_buffer_size() < high_bytes + 2_000
 
 
 async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path: Path, connect: Connect) -> None:
