@@ -25,8 +25,9 @@ from collector.sites import Site, host_of
 
 log = logging.getLogger(__name__)
 
-MAX_STORED_ANSWERS = 4_096  # 2 MB
-MAX_KNOWN_PAGES = 4_096  # 1 MB
+MAX_STORED_ANSWERS = 4_096  # 4 MB at most
+MAX_KNOWN_PAGES = 4_096  # 2 MB at most
+LONGEST_KNOWN_ORIGIN = 300  # "https://", a host of 253 characters, a port; what is longer could fill 50 MB
 MAX_KNOWN_PEERS = 4_096  # 1 MB
 
 Write = Callable[[bytes, bool], object]
@@ -161,7 +162,7 @@ class OrdinaryRequests:
         known: Dropped | None = self._pages.get((site.id, origin), _UNKNOWN)
         if known is _UNKNOWN:
             known = admit(site, arrival, OF_THE_PAGE)
-            if host_of(origin):  # else the referer is asked for the host
+            if len(origin) <= LONGEST_KNOWN_ORIGIN and host_of(origin):  # without a host the referer is asked for it
                 if len(self._pages) >= MAX_KNOWN_PAGES:
                     self._pages.clear()
                 self._pages[site.id, origin] = known
@@ -177,9 +178,11 @@ class OrdinaryRequests:
         self._tell_time()
         begin = self._stored_begin.get((origin, close))
         if begin is None:
-            if len(self._stored_begin) >= MAX_STORED_ANSWERS:
-                self._stored_begin.clear()
-            begin = self._stored_begin[origin, close] = answers.stored(origin).begin(close=close)
+            begin = answers.stored(origin).begin(close=close)
+            if origin is None or len(origin) <= LONGEST_KNOWN_ORIGIN:
+                if len(self._stored_begin) >= MAX_STORED_ANSWERS:
+                    self._stored_begin.clear()
+                self._stored_begin[origin, close] = begin
         return begin + self._stored_end
 
     def _tell_time(self) -> None:
