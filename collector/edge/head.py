@@ -36,7 +36,7 @@ END = b"\r\n\r\n"
 LONGEST_HEAD_BYTES = 4_096  # half of what aiohttp takes of one line
 MOST_LINES = 64  # half of what aiohttp takes
 
-# 8 MB at most, of lines of 1 KB; browsers of all versions in all languages send some 2,000.
+# 18 MB at most, of lines of 1 KB; browsers of all versions in all languages send some 2,000.
 MAX_KNOWN_LINES = 8_192
 LONGEST_KNOWN_LINE_BYTES = 1_024
 MAX_KNOWN_SITES = 32_768  # 6 MB

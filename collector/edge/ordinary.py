@@ -25,7 +25,8 @@ from collector.sites import Site, host_of
 
 log = logging.getLogger(__name__)
 
-MAX_KNOWN_PAGES = 4_096  # 1 MB
+MAX_KNOWN_PAGES = 4_096  # 2 MB at most
+LONGEST_KNOWN_ORIGIN = 300  # "https://", a host of 253 characters, a port; what is longer could fill 16 MB
 MAX_KNOWN_PEERS = 4_096  # 1 MB
 
 Write = Callable[[bytes, bool], object]
@@ -159,7 +160,7 @@ class OrdinaryRequests:
         known: Dropped | None = self._pages.get((site.id, origin), _UNKNOWN)
         if known is _UNKNOWN:
             known = admit(site, arrival, OF_THE_PAGE)
-            if host_of(origin):  # else the referer is asked for the host
+            if len(origin) <= LONGEST_KNOWN_ORIGIN and host_of(origin):  # without a host the referer is asked for it
                 if len(self._pages) >= MAX_KNOWN_PAGES:
                     self._pages.clear()
                 self._pages[site.id, origin] = known
