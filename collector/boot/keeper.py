@@ -237,4 +237,7 @@ class Keeper:
 
 
 def how(exit_code: int) -> str:
-    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    names = {number.value: number.name for number in signal.Signals}  # of most: real-time signals have none
+    return f"killed by {names.get(-exit_code, f'signal {-exit_code}')}"

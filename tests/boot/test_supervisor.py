@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from collector.boot.control import Channel, encode, receive_first
 from collector.boot.door import CROWDS_BYTES, Crowds, Door, shared_memory
-from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared
+from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared, how
 from collector.boot.serve import command, processes
 from collector.boot.supervisor import Supervisor
 from collector.edge.rate_limit import table_bytes
@@ -117,6 +118,13 @@ async def test_worker_that_served_long_is_replaced_at_once_each_time(
         await until(lambda: not kept.serves)
         await asyncio.sleep(0.02)
         clock.advance(0)
+
+
+def test_every_way_to_die_has_a_name() -> None:
+    """A worker that dies must not take the supervisor along, whatever it died of."""
+    assert ["exit code 0", "exit code 3"] == [how(0), how(3)]
+    assert ["killed by SIGKILL", "killed by signal 35"] == [how(-9), how(-35)]
+    assert all(how(-number) for number in range(1, signal.NSIG))
 
 
 async def test_ready_is_whoever_has_one_worker_that_takes_events(
