@@ -147,6 +147,37 @@ async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path
     assert 'collector_workers{state="configured"} 2.0' in text
 
 
+GAUGE = ["collector_connections", "gauge", "", [["collector_connections", {}, 7.0]]]
+COUNTER = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
+
+
+async def test_scrapes_at_once_do_not_spoil_one_another(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+    """The second asks anew just when the answer to the first has come."""
+    kept = keeper(shared, tmp_path, clock)
+    kept.serves = True
+    first = asyncio.create_task(kept.ask_numbers(5))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(kept.ask_numbers(5))
+    kept._hear("numbers", [GAUGE, COUNTER])
+    assert ([], [GAUGE, COUNTER]) == await first
+    kept._hear("numbers", [GAUGE, COUNTER])
+    assert ([], [GAUGE, COUNTER]) == await second
+
+
+async def test_worker_that_does_not_answer_a_scrape_keeps_what_it_counted(
+    shared: Shared, tmp_path: Path, clock: FakeClock
+) -> None:
+    """Or a counter would fall; what it held nobody knows. Its death changes nothing, also not while it is asked."""
+    kept = keeper(shared, tmp_path, clock)
+    kept.serves = True
+    kept._last = [GAUGE, COUNTER]
+    assert ([], [COUNTER]) == await kept.ask_numbers(0.01)
+    asked = asyncio.create_task(kept.ask_numbers(5))
+    await asyncio.sleep(0)
+    kept._forget()
+    assert ([COUNTER], []) == await asked == await kept.ask_numbers(5)
+
+
 async def test_channel_carries_messages_of_any_size_to_its_end() -> None:
     ours, theirs = socket.socketpair()
     channel = await Channel.over(ours)
