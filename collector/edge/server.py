@@ -32,7 +32,7 @@ UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
 
-NO_HTTP = b"\0"
+NO_HTTP = b"\0\r\n\r\n"
 
 # How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
 OLDEST_ASKED = 100
