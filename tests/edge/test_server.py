@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
 from collector.edge.request import Bodies
@@ -18,6 +19,10 @@ LENGTH = b"Content-Length: %d" % len(body())
 
 def crowded_out(collector: Running) -> float | None:
     return collector.stages.metrics.registry.get_sample_value("collector_crowded_out_connections_total")
+
+
+async def test_edge_is_tested_on_the_loop_of_workers() -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
 
 
 async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: Path, connect: Connect) -> None:
