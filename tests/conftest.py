@@ -1,11 +1,18 @@
 """Fixtures that tests of several stages share."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.support import FakeClock, Running, config, running
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The edge is tested on the loop of workers, whose connections pause, close and end in ways of their own."""
+    return {"uvloop": uvloop.new_event_loop} if item.path.parent.name == "edge" else {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture

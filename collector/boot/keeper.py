@@ -81,7 +81,6 @@ class Keeper:
         self._start_error: str | None = None
         self._past: list[Family] = []  # what dead workers counted
         self._last: list[Family] = []  # what this one said last
-        self._is_fresh = False
         self._numbers: asyncio.Future[None] | None = None
         self._reloaded: asyncio.Future[None] | None = None
 
@@ -130,19 +129,17 @@ class Keeper:
         elif self.serves:
             self._send("beat")
 
-    async def ask_numbers(self, patience_s: float) -> None:
-        """Get the numbers of the present worker, or be content with what it said before."""
-        if not self.serves:
-            return
-        if self._numbers is None:
-            self._numbers = asyncio.get_running_loop().create_future()
-            self._send("numbers")
-        self._is_fresh = False
-        await asyncio.wait([self._numbers], timeout=patience_s)
-
-    def numbers(self) -> tuple[list[Family], list[Family]]:
+    async def ask_numbers(self, patience_s: float) -> tuple[list[Family], list[Family]]:
         """What its dead workers counted, and what the present one says; if it says nothing, what it had counted."""
-        return self._past, self._last if self._is_fresh else counts(self._last)
+        is_fresh = False
+        if self.serves:
+            if self._numbers is None:
+                self._numbers = asyncio.get_running_loop().create_future()
+                self._send("numbers")
+            asked = self._numbers  # maybe by others too
+            await asyncio.wait([asked], timeout=patience_s)
+            is_fresh = asked.done()
+        return self._past, self._last if is_fresh else counts(self._last)
 
     async def reload(self, config: Config) -> None:
         """Hand the configuration over; returns when requests are judged by it."""
@@ -200,7 +197,7 @@ class Keeper:
             case "beat":
                 self.refusal = content
             case "numbers":
-                self._last, self._is_fresh = content, True
+                self._last = content
                 self._answered("_numbers")
             case "reloaded":
                 self._answered("_reloaded")
@@ -211,7 +208,7 @@ class Keeper:
         """The worker is dead."""
         self._crowds.leave(self.number)
         self._process = self._channel = self.refusal = None
-        self.serves = self._is_fresh = False
+        self.serves = False
         self._past = summed([self._past, counts(self._last)])
         self._last = []
         self._answered("_numbers")
@@ -237,4 +234,7 @@ class Keeper:
 
 
 def how(exit_code: int) -> str:
-    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    names = {number.value: number.name for number in signal.Signals}  # of most: real-time signals have none
+    return f"killed by {names.get(-exit_code, f'signal {-exit_code}')}"

@@ -112,9 +112,8 @@ class Supervisor:
 
     async def metrics_page(self) -> bytes:
         """The sums over all workers, dead ones included in what only grows."""
-        await asyncio.gather(*(keeper.ask_numbers(NUMBERS_S) for keeper in self._keepers))
-        pages = [page for keeper in self._keepers for page in keeper.numbers()]
-        return await asyncio.to_thread(self._render, pages)
+        numbers = await asyncio.gather(*(keeper.ask_numbers(NUMBERS_S) for keeper in self._keepers))
+        return await asyncio.to_thread(self._render, [page for of_keeper in numbers for page in of_keeper])
 
     def _render(self, pages: Iterable[list[Family]]) -> bytes:
         now_ns = self._clock.monotonic_ns()

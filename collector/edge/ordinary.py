@@ -13,7 +13,7 @@ from typing import Final
 
 from collector.addresses import Address, parse_address
 from collector.edge import answers
-from collector.edge.app import Traffic
+from collector.edge.app import UNREAD_KEPT_BYTES, Traffic
 from collector.edge.client_ip import client_address
 from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.head import END, HeadReader
@@ -69,8 +69,10 @@ class OrdinaryRequests:
             return None
         site_id, fields, body_bytes = head
         body_at = end + len(END)
+        if len(data) != body_at + body_bytes or body_bytes > UNREAD_KEPT_BYTES:
+            return None
         site = self._endpoint.rules.sites.get(site_id)
-        return (site, fields, data[body_at:]) if site is not None and len(data) == body_at + body_bytes else None
+        return (site, fields, data[body_at:]) if site is not None else None
 
     def answer(self, request: Ordinary, peer: str | None, write: Write) -> None:
         """Answer at once, or when the event is stored, and count what became of it; `peer` is who sent it."""

@@ -32,7 +32,7 @@ UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
 
-NO_HTTP = b"\0"
+NO_HTTP = b"\0\r\n\r\n"
 
 # How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
 OLDEST_ASKED = 100
@@ -139,7 +139,7 @@ class Connection(web.RequestHandler):
         known = len(self._messages)
         try:
             super().data_received(data)
-        except Exception:  # noqa: BLE001 - whatever it is, it is the request's
+        except Exception:  # noqa: BLE001 - whichever it is
             # aiohttp's parser fails instead of refusing, as with the IndexError that yarl has for `http://[::1]..@`.
             # Whatever comes next it refuses.
             super().data_received(NO_HTTP)
@@ -187,10 +187,10 @@ class Connection(web.RequestHandler):
         elif self.transport is not None:
             asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - so aiohttp has it
         """An ordinary request that is under way has as long to end as aiohttp gives those of its own."""
         until = self._loop.time() + (timeout or 0.0)
-        while self._answering and self._loop.time() < until:  # noqa: ASYNC110 - a future for each answer costs more
+        while self._answering and self._loop.time() < until:  # noqa: ASYNC110 - to be told costs every event
             await asyncio.sleep(ANSWERED_POLL_S)
         await super().shutdown(timeout)
 

@@ -7,6 +7,7 @@ again, with back-off, for as long as the process lives; of those on disk one at 
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,11 @@ from collector.metrics import Metrics
 from collector.parts.writer import Part
 
 log = logging.getLogger(__name__)
+
+# The flush thread works for most of a second outside the interpreter, and where there are as many workers as cores it
+# takes its half of one from the event loop beside it: at 9,000 events a second on one core p99 was 74 to 98 ms, and 10
+# to 12 with this (`python -m bench paced --rate 9000`). 10 gained no more.
+FLUSH_NICE = 5
 
 FIRST_RETRY_S = 0.5
 # What is sealed meanwhile waits too. On a full disk, the usual trouble, to try it would fail as well; beside a segment
@@ -116,6 +122,8 @@ class Flusher:
             time_is_over.cancel()
 
     def _on_thread(self) -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + FLUSH_NICE)
         self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def _cpu_ns(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from collector.boot.control import Channel, encode, receive_first
 from collector.boot.door import CROWDS_BYTES, Crowds, Door, shared_memory
-from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared
+from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared, how
 from collector.boot.serve import command, processes
 from collector.boot.supervisor import Supervisor
 from collector.edge.rate_limit import table_bytes
@@ -119,6 +120,13 @@ async def test_worker_that_served_long_is_replaced_at_once_each_time(
         clock.advance(0)
 
 
+def test_every_way_to_die_has_a_name() -> None:
+    """A worker that dies must not take the supervisor along, whatever it died of."""
+    assert ["exit code 0", "exit code 3"] == [how(0), how(3)]
+    assert ["killed by SIGKILL", "killed by signal 35"] == [how(-9), how(-35)]
+    assert all(how(-number) for number in range(1, signal.NSIG))
+
+
 async def test_ready_is_whoever_has_one_worker_that_takes_events(
     shared: Shared, tmp_path: Path, clock: FakeClock
 ) -> None:
@@ -137,6 +145,37 @@ async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path
     text = (await Supervisor(config(tmp_path), tmp_path, shared, clock).metrics_page()).decode()
     assert "collector_ready 0.0\n" in text
     assert 'collector_workers{state="configured"} 2.0' in text
+
+
+GAUGE = ["collector_connections", "gauge", "", [["collector_connections", {}, 7.0]]]
+COUNTER = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
+
+
+async def test_scrapes_at_once_do_not_spoil_one_another(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+    """The second asks anew just when the answer to the first has come."""
+    kept = keeper(shared, tmp_path, clock)
+    kept.serves = True
+    first = asyncio.create_task(kept.ask_numbers(5))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(kept.ask_numbers(5))
+    kept._hear("numbers", [GAUGE, COUNTER])
+    assert ([], [GAUGE, COUNTER]) == await first
+    kept._hear("numbers", [GAUGE, COUNTER])
+    assert ([], [GAUGE, COUNTER]) == await second
+
+
+async def test_worker_that_does_not_answer_a_scrape_keeps_what_it_counted(
+    shared: Shared, tmp_path: Path, clock: FakeClock
+) -> None:
+    """Or a counter would fall; what it held nobody knows. Its death changes nothing, also not while it is asked."""
+    kept = keeper(shared, tmp_path, clock)
+    kept.serves = True
+    kept._last = [GAUGE, COUNTER]
+    assert ([], [COUNTER]) == await kept.ask_numbers(0.01)
+    asked = asyncio.create_task(kept.ask_numbers(5))
+    await asyncio.sleep(0)
+    kept._forget()
+    assert ([COUNTER], []) == await asked == await kept.ask_numbers(5)
 
 
 async def test_channel_carries_messages_of_any_size_to_its_end() -> None:

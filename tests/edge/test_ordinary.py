@@ -11,6 +11,7 @@ import pytest
 
 from collector.boot.stages import build_rules
 from collector.edge import ordinary, server
+from collector.edge.app import UNREAD_KEPT_BYTES
 from collector.edge.head import LONGEST_HEAD_BYTES, HeadReader
 from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
@@ -103,6 +104,7 @@ NOT_ORDINARY: dict[str, bytes] = {
     "upgrade": request(body(), b"Connection: Upgrade", b"Upgrade: h2c"),
     "no length": head(),
     "long head": request(body(), b"X: " + b"x" * LONGEST_HEAD_BYTES),
+    "large body": request(bytes(UNREAD_KEPT_BYTES + 1)),
     "two at once": request(body()) * 2,
     "one and a half": request(body()) + request(body())[:-9],
 }

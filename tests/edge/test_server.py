@@ -5,7 +5,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from collector.edge.app import UNREAD_KEPT_BYTES
 from collector.edge.request import Bodies
 from collector.edge.server import OLDEST_ASKED
 from tests.edge.conftest import Connect, Serve
@@ -17,6 +19,10 @@ LENGTH = b"Content-Length: %d" % len(body())
 
 def crowded_out(collector: Running) -> float | None:
     return collector.stages.metrics.registry.get_sample_value("collector_crowded_out_connections_total")
+
+
+async def test_edge_is_tested_on_the_loop_of_workers() -> None:
+    assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
 
 
 async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: Path, connect: Connect) -> None:
@@ -104,6 +110,29 @@ async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monke
             break
     await until(lambda: registry.get_sample_value("collector_connections") == 0)
     unread.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("size_bytes", [UNREAD_KEPT_BYTES, UNREAD_KEPT_BYTES + 1, 250_000])
+async def test_connection_that_idles_holds_no_large_body(
+    serve: Serve, connect: Connect, method: str, size_bytes: int
+) -> None:
+    """aiohttp keeps a request until the next: where its body was not wanted, and is large, there is no next."""
+    wire = await connect(await serve({"demo": {"tracking": False}}, server={"max_body_bytes": 1 << 20}))
+    answer = await wire.ask(request(bytes(size_bytes), method=method))
+    assert answer.reason in ("tracking_disabled", "method")
+    if size_bytes > UNREAD_KEPT_BYTES:
+        assert "close" == answer.headers["Connection"]
+        assert b"" == await wire.rest()
+    else:
+        assert "Connection" not in answer.headers
+        assert 202 == (await wire.ask(request(body()))).status
+
+
+async def test_large_body_that_is_read_leaves_the_connection_open(serve: Serve, connect: Connect) -> None:
+    wire = await connect(await serve(server={"max_body_bytes": 1 << 20}))
+    sent = request(body() + b" " * 250_000)
+    assert [201, 201] == [(await wire.ask(sent)).status for _ in range(2)]
 
 
 async def test_client_that_ends_within_its_body_is_gone(collector: Running, connect: Connect) -> None:

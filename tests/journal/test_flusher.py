@@ -1,6 +1,7 @@
 """Flushing: when, in which order, and what a failure costs (nothing)."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.journal.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
+from collector.journal.flusher import FIRST_RETRY_S, FLUSH_NICE, LONGEST_RETRY_S, Flusher
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.segment import Segment, SegmentStore
@@ -111,6 +112,22 @@ async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
         assert (0, 0) == (bench.journal.unpublished_rows, bench.journal.unpublished_bytes)
         await bench.pass_time(INTERVAL_S)
         assert [1] == bench.disk.written, "an empty buffer is no segment"
+
+
+async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is the nicer one; `getpriority` of 0 is the caller's own thread."""
+    nice: list[int] = []
+    write = FlakyWriter.__call__
+
+    def noting(disk: FlakyWriter, segment: Segment) -> list[Part]:
+        nice.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return write(disk, segment)
+
+    monkeypatch.setattr(FlakyWriter, "__call__", noting)
+    await bench.journal.append(make_event())
+    await bench.journal.seal()
+    assert await bench.flusher.flush()
+    assert [os.getpriority(os.PRIO_PROCESS, 0) + FLUSH_NICE] == nice
 
 
 async def test_timer_that_wakes_early_is_waited_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

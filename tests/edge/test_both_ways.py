@@ -1,0 +1,161 @@
+"""Conversations of many kinds, cut anywhere: both ways answer with the same bytes, store and count the same."""
+
+import asyncio
+import re
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.edge.wire import chunk, head, per_site, request
+from tests.support import Running, body, config, running
+
+SITES: dict[str, dict[str, Any]] = {
+    "demo": {"excluded_paths": ["/admin/*"], "excluded_ips": ["192.0.2.8"]},
+    "off": {"tracking": False},
+    "strict": {"strict": True},
+    "listed": {"allowed_origins": ["https://shop.example"]},
+}
+CONVERSATIONS = 60
+TURN_S = 0.004  # of a client that waits before it goes on
+
+BODIES = (
+    *3 * (body(),),
+    body(page_title="x" * 3_000),
+    b"\xef\xbb\xbf" + body(),
+    b"\xff" + body(),
+    b"\r\n\r\n" + body(),
+    body(page_path="/admin/x"),
+    body(page_title="\ud800", lcp=2**60),
+    body(event_time="now"),
+    b"{",
+    b"[]",
+    b"",
+)
+LINES: tuple[tuple[bytes, ...], ...] = (
+    *3 * ((),),
+    (b"Origin: https://shop.example",),
+    (b"Origin: http://localhost",),
+    (b"Origin: null", b"Referer: http://localhost/x"),
+    (b"Origin:  https://a.example ",),
+    (b"Connection: keep-alive", b"User-Agent: Agent/1"),
+    (b"User-Agent: \xff",),
+    (b"Content-Encoding: gzip",),
+    (b"Content-Encoding: identity",),
+    (b"Connection: Upgrade", b"Upgrade: h2c"),
+    (b"X: a", b"X: b"),
+    (b"Cookie: " + b"c" * 5_000,),
+    (b"X-Forwarded-For: 192.0.2.7",),
+    (b"X-Forwarded-For: 192.0.2.7, 192.0.2.8",),
+    (b"X-Forwarded-For: 2001:db8::1%, 192.0.2.8",),
+)
+CLOSING: tuple[bytes, ...] = (
+    request(body(), b"Connection: close"),
+    request(b"{", b"Connection: close"),
+    request(body(), b"Proxy-Connection: close"),
+    request(body(), version="1.0"),
+    request(body(), b"Content-Length: 3"),
+    request(body(), b"Host: twice"),
+    request(body(), b"X: a", b" folded"),
+    request(body(), b"X: a\0"),
+    request(body())[:-9],
+    request(body()) + b"\r\nno HTTP\r\n\r\n",
+    request(bytes(100_000)),
+    request(body()).replace(b"\r\n", b"\n"),
+    head(target="http://[::1]..@"),
+    head(b"Transfer-Encoding: chunked") + b"no chunk\r\n",
+    b"POST /nowhere HTTP/1.1\r\nX: ",
+)
+
+
+@pytest.fixture(autouse=True)
+def way() -> str:
+    """Both, side by side."""
+    return "both"
+
+
+def conversation(random: Random) -> list[bytes]:
+    """What a client sends, in the pieces in which it comes. Only the last request may end the connection."""
+    requests = [_request(random) for _ in range(random.randint(0, 3))]
+    requests.append(random.choice((*CLOSING, _request(random))))
+    if random.random() < 0.4:
+        return requests
+    data = b"".join(requests)
+    cuts = sorted(random.randrange(len(data)) for _ in range(random.randint(0, 4)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True) if start < end]
+
+
+def _request(random: Random) -> bytes:
+    data, lines = random.choice(BODIES), random.choice(LINES)
+    site = random.choice(("demo", "demo", "demo", "off", "strict", "listed", "nobody", "d%65mo"))
+    match random.randrange(20):
+        case 0:
+            return request(data, *lines, site=site, method=random.choice(("PUT", "OPTIONS", "GET")))
+        case 1:
+            chunks = (chunk(data) if data else b"") + chunk(b"")
+            return head(b"Transfer-Encoding: chunked", *lines, site=site) + chunks
+        case 2:
+            return random.randint(1, 3) * b"\r\n" + request(data, *lines, site=site)
+        case 3:
+            target = random.choice(
+                ("/", "http://x/public/demo/analytics/collect", "//", "/public/demo/analytics/collect?")
+            )
+            return request(data, *lines, target=target)
+    return request(data, *lines, site=site)
+
+
+async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> bytes:
+    """Everything that comes back until the connection is closed, but for the dates."""
+    reader, writer = await asyncio.open_connection(collector.host, collector.port)
+    answers = bytearray()
+
+    async def read() -> None:
+        with suppress(ConnectionError):  # it was closed before the last piece came
+            while data := await reader.read(1 << 16):
+                answers.extend(data)
+
+    reading = asyncio.create_task(read())
+    for piece, waits in zip(pieces, turns, strict=True):
+        writer.write(piece)
+        if waits:
+            await asyncio.sleep(TURN_S)
+    with suppress(OSError):
+        writer.write_eof()
+    async with asyncio.timeout(10):
+        await reading
+    writer.close()
+    return re.sub(rb"Date: [^\r]*\r\n", b"", bytes(answers))
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr("collector.edge.server.LINGERING_S", 0.05)
+    fast, plain = (
+        config(
+            tmp_path / str(fast_path),
+            SITES,
+            server={"fast_path": fast_path, "trusted_proxies": ["127.0.0.1"]},
+            rate_limit={"requests_per_minute": 0},
+            privacy={"client_ip": "full"},
+        )
+        for fast_path in (True, False)
+    )
+    random = Random(seed)
+    async with running(fast) as one, running(plain) as other:
+        for _ in range(CONVERSATIONS):
+            pieces = conversation(random)
+            turns = [random.random() < 0.6 for _ in pieces]
+            said = await asyncio.gather(told(one, pieces, turns), told(other, pieces, turns))
+            assert said[1] == said[0], pieces
+        counts, stored = [], []
+        for collector in (one, other):
+            counts.append(per_site(collector.stages.metrics.snapshot({}, {})().decode()))
+            assert 0 == collector.stages.traffic.under_way
+            await collector.flush()
+            rows = [row for site in SITES for row in collector.rows(site) if row.pop("received_at")]
+            stored.append(sorted(map(repr, rows)))
+        assert counts[1] == counts[0]
+        assert stored[1] == stored[0]
+        assert len(stored[0]) > CONVERSATIONS / 4
