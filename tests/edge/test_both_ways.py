@@ -117,11 +117,11 @@ async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> by
                 answers.extend(data)
 
     reading = asyncio.create_task(read())
-    for piece, waits in zip(pieces, turns, strict=True):
-        writer.write(piece)
-        if waits:
-            await asyncio.sleep(TURN_S)
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # RuntimeError is what uvloop says of a transport that is closed already
+        for piece, waits in zip(pieces, turns, strict=True):
+            writer.write(piece)
+            if waits:
+                await asyncio.sleep(TURN_S)
         writer.write_eof()
     async with asyncio.timeout(10):
         await reading
