@@ -83,7 +83,7 @@ def test_counters_histograms_and_gauges_are_added_and_facts_are_not() -> None:
 
 
 def test_start_is_the_first_and_the_most_descriptors_are_the_most() -> None:
-    pages = [
+    pages: list[list[Family]] = [
         [[name, "gauge", "", [[name, {}, value]]] for name in ("process_start_time_seconds", "process_max_fds")]
         for value in (30.0, 10.0, 20.0)
     ]
