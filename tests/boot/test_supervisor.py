@@ -141,6 +141,20 @@ async def test_ready_is_whoever_has_one_worker_that_takes_events(
     assert supervisor.refusal() is None
 
 
+async def test_second_signal_kills_who_does_not_hear_it(
+    shared: Shared, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.boot.supervisor.SECOND_SIGNAL_S", 0.01)
+    killed: list[int] = []
+    monkeypatch.setattr(Keeper, "kill", lambda kept: killed.append(kept.number))
+    supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
+    supervisor._on_stop()
+    await asyncio.sleep(0.05)
+    assert [] == killed
+    supervisor._on_stop()
+    await until(lambda: killed == [0, 1])
+
+
 async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
     text = (await Supervisor(config(tmp_path), tmp_path, shared, clock).metrics_page()).decode()
     assert "collector_ready 0.0\n" in text
