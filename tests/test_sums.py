@@ -82,6 +82,14 @@ def test_counters_histograms_and_gauges_are_added_and_facts_are_not() -> None:
     assert [started] == numbers["process_start_time_seconds"]
 
 
+def test_start_is_the_first_and_the_most_descriptors_are_the_most() -> None:
+    pages: list[list[Family]] = [
+        [[name, "gauge", "", [[name, {}, value]]] for name in ("process_start_time_seconds", "process_max_fds")]
+        for value in (30.0, 10.0, 20.0)
+    ]
+    assert [10.0, 30.0] == [samples[0][2] for _, _, _, samples in summed(pages)]
+
+
 def values_of(text: list[Family], wanted: str) -> list[Any]:
     return [value for name, _, _, samples in text for _, _, value in samples if name == wanted]
 

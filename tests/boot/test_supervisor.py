@@ -13,7 +13,7 @@ import pytest
 
 from collector.boot.control import Channel, encode, receive_first
 from collector.boot.door import CROWDS_BYTES, Crowds, Door, shared_memory
-from collector.boot.keeper import BEATS_UNANSWERED, STEADY_S, Keeper, Shared, how
+from collector.boot.keeper import BEATS_UNANSWERED, BEATS_UNTIL_SERVING, STEADY_S, Keeper, Shared, how
 from collector.boot.serve import command, processes
 from collector.boot.supervisor import Supervisor
 from collector.edge.rate_limit import table_bytes
@@ -141,6 +141,20 @@ async def test_ready_is_whoever_has_one_worker_that_takes_events(
     assert supervisor.refusal() is None
 
 
+async def test_second_signal_kills_who_does_not_hear_it(
+    shared: Shared, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.boot.supervisor.SECOND_SIGNAL_S", 0.01)
+    killed: list[int] = []
+    monkeypatch.setattr(Keeper, "kill", lambda kept: killed.append(kept.number))
+    supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
+    supervisor._on_stop()
+    await asyncio.sleep(0.05)
+    assert [] == killed
+    supervisor._on_stop()
+    await until(lambda: killed == [0, 1])
+
+
 async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
     text = (await Supervisor(config(tmp_path), tmp_path, shared, clock).metrics_page()).decode()
     assert "collector_ready 0.0\n" in text
@@ -176,6 +190,81 @@ async def test_worker_that_does_not_answer_a_scrape_keeps_what_it_counted(
     await asyncio.sleep(0)
     kept._forget()
     assert ([COUNTER], []) == await asked == await kept.ask_numbers(5)
+
+
+async def test_dead_workers_of_one_place_all_count(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+    kept = keeper(shared, tmp_path, clock)
+    for _ in range(3):
+        kept._last = [GAUGE, COUNTER]
+        kept._forget()
+    (counted,), _ = await kept.ask_numbers(5)
+    assert [["collector_parts_total", {}, 9.0]] == counted[-1]
+
+
+async def test_nobody_holds_back_for_a_worker_that_is_dead(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+    kept = keeper(shared, tmp_path, clock)
+    crowds = Crowds(shared.crowds, shared.workers)
+    crowds.tell(0, 20)
+    crowds.tell(1, 0)
+    assert crowds.has_more(0)
+    kept._forget()
+    assert not crowds.has_more(0)
+
+
+async def test_worker_that_hangs_while_it_starts_is_killed_too(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+) -> None:
+    kept = keeper(shared, tmp_path, clock, first="import time; time.sleep(3600)")
+    keeping(kept)
+    await until(lambda: kept._channel is not None)
+    for _ in range(BEATS_UNTIL_SERVING):
+        kept.beat()
+    assert kept._process is not None
+    assert kept._process.returncode is None
+    kept.beat()
+    await until(lambda: restarts(kept) == 1)
+
+
+async def test_drain_that_comes_while_a_worker_starts_ends_it(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+) -> None:
+    """There is no channel yet that it could be sent over."""
+    kept = keeper(shared, tmp_path, clock)
+    task = keeping(kept)
+    await asyncio.sleep(0)
+    assert kept._channel is None
+    kept.drain()
+    async with asyncio.timeout(30):
+        await task
+    assert (0, True) == (kept.exit_code, kept.served.is_set())
+
+
+async def test_worker_that_cannot_start_again_is_tried_again(
+    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its siblings serve, and what keeps it may pass; only if the very first cannot start, none can."""
+    mark = tmp_path / "was here"
+    first = f"""
+from pathlib import Path
+if Path({str(mark)!r}).exists():
+    end.sendall(encode("failed", "no folder"))
+    sys.exit(1)
+Path({str(mark)!r}).touch()
+"""
+    kept = keeper(shared, tmp_path, clock, first=first)
+    task = keeping(kept)
+    await until(lambda: kept.serves)
+    kept.kill()
+    await until(lambda: restarts(kept) == 1)
+    await asyncio.sleep(0.02)
+    clock.advance(0)
+    await until(lambda: restarts(kept) == 2)
+    assert "worker 1 is dead (no folder); replaced in 0.5 s" == caplog.messages[-1]
+    assert not task.done()
+    mark.unlink()
+    await asyncio.sleep(0.02)
+    clock.advance(0.5)
+    await until(lambda: kept.serves)
 
 
 async def test_channel_carries_messages_of_any_size_to_its_end() -> None:

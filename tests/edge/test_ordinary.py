@@ -148,6 +148,16 @@ async def test_border_of_two_requests_is_never_guessed(collector: Running, wire:
     assert {} == tally(collector)
 
 
+async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Running, wire: Wire, handed: Handed) -> None:
+    """They come in one piece, the first is answered, and what comes next still belongs to the half."""
+    whole = request(body(), site="nobody")
+    assert 404 == (await wire.ask(whole + b"POST /nowhere HTTP/1.1\r\nX: ")).status
+    await asyncio.sleep(0.02)
+    assert 404 == (await wire.ask(request(body()))).status
+    assert 2 == len(handed.on)
+    assert {} == tally(collector)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -204,6 +214,33 @@ async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wi
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 
+async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
+    """One that was a client may be a proxy now."""
+    sites: dict[str, dict[str, Any]] = {"demo": {"excluded_ips": ["192.0.2.7"]}}
+    sent = request(body(), b"X-Forwarded-For: 192.0.2.7")
+    endpoint = collector.stages.endpoint
+    for trusted, status in (([], 201), (["127.0.0.1"], 202), ([], 201)):
+        settings = config(tmp_path, sites, server={"trusted_proxies": trusted})
+        endpoint.rules = build_rules(settings, collector.clock, endpoint.rules.buckets.table)
+        assert status == (await wire.ask(sent)).status
+
+
+@pytest.mark.parametrize("data", [body(), b"{"])
+async def test_draining_collector_closes_behind_every_answer(collector: Running, wire: Wire, data: bytes) -> None:
+    """What is not stored as well."""
+    assert "Connection" not in (await wire.ask(request(data))).headers
+    collector.stages.traffic.draining = True
+    assert "close" == (await wire.ask(request(data))).headers["Connection"]
+    assert b"" == await wire.rest()
+
+
+@pytest.mark.parametrize("data", [body(), b"{"])
+async def test_date_is_that_of_the_second(wire: Wire, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    for now, date in ((1.5, "Thu, 01 Jan 1970 00:00:01 GMT"), (86_400.0, "Fri, 02 Jan 1970 00:00:00 GMT")):
+        monkeypatch.setattr("collector.edge.ordinary.time.time", lambda now=now: now)
+        assert date == (await wire.ask(request(data))).headers["Date"]
+
+
 async def test_pages_that_are_remembered_are_bounded(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +282,36 @@ async def test_answers_keep_their_order_when_a_client_does_not_wait(
     submit(*told[0])
     assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
+
+
+async def test_client_that_does_not_wait_is_read_no_further(
+    collector: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held for it is no more than what one look into its socket brings."""
+    told: list[Any] = []
+    held: list[int] = []
+    data_received = Connection.data_received
+
+    def seen(connection: Connection, data: bytes) -> None:
+        data_received(connection, data)
+        held.append(len(connection._held))
+
+    monkeypatch.setattr(Connection, "data_received", seen)
+    wire = await connect(collector)
+    submit = collector.stages.journal.submit
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    wire.send(request(body()))
+    await until(lambda: told)
+    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    behind = 400 * request(b"{" + bytes(1_000))
+    for start in range(0, len(behind), 10_000):
+        wire.send(behind[start : start + 10_000])
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)
+    assert 2 == len(held)
+    assert 0 < held[1] < 260_000 < len(behind)
+    submit(*told[0])
+    assert [201, *400 * [202]] == [(await wire.answer()).status for _ in range(401)]
 
 
 @pytest.mark.parametrize("target", ["http://[::1]..@", "/\xff"])
