@@ -27,10 +27,12 @@ from collector.addresses import AddressSet, parse_network
 from collector.clock import US_PER_DAY, SystemClock
 from collector.config import RateLimit, SiteSettings
 from collector.edge.client_ip import client_address
+from collector.edge.head import END, HeadReader
 from collector.edge.rate_limit import TokenBuckets
 from collector.events import Event
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import accept, admit, arrive, to_values
+from collector.ingest.reader import read as read_plain
 from collector.ingest.schema import check, parse
 from collector.journal.record import encode
 from collector.journal.segment import SegmentStore
@@ -89,6 +91,11 @@ async def _micro() -> list[Result]:
         for head in heads:
             parser.feed_data(head)
 
+    def head_read() -> None:
+        reader = HeadReader()
+        for head in heads:
+            reader.read(head, head.index(END))
+
     def client_ip() -> None:
         for address in forwarded:
             client_address("127.0.0.1", [address], trusted)
@@ -113,6 +120,10 @@ async def _micro() -> list[Result]:
         for event in read:
             to_values(event)
 
+    def read_at_once() -> None:
+        for event in read:
+            read_plain(event)
+
     def accepted() -> None:
         for arrival, body in zip(arrivals, raw, strict=True):
             accept(site, arrival, body, NOON_US, policy)
@@ -127,13 +138,15 @@ async def _micro() -> list[Result]:
 
     stages: list[tuple[str, str, Callable[[], None]]] = [
         ("http", "aiohttp's parser: head and body of a request", http),
+        ("head", "the head of an ordinary request, by its lines", head_read),
         ("client_ip", "the client's address, behind a trusted proxy", client_ip),
         ("rate_limit", "a token of the client's bucket", rate_limit),
         ("gate", "tracking, localhost, origin, address", gate),
         ("parse", "ujson, and what it lets pass", parsed),
-        ("validate", "the contract's 61 fields", validated),
-        ("values", "a row of columns' values", values),
-        ("accept", "parse, validate, values, path and event together", accepted),
+        ("validate", "the contract's 61 fields, where an event is not plainly right", validated),
+        ("values", "a row of columns' values, likewise", values),
+        ("read", "both in one pass, where it is", read_at_once),
+        ("accept", "parse, read, path and event together", accepted),
         ("encode", "the journal's record", encoded),
         ("columns", f"rows to columns, {ROWS_PER_BATCH} at a time", columns),
     ]
