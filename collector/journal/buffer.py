@@ -30,7 +30,7 @@ class Buffer:
         self.rows_of: Counter[Group] = Counter()
         self.rows = 0
         self.size_bytes = 0  # what the events are charged for: more than they take, in memory and in a segment's file
-        self.columns_bytes = 0  # what they take as columns: about half of that
+        self._columns_bytes = 0  # what they take as columns: about half of that
 
     def append(self, event: Event) -> None:
         """Keep an accepted event."""
@@ -42,6 +42,11 @@ class Buffer:
         if len(self._rows) >= BATCH_ROWS or self._rows_bytes >= BATCH_BYTES:
             self._to_columns()
 
+    @property
+    def held_bytes(self) -> int:
+        """What the columns take, and what the rows that are none yet are charged for."""
+        return self._columns_bytes + self._rows_bytes
+
     def columns(self) -> Columns:
         """Everything appended so far; the buffer is spent."""
         if self._rows:
@@ -50,7 +55,7 @@ class Buffer:
 
     def _to_columns(self) -> None:
         batch = to_batch(self._rows)
-        self.columns_bytes += batch.nbytes
+        self._columns_bytes += batch.nbytes
         self._batches.append(batch)
         self._rows.clear()
         self._rows_bytes = 0

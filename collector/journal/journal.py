@@ -201,11 +201,11 @@ class Journal:
     def _is_full(self) -> bool:
         """Whether the open segment should be sealed before its time.
 
-        By what its columns take, since the larger a segment, the larger its parts, and of many sites small parts are
+        By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts are
         most of what an event costs. By half of all there is room for where that is less, so that the next can begin.
         """
         buffer = self._buffer
-        return buffer.columns_bytes >= self._segment_max_bytes or 2 * buffer.size_bytes >= self._max_bytes
+        return buffer.held_bytes >= self._segment_max_bytes or 2 * buffer.size_bytes >= self._max_bytes
 
     def _refusal(self) -> str | None:
         if self._closed:
@@ -216,7 +216,7 @@ class Journal:
             return "the buffers are full" if self.in_memory else "the journal is full"
         if self._waiting_bytes >= WAITING_MAX_BYTES:
             return "too many events wait for the disk"
-        if self._overdue and self._buffer.columns_bytes >= 2 * self._segment_max_bytes:
+        if self._overdue and self._buffer.held_bytes >= 2 * self._segment_max_bytes:
             return "no new segment can be made"
         return None
 
