@@ -75,11 +75,18 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
         if rival.json_only:
             as_json(requests)
         with rival.serving(folder, setup.cores) as server:
-            load = {"connections": shape.connections, "threads": shape.load_threads, "cores": shape.load_cores}
-            warm = run_wrk(server.url, requests, WARM_UP_S, **load)  # type: ignore[arg-type]
+            load = partial(
+                run_wrk,
+                server.url,
+                requests,
+                connections=shape.connections,
+                threads=shape.load_threads,
+                cores=shape.load_cores,
+            )
+            warm = load(WARM_UP_S)
             before = server.cpu_s()
             with MemoryWatch(server.pid) as memory:
-                run = run_wrk(server.url, requests, shape.seconds, start=warm.sent, **load)  # type: ignore[arg-type]
+                run = load(shape.seconds, start=warm.sent)
             server.stop()
             if run.not_2xx:
                 raise NoResult(f"{rival.title} refused {run.not_2xx:,} valid events")
