@@ -1,6 +1,7 @@
 # make run    set up, and serve the demo site on 127.0.0.1:8080
 # make test   set up, check (ruff, mypy, import direction), and run every test
 # make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
+# make fuzz   the long form of tests/fuzz: a million requests, whole and broken; FUZZ_REQUESTS=... for more or fewer
 # make check  only the checks
 # make bench  measure: a quick pass of some three minutes; bench/README.md says what, and has the long form
 # make bench-rivals  install what it is compared with (lists of bench/rivals and requirements/rivals.txt)
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test torture check bench bench-rivals lock clean
+.PHONY: run test torture fuzz check bench bench-rivals lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -32,6 +33,9 @@ test: $(VENV)/dev.done check
 
 torture: $(VENV)/dev.done
 	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
+
+fuzz: $(VENV)/dev.done
+	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-1000000} $(BIN)/python -m pytest -v -s tests/fuzz
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .
