@@ -125,9 +125,9 @@ def _request(random: Random, name: str) -> Request:
     site = random.choice(("open", "open", "open", "strict", "off", "listed", "narrow", "nobody"))
     method = "POST" if random.random() < 0.95 else random.choice(_METHODS)
     target = f"/public/{site}/analytics/collect"
-    body = make_body(random, name)
+    body, known = make_body(random, name)
     lines = list(random.choice(_HEADS)) if random.random() < 0.7 else [b"Host: collector.example"]
-    plain = site in ("open", "strict") and method == "POST"
+    plain = known and site in ("open", "strict") and method == "POST"
     if random.random() < 0.25:
         extra = random.choice(_EXTRA_LINES)
         names = {line.partition(b":")[0] for line in extra}
