@@ -65,7 +65,7 @@ class Supervisor:
         self._shared = shared
         self._table = BucketTable(file=shared.table)
         self._clock = clock
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.sites)
         self._metrics.workers.labels("configured").set(shared.workers)
         crowds = Crowds(shared.crowds, shared.workers)
         self._keepers = [
@@ -154,8 +154,9 @@ class Supervisor:
             if config is None:
                 continue
             self._config = config
+            self._metrics.label(config.sites)
             with suppress(TimeoutError):  # it will be killed, and its replacement starts with the new one
                 async with asyncio.timeout(RELOADED_S):
-                    await asyncio.gather(*(keeper.reload(config) for keeper in self._keepers))
+                    await asyncio.gather(*(keeper.reload() for keeper in self._keepers))
             self._metrics.reloads.labels("done").inc()
             log.info("reloaded: %d sites", len(config.sites))
