@@ -17,6 +17,9 @@ from collector.log import set_up_logging
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
     """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
+    # A stop is done at once until there is something to drain: nothing is acknowledged yet, and the disk is as a kill
+    # would leave it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     config = load(config_file)
     set_up_logging()
     workers = processes(config.server.workers)
