@@ -19,6 +19,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from collector.edge import answers
 from collector.edge.ordinary import OrdinaryRequests
+from collector.edge.pace import Pace
 from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Connection(web.RequestHandler):
     """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
 
     count_bad_request: Callable[[], None]
+    pace: Pace
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     _peer: str | None = None
     _answering = False  # an ordinary request, behind aiohttp's back
@@ -89,7 +91,19 @@ class Connection(web.RequestHandler):
             self._held += data
             if self.transport is not None:
                 self.transport.pause_reading()
-            return
+        elif self.pace.take_up(len(data), self._go_on):
+            self._take_up(data)
+        else:
+            self._answering, self._held = True, data
+
+    def _go_on(self) -> None:
+        """Take up what had to wait for its turn."""
+        held, self._held, self._answering = self._held, b"", False
+        if self.transport is not None:
+            self.transport.resume_reading()
+        self._take_up(held)
+
+    def _take_up(self, data: bytes) -> None:
         if self._owed == 0 and self.ordinary is not None and self._is_free():
             request = self.ordinary.find(data)
             if request is not None:
@@ -207,6 +221,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        self._payload = None  # it knows this connection
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -242,6 +257,7 @@ class Server(web.Server):
         super().__init__(app.server.request_handler, request_factory=app.server.request_factory)
         self._metrics = metrics
         self._ordinary = ordinary
+        self._pace = Pace()
         self._max_connections = max_connections
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
@@ -254,6 +270,7 @@ class Server(web.Server):
         connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
         connection.count_bad_request = self._metrics.bad_requests.inc
         connection.ordinary = self._ordinary
+        connection.pace = self._pace
         return connection
 
     @property

@@ -33,8 +33,8 @@ GATHER_S = 0.002
 WAITING_MAX_BYTES = 64 << 20
 WAITING_EVENT_BYTES = 2_048  # of a waiting event's values and its future, beyond what it is charged for as a row
 
-# Events that one turn of the event loop takes over from a commit: some 0.5 ms.
-TAKEN_OVER_AT_ONCE = 256
+# Events that one turn of the event loop takes over from a commit, their answers sent: some 1 ms.
+TAKEN_OVER_AT_ONCE = 64
 
 # One segment open, one being flushed, one copied by its sort, one waiting: the memory a collector may take for events.
 MEMORY_SEGMENTS = 4

@@ -1,6 +1,7 @@
 """The server: how many connections it keeps, and how they end."""
 
 import asyncio
+import gc
 import socket
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
 from collector.edge.request import Bodies
-from collector.edge.server import OLDEST_ASKED
+from collector.edge.server import OLDEST_ASKED, Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import chunk, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -51,6 +52,50 @@ async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, conn
             wire.send(body()[10:])
         assert [201, 201, 201] == [(await wire.answer()).status for wire in busy]
         assert 201 == (await busy[0].ask(request(body()))).status
+
+
+async def test_closed_connection_is_no_garbage(collector: Running, connect: Connect) -> None:
+    """Full collections are rare, because there is nothing for them to find."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            wire = await connect(collector)
+            assert 201 == (await wire.ask(request(body()))).status
+            wire.send(head(LENGTH))
+            assert 201 == (await wire.ask(body())).status
+            assert 202 == (await wire.ask(request(b"{broken"))).status
+            wire.close()
+        await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
+        await asyncio.sleep(0)
+        assert [] == [each for each in gc.get_objects() if isinstance(each, Connection)]
+    finally:
+        gc.enable()
+
+
+async def test_requests_that_wait_for_their_turn_are_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    wires = [await connect(collector) for _ in range(20)]
+    for wire in wires:
+        wire.send(2 * request(body()))
+    wires[0].send_eof()
+    assert 40 * [201] == [(await wire.answer()).status for wire in wires for _ in range(2)]
+    assert 40 == tally(collector)["stored"]
+
+
+async def test_event_is_stored_if_its_client_leaves_before_its_turn(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    for wire in [await connect(collector) for _ in range(20)]:
+        wire.send(request(body()))
+        wire.close()
+    await until(lambda: 20 == tally(collector).get("stored"))
 
 
 async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
