@@ -67,7 +67,8 @@ class Connection(web.RequestHandler):
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     _peer: str | None = None
     _answering = False  # an ordinary request, behind aiohttp's back
-    _held: bytes = b""  # what came meanwhile
+    _held: bytes = b""  # what came meanwhile, or waits for its turn
+    _holds_back = False  # the client is not read, because of that
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
     # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
     # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
@@ -89,6 +90,7 @@ class Connection(web.RequestHandler):
         if self._answering:
             # A client that does not wait for its answers; it is read again when it has this one.
             self._held += data
+            self._holds_back = True
             if self.transport is not None:
                 self.transport.pause_reading()
         elif self.pace.take_up(len(data), self._go_on):
@@ -98,10 +100,16 @@ class Connection(web.RequestHandler):
 
     def _go_on(self) -> None:
         """Take up what had to wait for its turn."""
-        held, self._held, self._answering = self._held, b"", False
-        if self.transport is not None:
+        self._answering = False
+        self._take_up(self._release())
+
+    def _release(self) -> bytes:
+        """What came meanwhile; the client is read again, unless it is aiohttp that does not want to."""
+        held, self._held = self._held, b""
+        if self._holds_back and self.transport is not None:
             self.transport.resume_reading()
-        self._take_up(held)
+        self._holds_back = False
+        return held
 
     def _take_up(self, data: bytes) -> None:
         if self._owed == 0 and self.ordinary is not None and self._is_free():
@@ -132,10 +140,8 @@ class Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._held:
-                held, self._held = self._held, b""
-                self.transport.resume_reading()
-                self.data_received(held)
+            if self._holds_back:
+                self.data_received(self._release())
         except Exception:
             log.exception("a connection failed")
             if self.transport is not None:
