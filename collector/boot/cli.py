@@ -16,6 +16,7 @@ from collector.boot.claims import StartError
 from collector.boot.serve import serve, serve_as_worker
 from collector.config_file import ConfigError
 from collector.events import CONTRACT_HASH
+from collector.log import complain
 
 DEFAULT_CONFIG = Path("collector.toml")
 
@@ -28,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ConfigError as exc:
         for line in exc.errors:
-            print(f"collector: {line}", file=sys.stderr)
+            complain(line)
         return 2
     except StartError as exc:
-        print(f"collector: {exc}", file=sys.stderr)
+        complain(str(exc))
         return 1
     except BrokenPipeError:
         # The reader of our output has gone: there is nobody to tell, and Python must not try again at its exit.
