@@ -62,6 +62,8 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             return commands.recover(arguments.config)
         case "expire":
             return commands.expire(arguments.older_than, arguments.config)
+        case "doctor":
+            return commands.doctor(arguments.config, arguments.rate)
         case _:
             return commands.schema(parquet=arguments.parquet)
 
@@ -105,6 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
+    doctor = subparsers.add_parser("doctor", help="whether this machine would hold a collector, and how much of one")
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    doctor.add_argument(
+        "--rate",
+        type=_rate,
+        default=100,
+        metavar="N",
+        help="events a second that the disk is to last for; default: 100",
+    )
+
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
     which = schema.add_mutually_exclusive_group(required=True)
     which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
@@ -117,3 +129,13 @@ def _days(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
     return int(match[1])
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of events a second, such as 100")
+    return rate
