@@ -38,7 +38,7 @@ def set_up_logging(level: int = logging.INFO, worker: int | None = None) -> None
     if is_journal(2):
         handler.setFormatter(PrefixedLines(worker))
         if os.path.exists(JOURNAL_SOCKET):
-            handler = JournalHandler(worker, handler)
+            handler = JournalHandler(worker, handler, JOURNAL_SOCKET)
     else:
         handler.setFormatter(Lines(worker))
     flood = FloodFilter(handler.handle)
@@ -104,7 +104,7 @@ class PrefixedLines(logging.Formatter):
 class JournalHandler(logging.Handler):
     """Entries of the systemd journal. Never waits: what its socket does not take is counted in the next entry."""
 
-    def __init__(self, worker: int | None, without_journal: logging.Handler, path: str = JOURNAL_SOCKET) -> None:
+    def __init__(self, worker: int | None, without_journal: logging.Handler, path: str) -> None:
         super().__init__()
         self._worker = worker
         self._without_journal = without_journal

@@ -31,7 +31,7 @@ from collector.boot.doctor.speed import (
     measure_disk,
     sample_request,
 )
-from collector.boot.doctor.verdict import disk_rate, verdict
+from collector.boot.doctor.verdict import WHOLE, disk_rate, verdict
 from collector.boot.stages import build_stages
 from tests.support import FakeClock, config, event, running
 
@@ -63,7 +63,7 @@ MACHINE = Machine(
     serving_version=None,
 )
 DISK = DiskSpeed(commit_s=(0.001,) * 98 + (0.004, 0.009), bytes_per_s=100e6)
-CPU = CpuSpeed(request_s=16e-6, row_s=4e-6, record_bytes=750, part_bytes=50)
+CPU = CpuSpeed(request_s=40e-6 / WHOLE, row_s=10e-6 / WHOLE, record_bytes=750, part_bytes=50)
 
 
 def examined(
@@ -322,6 +322,7 @@ def test_lock_is_seen_and_not_taken(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     assert lock_holder(lock) is None
     with lock.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)  # of another kind
         assert lock_holder(lock) is None
         fcntl.flock(file, fcntl.LOCK_EX)
         assert os.getpid() == lock_holder(lock)

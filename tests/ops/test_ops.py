@@ -82,7 +82,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("ops")
     sites: dict[str, dict[str, Any]] = {"demo": {}, "closed": {"allowed_origins": ["https://only.example"]}}
     server = {"workers": request.param, "max_body_bytes": 1000}
-    with serving(folder, sites, server=server, storage={"flush_interval_s": 0.2}) as process:
+    with serving(folder, sites, server=server, storage={"flush_interval_s": 0.2, "min_free_bytes": 1000}) as process:
         drive(process, folder)
         status, text = process.ask("/metrics")
     assert 200 == status
@@ -96,6 +96,14 @@ def series(page: str) -> Series:
         for sample in family.samples:
             found.setdefault(sample.name, []).append(sample.labels)
     return found
+
+
+def test_page_tells_of_the_disk_and_its_limits(page: str) -> None:
+    """All workers look at one disk; what they may buffer adds up."""
+    told = {name: float(value) for name, value in re.findall(r"^(collector_\w+) (\S+)$", page, re.MULTILINE)}
+    assert 0 < told["collector_disk_free_bytes"] <= shutil.disk_usage(ROOT).total
+    assert 4 << 30 == told["collector_buffered_max_bytes"]
+    assert 1000 == told["collector_disk_min_free_bytes"]
 
 
 def test_metrics_are_as_prometheus_likes_them(page: str) -> None:

@@ -1,5 +1,6 @@
 """What strangers send to the real process does not fill a disk: it writes a bounded number of lines."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from collector.flood import MAX_ALIKE
-from tests.system.process import Process, configure, environment, serving
+from tests.system.process import READY_S, Process, configure, environment, serving
+from tests.test_log import fields
 
 CONNECTIONS = 1_000
 
@@ -87,3 +89,55 @@ def test_crash_of_the_process_is_one_happening(tmp_path: Path) -> None:
     heads = [line for line in done.stderr.splitlines() if not line.startswith("    ")]
     assert (1, 1) == (done.returncode, len(heads)), done.stderr
     assert " CRITICAL collector.log: the process ends: TypeError" in heads[0]
+
+
+# As systemd starts it, with its journal at another place.
+UNDER_SYSTEMD = """
+import os, sys
+from collector import log
+log.JOURNAL_SOCKET = {path!r}
+stderr = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{{stderr.st_dev}}:{{stderr.st_ino}}"
+from collector.boot.cli import main
+sys.exit(main())
+"""
+
+
+def test_under_systemd_supervisor_and_workers_write_entries(tmp_path: Path) -> None:
+    """Each has its worker's number; on stderr there is nothing but what is no log."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal, (tmp_path / "stderr").open("wb") as stderr:
+        journal.bind(str(tmp_path / "socket"))
+        journal.settimeout(READY_S)
+        config = configure(tmp_path, server={"workers": 2})
+        code = UNDER_SYSTEMD.format(path=str(tmp_path / "socket"))
+        command = [sys.executable, "-c", code, "serve", "--config", str(config)]
+        popen = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=stderr)
+        entries: list[dict[str, str]] = []
+        try:
+            while not entries or not entries[-1]["MESSAGE"].startswith("listening on http://"):
+                entries.append(fields(journal.recv(1 << 20)))
+            popen.terminate()
+            while sum("every acknowledged event" in entry["MESSAGE"] for entry in entries) < 2:
+                entries.append(fields(journal.recv(1 << 20)))
+            assert 0 == popen.wait(READY_S)
+        finally:
+            popen.kill()
+            popen.wait()
+    assert {None, "0", "1"} == {entry.get("WORKER") for entry in entries}
+    assert {"6"} == {entry["PRIORITY"] for entry in entries}
+    assert {"collector"} == {entry["SYSLOG_IDENTIFIER"] for entry in entries}
+    assert "" == (tmp_path / "stderr").read_text()
+
+
+def test_under_systemd_without_its_socket_lines_have_priorities(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", UNDER_SYSTEMD.format(path=str(tmp_path / "socket")))
+    with serving(tmp_path, command=command) as process:
+        process.send_signal(signal.SIGHUP)
+        process.logged("reloaded")
+        (tmp_path / "collector.toml").write_text("no TOML")
+        process.send_signal(signal.SIGHUP)
+        process.logged("nothing changed")
+        assert 0 == process.stop()
+    lines = process.log().splitlines()
+    assert {"<6>", "<3>"} == {line[:3] for line in lines}
+    assert lines[0].startswith("<6>collector.boot.admin: admin on ")

@@ -4,10 +4,10 @@ from collector.boot.doctor.checks import Examined, milliseconds
 from collector.boot.serve import processes
 from collector.journal.journal import GATHER_S, WAITING_EVENT_BYTES, WAITING_MAX_BYTES
 
-# What an event costs in all, for each microsecond of what is measured here: bench/README.md has 50 to 59 us at the peak
-# for what took 20 to 24 here on the same machine (2026-11-25, 2-core AMD EPYC). The rest is sockets, the event loop,
-# the hop to the journal's thread, and syncs.
-WHOLE = 2.5
+# What an event costs in all, for each microsecond of what is measured here: `python -m bench peak` had 69 us beside a
+# doctor's 30 and 31 (2026-11-25, 2-core AMD EPYC). The rest is sockets, the event loop, the hop to the journal's
+# thread, the syncs, and what a flush does beside them.
+WHOLE = 2.3
 
 _SURVIVES = {
     "fsync": "a power cut, if the disk keeps what it says it wrote",
