@@ -84,9 +84,13 @@ def listen(host: str, port: int, section: str) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(BACKLOG)  # two sockets may be bound to one port until one listens
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(BACKLOG)  # two sockets may be bound to one port until one listens
+        except OSError:
+            bound.close()
+            raise
     except OSError as exc:
         raise StartError(f"{section}: cannot listen on {host}:{port}: {exc.strerror}") from None
     except UnicodeError:

@@ -51,6 +51,7 @@ class Stages:
     traffic: Traffic
     ordinary: OrdinaryRequests | None
     share: Share
+    min_free_bytes: int
 
     def open(self) -> None:
         """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
@@ -96,6 +97,9 @@ class Stages:
                 "What the unpublished events are charged for",
                 self.journal.unpublished_bytes,
             ),
+            "collector_buffered_max_bytes": ("Where events are refused", self.journal.max_bytes),
+            "collector_disk_free_bytes": ("Free space of the disk that has data_dir", self.journal.disk_free_bytes),
+            "collector_disk_min_free_bytes": ("Below which events are refused", self.min_free_bytes),
             "collector_journal_segments": ("Sealed segments that are not published yet", len(self.journal.sealed)),
             "collector_recovering_segments": (
                 "Those of them that dead processes left",
@@ -148,7 +152,19 @@ def build_stages(config: Config, clock: Clock, share: Share = ALONE, table: Buck
     endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
     traffic = Traffic()
     ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
-    return Stages(metrics, writer, store, journal, flush_segment, flusher, endpoint, traffic, ordinary, share)
+    return Stages(
+        metrics,
+        writer,
+        store,
+        journal,
+        flush_segment,
+        flusher,
+        endpoint,
+        traffic,
+        ordinary,
+        share,
+        storage.min_free_bytes,
+    )
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable) -> Rules:

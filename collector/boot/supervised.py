@@ -39,7 +39,7 @@ def serve(control: int) -> int:
         return 1
     _, start = first
     share = Share(start["worker"], start["workers"])
-    set_up_logging(who=f"[worker {share.worker}] ")
+    set_up_logging(worker=share.worker)
     config, clock = Config.model_validate_json(start["config"]), SystemClock()
     try:
         stages = open_stages(config, clock, share, BucketTable(file=start["table"]))

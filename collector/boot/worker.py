@@ -250,7 +250,8 @@ class Worker:
         trouble = None
         try:
             disk = await aiofiles.os.statvfs(storage.data_dir)
-            if disk.f_bavail * disk.f_frsize < storage.min_free_bytes:
+            journal.disk_free_bytes = disk.f_bavail * disk.f_frsize
+            if journal.disk_free_bytes < storage.min_free_bytes:
                 trouble = "disk space is low"
             elif disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count them
                 trouble = "the disk is out of inodes"
