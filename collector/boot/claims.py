@@ -25,8 +25,8 @@ PATIENCE_S = 5.0
 _POLL_S = 0.05
 
 # What a client sends waits in the system while it is not read. By itself the system would keep megabytes of each
-# connection, and hand over 256 KB at a time; a window of 64 KB brings 640 KB a second from a client 100 ms away.
-RECEIVE_BUFFER_BYTES = 65_536
+# connection, and hand over 256 KB at a time; a window of 32 KB brings 320 KB a second from a client 100 ms away.
+RECEIVE_BUFFER_BYTES = 32_768
 
 BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
 

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 # connection is closed: closing at once would reset it, and the client would never see the answer.
 LINGERING_S = 2.0
 
-# How long a client may leave its answers unread once they fill the system's buffers.
+# How much of its answers a client may leave unread once they fill the system's buffers, and how long.
+MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
@@ -120,6 +121,7 @@ class Connection(web.RequestHandler):
         self.peer = str(peer[0]) if isinstance(peer, tuple) else None
         super().connection_made(transport)
         self._parser = cast(Any, Parser(self._parser))
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=MAX_UNREAD_BYTES)
         if self._task_handler is not None:
             self._task_handler.add_done_callback(lambda _: _end(transport))
 

@@ -3,14 +3,14 @@
 import asyncio
 import socket
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support import body
 from tests.system.process import Process
-from tests.system.wire import read_reply, request
+from tests.system.wire import connect, read_reply, request
 
 # Attackers have addresses of their own; ordinary clients come from 127.0.0.1, as the tests' own HTTP client does.
 ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 12))
@@ -52,9 +52,10 @@ class Enemy:
 
     async def send(self, data: bytes) -> bool:
         """Whether the collector still takes it."""
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, TimeoutError):
             self._writer.write(data)
-            await self._writer.drain()
+            async with asyncio.timeout(PATIENCE_S):  # who is not read any more would wait for ever
+                await self._writer.drain()
         return not self.is_stopped
 
     async def heard(self) -> bytes:
@@ -91,20 +92,17 @@ async def ordinary_clients(process: Process) -> AsyncIterator[None]:
     statuses: list[int] = []
 
     async def one(keeps: bool) -> None:
-        connection: tuple[StreamReader, StreamWriter] | None = None
         while not over.is_set() or not statuses:
-            if connection is None:
-                address = urlsplit(process.url)
-                connection = await asyncio.open_connection(address.hostname, address.port)
-            reader, writer = connection
-            writer.write(request("demo", body()))
-            statuses.append((await read_reply(reader)).status)
-            if not keeps:
+            reader, writer = await connect(process.url)
+            try:
+                while True:
+                    writer.write(request("demo", body()))
+                    statuses.append((await read_reply(reader)).status)
+                    await asyncio.sleep(0.005)  # they leave the core to others
+                    if not keeps or over.is_set():
+                        break
+            finally:
                 writer.close()
-                connection = None
-            await asyncio.sleep(0.005)  # they leave the core to others
-        if connection is not None:
-            connection[1].close()
 
     async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
         for number in range(ORDINARY_CLIENTS):
@@ -114,6 +112,16 @@ async def ordinary_clients(process: Process) -> AsyncIterator[None]:
         finally:
             over.set()
     assert {201} == set(statuses)
+
+
+async def until(true: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask again and again until it is so, while others go on."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while not await true():  # noqa: ASYNC110 - what is waited for is in another process
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"not so after {PATIENCE_S:g} s: {what}") from None
 
 
 def peak_bytes(process: Process) -> int:

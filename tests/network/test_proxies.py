@@ -1,4 +1,4 @@
-"""nginx and Caddy in front, as docs/deployment.md has them: its blocks, with other ports and a certificate of the test."""
+"""nginx and Caddy in front: the blocks of docs/deployment.md, with other ports and a certificate of the test."""
 
 import json
 import re
@@ -28,6 +28,7 @@ ORIGIN = "https://shop.example"
 CLIENTS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 BURST = 12
 END_S = 10
+PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 NGINX = """
 daemon off;
@@ -150,13 +151,8 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
 def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
     """The proxy's process, until the block is left."""
     with (folder / "proxy.log").open("wb") as log:
-        popen = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            stderr=log,
-            stdout=log,
-        )
+        env = {"HOME": str(folder), "PATH": PROGRAMS}
+        popen = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
 
     def listens() -> bool:
         assert popen.poll() is None, (folder / "proxy.log").read_text()
@@ -174,7 +170,7 @@ def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
 @pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
     name = request.param.__name__
-    need(shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") is not None, name)
+    need(shutil.which(name, path=PROGRAMS) is not None, name)
     need(shutil.which("openssl") is not None, "openssl")
     told = tomllib.loads(block("toml"))
     with serving(
