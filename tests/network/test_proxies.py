@@ -30,6 +30,20 @@ BURST = 12
 END_S = 10
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
+SMUGGLING = (
+    "both lengths",
+    "both lengths, chunks first",
+    "two lengths",
+    "a list of lengths",
+    "a length with a sign",
+    "chunked and more",
+    "almost chunked",
+    "chunk size no number",
+    "chunk size beyond 64 bits",
+    "NUL in a value",
+    "two hosts",
+)
+
 NGINX = """
 daemon off;
 master_process off;
@@ -237,24 +251,9 @@ def test_proxy_offers_http_2(proxy: Proxied) -> None:
         assert "h2" == connection.selected_alpn_protocol()
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "both lengths",
-        "both lengths, chunks first",
-        "two lengths",
-        "a list of lengths",
-        "a length with a sign",
-        "chunked and more",
-        "almost chunked",
-        "chunk size no number",
-        "chunk size beyond 64 bits",
-        "NUL in a value",
-        "two hosts",
-    ],
-)
 @pytest.mark.parametrize("proxy", [nginx], indirect=True)
-def test_nothing_is_smuggled_through(proxy: Proxied, attack: str) -> None:
-    proxy.heard(BROKEN[attack][0])
-    assert 0 == proxy.process.metrics().value("collector_received_events_total", site="hidden")
+def test_nothing_is_smuggled_through(proxy: Proxied) -> None:
+    for attack in SMUGGLING:
+        proxy.heard(BROKEN[attack][0])
+        assert 0 == proxy.process.metrics().value("collector_received_events_total", site="hidden"), attack
     assert 201 == proxy.post(client=CLIENTS[1]).status
