@@ -111,15 +111,18 @@ class Metrics:
         )
         self.bad_requests = Counter(
             "collector_bad_requests",
-            "Connections closed because what came was not HTTP",
+            "Connections closed because what came was not HTTP, or no whole head in time",
             registry=self.registry,
         )
         self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
         self.crowded_out = Counter(
             "collector_crowded_out_connections",
-            "Connections closed because there were too many",
+            "Connections closed because there were too many: of one client, or in all",
+            ["bound"],
             registry=self.registry,
         )
+        for bound in ("client", "all"):
+            self.crowded_out.labels(bound)
         self.workers = Gauge(
             "collector_workers",
             "Worker processes: how many there should be, how many serve, how many of them take events",

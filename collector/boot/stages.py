@@ -176,4 +176,5 @@ def build_rules(config: Config, clock: Clock, table: BucketTable) -> Rules:
         client_ip=client_ip_policy(config.privacy.client_ip, config.storage.data_dir),
         max_body_bytes=config.server.max_body_bytes,
         body_timeout_s=config.server.body_timeout_s,
+        max_connections_per_client=config.server.max_connections_per_client,
     )

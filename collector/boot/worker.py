@@ -162,6 +162,7 @@ class Worker:
         connections = Server(
             app,
             self.stages.metrics,
+            lambda: self.stages.endpoint.rules,
             keepalive_timeout_s=server.keepalive_timeout_s,
             max_connections=max_connections(),
             ordinary=self._ordinary(),
