@@ -27,7 +27,9 @@ def unpack_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def another_version(binary: Path, copy: Path) -> Path:
     """A binary with the same payload under another hash, as another version would have."""
-    (name,) = set(subprocess.run(["grep", "-ao", "collector-[0-9a-f]\\{16\\}", binary], capture_output=True).stdout.split())
+    (name,) = set(
+        subprocess.run(["grep", "-ao", "collector-[0-9a-f]\\{16\\}", binary], capture_output=True).stdout.split()
+    )
     other = name[:-1] + (b"1" if name.endswith(b"0") else b"0")
     copy.write_bytes(binary.read_bytes().replace(name, other))
     shutil.copymode(binary, copy)
