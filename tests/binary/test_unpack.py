@@ -115,6 +115,7 @@ def test_upgrade_leaves_a_running_version_its_code(binary: Path, tmp_path: Path)
         after = workers(process.popen.pid)
         assert (2, 1) == (len(after), len(after - before))
         assert {old / "bin" / "collector"} == {Path(f"/proc/{pid}/exe").readlink() for pid in after}
+        assert after <= lock_holders(old)  # each by itself: they may outlive their supervisor
         assert 201 == process.post().status
         assert 0 == process.stop()
     assert {old, new} == set(new.parent.iterdir())
@@ -122,6 +123,11 @@ def test_upgrade_leaves_a_running_version_its_code(binary: Path, tmp_path: Path)
 
 def workers(supervisor: int) -> set[int]:
     return set(map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()))
+
+
+def lock_holders(folder: Path) -> set[int]:
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {int(line[4]) for line in lines if line[1] == "FLOCK" and line[5].endswith(f":{folder.stat().st_ino}")}
 
 
 def test_folder_of_somebody_else_is_refused(binary: Path, unpack_dir: Path) -> None:
