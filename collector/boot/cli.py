@@ -18,6 +18,7 @@ from collector.config_file import ConfigError
 from collector.events import CONTRACT_HASH
 
 DEFAULT_CONFIG = Path("collector.toml")
+DEFAULT_PREFIX = Path("/usr/local")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +62,8 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             return commands.recover(arguments.config)
         case "expire":
             return commands.expire(arguments.older_than, arguments.config)
+        case "install":
+            return commands.install(arguments.prefix, arguments.root)
         case _:
             return commands.schema(parquet=arguments.parquet)
 
@@ -103,6 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         "--older-than", type=_days, required=True, metavar="DAYS", help="such as 400d: days before the last 400 ones"
     )
     expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+
+    install = subparsers.add_parser("install", help="put this program and its systemd units in their places")
+    install.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
+    install.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="of the system to install into; default: %(default)s",
+    )
 
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
     which = schema.add_mutually_exclusive_group(required=True)
