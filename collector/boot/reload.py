@@ -57,7 +57,7 @@ class Reloads:
         self._metrics.reloads.labels("failed").inc()
         for line in errors:
             log.error("reload: nothing changed: %s", line)
-        more = f" (and {len(errors) - 1} more errors)" if errors[1:] else ""
+        more = f" (and {len(errors) - 1} more)" if errors[1:] else ""
         self.failure = f"last reload failed: {errors[0]}{more}"
 
 

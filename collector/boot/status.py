@@ -2,7 +2,7 @@
 
 receiving 310/s, 2 segments, 41 GB free
 refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
-last reload failed: collector.toml: sites: missing ... (and 2 more errors); receiving ...
+last reload failed: collector.toml: sites: missing ... (and 2 more); receiving ...
 draining: 3 requests under way, 1,200 events to publish
 """
 
