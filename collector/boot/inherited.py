@@ -7,7 +7,7 @@ connects while we are gone waits for the next of us.
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Container, MutableMapping
 
 from collector.config_file import ConfigError
 
@@ -24,28 +24,34 @@ def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str
     found: dict[str, socket.socket] = {}
     errors = []
     for number, name in enumerate((names.split(":") + int(count) * ["unknown"])[: int(count)], first):
+        os.set_inheritable(number, False)
         try:
-            passed = _listening(number)
-            if name not in SECTIONS:
-                raise ValueError(f"is no name for it: known are {', '.join(SECTIONS)}")
-            if SECTIONS[name] in found:
-                raise ValueError("was passed twice; one ListenStream is enough: [::] takes IPv4 too")
-        except (OSError, ValueError) as exc:
-            errors.append(f"the socket {name!r} that the service manager passed: {exc}")
-        else:
+            passed = socket.socket(fileno=number)
+        except OSError as exc:
+            errors.append(f"the socket {name!r} that the service manager passed is none: {exc.strerror}")
+            continue
+        wrong = _wrong(passed, name, found)
+        if wrong is None:
+            passed.setblocking(False)
             found[SECTIONS[name]] = passed
+        else:
+            passed.close()
+            errors.append(f"the socket {name!r} that the service manager passed {wrong}")
     if errors:
+        for passed in found.values():
+            passed.close()
         raise ConfigError(errors)
     return found
 
 
-def _listening(number: int) -> socket.socket:
-    """The socket of that descriptor. Raises ValueError or OSError where we cannot serve on it."""
-    os.set_inheritable(number, False)
-    passed = socket.socket(fileno=number)
+def _wrong(passed: socket.socket, name: str, found: Container[str]) -> str | None:
+    """Why we cannot serve on it."""
+    if name not in SECTIONS:
+        return f"has another name than {' or '.join(SECTIONS)}"
+    if SECTIONS[name] in found:
+        return "comes twice; one ListenStream is enough: [::] takes IPv4 too"
     if passed.family not in (socket.AF_INET, socket.AF_INET6) or passed.type != socket.SOCK_STREAM:
-        raise ValueError("is not TCP")
+        return "is not TCP"
     if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ValueError("does not listen; its unit should have Accept=no")
-    passed.setblocking(False)
-    return passed
+        return "does not listen; its unit should have Accept=no"
+    return None
