@@ -18,8 +18,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from collector import VERSION
-from collector.events import CONTRACT_HASH, Reason
+from collector.build import BUILD
+from collector.events import Reason
 
 # Labels that no site can have as its id.
 UNKNOWN_SITE: Final = "(unknown)"
@@ -220,6 +220,6 @@ class _Moment(Collector):
         yield from (received, stored, dropped, waiting)
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=value() if callable(value) else value)
-        build = GaugeMetricFamily("collector_build_info", "What is running", labels=["version", "contract"])
-        build.add_metric([VERSION, CONTRACT_HASH], 1)
+        build = GaugeMetricFamily("collector_build_info", "What is running", labels=list(BUILD))
+        build.add_metric(list(BUILD.values()), 1)
         yield build

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import VERSION
 from collector.boot.claims import StartError
 from collector.boot.serve import serve, serve_as_worker
+from collector.build import BUILD_LINE
 from collector.config_file import ConfigError
-from collector.events import CONTRACT_HASH
 
 DEFAULT_CONFIG = Path("collector.toml")
 DEFAULT_PREFIX = Path("/usr/local")
@@ -70,7 +69,7 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
-    parser.add_argument("--version", action="version", version=f"collector {VERSION}, contract {CONTRACT_HASH}")
+    parser.add_argument("--version", action="version", version=BUILD_LINE)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     serve = subparsers.add_parser("serve", help="run until SIGTERM; drains, flushes, exits 0")

@@ -48,7 +48,8 @@ def processes(workers: int | str) -> int:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """What started this program, without its arguments: interpreter and flags and module, or the one binary it is."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable]
+    """What started this program, without its arguments: interpreter and flags, and module, script or folder.
+
+    A binary's workers so start from what the supervisor was unpacked to, whatever has become of the binary since.
+    """
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]

@@ -1,7 +1,8 @@
 """The real collector: a process with a configuration of its own, watched through its stderr, ended by its own pid.
 
 Every process listens on free ports of 127.0.0.1, runs in the test's folder (so `PYTHONPATH` decides which copy of
-the collector runs), and is gone when the `with` block is left, however it is left.
+the collector runs), and is gone when the `with` block is left, however it is left. COLLECTOR_COMMAND is the path of
+another collector to run instead: the binary.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import ADMIN, LISTENING, event, read_rows
 
-COMMAND = (sys.executable, "-m", "collector")
+COMMAND = (
+    (os.environ["COLLECTOR_COMMAND"],) if "COLLECTOR_COMMAND" in os.environ else (sys.executable, "-m", "collector")
+)
 READY_S = 20.0
 STOP_S = 30.0
 POLL_S = 0.02
@@ -189,7 +192,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: str | Path, folder: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """`python -m collector` with these arguments, to its end."""
+    """The collector with these arguments, to its end."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
