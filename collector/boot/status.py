@@ -84,7 +84,7 @@ class Reporter:
         yield
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks)  # and who had failed is in asyncio's log
 
     async def _ping(self) -> None:
         """For ever: as long as the loop turns, and no longer."""

@@ -5,9 +5,12 @@ with the parts after each scenario: each exactly once.
 """
 
 import asyncio
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import TypeVar
 
 import pytest
 
+from collector.boot.install import unit_files
 from tests.crash.conftest import need
 from tests.crash.rounds import Ledger, verdict
 from tests.support import body
@@ -23,7 +27,10 @@ from tests.system.process import Settings, toml, wait_until
 from tests.systemd.crowd import SITE, URL, Crowd, crowd
 from tests.systemd.host import Host, booted
 
-BINARY = Path(__file__).parents[2] / "dist" / "collector"
+ROOT = Path(__file__).parents[2]
+BINARY = ROOT / "dist/collector"
+README = (ROOT / "README.md").read_text()
+PACK = ROOT / "packaging/pack.py"
 CONFIG = "/etc/collector/collector.toml"
 DATA_DIR = "/var/lib/private/collector"
 ADMIN = "http://127.0.0.1:9090"
@@ -118,14 +125,36 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same binary of another commit."""
+    need(all(map(shutil.which, ("gcc", "zstd"))), "gcc and zstd, which `make binary` needs")
+    folder = tmp_path_factory.mktemp("newer")
+    variables = os.environ | {"COLLECTOR_UNPACK_DIR": str(folder)}
+    tree = subprocess.run([BINARY, "--unpack-only"], env=variables, check=True, capture_output=True, text=True).stdout
+    commit = Path(tree.strip()) / "app/collector/commit"
+    commit.unlink(missing_ok=True)
+    commit.write_text("newer01\n")
+    subprocess.run([sys.executable, PACK, tree.strip(), folder / "collector"], check=True, capture_output=True)
+    return folder / "collector"
+
+
+def put(host: Host, program: Path, path: str) -> None:
+    """As a download comes."""
+    shutil.copyfile(program, host.root / path.lstrip("/"))
+    host.run("chmod", "+x", path)
+
+
+@pytest.fixture(scope="module")
 def installed(host: Host) -> Unit:
-    """By the README's three commands."""
-    download = host.root / "opt/collector"
-    shutil.copyfile(BINARY, download)
-    download.chmod(0o755)
-    host.run("/opt/collector", "install")
+    """By the README's three commands, the second of which is an editor."""
+    install, edit, enable = (command.split() for command in re.findall(r"^(sudo.*?) *#", README, re.MULTILINE))
+    put(host, BINARY, "/opt/collector")
+    assert ["sudo", "./collector"] == install[:2]
+    host.run("/opt/collector", *install[2:])
     unit = Unit(host)
+    assert ["sudoedit", CONFIG] == edit
     unit.configure()
+    host.run(*enable[1:])
     return unit
 
 
@@ -152,6 +181,13 @@ def test_installed_collector_starts_and_is_ready(unit: Unit) -> None:
     assert 201 == unit.post()
     unit.says(r"^receiving \d+/s, \d+ segments?, [\d.,]+ GB free$")
     assert "process_resident_memory_bytes" in unit.ask("/metrics")
+
+
+def test_systemd_finds_no_fault_with_the_units(unit: Unit) -> None:
+    names = [f"/usr/local/lib/systemd/system/{name}" for name in unit_files(Path("/usr/local"))]
+    done = unit.host.run("systemd-analyze", "verify", "--man=no", *names)
+    assert [] == [line for line in done.stderr.splitlines() if "collector" in line]
+    unit.host.run("systemd-analyze", "security", "--threshold=15", "--no-pager", "collector.service")
 
 
 def test_service_runs_as_nobody_that_could_harm_the_host(unit: Unit) -> None:
@@ -204,15 +240,16 @@ def test_reload_keeps_the_last_good_configuration_and_shows_that_it_does(unit: U
 
 
 @with_one_worker_and_with_two
-def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Unit) -> None:
+def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Unit, newer: Path) -> None:
+    put(unit.host, newer, "/opt/collector-newer")
     with crowd(unit.host, unit.ledger) as clients:
-        clients.sees(200)
-        unit.systemctl("restart")
-        clients.sees(200)
-        before = unit.main_pid()
-        unit.host.run("/opt/collector", "install")
-        unit.systemctl("restart")
-        assert before != unit.main_pid()
+        for program in ("/opt/collector", "/opt/collector-newer"):
+            clients.sees(200)
+            before = unit.main_pid()
+            unit.host.run(program, "install")
+            unit.systemctl("restart")
+            assert before != unit.main_pid()
+            assert ("newer" in program) == ("newer01" in unit.ask("/version"))
         clients.sees(200)
     report("restart, upgrade", clients)
     assert {} == clients.failed()
@@ -291,12 +328,13 @@ def test_stop_flushes(unit: Unit) -> None:
 
 def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
     """By srv-collector-events.mount, as it says in there."""
-    assert 201 == unit.post()
-    unit.systemctl("restart")  # flushes
     host = unit.host
     host.run("groupadd", "--force", "analysts")
     host.run("install", "-d", "-m", "0750", "-g", "analysts", "/srv/collector")
-    unit.systemctl("start", "srv-collector-events.mount")
+    unit.systemctl("enable", "--quiet", "--now", "srv-collector-events.mount")
+    assert 201 == unit.post()
+    unit.systemctl("restart")  # flushes, and leaves the mount alone
+    assert "active" == host.show("srv-collector-events.mount", "ActiveState")
     analyst = ("setpriv", "--reuid=nobody", "--clear-groups", "--regid=analysts")
     found = host.run(*analyst, "find", "/srv/collector/events", "-name", "*.parquet").stdout.split()
     assert found
@@ -305,7 +343,7 @@ def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
     assert 0 != host.run(*analyst, "ls", DATA_DIR, check=False).returncode
     stranger = ("setpriv", "--reuid=nobody", "--clear-groups", "--regid=nogroup")
     assert 0 != host.run(*stranger, "ls", "/srv/collector/events", check=False).returncode
-    unit.systemctl("stop", "srv-collector-events.mount")
+    unit.systemctl("disable", "--quiet", "--now", "srv-collector-events.mount")
 
 
 UNDER_WAY = {"ConnectionResetError", "IncompleteReadError"}
