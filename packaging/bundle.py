@@ -36,6 +36,8 @@ UNUSED_LIBRARY = re.compile(
 UNUSED_PACKAGE = re.compile(
     # of rich only the progress bar is used, which imports neither highlighting nor Markdown
     r"(pip|setuptools|_distutils_hack|distutils-precedence|pygments|markdown_it|mdurl"
+    # of the time zones UTC
+    r"|tzdata/zoneinfo/.+/__init__"
     # of pyarrow what it takes to write and read Parquet here: 88 of 170 MB
     r"|pyarrow/(tests|include|includes|src|interchange"
     r"|_?(acero|azurefs|csv|cuda|dataset|dataset_orc|dataset_parquet|dataset_parquet_encryption|feather|flight|gcsfs|hdfs"
@@ -75,10 +77,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
-    """Modules, in Python and compiled, and shared libraries."""
+    """Modules, in Python and compiled, and shared libraries; and the time zone that everything here is in."""
     for path in files(folder):
         name = path.relative_to(folder)
-        if re.search(r"\.py$|\.so(\.\d+)*$", path.name) and not unused.fullmatch(name.as_posix()):
+        if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$", path.name) and not unused.fullmatch(name.as_posix()):
             yield name
 
 

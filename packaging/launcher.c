@@ -11,8 +11,8 @@
  * its size (ext4, XFS, btrfs do) has short files; and a cleaner of /tmp leaves gaps, too.
  *
  * Whoever unpacks or runs holds a shared lock on the folder, which lasts over exec and dies with the process.
- * What can be locked alone is in nobody's use: before it unpacks, a version deletes such folders of other versions and
- * what was left half done. Nobody waits for a lock, and nobody waits for another who unpacks: two do it twice, and
+ * What can be locked alone is in nobody's use: a version that has been unpacked deletes such folders of other versions
+ * and what was left half done. Nobody waits for a lock, and nobody waits for another who unpacks: two do it twice, and
  * the second to finish throws his away.
  *
  * Code is run only from a folder, in a folder, that nobody but this user and root can write to.
@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -87,6 +88,11 @@ static int hold(const char *path)
 {
     struct stat status, now;
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (folder >= 0 && folder < 3) { /* a standard stream was closed, and must not become a lock */
+        int above = fcntl(folder, F_DUPFD, 3);
+        close(folder);
+        folder = above;
+    }
     if (folder < 0 && errno == ENOENT)
         return -1;
     if (folder < 0 || fstat(folder, &status))
@@ -182,8 +188,8 @@ static void extract(const char *folder)
     ZSTD_freeDStream(stream);
 }
 
-/* Delete what nobody uses: other versions, and what was left half done. What cannot be deleted stays. */
-static void sweep(const char *base)
+/* Delete what nobody uses: what was left half done, and other versions too. What cannot be deleted stays. */
+static void sweep(const char *base, int versions_too)
 {
     DIR *entries = opendir(base);
     for (struct dirent *entry; entries && (entry = readdir(entries));) {
@@ -200,7 +206,7 @@ static void sweep(const char *base)
         if (!fstat(folder, &status) && status.st_uid == geteuid() && !flock(folder, LOCK_EX | LOCK_NB)) {
             if (digits[DIGITS])
                 remove_tree(path);
-            else
+            else if (versions_too)
                 discard(path);
         }
         close(folder);
@@ -214,7 +220,7 @@ static int unpack(const char *base, const char *path)
 {
     char temporary[PATH_MAX];
     int folder;
-    sweep(base);
+    sweep(base, 0); /* else those who are killed here again and again fill the disk */
     do { /* again, if somebody's sweep found it before it was locked */
         join(temporary, base, FOLDER ".XXXXXX");
         if (!mkdtemp(temporary))
@@ -231,6 +237,8 @@ static int unpack(const char *base, const char *path)
         errno = EEXIST;
         return -1;
     }
+    /* Only now: ext4 takes 0.5 ms to make a file where one was deleted in the last 5 s, and there are a thousand. */
+    sweep(base, 1);
     return folder;
 }
 
@@ -327,6 +335,9 @@ int main(int count, char **arguments)
     join(app, path, "app");
     memcpy(command, (char *[]){python, "-I", "-S", "-B", app}, 5 * sizeof *command);
     memcpy(command + 5, arguments + 1, count * sizeof *command); /* and the NULL */
+    /* Where there is no /proc, ld.so does not know what $ORIGIN is to a program, and its libraries are beside it. */
+    if (access("/proc/self/exe", F_OK))
+        setenv("LD_ORIGIN_PATH", dirname(strdup(python)), 1);
     execv(python, command);
     fail("cannot run %s: %s%s; " ADVICE, python, strerror(errno),
          errno == EACCES ? " (programs may not be run from there: noexec)" : "");

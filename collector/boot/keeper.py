@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +161,7 @@ class Keeper:
             # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
             try:
-                self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, pass_fds=inherited)
+                self._process = await asyncio.create_subprocess_exec(*command, pass_fds=inherited)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self._channel = await Channel.over(ours)

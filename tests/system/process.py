@@ -212,18 +212,20 @@ def serving(
     *,
     descriptors: int | None = None,
     command: Sequence[str] = COMMAND,
+    config_argument: str | None = None,
     **sections: dict[str, Any],
 ) -> Iterator[Process]:
     """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`.
 
-    `descriptors` limits its file descriptors; `command` is what stands before `serve`.
+    `descriptors` limits its file descriptors; `command` is what stands before `serve`; `config_argument` is where it
+    finds the configuration, if it sees another root than we do.
     """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
     config_file = configure(folder, sites, **sections)
     log_file = folder / "stderr"
     with log_file.open("wb") as log:
         popen = subprocess.Popen(
-            [*limited, *command, "serve", "--config", str(config_file)],
+            [*limited, *command, "serve", "--config", config_argument or str(config_file)],
             cwd=folder,
             env=environment(),
             stdin=subprocess.DEVNULL,
