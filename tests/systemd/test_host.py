@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -254,6 +255,21 @@ def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Uni
     report("restart, upgrade", clients)
     assert {} == clients.failed()
     assert unit.settled() is None
+
+
+@with_one_worker_and_with_two
+def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(unit: Unit) -> None:
+    """Nobody has accepted it: it waits in the kernel (DeferAcceptSec) until its first bytes are there."""
+    session_id = unit.ledger.next_id()
+
+    def restart_between() -> bytes:
+        with socket.create_connection(("127.0.0.1", 8080), timeout=60) as connection:
+            unit.systemctl("restart")
+            connection.sendall(wire.request(SITE, body(session_id=session_id)))
+            return connection.recv(12)
+
+    assert b"HTTP/1.1 201" == unit.host.on_its_network(restart_between)
+    unit.ledger.answered(session_id, 201)
 
 
 @with_one_worker_and_with_two
