@@ -148,7 +148,7 @@ def test_connection_that_comes_between_two_collectors_is_served_by_the_next(tmp_
     """The manager, here the test, has the sockets all the time; one that is killed takes nobody along."""
     ids: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as public, socket.create_server(("127.0.0.1", 0)) as admin:
-        for ended in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        for ended in (signal.SIGTERM, signal.SIGKILL):
             with service(tmp_path, public, admin, workers=workers) as started:
                 started.popen.send_signal(ended)
                 started.popen.wait(STOP_S)
