@@ -1,6 +1,7 @@
 # make run    set up, and serve the demo site on 127.0.0.1:8080
 # make test   set up, check (ruff, mypy, import direction), and run every test
 # make binary  build dist/collector, one file that runs where there is no Python (on Debian 12; see packaging/README.md)
+# make test-binary  run the system tests against it
 # make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
 # make check  only the checks
 # make bench  measure: a quick pass of some three minutes; bench/README.md says what, and has the long form
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test binary torture check bench bench-rivals lock clean
+.PHONY: run test test-binary binary torture check bench bench-rivals lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -29,7 +30,12 @@ run: $(VENV)/run.done
 	@exec $(BIN)/collector serve --config demo/collector.toml
 
 test: $(VENV)/dev.done check
+	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
 	$(BIN)/python -m pytest
+
+# The tests of the whole process once more, the binary in the place of `python -m collector`.
+test-binary: $(VENV)/dev.done binary
+	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py
 
 binary: .venv-binary/done
 	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))"

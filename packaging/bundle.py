@@ -123,7 +123,12 @@ def add_libraries(tree: Path) -> set[str]:
 
 def add_licences(tree: Path, packages: set[str]) -> None:
     for package in sorted(packages):
-        copy(Path("/usr/share/doc") / package / "copyright", tree, f"licences/debian/{package}")
+        source = Path("/usr/share/doc") / package / "copyright"
+        copy(source, tree, f"licences/debian/{package}")
+        for common in sorted(
+            set(re.findall("/usr/share/common-licenses/([A-Za-z0-9.-]*[A-Za-z0-9])", source.read_text()))
+        ):
+            copy(Path("/usr/share/common-licenses") / common, tree, f"licences/debian/{common}")
     for info in sorted(PACKAGES.glob("*.dist-info")):
         for source in files(info):
             if re.match("licen[cs]e|notice|copying|authors", source.name, re.IGNORECASE):

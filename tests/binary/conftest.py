@@ -8,7 +8,8 @@ import pytest
 
 from tests.crash.conftest import need
 
-BUILT = Path(__file__).parents[2] / "dist" / "collector"
+ROOT = Path(__file__).parents[2]
+BUILT = ROOT / "dist" / "collector"
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import pytest
 
 from tests.crash.conftest import need
 from tests.support import body, event
-from tests.system.process import Process, Settings, configure, serving
+from tests.system.process import Process, configure, serving
 
+CONFIG = "/collector.toml"  # as it is seen inside
 CODECS = ["zstd", "snappy", "gzip", "lz4", "none"]
 
 
@@ -67,9 +68,9 @@ def test_it_says_what_it_is_and_what_it_takes(root: Path) -> None:
 
 def test_it_judges_configurations_and_events(root: Path) -> None:
     configure(root)
-    assert 0 == call(root, "check-config", "/collector.toml")[0]
+    assert 0 == call(root, "check-config", CONFIG)[0]
     configure(root, server={"prot": 1})
-    code, _, errors = call(root, "check-config", "/collector.toml")
+    code, _, errors = call(root, "check-config", CONFIG)
     assert (2, True) == (code, "did you mean port?" in errors)
     code, verdicts, errors = call(root, "validate", "-", stdin=json.dumps(event()) + "\n{}\n")
     assert 1 == code
@@ -79,30 +80,29 @@ def test_it_judges_configurations_and_events(root: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_serves_drains_and_survives_being_killed(root: Path, workers: int) -> None:
-    sections: Settings = {
-        "server": {"workers": workers},
-        "storage": {"data_dir": "/data", "min_free_bytes": 0, "flush_interval_s": 3600},
-    }
-    with serving(root, command=inside(root), config_argument="/collector.toml", **sections) as process:
+    server = {"port": 0, "workers": workers}
+    storage = {"data_dir": "/data", "min_free_bytes": 0, "flush_interval_s": 3600}
+    command = inside(root)
+    with serving(root, command=command, config_argument=CONFIG, server=server, storage=storage) as process:
         assert post(process).startswith(b"HTTP/1.1 201 ")
         process.send_signal(signal.SIGKILL)
         process.exit_code()
         assert [] == process.parts()
-    with serving(root, command=inside(root), config_argument="/collector.toml", **sections) as process:
+    with serving(root, command=command, config_argument=CONFIG, server=server, storage=storage) as process:
         assert post(process).startswith(b"HTTP/1.1 201 ")
         assert 0 == process.stop()
         assert 2 == len(process.rows())
 
     code, found, _ = call(root, "inspect", "/data", "--rows", "1")
     assert (0, True) == (code, '"session_id": "session-1"' in found)
-    assert 0 == call(root, "recover", "--config", "/collector.toml")[0]
-    assert 0 == call(root, "expire", "--older-than", "1d", "--config", "/collector.toml")[0]
+    assert 0 == call(root, "recover", "--config", CONFIG)[0]
+    assert 0 == call(root, "expire", "--older-than", "1d", "--config", CONFIG)[0]
 
 
 def test_it_writes_and_reads_with_every_codec(root: Path) -> None:
     for codec in CODECS:
         storage = {"data_dir": "/data", "min_free_bytes": 0, "compression": codec}
-        with serving(root, command=inside(root), config_argument="/collector.toml", storage=storage) as process:
+        with serving(root, command=inside(root), config_argument=CONFIG, storage=storage) as process:
             for _ in range(200):  # enough for columns to be compressed
                 assert 201 == process.post().status
             assert 0 == process.stop()
