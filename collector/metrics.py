@@ -135,6 +135,11 @@ class Metrics:
         self.reloads = Counter("collector_reloads", "Reloads, by outcome", ["outcome"], registry=self.registry)
         for outcome in ("done", "failed"):
             self.reloads.labels(outcome)
+        self.last_reload_failed = Gauge(
+            "collector_last_reload_failed",
+            "1 while the configuration file could not be read when last told to: an older one is used",
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -146,6 +151,11 @@ class Metrics:
                 site_id = OTHER_SITES
             counts = self._sites.setdefault(site_id, SiteCounts())
         return counts
+
+    @property
+    def received(self) -> int:
+        """Events received since the start, of all sites."""
+        return sum(counts.received for counts in self._sites.values())
 
     @property
     def of_unknown(self) -> SiteCounts:

@@ -324,6 +324,11 @@ int main(int count, char **arguments)
     if (count == 2 && !strcmp(arguments[1], "--unpack-only"))
         return puts(path) < 0 || fflush(stdout);
 
+    /* For `collector install`, which copies it. */
+    char self[PATH_MAX];
+    if (realpath("/proc/self/exe", self))
+        setenv("COLLECTOR_BINARY", self, 1);
+
     /* Isolated, without site: no variable and no file of the machine's own Python changes what runs. */
     char *command[count + 5];
     join(python, path, "bin/collector");

@@ -1,15 +1,18 @@
 """What a process claims of its machine before it serves: the data_dir, and its ports."""
 
 import fcntl
+import logging
 import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collector.publish.local import fsync_folder, make_folder
+
+log = logging.getLogger(__name__)
 
 # 10,000 connections with a request under way take 80 MB, their bodies aside.
 MAX_CONNECTIONS = 10_000
@@ -28,7 +31,9 @@ _POLL_S = 0.05
 # connection, and hand over 256 KB at a time; a window of 32 KB brings 320 KB a second from a client 100 ms away.
 RECEIVE_BUFFER_BYTES = 32_768
 
-BACKLOG = 1024  # connections that wait to be accepted; the system's own limit (somaxconn) may be lower
+# Connections that wait to be accepted: those of the second that a restart takes. The system's own limit (somaxconn,
+# 4096 by default) may be lower.
+BACKLOG = 4096
 
 
 class StartError(Exception):
@@ -81,8 +86,14 @@ def _lock(descriptor: int, data_dir: Path, patience_s: float) -> None:
             return
 
 
-def listen(host: str, port: int, section: str) -> socket.socket:
-    """A listening socket; who connects waits until it is served. Raises StartError, naming the section."""
+def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.socket] | None = None) -> socket.socket:
+    """A listening socket, the inherited one if there is one; who connects waits until it is served.
+
+    Raises StartError, naming the section.
+    """
+    if inherited and section in inherited:
+        log.info("%s: the service manager's socket is used, not %s:%d", section, host, port)
+        return inherited[section]
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -18,6 +18,7 @@ from collector.config_file import ConfigError
 from collector.log import complain
 
 DEFAULT_CONFIG = Path("collector.toml")
+DEFAULT_PREFIX = Path("/usr/local")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +64,8 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             return commands.expire(arguments.older_than, arguments.config)
         case "doctor":
             return commands.doctor(arguments.config, arguments.rate)
+        case "install":
+            return commands.install(arguments.prefix, arguments.root)
         case _:
             return commands.schema(parquet=arguments.parquet)
 
@@ -114,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         default=100,
         metavar="N",
         help="events a second that the disk is to last for; default: 100",
+    )
+
+    install = subparsers.add_parser("install", help="put this program and its systemd units in their places")
+    install.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
+    install.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="of the system to install into; default: %(default)s",
     )
 
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")

@@ -3,7 +3,7 @@
     length (4 bytes, big-endian)  JSON: [kind, content]
 
     supervisor to worker   start {config, worker, workers, descriptors}, beat, numbers, reload CONFIG, drain, exit
-    worker to supervisor   serving, beat REFUSAL, numbers FAMILIES, reloaded, failed WHY
+    worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded, failed WHY
 
 Neither asks twice before it has an answer, so what waits in the sockets is bounded. The end of the channel says that
 the other side is dead: no third process has an end of it.

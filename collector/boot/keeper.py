@@ -17,6 +17,7 @@ from typing import Any
 from collector.boot.claims import StartError
 from collector.boot.control import Channel, encode
 from collector.boot.door import Crowds
+from collector.boot.status import Vitals
 from collector.clock import Clock
 from collector.config import Config
 from collector.metrics import Metrics
@@ -67,6 +68,7 @@ class Keeper:
         self.served = asyncio.Event()  # once
         self.serves = False
         self.refusal: str | None = None  # as of the last beat
+        self.vitals = Vitals()  # likewise
         self.exit_code = 0
         self._shared = shared
         self._config = config
@@ -80,6 +82,7 @@ class Keeper:
         self._draining = asyncio.Event()
         self._start_error: str | None = None
         self._past: list[Family] = []  # what dead workers counted
+        self._past_received = 0  # likewise
         self._last: list[Family] = []  # what this one said last
         self._numbers: asyncio.Future[None] | None = None
         self._reloaded: asyncio.Future[None] | None = None
@@ -195,7 +198,8 @@ class Keeper:
                 self.served.set()
                 log.info("worker %d serves", self.number)
             case "beat":
-                self.refusal = content
+                self.refusal, received, *others = content
+                self.vitals = Vitals(self._past_received + received, *others)
             case "numbers":
                 self._last = content
                 self._answered("_numbers")
@@ -208,6 +212,8 @@ class Keeper:
         """The worker is dead."""
         self._crowds.leave(self.number)
         self._process = self._channel = self.refusal = None
+        self._past_received = self.vitals.received
+        self.vitals = Vitals(self._past_received)
         self.serves = False
         self._past = summed([self._past, counts(self._last)])
         self._last = []

@@ -4,12 +4,15 @@ This module imports little, and what it needs only when it is known: a superviso
 takes a third of its memory.
 """
 
+import faulthandler
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from collector.boot.inherited import inherited
+from collector.boot.notify import Manager
 from collector.config_file import load
 from collector.log import set_up_logging
 
@@ -17,16 +20,18 @@ from collector.log import set_up_logging
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
     """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
+    manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     set_up_logging()
+    faulthandler.enable()  # says where each thread was when the manager's watchdog ended us, with SIGABRT
     workers = processes(config.server.workers)
     if workers == 1:
         from collector.boot import alone
 
-        return alone.serve(config, config_file)
+        return alone.serve(config, config_file, sockets, manager)
     from collector.boot import supervisor
 
-    return supervisor.serve(config, config_file, workers, command(arguments))
+    return supervisor.serve(config, config_file, workers, command(arguments), sockets, manager)
 
 
 def serve_as_worker(control: int) -> int:

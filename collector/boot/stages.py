@@ -10,6 +10,7 @@ from aiohttp import web
 from prometheus_client.core import Metric
 
 from collector.addresses import AddressSet
+from collector.boot.status import Vitals
 from collector.clock import Clock
 from collector.config import Config
 from collector.edge.app import Traffic, build_app
@@ -79,6 +80,11 @@ class Stages:
 
     def refusal(self) -> str | None:
         return None if self.journal.can_append() else self.journal.refusing_because()
+
+    def vitals(self) -> Vitals:
+        return Vitals(
+            self.metrics.received, len(self.journal.sealed), self.traffic.under_way, self.journal.unpublished_rows
+        )
 
     async def metrics_page(self) -> bytes:
         # In a thread: 18,000 series take 0.15 s, and an event must not wait for them.

@@ -68,6 +68,10 @@ class Boss(Protocol):
         """Hear that the worker serves."""
         ...
 
+    def draining(self) -> None:
+        """Hear that it does so no longer, and drains."""
+        ...
+
 
 def open_stages(config: Config, clock: Clock, share: Share = ALONE, table: BucketTable | None = None) -> Stages:
     """The stages of a worker whose data_dir is locked. Raises StartError."""
@@ -105,6 +109,7 @@ class Worker:
             async with self._serving_public(public):
                 boss.serving()
                 failed = await self._until_stopped(boss)
+                boss.draining()
             code = await self._drain()
         return 1 if failed else code
 

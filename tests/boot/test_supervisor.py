@@ -29,7 +29,7 @@ end = socket.socket(fileno=int(sys.argv[-1]))
 {first}
 end.sendall(encode("serving"))
 while message := receive_first(end):
-    if message[0] == "beat": end.sendall(encode("beat", None))
+    if message[0] == "beat": end.sendall(encode("beat", [None, 0, 0, 0, 0]))
     if message[0] == "drain": break
 """
 
