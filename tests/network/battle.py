@@ -5,6 +5,7 @@ import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,11 +73,11 @@ class Enemy:
 
 
 @asynccontextmanager
-async def enemies(process: Process, count: int, *, reads: bool = True) -> AsyncIterator[list[Enemy]]:
+async def enemies(process: Process, many: int, *, reads: bool = True) -> AsyncIterator[list[Enemy]]:
     """So many connections, from all the attackers' addresses in turn; gone at the end."""
     there: list[Enemy] = []
     try:
-        for number in range(count):
+        for number in range(many):
             enemy = await Enemy.at(process, ATTACKERS[number % len(ATTACKERS)], reads=reads)
             there.append(enemy)
         yield there
@@ -95,9 +96,14 @@ async def ordinary_clients(process: Process) -> AsyncIterator[None]:
         while not over.is_set() or not statuses:
             reader, writer = await connect(process.url)
             try:
-                while True:
+                for served in count():
                     writer.write(request("demo", body()))
-                    statuses.append((await read_reply(reader)).status)
+                    try:
+                        statuses.append((await read_reply(reader)).status)
+                    except (asyncio.IncompleteReadError, ConnectionError):
+                        if not served:
+                            raise
+                        break  # closed while it was idle: as a browser does, try on a new one
                     await asyncio.sleep(0.005)  # they leave the core to others
                     if not keeps or over.is_set():
                         break

