@@ -3,6 +3,7 @@
 # make binary  build dist/collector, one file that runs where there is no Python (on Debian 12; see packaging/README.md)
 # make test-binary  run the system tests against it
 # make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
+# make fuzz   the long form of tests/fuzz: a million requests, whole and broken; FUZZ_REQUESTS=... for more or fewer
 # make check  only the checks
 # make bench  measure: a quick pass of some three minutes; bench/README.md says what, and has the long form
 # make bench-rivals  install what it is compared with (lists of bench/rivals and requirements/rivals.txt)
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-binary binary torture check bench bench-rivals lock clean
+.PHONY: run test test-binary binary torture fuzz check bench bench-rivals lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -55,6 +56,9 @@ COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
 
 torture: $(VENV)/dev.done
 	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
+
+fuzz: $(VENV)/dev.done
+	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-1000000} $(BIN)/python -m pytest -v -s tests/fuzz
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff check .

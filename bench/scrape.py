@@ -14,7 +14,7 @@ from collector.metrics import Metrics
 
 async def measure(sites: int) -> tuple[str, ...]:
     """One row of the table: every one of so many sites has dropped events for every reason."""
-    metrics = Metrics()
+    metrics = Metrics(f"site-{number}" for number in range(sites))
     for number in range(sites):
         for reason in Reason:
             metrics.of_site(f"site-{number}").count_dropped(reason)

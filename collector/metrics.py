@@ -9,7 +9,7 @@ holds in every scrape, for every site.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -25,8 +25,8 @@ from collector.events import Reason
 UNKNOWN_SITE: Final = "(unknown)"
 OTHER_SITES: Final = "(other)"
 
-# Sites with series of their own; those that come later share OTHER_SITES. At most 18 series each: 18,000 render in
-# 0.15 s, in a thread (bench/scrape.py); 60,000 would take 0.7 s.
+# Sites with series of their own; the rest share OTHER_SITES. At most 18 series each: 18,000 render in 0.15 s, in a
+# thread (bench/scrape.py); 60,000 would take 0.7 s.
 MAX_LABELLED_SITES = 1_000
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own beside each counter, which says only when the process started
@@ -58,8 +58,10 @@ class SiteCounts:
 class Metrics:
     """Every number of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, sites: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry()
+        self._labelled: dict[str, None] = {}
+        self.label(sites)
         self._sites: dict[str, SiteCounts] = {UNKNOWN_SITE: SiteCounts()}
         self.commits = Counter("collector_journal_commits", "Commits, by outcome", ["outcome"], registry=self.registry)
         for outcome in ("done", "failed"):
@@ -143,13 +145,25 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
+    def label(self, sites: Iterable[str]) -> None:
+        """Give sites series of their own while there is room, in this order.
+
+        The configuration decides, and not who comes first, so that all workers choose alike. A site keeps its series
+        when a reload drops it: a counter must not fall, and what it counted cannot be told from others' any more.
+        """
+        self._labelled = dict.fromkeys(islice(dict.fromkeys(chain(self._labelled, sites)), MAX_LABELLED_SITES))
+
+    @property
+    def labelled(self) -> list[str]:
+        """The sites with series of their own."""
+        return list(self._labelled)
+
     def of_site(self, site_id: str) -> SiteCounts:
-        """The counts of a known site; beyond MAX_LABELLED_SITES, those that the rest share."""
+        """The counts of a known site, or those that the sites without a label share."""
         counts = self._sites.get(site_id)
         if counts is None:
-            if len(self._sites) > MAX_LABELLED_SITES:
-                site_id = OTHER_SITES
-            counts = self._sites.setdefault(site_id, SiteCounts())
+            label = site_id if site_id in self._labelled else OTHER_SITES
+            counts = self._sites.setdefault(label, SiteCounts())
         return counts
 
     @property
@@ -172,7 +186,7 @@ class Metrics:
         sites = [(name, counts.received, counts.stored, dict(counts.dropped)) for name, counts in self._sites.items()]
         buffered: dict[str, int] = {}
         for site_id, rows in buffered_by_site.items():
-            label = site_id if site_id in self._sites else OTHER_SITES
+            label = site_id if site_id in self._labelled else OTHER_SITES
             buffered[label] = buffered.get(label, 0) + rows
         moment = _Moment(sites, buffered, gauges)
         return lambda: chain(moment.collect(), self.registry.collect())

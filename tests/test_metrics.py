@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -44,7 +46,7 @@ OUTCOMES = st.tuples(st.sampled_from(["a", "b", UNKNOWN_SITE]), st.none() | st.s
 
 @given(st.lists(OUTCOMES))
 def test_received_is_stored_plus_dropped_for_every_site(outcomes: list[tuple[str, Reason | None]]) -> None:
-    metrics = Metrics()
+    metrics = Metrics(["a", "b"])
     for site, reason in outcomes:
         counts = metrics.of_unknown if site == UNKNOWN_SITE else metrics.of_site(site)
         if reason is None:
@@ -71,8 +73,8 @@ async def test_equation_holds_over_http(collector: Running) -> None:
 
 
 def test_sites_beyond_the_bound_share_one_label() -> None:
-    metrics = Metrics()
     beyond = 50
+    metrics = Metrics(f"site-{n}" for n in range(MAX_LABELLED_SITES + beyond))
     for n in range(MAX_LABELLED_SITES + beyond):
         metrics.of_site(f"site-{n}").count_stored()
         metrics.of_site(f"site-{n}").count_dropped(Reason.INVALID)
@@ -86,6 +88,35 @@ def test_sites_beyond_the_bound_share_one_label() -> None:
     assert beyond == numbers["collector_buffered_events"][OTHER_SITES,]
 
 
+def sites_with_series(metrics: Metrics) -> set[str]:
+    return {site for (site,) in series(scrape(metrics))["collector_received_events_total"]}
+
+
+def test_configuration_decides_who_has_series_and_not_who_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each of several workers would choose others, and their sums had a thousand sites for each worker."""
+    monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 2)
+    sites = ["a", "b", "c", "d"]
+    for order in permutations(sites):
+        metrics = Metrics(sites)
+        for site in order:
+            metrics.of_site(site).count_stored()
+        assert {"a", "b", OTHER_SITES, UNKNOWN_SITE} == sites_with_series(metrics)
+
+
+def test_reload_gives_series_while_there_is_room_and_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 3)
+    metrics = Metrics(["a", "b"])
+    for site in "abc":
+        metrics.of_site(site).count_stored()
+    metrics.label(["d", "c", "b"])
+    assert ["a", "b", "d"] == metrics.labelled
+    for site in "bcd":
+        metrics.of_site(site).count_stored()
+    assert {"a": (1, 1), "b": (2, 2), "d": (1, 1), OTHER_SITES: (2, 2), UNKNOWN_SITE: (0, 0)} == sums_by_site(
+        scrape(metrics)
+    )
+
+
 def test_reasons_are_the_only_labels_of_what_was_dropped() -> None:
     metrics = Metrics()
     for reason in Reason:
@@ -96,7 +127,7 @@ def test_reasons_are_the_only_labels_of_what_was_dropped() -> None:
 
 def test_snapshot_is_of_one_moment() -> None:
     """What is counted between taking it and rendering it belongs to the next scrape."""
-    metrics = Metrics()
+    metrics = Metrics(["demo", "late"])
     metrics.of_site("demo").count_stored()
     buffered = {"demo": 1}
     render = metrics.snapshot(buffered, {"collector_ready": ("1 while events are taken", 1)})
@@ -113,6 +144,6 @@ def test_snapshot_is_of_one_moment() -> None:
 
 
 def test_known_site_has_its_counts_once() -> None:
-    metrics = Metrics()
+    metrics = Metrics(["demo"])
     assert metrics.of_site("demo") is metrics.of_site("demo")
     assert metrics.of_unknown is not metrics.of_site("demo")

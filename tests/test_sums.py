@@ -25,7 +25,7 @@ def rendered(pages: list[list[Family]]) -> bytes:
 
 def test_one_process_is_its_own_sum() -> None:
     """Byte for byte what it would have rendered itself, histograms and labels with every character included."""
-    metrics = Metrics()
+    metrics = Metrics(["demo"])
     metrics.of_site("demo").count_stored()
     metrics.of_unknown.count_dropped(Reason.METHOD)
     metrics.commit_seconds.observe(0.002)
@@ -51,7 +51,7 @@ OUTCOMES = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.none() | st.s
 def test_received_is_stored_plus_dropped_in_every_sum(of_workers: list[list[tuple[str, Reason | None]]]) -> None:
     pages = []
     for outcomes in of_workers:
-        metrics = Metrics()
+        metrics = Metrics(["a", "b"])
         for site, reason in outcomes:
             counted = metrics.of_site(site)
             if reason is None:
@@ -95,7 +95,7 @@ def values_of(text: list[Family], wanted: str) -> list[Any]:
 
 
 def test_what_is_dead_counts_on_and_holds_nothing() -> None:
-    metrics = Metrics()
+    metrics = Metrics(["demo"])
     metrics.of_site("demo").count_stored()
     metrics.commit_seconds.observe(1)
     metrics.connections.set(7)
@@ -107,7 +107,7 @@ def test_what_is_dead_counts_on_and_holds_nothing() -> None:
 
 def test_thousands_of_samples_arrive_whole() -> None:
     """They are encoded a thousand at a time."""
-    metrics = Metrics()
+    metrics = Metrics(f"site-{number}" for number in range(999))
     for number in range(999):
         metrics.of_site(f"site-{number}").count_stored()
         for reason in (Reason.INVALID, Reason.TIMEOUT, Reason.METHOD):

@@ -2,7 +2,8 @@
 
     length (4 bytes, big-endian)  JSON: [kind, content]
 
-    supervisor to worker   start {config, worker, workers, descriptors}, beat, numbers, reload CONFIG, drain, exit
+    supervisor to worker   start {config, labelled, worker, workers, descriptors}, beat, numbers,
+                           reload {config, labelled}, drain, exit
     worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded, failed WHY
 
 Neither asks twice before it has an answer, so what waits in the sockets is bounded. The end of the channel says that

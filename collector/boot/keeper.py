@@ -144,12 +144,12 @@ class Keeper:
             is_fresh = asked.done()
         return self._past, self._last if is_fresh else counts(self._last)
 
-    async def reload(self, config: Config) -> None:
-        """Hand the configuration over; returns when requests are judged by it."""
+    async def reload(self) -> None:
+        """Hand the present configuration over; returns when requests are judged by it."""
         if self._channel is None:
             return  # the next one starts with it
         self._reloaded = asyncio.get_running_loop().create_future()
-        self._send("reload", config.model_dump_json())
+        self._send("reload", self._settings())
         await self._reloaded
 
     async def _one_life(self) -> int:
@@ -169,7 +169,7 @@ class Keeper:
         self._send(
             "start",
             {
-                "config": self._config().model_dump_json(),
+                **self._settings(),
                 "worker": self.number,
                 "workers": self._shared.workers,
                 "public": self._shared.public,
@@ -184,6 +184,9 @@ class Keeper:
         self._channel.close()
         self._forget()
         return code
+
+    def _settings(self) -> dict[str, Any]:
+        return {"config": self._config().model_dump_json(), "labelled": self._metrics.labelled}
 
     async def _listen(self, channel: Channel) -> None:
         """Hear what the worker says, to its end."""

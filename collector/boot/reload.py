@@ -14,7 +14,7 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_LIVE = {"max_body_bytes", "body_timeout_s", "trusted_proxies"}
+_LIVE = {"max_body_bytes", "body_timeout_s", "max_connections_per_client", "trusted_proxies"}
 _FIXED_SECTIONS = ("server", "admin", "storage")
 
 

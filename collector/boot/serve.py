@@ -20,6 +20,9 @@ from collector.log import set_up_logging
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
     """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
+    # A stop is done at once until there is something to drain: nothing is acknowledged yet, and the disk is as a kill
+    # would leave it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     set_up_logging()

@@ -122,11 +122,20 @@ class Stages:
         }
 
 
-def build_stages(config: Config, clock: Clock, share: Share = ALONE, table: BucketTable | None = None) -> Stages:
-    """Everything but sockets and signals, of one of several workers. Touches no disk."""
+def build_stages(
+    config: Config,
+    clock: Clock,
+    share: Share = ALONE,
+    table: BucketTable | None = None,
+    labelled: Iterable[str] | None = None,
+) -> Stages:
+    """Everything but sockets and signals, of one of several workers. Touches no disk.
+
+    `labelled`: the sites with series of their own, where a supervisor has chosen them for all.
+    """
     storage = config.storage
     journal_max_bytes = share.of(storage.journal_max_bytes)
-    metrics = Metrics()
+    metrics = Metrics(config.sites if labelled is None else labelled)
     folders = Folders(storage.data_dir)
     writer = PartWriter(folders, share.folder, compression=storage.compression, adopts=share.adopts)
     store = SegmentStore(

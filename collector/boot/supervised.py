@@ -42,7 +42,7 @@ def serve(control: int) -> int:
     set_up_logging(worker=share.worker)
     config, clock = Config.model_validate_json(start["config"]), SystemClock()
     try:
-        stages = open_stages(config, clock, share, BucketTable(file=start["table"]))
+        stages = open_stages(config, clock, share, BucketTable(file=start["table"]), start["labelled"])
     except StartError as exc:
         end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
         return 1
@@ -102,7 +102,7 @@ class Supervised:
                     await asyncio.to_thread(lambda: framed(f'["numbers",{encode_families(families(look()))}]'.encode()))
                 )
             case "reload":
-                await worker.take_over(Config.model_validate_json(content))
+                await worker.take_over(Config.model_validate_json(content["config"]), content["labelled"])
                 self._channel.send("reloaded")
             case "drain":
                 worker.stop()

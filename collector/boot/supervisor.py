@@ -74,7 +74,7 @@ class Supervisor:
         self._shared = shared
         self._table = BucketTable(file=shared.table)
         self._clock = clock
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.sites)
         self._metrics.workers.labels("configured").set(shared.workers)
         self._manager = manager or Manager()
         self._reloads = Reloads(config_file, config, self._metrics, self._manager)
@@ -178,6 +178,7 @@ class Supervisor:
 
     async def _hand_over(self, config: Config) -> None:
         """The file was checked once, here; what the workers get is good."""
+        self._metrics.label(config.sites)
         with suppress(TimeoutError):  # who does not answer will be killed, and its replacement starts with the new one
             async with asyncio.timeout(RELOADED_S):
-                await asyncio.gather(*(keeper.reload(config) for keeper in self._keepers))
+                await asyncio.gather(*(keeper.reload() for keeper in self._keepers))

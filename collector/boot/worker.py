@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol
@@ -73,9 +73,15 @@ class Boss(Protocol):
         ...
 
 
-def open_stages(config: Config, clock: Clock, share: Share = ALONE, table: BucketTable | None = None) -> Stages:
+def open_stages(
+    config: Config,
+    clock: Clock,
+    share: Share = ALONE,
+    table: BucketTable | None = None,
+    labelled: Iterable[str] | None = None,
+) -> Stages:
     """The stages of a worker whose data_dir is locked. Raises StartError."""
-    stages = build_stages(config, clock, share, table)
+    stages = build_stages(config, clock, share, table, labelled)
     try:
         stages.open()
     except OSError as exc:
@@ -129,8 +135,9 @@ class Worker:
         sys.stderr.flush()
         os._exit(1)
 
-    async def take_over(self, config: Config) -> None:
+    async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
         """Judge requests by this configuration from now on."""
+        self.stages.metrics.label(config.sites if labelled is None else labelled)
         endpoint = self.stages.endpoint
         table = endpoint.rules.buckets.table
         endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, table)

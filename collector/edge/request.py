@@ -73,6 +73,10 @@ async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, ti
         return Refused(Reason.TIMEOUT, "Body was not received in time")
     except (web.RequestPayloadError, ConnectionError) as exc:
         raise BodyLost from exc
+    except RuntimeError as exc:  # so aiohttp says it of a connection that was lost before it was waited for
+        if request.transport is not None:
+            raise
+        raise BodyLost from exc
     return too_large(len(body), max_bytes) or body
 
 

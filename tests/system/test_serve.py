@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,16 @@ import pytest
 
 from tests.support import body, event, read_rows
 from tests.system import wire
-from tests.system.process import Process, Scrape, configure, serving, wait_until
+from tests.system.process import (
+    COMMAND,
+    STOP_S,
+    Process,
+    Scrape,
+    configure,
+    environment,
+    serving,
+    wait_until,
+)
 
 WAVES = 3
 EVENTS = 30_000
@@ -277,6 +288,20 @@ def test_sigint_stops_as_sigterm_does(tmp_path: Path) -> None:
         assert process.exit_code() == 0
         assert len(process.rows()) == 1
         assert "Traceback" not in process.log()
+
+
+def test_stop_before_it_serves_is_a_stop_and_no_crash(tmp_path: Path) -> None:
+    """It is still reading its configuration, from a pipe that this test holds open."""
+    pipe = tmp_path / "collector.toml"
+    os.mkfifo(pipe)
+    popen = subprocess.Popen([*COMMAND, "serve", "--config", str(pipe)], cwd=tmp_path, env=environment())
+    try:
+        with pipe.open("wb"):  # waits for its reader
+            popen.send_signal(signal.SIGTERM)
+            assert 0 == popen.wait(STOP_S)
+    finally:
+        popen.kill()
+        popen.wait()
 
 
 def test_reload_changes_sites_and_limits_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from collector.metrics import MAX_LABELLED_SITES, OTHER_SITES
 from tests.crash.rounds import Ledger, kill, load, recover, verdict, victim, victim_serving
 from tests.support import body
 from tests.system import wire
@@ -339,6 +340,22 @@ def test_reload_reaches_all_workers_and_a_bad_file_none(tmp_path: Path) -> None:
         scrape = process.metrics()
         assert {"done": 1, "failed": 1} == scrape.by("outcome", "collector_reloads_total")
         assert process.stop() == 0
+
+
+def test_replaced_worker_gives_series_to_the_sites_that_the_others_gave_them(tmp_path: Path) -> None:
+    """What it starts with would have it choose others: there are a thousand, of which the first has gone."""
+    with serving(tmp_path, {f"site-{n}": {} for n in range(MAX_LABELLED_SITES)}, server=TWO) as process:
+        names = ("new", *(f"site-{n}" for n in range(1, MAX_LABELLED_SITES)))
+        configure(tmp_path, {name: {} for name in names}, server=TWO)
+        process.send_signal(signal.SIGHUP)
+        process.logged("reloaded")
+        old = workers(process)[0]
+        os.kill(old, signal.SIGKILL)
+        replaced(process, 0, old)
+        for _ in range(20):
+            process.post(site="new")
+            process.post(site="site-1")
+        assert {OTHER_SITES: 20, "site-1": 20} == stored(process)
 
 
 def test_limit_of_a_client_holds_across_workers_and_their_deaths(tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Conversations: what a client sends over one connection, and what is known of the answers beforehand.
+
+Each is made from the run's seed and its number alone, so any one can be made again. Its requests are whole at first;
+in a wild one, one of them is then mutated (tests/fuzz/mutations.py), and nothing is known of it and those behind.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+from typing import Any
+
+from bench.requests import requests as sample_requests
+from collector.edge.app import UNREAD_KEPT_BYTES
+from tests.fuzz.bodies import identity, make_body
+from tests.fuzz.mutations import mutate
+from tests.ingest.oracle import row_of
+
+SITES: dict[str, dict[str, Any]] = {
+    "open": {},
+    "off": {"tracking": False},
+    "strict": {"strict": True},
+    "listed": {"allowed_origins": ["https://shop.example", "*.shop.example"]},
+    "narrow": {"excluded_paths": ["/pricing", "/docs/*"], "excluded_ips": ["192.0.2.8", "2001:db8::/32"]},
+}
+MAX_BODY_BYTES = 65_536
+
+# The lines of heads that browsers send through a proxy, without the request line and the length.
+_HEADS = [
+    [line for line in request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:] if not line.startswith(b"Content-Length")]
+    for request in sample_requests(300, seed=8)
+]
+_EXTRA_LINES: tuple[tuple[bytes, ...], ...] = (
+    (b"Origin: https://www.shop.example",),
+    (b"Origin: null", b"Referer: http://localhost/x"),
+    (b"Origin:  https://a.example ",),
+    (b"Origin: \xff\xfe",),
+    (b"Referer: http://[::1]:80/",),
+    (b"User-Agent: \xff\x80",),
+    (b"User-Agent: " + b"u" * 2_000,),
+    (b"Cookie: " + b"c" * 5_000,),
+    (b"X: a", b"X: b", b"x: c"),
+    (b"X-Forwarded-For: 192.0.2.7, 192.0.2.8",),
+    (b"X-Forwarded-For: 2001:db8::1%eth0, , 192.0.2.8:80",),
+    (b"X-Forwarded-For: unknown",),
+    (b"Content-Encoding: identity",),
+    (b"Content-Encoding: gzip, br",),
+    (b"Access-Control-Request-Headers: x-a, x-b",),
+    (b"Expect: 100-continue",),
+    (b"Connection: keep-alive",),
+    *(tuple(b"X-%d: v" % n for n in range(lines)) for lines in (30, 70)),
+)
+_METHODS = ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH")
+
+
+class End(Enum):
+    """How a client leaves."""
+
+    HALF_CLOSE = "half-close"  # it has sent everything, and reads on
+    RESET = "reset"
+    SLAM = "slam"  # closed, without reading
+    STAY = "stay"  # it waits until the collector has had enough
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `status`: of its answer, where that is known; `closes`: no request behind it is answered."""
+
+    name: str
+    data: bytes
+    status: int | None = None
+    closes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """`intact`: how many requests, from the first, are as they were made."""
+
+    number: int
+    requests: list[Request]
+    intact: int
+    pieces: list[bytes]
+    waits: list[bool]  # behind each piece
+    end: End
+
+    @property
+    def is_wild(self) -> bool:
+        return self.intact < len(self.requests)
+
+    @property
+    def sent(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+def make(seed: str, number: int) -> Conversation:
+    """The conversation of that number."""
+    random = Random(f"{seed} {number}")
+    requests: list[Request] = []
+    for place in range(random.choice((1, 1, 2, 3, 3, 4, 6))):
+        requests.append(_request(random, identity(number, place)))
+        if requests[-1].closes:
+            break
+    end = random.choices(list(End), (92, 4, 3.9, 0.1))[0]
+    intact = len(requests)
+    datas = [request.data for request in requests]
+    # A client that resets cannot say what was stored: its names stay whole, so that its rows can still be told.
+    if random.random() < 0.6 and end not in (End.RESET, End.SLAM):
+        intact = random.randrange(len(requests))
+        datas[intact] = mutate(random, datas[intact])
+    pieces = _cut(random, datas)
+    return Conversation(number, requests, intact, pieces, [random.random() < 0.3 for _ in pieces], end)
+
+
+def _cut(random: Random, datas: list[bytes]) -> list[bytes]:
+    """The pieces in which it is sent: request by request, all at once, or cut anywhere."""
+    if random.random() < 0.4:
+        return datas
+    data = b"".join(datas)
+    cuts = sorted(random.randrange(len(data) + 1) for _ in range(random.choice((0, 0, 1, 2, 5))))
+    if random.random() < 0.02:
+        cuts = list(range(min(len(data), 300)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True) if start < end]
+
+
+def _request(random: Random, name: str) -> Request:
+    site = random.choice(("open", "open", "open", "strict", "off", "listed", "narrow", "nobody"))
+    method = "POST" if random.random() < 0.95 else random.choice(_METHODS)
+    target = f"/public/{site}/analytics/collect"
+    body, known = make_body(random, name)
+    lines = list(random.choice(_HEADS)) if random.random() < 0.7 else [b"Host: collector.example"]
+    plain = known and site in ("open", "strict") and method == "POST"
+    if random.random() < 0.25:
+        extra = random.choice(_EXTRA_LINES)
+        names = {line.partition(b":")[0] for line in extra}
+        lines = [line for line in lines if line.partition(b":")[0] not in names] + list(extra)
+        plain = False
+    version, closes = b"1.1", False
+    match random.randrange(40):
+        case 0:
+            target, plain = random.choice(("/", f"{target}?q={name}", f"http://x{target}", target[:-1])), False
+        case 1:
+            version, closes = b"1.0", True
+        case 2:
+            lines.append(b"Connection: close")
+            closes = True
+        case 3:
+            body, plain, closes = bytes(random.choice((MAX_BODY_BYTES - 1, MAX_BODY_BYTES + 1, 300_000))), False, True
+    if len(body) > UNREAD_KEPT_BYTES:
+        closes = True  # where the answer does not wait for it
+    first = b"%b %b HTTP/%b" % (method.encode(), target.encode(), version)
+    if version == b"1.1" and random.random() < 0.12:
+        lines.append(b"Transfer-Encoding: chunked")
+        framed = _chunked(random, body)
+        closes = closes or not plain  # where the answer does not wait for it: who knows how much is still to come?
+    else:
+        lines.append(b"Content-Length: %d" % len(body))
+        framed = body
+    data = b"\r\n".join((first, *lines, b"", b"")) + framed
+    if random.random() < 0.02:
+        data = b"\r\n" + data
+    return Request(name, data, _status(site, body) if plain else None, closes)
+
+
+def _status(site: str, body: bytes) -> int:
+    """What becomes of a body on a site that takes every event."""
+    if row_of(body) is not None:
+        return 201
+    return 422 if site == "strict" else 202
+
+
+def _chunked(random: Random, body: bytes) -> bytes:
+    framed, at = b"", 0
+    while at < len(body):
+        size = random.choice((1, 7, 100, 1_000, len(body)))
+        piece = body[at : at + size]
+        length = random.choice(("%x", "%X", "000%x")) % len(piece)
+        framed += b"%b%b\r\n%b\r\n" % (length.encode(), random.choice((b"", b"", b";a=b")), piece)
+        at += size
+        if len(framed) > 2 * len(body) + 5_000:  # a large body in tiny chunks
+            framed, at = b"%x\r\n%b\r\n" % (len(body), body), len(body)
+    return framed + b"0\r\n" + random.choice((b"", b"", b"X-Trailer: t\r\n")) + b"\r\n"

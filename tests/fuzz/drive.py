@@ -1,0 +1,72 @@
+"""A conversation, held: its bytes in its pieces over a connection of its own, and everything that comes back."""
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.fuzz.conversations import Conversation, End
+
+PIECE_S = 0.001  # behind a piece, so that the collector reads it by itself
+PATIENCE_S = 60.0  # far beyond every time limit of the collector: whoever waits so long waits for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came back; `cut`: the connection was reset, and so maybe not all of it."""
+
+    data: bytes
+    cut: bool
+
+
+class _Ear(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.closed = asyncio.Event()
+        self.failure: BaseException | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.failure = exc
+        self.closed.set()
+
+
+async def hold(url: str, conversation: Conversation) -> Heard:
+    """Hold the conversation with the collector at that address. Raises TimeoutError if it never ends."""
+    address = urlsplit(url)
+    assert address.hostname
+    assert address.port
+    async with asyncio.timeout(PATIENCE_S):
+        transport, ear = await asyncio.get_running_loop().create_connection(_Ear, address.hostname, address.port)
+        try:
+            for piece, waits in zip(conversation.pieces, conversation.waits, strict=True):
+                if transport.is_closing():
+                    break
+                transport.write(piece)
+                if waits:
+                    await asyncio.sleep(PIECE_S)
+            if not transport.is_closing():
+                with suppress(OSError):  # it was reset a moment ago, and will be told
+                    _leave(transport, conversation.end)
+            await ear.closed.wait()
+        finally:
+            transport.abort()
+    left_early = conversation.end in (End.RESET, End.SLAM)
+    return Heard(bytes(ear.data), left_early or ear.failure is not None)
+
+
+def _leave(transport: Any, end: End) -> None:
+    match end:
+        case End.HALF_CLOSE:
+            transport.write_eof()
+        case End.RESET:
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        case End.SLAM:
+            transport.close()

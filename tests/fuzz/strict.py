@@ -1,0 +1,127 @@
+"""Answers, read as strictly as they can be: whatever is not just so is a fault of the collector."""
+
+import json
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from collector.edge.answers import JSON
+from collector.events import Reason
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+REASONS: dict[int, set[Reason | None]] = {
+    201: {None},
+    202: {Reason.INVALID, Reason.TRACKING_DISABLED, Reason.LOCALHOST, Reason.EXCLUDED_IP, Reason.EXCLUDED_PATH},
+    204: {None},
+    400: {None},
+    403: {Reason.ORIGIN_NOT_ALLOWED},
+    404: {Reason.UNKNOWN_SITE, None},
+    405: {Reason.METHOD},
+    408: {Reason.TIMEOUT},
+    413: {Reason.TOO_LARGE},
+    415: {Reason.ENCODING},
+    422: {Reason.INVALID},
+    503: {Reason.UNAVAILABLE},
+}
+"""The statuses that the fuzz may meet, and the reasons that come with each."""
+
+# aiohttp answers in the version of the request, whatever that is.
+_STATUS_LINE = re.compile(r"HTTP/[0-9]\.[0-9] ([1-5][0-9]{2}) ([A-Z][A-Za-z -]+)")
+_HEADER = re.compile(r"([A-Z][A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
+_ECHOED = ("Access-Control-Allow-Origin", "Access-Control-Allow-Headers")
+_ALWAYS = {"Server", "Content-Type", "Date"}
+_KNOWN = _ALWAYS | {
+    *_ECHOED,
+    "Access-Control-Allow-Credentials",
+    "Access-Control-Allow-Methods",
+    "Access-Control-Expose-Headers",
+    "Access-Control-Max-Age",
+    "Accept-Encoding",
+    "Allow",
+    "Collect-Reason",
+    "Connection",
+    "Content-Length",
+    "Retry-After",
+    "Vary",
+}
+
+
+class Malformed(AssertionError):
+    """What came is not an answer of the design."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One final answer; `shown` is what of it must not hold anything that was sent."""
+
+    status: int
+    shown: bytes
+    closes: bool
+
+
+def read(data: bytes, *, cut: bool = False, heads: bool = False, interim: bool = False) -> list[Answer]:
+    """The answers of a connection. Raises Malformed.
+
+    `cut`: the last one may be incomplete, because the connection was reset; `heads`: there may be answers to HEAD,
+    which have no body; `interim`: somebody may have asked to be told to go on.
+    """
+    answers: list[Answer] = []
+    while data:
+        if answers and answers[-1].closes:
+            raise Malformed(f"something follows the answer that closes: {data[:200]!r}")
+        if interim and data.startswith(CONTINUE):
+            data = data[len(CONTINUE) :]
+            continue
+        if cut and not _is_whole(data):
+            break
+        answer, data = _read_one(data, heads)
+        answers.append(answer)
+    return answers
+
+
+def _is_whole(data: bytes) -> bool:
+    head, end, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
+    return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    _demand(bool(end), "an unfinished head", data)
+    first, *lines = head.decode("latin-1").split("\r\n")
+    match = _STATUS_LINE.fullmatch(first)
+    if match is None or int(match[1]) not in REASONS:
+        raise Malformed(f"no status of ours: {data[:200]!r}")
+    status = int(match[1])
+    _demand(HTTPStatus(status).phrase == match[2], "another phrase", data)
+    headers: dict[str, str] = {}
+    for line in lines:
+        field = _HEADER.fullmatch(line)
+        if field is None or field[1] not in _KNOWN or field[1] in headers:
+            raise Malformed(f"the header {line[:200]!r} of {data[:200]!r}")
+        headers[field[1]] = field[2]
+    _demand(headers.keys() >= _ALWAYS - ({"Content-Type"} if status == 204 else set()), "a header is missing", data)
+    _demand(headers.get("Collect-Reason") in REASONS[status], "a reason of another status", data)
+    _demand((status == 503) == ("Retry-After" in headers), "when to try again", data)
+    length = int(headers.get("Content-Length", "0" if status == 204 else "-1"))
+    body, rest = (b"", rest) if heads and (not rest or rest.startswith(b"HTTP/")) else (rest[:length], rest[length:])
+    if not (heads and not body):
+        _demand(len(body) == length, "another length", data)
+        _check_body(status, headers, body)
+    shown = b"".join(f"{name}: {value}\n".encode() for name, value in headers.items() if name not in _ECHOED) + body
+    return Answer(status, shown, headers.get("Connection") == "close"), rest
+
+
+def _check_body(status: int, headers: dict[str, str], body: bytes) -> None:
+    if status == 204 or (status == 400 and body == b"Bad request\n"):
+        return
+    _demand(headers["Content-Type"] == JSON, "another type", body)
+    _demand(headers.get("Access-Control-Allow-Credentials") == "true", "no CORS", body)
+    said = json.loads(body)
+    _demand(said.keys() == ({"message"} if status < 400 else {"message", "errors"}), "other members", body)
+    _demand(0 < len(said["message"]) <= 200, "the length of the message", body)
+
+
+def _demand(holds: bool, what: str, data: bytes) -> None:
+    if not holds:
+        raise Malformed(f"{what}: {data[:300]!r}")
