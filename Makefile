@@ -1,5 +1,7 @@
 # make run    set up, and serve the demo site on 127.0.0.1:8080
 # make test   set up, check (ruff, mypy, import direction), and run every test
+# make binary  build dist/collector, one file that runs where there is no Python (on Debian 12; see packaging/README.md)
+# make test-binary  run the system tests against it
 # make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
 # make fuzz   the long form of tests/fuzz: a million requests, whole and broken; FUZZ_REQUESTS=... for more or fewer
 # make check  only the checks
@@ -11,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test torture fuzz check bench bench-rivals lock clean
+.PHONY: run test test-binary binary torture fuzz check bench bench-rivals lock clean
 
 run: $(VENV)/run.done
 	@printf '%s\n' \
@@ -29,7 +31,28 @@ run: $(VENV)/run.done
 	@exec $(BIN)/collector serve --config demo/collector.toml
 
 test: $(VENV)/dev.done check
+	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
 	$(BIN)/python -m pytest
+
+# The tests of the whole process once more, the binary in the place of `python -m collector`.
+test-binary: $(VENV)/dev.done binary
+	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py
+
+binary: .venv-binary/done
+	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))"
+	.venv-binary/bin/python packaging/pack.py build/binary/tree dist/collector
+
+COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
+
+.PHONY: .venv-binary/needs
+.venv-binary/needs:
+	@sh packaging/missing.sh
+
+.venv-binary/done: requirements/run.txt | .venv-binary/needs
+	rm -rf .venv-binary
+	/usr/bin/python3.11 -m venv .venv-binary
+	.venv-binary/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 torture: $(VENV)/dev.done
 	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
@@ -41,6 +64,7 @@ check: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy packaging
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals

@@ -97,7 +97,14 @@ class Server(Section):
         (), strict=False, description="addresses and networks whose `X-Forwarded-For` is believed"
     )
     max_body_bytes: int = Field(65536, ge=1, le=16 * 2**20, description="largest body taken, in bytes")
-    body_timeout_s: float = Field(10, gt=0, description="longest a body may take to arrive, in seconds")
+    body_timeout_s: float = Field(
+        10, gt=0, description="longest the head of a request, and then its body, may take to arrive, in seconds"
+    )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=0,
+        description="connections that one client may have to each worker, trusted proxies aside; 0: no limit",
+    )
     keepalive_timeout_s: float = Field(75, gt=0, description="longest a connection may idle, in seconds")
     fast_path: bool = Field(
         True, description="answer ordinary requests past aiohttp's request objects: the same answers for less CPU"

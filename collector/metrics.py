@@ -18,8 +18,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from collector import VERSION
-from collector.events import CONTRACT_HASH, Reason
+from collector.build import BUILD
+from collector.events import Reason
 
 # Labels that no site can have as its id.
 UNKNOWN_SITE: Final = "(unknown)"
@@ -113,15 +113,18 @@ class Metrics:
         )
         self.bad_requests = Counter(
             "collector_bad_requests",
-            "Connections closed because what came was not HTTP",
+            "Connections closed because what came was not HTTP, or no whole head in time",
             registry=self.registry,
         )
         self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
         self.crowded_out = Counter(
             "collector_crowded_out_connections",
-            "Connections closed because there were too many",
+            "Connections closed because there were too many: of one client, or in all",
+            ["bound"],
             registry=self.registry,
         )
+        for bound in ("client", "all"):
+            self.crowded_out.labels(bound)
         self.workers = Gauge(
             "collector_workers",
             "Worker processes: how many there should be, how many serve, how many of them take events",
@@ -134,6 +137,11 @@ class Metrics:
         self.reloads = Counter("collector_reloads", "Reloads, by outcome", ["outcome"], registry=self.registry)
         for outcome in ("done", "failed"):
             self.reloads.labels(outcome)
+        self.last_reload_failed = Gauge(
+            "collector_last_reload_failed",
+            "1 while the configuration file could not be read when last told to: an older one is used",
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -157,6 +165,11 @@ class Metrics:
             label = site_id if site_id in self._labelled else OTHER_SITES
             counts = self._sites.setdefault(label, SiteCounts())
         return counts
+
+    @property
+    def received(self) -> int:
+        """Events received since the start, of all sites."""
+        return sum(counts.received for counts in self._sites.values())
 
     @property
     def of_unknown(self) -> SiteCounts:
@@ -224,6 +237,6 @@ class _Moment(Collector):
         yield from (received, stored, dropped, waiting)
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=value() if callable(value) else value)
-        build = GaugeMetricFamily("collector_build_info", "What is running", labels=["version", "contract"])
-        build.add_metric([VERSION, CONTRACT_HASH], 1)
+        build = GaugeMetricFamily("collector_build_info", "What is running", labels=list(BUILD))
+        build.add_metric(list(BUILD.values()), 1)
         yield build

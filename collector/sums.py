@@ -25,6 +25,8 @@ def _add(one: float, other: float) -> float:
 _NOT_ADDED: dict[str, Callable[[float, float], float]] = {
     "collector_ready": max,
     "collector_build_info": max,
+    "collector_disk_free_bytes": min,
+    "collector_disk_min_free_bytes": max,
     "python_info": max,
     "process_max_fds": max,
     "process_start_time_seconds": min,

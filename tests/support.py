@@ -153,6 +153,7 @@ async def running(
         Server(
             app,
             stages.metrics,
+            lambda: stages.endpoint.rules,
             keepalive_timeout_s=keepalive_timeout_s,
             max_connections=max_connections,
             ordinary=stages.ordinary,

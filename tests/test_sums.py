@@ -114,3 +114,20 @@ def test_thousands_of_samples_arrive_whole() -> None:
             metrics.of_site(f"site-{number}").count_dropped(reason)
     assert 1_000 == len(sums_by_site(rendered([told(metrics)])))
     assert families(metrics.families({}, {})())[2] == told(metrics)[2]
+
+
+def test_disk_that_all_workers_share_counts_once_and_their_limits_add_up() -> None:
+    page = rendered(
+        [
+            told(
+                Metrics(),
+                collector_disk_free_bytes=free,
+                collector_disk_min_free_bytes=5,
+                collector_buffered_max_bytes=7,
+            )
+            for free in (100, 90)
+        ]
+    )
+    numbers = series(page)
+    names = ("collector_disk_free_bytes", "collector_disk_min_free_bytes", "collector_buffered_max_bytes")
+    assert [90, 5, 14] == [numbers[name][()] for name in names]

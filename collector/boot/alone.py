@@ -8,13 +8,15 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from collector.boot.admin import serving_admin
 from collector.boot.claims import PATIENCE_S, listen, owned, url
-from collector.boot.reload import reread
+from collector.boot.notify import Manager
+from collector.boot.reload import Reloads
+from collector.boot.status import Reporter, problems
 from collector.boot.worker import Worker, open_stages, run
 from collector.clock import SystemClock
 from collector.config import Config
@@ -22,28 +24,37 @@ from collector.config import Config
 log = logging.getLogger(__name__)
 
 
-def serve(config: Config, config_file: Path) -> int:
+def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError."""
     with owned(config.storage.data_dir, PATIENCE_S):
         clock = SystemClock()
         stages = open_stages(config, clock)
         with (
-            listen(config.server.host, config.server.port, "server") as public,
-            listen(config.admin.host, config.admin.port, "admin") as admin,
+            listen(config.server.host, config.server.port, "server", inherited) as public,
+            listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
         ):
-            boss = Signals(config, config_file, public, admin)
-            return run(Worker(config, stages, clock), public, boss)
+            reloads = Reloads(config_file, config, stages.metrics, manager)
+            reporter = Reporter(
+                manager,
+                clock,
+                config.storage.data_dir,
+                stages.vitals,
+                lambda: problems(stages.refusal(), reloads.failure),
+            )
+            return run(Worker(config, stages, clock), public, Signals(reloads, reporter, manager, public, admin))
 
 
 class Signals:
     """The boss of a worker that is alone."""
 
-    def __init__(self, config: Config, config_file: Path, public: socket.socket, admin: socket.socket) -> None:
-        self._config = config
-        self._config_file = config_file
+    def __init__(
+        self, reloads: Reloads, reporter: Reporter, manager: Manager, public: socket.socket, admin: socket.socket
+    ) -> None:
+        self._reloads = reloads
+        self._reporter = reporter
+        self._manager = manager
         self._public = public
         self._admin = admin
-        self._told_to_reload = asyncio.Event()
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
@@ -55,23 +66,18 @@ class Signals:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, on_stop)
         loop.add_signal_handler(signal.SIGINT, on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reloads.tell)
         worker.stages.metrics.workers.labels("configured").set(1)
-        async with serving_admin(worker.stages, self._admin):
+        async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
             yield
 
     def serving(self) -> None:
         log.info("listening on %s", url(self._public))
+        self._manager.ready()
+
+    def draining(self) -> None:
+        self._reporter.drain()
 
     async def orders(self, worker: Worker) -> None:
         """SIGHUP: sites and limits change at once; a bad file changes nothing."""
-        metrics = worker.stages.metrics
-        while True:
-            await self._told_to_reload.wait()
-            self._told_to_reload.clear()
-            config = await reread(self._config_file, self._config, metrics)
-            if config is not None:
-                await worker.take_over(config)
-                self._config = config
-                metrics.reloads.labels("done").inc()
-                log.info("reloaded: %d sites", len(config.sites))
+        await self._reloads.run(worker.take_over)

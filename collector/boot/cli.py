@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collector import VERSION
 from collector.boot.claims import StartError
 from collector.boot.serve import serve, serve_as_worker
+from collector.build import BUILD_LINE
 from collector.config_file import ConfigError
-from collector.events import CONTRACT_HASH
+from collector.log import complain
 
 DEFAULT_CONFIG = Path("collector.toml")
+DEFAULT_PREFIX = Path("/usr/local")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ConfigError as exc:
         for line in exc.errors:
-            print(f"collector: {line}", file=sys.stderr)
+            complain(line)
         return 2
     except StartError as exc:
-        print(f"collector: {exc}", file=sys.stderr)
+        complain(str(exc))
         return 1
     except BrokenPipeError:
         # The reader of our output has gone: there is nobody to tell, and Python must not try again at its exit.
@@ -61,13 +62,17 @@ def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             return commands.recover(arguments.config)
         case "expire":
             return commands.expire(arguments.older_than, arguments.config)
+        case "doctor":
+            return commands.doctor(arguments.config, arguments.rate)
+        case "install":
+            return commands.install(arguments.prefix, arguments.root)
         case _:
             return commands.schema(parquet=arguments.parquet)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
-    parser.add_argument("--version", action="version", version=f"collector {VERSION}, contract {CONTRACT_HASH}")
+    parser.add_argument("--version", action="version", version=BUILD_LINE)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     serve = subparsers.add_parser("serve", help="run until SIGTERM; drains, flushes, exits 0")
@@ -104,6 +109,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
+    doctor = subparsers.add_parser("doctor", help="whether this machine would hold a collector, and how much of one")
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    doctor.add_argument(
+        "--rate",
+        type=_rate,
+        default=100,
+        metavar="N",
+        help="events a second that the disk is to last for; default: 100",
+    )
+
+    install = subparsers.add_parser("install", help="put this program and its systemd units in their places")
+    install.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
+    install.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="of the system to install into; default: %(default)s",
+    )
+
     schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
     which = schema.add_mutually_exclusive_group(required=True)
     which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
@@ -116,3 +141,13 @@ def _days(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
     return int(match[1])
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of events a second, such as 100")
+    return rate

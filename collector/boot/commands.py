@@ -12,7 +12,9 @@ from typing import BinaryIO
 from rich.progress import wrap_file
 
 from collector.boot.claims import StartError, owned
+from collector.boot.doctor.command import doctor
 from collector.boot.inspect import inspect, shown
+from collector.boot.install import install
 from collector.boot.stages import build_stages
 from collector.clock import SystemClock
 from collector.config import Config, Server, SiteSettings
@@ -25,7 +27,7 @@ from collector.parts.expire import expire as drop_days
 from collector.parts.table import EVENT_SCHEMA
 from collector.sites import Site, build_site
 
-__all__ = ["check_config", "expire", "inspect", "recover", "schema", "validate"]
+__all__ = ["check_config", "doctor", "expire", "inspect", "install", "recover", "schema", "validate"]
 
 
 def check_config(file: Path) -> int:

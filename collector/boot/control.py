@@ -4,7 +4,7 @@
 
     supervisor to worker   start {config, labelled, worker, workers, descriptors}, beat, numbers,
                            reload {config, labelled}, drain, exit
-    worker to supervisor   serving, beat REFUSAL, numbers FAMILIES, reloaded, failed WHY
+    worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded, failed WHY
 
 Neither asks twice before it has an answer, so what waits in the sockets is bounded. The end of the channel says that
 the other side is dead: no third process has an end of it.

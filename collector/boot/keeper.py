@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from collector.boot.claims import StartError
 from collector.boot.control import Channel, encode
 from collector.boot.door import Crowds
+from collector.boot.status import Vitals
 from collector.clock import Clock
 from collector.config import Config
 from collector.metrics import Metrics
@@ -67,6 +68,7 @@ class Keeper:
         self.served = asyncio.Event()  # once
         self.serves = False
         self.refusal: str | None = None  # as of the last beat
+        self.vitals = Vitals()  # likewise
         self.exit_code = 0
         self._shared = shared
         self._config = config
@@ -80,6 +82,7 @@ class Keeper:
         self._draining = asyncio.Event()
         self._start_error: str | None = None
         self._past: list[Family] = []  # what dead workers counted
+        self._past_received = 0  # likewise
         self._last: list[Family] = []  # what this one said last
         self._numbers: asyncio.Future[None] | None = None
         self._reloaded: asyncio.Future[None] | None = None
@@ -158,7 +161,7 @@ class Keeper:
             # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
             try:
-                self._process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, pass_fds=inherited)
+                self._process = await asyncio.create_subprocess_exec(*command, pass_fds=inherited)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self._channel = await Channel.over(ours)
@@ -198,7 +201,8 @@ class Keeper:
                 self.served.set()
                 log.info("worker %d serves", self.number)
             case "beat":
-                self.refusal = content
+                self.refusal, received, *others = content
+                self.vitals = Vitals(self._past_received + received, *others)
             case "numbers":
                 self._last = content
                 self._answered("_numbers")
@@ -211,6 +215,8 @@ class Keeper:
         """The worker is dead."""
         self._crowds.leave(self.number)
         self._process = self._channel = self.refusal = None
+        self._past_received = self.vitals.received
+        self.vitals = Vitals(self._past_received)
         self.serves = False
         self._past = summed([self._past, counts(self._last)])
         self._last = []

@@ -4,12 +4,15 @@ This module imports little, and what it needs only when it is known: a superviso
 takes a third of its memory.
 """
 
+import faulthandler
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from collector.boot.inherited import inherited
+from collector.boot.notify import Manager
 from collector.config_file import load
 from collector.log import set_up_logging
 
@@ -20,16 +23,18 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
     # A stop is done at once until there is something to drain: nothing is acknowledged yet, and the disk is as a kill
     # would leave it.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     set_up_logging()
+    faulthandler.enable()  # says where each thread was when the manager's watchdog ended us, with SIGABRT
     workers = processes(config.server.workers)
     if workers == 1:
         from collector.boot import alone
 
-        return alone.serve(config, config_file)
+        return alone.serve(config, config_file, sockets, manager)
     from collector.boot import supervisor
 
-    return supervisor.serve(config, config_file, workers, command(arguments))
+    return supervisor.serve(config, config_file, workers, command(arguments), sockets, manager)
 
 
 def serve_as_worker(control: int) -> int:
@@ -46,7 +51,8 @@ def processes(workers: int | str) -> int:
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """What started this program, without its arguments: interpreter and flags and module, or the one binary it is."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable]
+    """What started this program, without its arguments: interpreter and flags, and module, script or folder.
+
+    A binary's workers so start from what the supervisor was unpacked to, whatever has become of the binary since.
+    """
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]

@@ -39,7 +39,7 @@ def serve(control: int) -> int:
         return 1
     _, start = first
     share = Share(start["worker"], start["workers"])
-    set_up_logging(who=f"[worker {share.worker}] ")
+    set_up_logging(worker=share.worker)
     config, clock = Config.model_validate_json(start["config"]), SystemClock()
     try:
         stages = open_stages(config, clock, share, BucketTable(file=start["table"]), start["labelled"])
@@ -81,6 +81,9 @@ class Supervised:
     def serving(self) -> None:
         self._channel.send("serving")
 
+    def draining(self) -> None:
+        """The supervisor knows."""
+
     async def _listen(self, worker: Worker) -> None:
         """Do what the supervisor says, also while draining."""
         while message := await self._channel.receive():
@@ -92,7 +95,7 @@ class Supervised:
     async def _obey(self, worker: Worker, kind: str, content: Any) -> None:
         match kind:
             case "beat":
-                self._channel.send("beat", worker.stages.refusal())
+                self._channel.send("beat", [worker.stages.refusal(), *worker.stages.vitals().numbers()])
             case "numbers":
                 look = worker.stages.families()
                 self._channel.send_encoded(

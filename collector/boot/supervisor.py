@@ -21,7 +21,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from collector.boot.admin import serving_admin
 from collector.boot.claims import PATIENCE_S, listen, owned, url
 from collector.boot.door import CROWDS_BYTES, Crowds, shared_memory
 from collector.boot.keeper import Keeper, Shared, how
-from collector.boot.reload import reread
+from collector.boot.notify import Manager
+from collector.boot.reload import Reloads
+from collector.boot.status import Reporter, Vitals, problems
 from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable, table_bytes
@@ -44,58 +46,71 @@ RELOADED_S = 30.0
 SECOND_SIGNAL_S = 1.0
 
 
-def serve(config: Config, config_file: Path, workers: int, command: list[str]) -> int:
+def serve(
+    config: Config,
+    config_file: Path,
+    workers: int,
+    command: list[str],
+    inherited: Mapping[str, socket.socket],
+    manager: Manager,
+) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError."""
     with (
         owned(config.storage.data_dir, PATIENCE_S) as lock,
-        listen(config.server.host, config.server.port, "server") as public,
-        listen(config.admin.host, config.admin.port, "admin") as admin,
+        listen(config.server.host, config.server.port, "server", inherited) as public,
+        listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
         table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
         shared = Shared(command, workers, public.fileno(), lock, table, crowds)
-        return asyncio.run(Supervisor(config, config_file, shared, SystemClock()).run(public, admin))
+        return asyncio.run(Supervisor(config, config_file, shared, SystemClock(), manager).run(public, admin))
 
 
 class Supervisor:
     """All workers, as one."""
 
-    def __init__(self, config: Config, config_file: Path, shared: Shared, clock: Clock) -> None:
-        self._config = config
-        self._config_file = config_file
+    def __init__(
+        self, config: Config, config_file: Path, shared: Shared, clock: Clock, manager: Manager | None = None
+    ) -> None:
         self._shared = shared
         self._table = BucketTable(file=shared.table)
         self._clock = clock
         self._metrics = Metrics(config.sites)
         self._metrics.workers.labels("configured").set(shared.workers)
+        self._manager = manager or Manager()
+        self._reloads = Reloads(config_file, config, self._metrics, self._manager)
+        self._reporter = Reporter(self._manager, clock, config.storage.data_dir, self._vitals, self._problems)
         crowds = Crowds(shared.crowds, shared.workers)
         self._keepers = [
-            Keeper(number, shared, lambda: self._config, self._metrics, clock, crowds)
+            Keeper(number, shared, lambda: self._reloads.running, self._metrics, clock, crowds)
             for number in range(shared.workers)
         ]
         self._stop = asyncio.Event()
-        self._told_to_reload = asyncio.Event()
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
         """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._on_stop)
         loop.add_signal_handler(signal.SIGINT, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reloads.tell)
         keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
-        duties = [asyncio.create_task(duty) for duty in (self._beat(), self._reload_when_told())]
-        greeting = asyncio.create_task(self._say_when_all_serve(public))
-        async with serving_admin(self, admin):
+        duties = [asyncio.create_task(duty) for duty in (self._beat(), self._reloads.run(self._hand_over))]
+        greetings = [
+            asyncio.create_task(self._say_when_one_serves()),
+            asyncio.create_task(self._say_when_all_serve(public)),
+        ]
+        async with serving_admin(self, admin), self._reporter.reporting():
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait([stop, *keeping, *duties], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
+            self._reporter.drain()
             for keeper in self._keepers:
                 keeper.drain()
             public.close()  # nobody may wait in it for workers that are gone
             await asyncio.wait(keeping)
         failed = [task.exception() for task in (*keeping, *duties) if task.done() and task.exception()]
-        for task in (stop, greeting, *duties):
+        for task in (stop, *greetings, *duties):
             task.cancel()
-        await asyncio.gather(stop, greeting, *duties, return_exceptions=True)
+        await asyncio.gather(stop, *greetings, *duties, return_exceptions=True)
         for exc in failed:
             raise exc or AssertionError
         undrained = [keeper for keeper in self._keepers if keeper.exit_code]
@@ -124,6 +139,22 @@ class Supervisor:
         own = families(self._metrics.families({}, gauges)())
         return page(to_metrics(summed([own, *pages])))
 
+    def _vitals(self) -> Vitals:
+        return sum((keeper.vitals for keeper in self._keepers), Vitals())
+
+    def _problems(self) -> list[str]:
+        serving = sum(keeper.serves for keeper in self._keepers)
+        missing = [f"{serving} of {len(self._keepers)} workers serve"] if serving < len(self._keepers) else []
+        return problems(self.refusal(), self._reloads.failure) + missing
+
+    async def _say_when_one_serves(self) -> None:
+        """Then whoever waits to be accepted is served: ready, as in `/readyz`."""
+        served = [asyncio.create_task(keeper.served.wait()) for keeper in self._keepers]
+        await asyncio.wait(served, return_when=asyncio.FIRST_COMPLETED)
+        self._manager.ready()
+        for task in served:
+            task.cancel()
+
     async def _say_when_all_serve(self, public: socket.socket) -> None:
         await asyncio.gather(*(keeper.served.wait() for keeper in self._keepers))
         log.info("listening on %s with %d workers", url(public), len(self._keepers))
@@ -145,18 +176,9 @@ class Supervisor:
         for keeper in self._keepers:
             keeper.kill()
 
-    async def _reload_when_told(self) -> None:
-        """SIGHUP: the file is checked once, here; what the workers get is good."""
-        while True:
-            await self._told_to_reload.wait()
-            self._told_to_reload.clear()
-            config = await reread(self._config_file, self._config, self._metrics)
-            if config is None:
-                continue
-            self._config = config
-            self._metrics.label(config.sites)
-            with suppress(TimeoutError):  # it will be killed, and its replacement starts with the new one
-                async with asyncio.timeout(RELOADED_S):
-                    await asyncio.gather(*(keeper.reload() for keeper in self._keepers))
-            self._metrics.reloads.labels("done").inc()
-            log.info("reloaded: %d sites", len(config.sites))
+    async def _hand_over(self, config: Config) -> None:
+        """The file was checked once, here; what the workers get is good."""
+        self._metrics.label(config.sites)
+        with suppress(TimeoutError):  # who does not answer will be killed, and its replacement starts with the new one
+            async with asyncio.timeout(RELOADED_S):
+                await asyncio.gather(*(keeper.reload() for keeper in self._keepers))

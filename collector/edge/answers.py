@@ -16,6 +16,7 @@ from collector.events import Dropped, Ignored, Reason, Refused
 
 COLLECT_REASON = "Collect-Reason"
 JSON = "application/json; charset=utf-8"
+TEXT = "text/plain; charset=utf-8"
 METHODS = "POST, OPTIONS"
 PREFLIGHT_MAX_AGE_S = 86_400
 
@@ -103,6 +104,11 @@ def not_http() -> web.Response:
     response = web.Response(status=400, text="Bad request\n", headers={hdrs.SERVER: SERVER})
     response.force_close()
     return response
+
+
+def late_head() -> Answer:
+    """What came may become HTTP, but not in time; no header depends on it either."""
+    return Answer(408, CIMultiDict({hdrs.SERVER: SERVER, hdrs.CONTENT_TYPE: TEXT}), b"Request timeout\n", close=True)
 
 
 def preflight(request: web.BaseRequest) -> Answer:

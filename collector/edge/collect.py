@@ -39,6 +39,7 @@ class Rules:
     client_ip: ClientIpPolicy
     max_body_bytes: int
     body_timeout_s: float
+    max_connections_per_client: int
 
 
 class CollectEndpoint:

@@ -6,9 +6,8 @@ import ujson
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from collector import VERSION
+from collector.build import BUILD
 from collector.edge.openapi import openapi
-from collector.events import CONTRACT_HASH
 
 
 class Watched(Protocol):
@@ -40,7 +39,7 @@ def build_admin(watched: Watched) -> web.Application:
         return web.Response(body=await watched.metrics_page(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def version(request: web.Request) -> web.Response:
-        return web.json_response({"version": VERSION, "contract": CONTRACT_HASH})
+        return web.json_response(BUILD)
 
     async def contract(request: web.Request) -> web.Response:
         return web.Response(text=page, content_type="application/json")

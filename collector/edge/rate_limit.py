@@ -129,6 +129,10 @@ class TokenBuckets:
             return interval_ns
         return wait_ns
 
+    def client_of(self, address: Address) -> tuple[int, int]:
+        """Whom the address belongs to."""
+        return address.version, int(address) if address.version == 4 else int(address) >> self._ipv6_shift
+
     def _network(self, number: int) -> int:
         """The key of an IPv6 address: whoever has one address of a /64 has all of them."""
         network = number >> self._ipv6_shift

@@ -10,15 +10,21 @@ border of two requests; everything else it hands on, and aiohttp never learns of
 import asyncio
 import logging
 from collections.abc import Callable
-from itertools import islice
-from typing import Any
+from email.utils import formatdate
+from typing import Any, cast
 
 import aiohttp
-from aiohttp import StreamReader, hdrs, web
+from aiohttp import StreamReader, hdrs, web, web_protocol
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import RawRequestMessage
 
 from collector.edge import answers
+from collector.edge.client_ip import client_address
+from collector.edge.collect import Rules
+from collector.edge.crowd import Crowd
 from collector.edge.ordinary import OrdinaryRequests
+from collector.edge.pace import Pace
 from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,19 +33,25 @@ log = logging.getLogger(__name__)
 # connection is closed: closing at once would reset it, and the client would never see the answer.
 LINGERING_S = 2.0
 
-# How long a client may leave its answers unread once they fill the system's buffers.
+# How much of its answers a client may leave unread once they fill the system's buffers, and how long.
+MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
 
 NO_HTTP = b"\0\r\n\r\n"
 
-# How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
-OLDEST_ASKED = 100
+# What a head may take that comes in pieces. aiohttp bounds each of its lines, to 8 KB, and their number, to 128: 10,000
+# heads that never end would take 10 GB.
+MAX_HEAD_BYTES = 32_768
 
+# How many requests of one connection are parsed ahead. aiohttp's 32 heads of 128 short lines take 1.4 MB; and of those
+# that are parsed together none is answered if one is broken.
+PARSED_AHEAD = 1
 
 TESTED_AIOHTTP = "3.14."
 PRIVATE_NAMES = (
+    "_parser",
     "_messages",  # what aiohttp has parsed and not begun to answer
     "_waiter",  # what its handler waits with for the next request
     "_force_close",
@@ -58,20 +70,49 @@ def fits() -> bool:
     )
 
 
+# The only way to tell aiohttp's parser; it is looked at for each connection that is made.
+web_protocol.MAX_MSG_QUEUE_SIZE = PARSED_AHEAD
+
+
+class Parser:
+    """aiohttp's parser, but it refuses where that one fails, as with the IndexError yarl has for `http://[::1]..@`."""
+
+    def __init__(self, parser: Any) -> None:
+        self._feed_data = parser.feed_data
+        self.feed_eof = parser.feed_eof
+        self.message_consumed = parser.message_consumed
+        self.pause_reading = parser.pause_reading
+        self.set_upgraded = parser.set_upgraded
+
+    def feed_data(self, data: bytes) -> Any:
+        try:
+            return self._feed_data(data)
+        except HttpProcessingError:
+            raise
+        except Exception as exc:
+            raise BadHttpMessage("cannot be parsed") from exc
+
+
 class Connection(web.RequestHandler):
     """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
 
     count_bad_request: Callable[[], None]
+    pace: Pace
+    head_timeout_s: Callable[[], float]
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
-    _peer: str | None = None
+    peer: str | None = None
     _answering = False  # an ordinary request, behind aiohttp's back
-    _held: bytes = b""  # what came meanwhile
+    _held: bytes = b""  # what came meanwhile, or waits for its turn
+    _holds_back = False  # the client is not read, because of that
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
     # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
     # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
     _owed: int | None = 0
     _payload: StreamReader | None = None  # of the latest request, whether it is answered or not
     _patience: asyncio.TimerHandle | None = None  # runs while the client does not read
+    _drops = False  # the parser will drop what comes in one piece with the end of the present request
+    _head_bytes = 0  # of a head that has begun to come and is not complete
+    _head_timer: asyncio.TimerHandle | None = None  # runs meanwhile; an ordinary request needs none
 
     @property
     def is_idle(self) -> bool:
@@ -79,22 +120,45 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done() and not self._answering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        self._peer = str(peer[0]) if isinstance(peer, tuple) else None
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else None
+        super().connection_made(transport)
+        self._parser = cast(Any, Parser(self._parser))
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=MAX_UNREAD_BYTES)
+        if self._task_handler is not None:
+            self._task_handler.add_done_callback(lambda _: _end(transport))
 
     def data_received(self, data: bytes) -> None:
         if self._answering:
             # A client that does not wait for its answers; it is read again when it has this one.
             self._held += data
+            self._holds_back = True
             if self.transport is not None:
                 self.transport.pause_reading()
-            return
+        elif self.pace.take_up(len(data), self._go_on):
+            self._take_up(data)
+        else:
+            self._answering, self._held = True, data
+
+    def _go_on(self) -> None:
+        """Take up what had to wait for its turn."""
+        self._answering = False
+        self._take_up(self._release())
+
+    def _release(self) -> bytes:
+        """What came meanwhile; the client is read again, unless it is aiohttp that does not want to."""
+        held, self._held = self._held, b""
+        if self._holds_back and self.transport is not None:
+            self.transport.resume_reading()
+        self._holds_back = False
+        return held
+
+    def _take_up(self, data: bytes) -> None:
         if self._owed == 0 and self.ordinary is not None and self._is_free():
             request = self.ordinary.find(data)
             if request is not None:
                 self._answering = True
-                self.ordinary.answer(request, self._peer, self._write)
+                self.ordinary.answer(request, self.peer, self._write)
                 return
         self._hand_on(data)
 
@@ -118,10 +182,8 @@ class Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._held:
-                held, self._held = self._held, b""
-                self.transport.resume_reading()
-                self.data_received(held)
+            if self._holds_back:
+                self.data_received(self._release())
         except Exception:
             log.exception("a connection failed")
             if self.transport is not None:
@@ -135,16 +197,15 @@ class Connection(web.RequestHandler):
 
     def _hand_on(self, data: bytes) -> None:
         """Let aiohttp have it."""
+        within_a_head = self._is_new or (self.is_idle and not self._messages)
         self._is_new = False
         known = len(self._messages)
-        try:
-            super().data_received(data)
-        except Exception:  # noqa: BLE001 - whichever it is
-            # aiohttp's parser fails instead of refusing, as with the IndexError that yarl has for `http://[::1]..@`.
-            # Whatever comes next it refuses.
-            super().data_received(NO_HTTP)
+        super().data_received(data)
+        if within_a_head:
+            self._watch_head(len(data))
         if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
             self._owed = self._still_owed(data, self._owed, list(self._messages)[known:])
+        self._stop_where_more_is_dropped(list(self._messages)[known:])
         if not self._messages:
             return
         message, payload = self._messages[-1]
@@ -155,6 +216,36 @@ class Connection(web.RequestHandler):
             # waiting for a body that can no longer come.
             self._payload.set_exception(web.RequestPayloadError("bad framing"))
 
+    def _stop_where_more_is_dropped(self, parsed: list[Any]) -> None:
+        """Take no more on this connection if the parser may drop a part of it, and read on within a request."""
+        if any(isinstance(message, RawRequestMessage) and _drops_what_is_behind(message) for message, _ in parsed):
+            self._drops = True
+        if self._drops and self._owed is None:
+            self._close = True
+        elif not self._owed:
+            self._drops = False
+
+    def _watch_head(self, more_bytes: int) -> None:
+        """Bound the time and the size of a head that is not complete with so many more bytes."""
+        if self._messages:
+            self._head_bytes = 0
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            return
+        self._head_bytes += more_bytes
+        if self._head_bytes > MAX_HEAD_BYTES:
+            super().data_received(NO_HTTP)
+        elif self._head_timer is None:
+            self._head_timer = self._loop.call_later(self.head_timeout_s(), self._give_up_head)
+
+    def _give_up_head(self) -> None:
+        self._head_timer = None
+        if self.transport is not None and self.is_idle and not self._messages:
+            self.count_bad_request()
+            self.transport.write(answers.late_head().to_bytes(formatdate(usegmt=True), close=True))
+            self.force_close()
+
     @staticmethod
     def _still_owed(data: bytes, owed: int, parsed: list[Any]) -> int | None:
         """What the request still lacks once `data` has come; None where that is not known."""
@@ -163,7 +254,7 @@ class Connection(web.RequestHandler):
         if len(parsed) != 1 or not isinstance(parsed[0][0], RawRequestMessage):
             return None
         message = parsed[0][0]
-        if message.chunked or message.upgrade:
+        if message.chunked or (message.upgrade and not _drops_what_is_behind(message)):
             return None
         length = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
         lacking = data.find(b"\r\n\r\n") + len(b"\r\n\r\n") + length - len(data)
@@ -171,21 +262,31 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
         """A client that has sent all of its requests may close its side; it still gets its answers."""
-        payload = self._payload
-        if self._answering:
-            self._close_when_answered()
-            return True
-        body_is_lost = payload is not None and not payload.is_eof() and payload.exception() is None
-        if body_is_lost or (self.is_idle and not self._messages):
+        if self._is_answered():
             return False
         self._close_when_answered()
         return True
 
     def _close_when_answered(self) -> None:
-        if self.is_idle and not self._messages and not self._held:
+        if self._is_answered():
             self.force_close()
         elif self.transport is not None:
             asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
+
+    def _is_answered(self) -> bool:
+        """Whether no more answers can come, now that no more requests do."""
+        if self._answering or self._held or self._messages:
+            return False
+        payload = self._payload
+        body_is_lost = payload is not None and not payload.is_eof() and payload.exception() is None
+        return body_is_lost or self.is_idle
+
+    def make_room(self) -> None:
+        """Close it, idle as it is. A client that has not read its last answers by now does not get them."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.force_close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - so aiohttp has it
         """An ordinary request that is under way has as long to end as aiohttp gives those of its own."""
@@ -206,7 +307,10 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
         super().connection_lost(exc)
+        self._payload = None  # it knows this connection
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -226,13 +330,29 @@ class Connection(web.RequestHandler):
         return answers.not_http()
 
 
+def _drops_what_is_behind(message: RawRequestMessage) -> bool:
+    """Of what is behind an upgrade that it does not know (`h2c`) aiohttp's parser drops as much as comes with it."""
+    known = message.method == hdrs.METH_CONNECT or message.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+    return bool(message.upgrade) and not known
+
+
+def _end(transport: asyncio.BaseTransport) -> None:
+    """A connection is closed, and may still have something to send: closing waits for its client, but not for ever."""
+    if cast(asyncio.Transport, transport).get_write_buffer_size():
+        asyncio.get_running_loop().call_later(UNREAD_S, cast(asyncio.Transport, transport).abort)
+
+
 class Server(web.Server):
-    """The connections to an application that is set up; at most `max_connections` of them."""
+    """The connections to an application that is set up; at most `max_connections` of them.
+
+    `rules` gives the present ones, which a reload may replace.
+    """
 
     def __init__(
         self,
         app: web.AppRunner,
         metrics: Metrics,
+        rules: Callable[[], Rules],
         *,
         keepalive_timeout_s: float,
         max_connections: int,
@@ -241,8 +361,10 @@ class Server(web.Server):
         assert app.server is not None
         super().__init__(app.server.request_handler, request_factory=app.server.request_factory)
         self._metrics = metrics
+        self._rules = rules
         self._ordinary = ordinary
-        self._max_connections = max_connections
+        self._pace = Pace()
+        self._crowd = Crowd(max_connections)
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
             "lingering_time": LINGERING_S,
@@ -253,31 +375,37 @@ class Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
         connection.count_bad_request = self._metrics.bad_requests.inc
+        connection.head_timeout_s = lambda: self._rules().body_timeout_s
         connection.ordinary = self._ordinary
+        connection.pace = self._pace
         return connection
 
     @property
     def open_connections(self) -> int:
         """How many there are. (`connections` would list them.)"""
-        return len(self._connections)
+        return len(self._crowd)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection; where there are too many, one of the oldest that is idle makes room, or else it goes."""
         super().connection_made(handler, transport)
+        assert isinstance(handler, Connection)
         self._metrics.connections.inc()
-        if len(self._connections) > self._max_connections:
-            self._metrics.crowded_out.inc()
-            oldest = islice(self._connections, OLDEST_ASKED)
-            idle = next((each for each in oldest if isinstance(each, Connection) and each.is_idle), None)
-            if idle is not None:
-                unsent = idle.transport
-                idle.force_close()
-                if unsent is not None:  # closing waits for a client that does not read; not for ever
-                    asyncio.get_running_loop().call_later(UNREAD_S, unsent.abort)
-            else:
-                # Not yet: its task has not begun, and would find it lost.
-                asyncio.get_running_loop().call_soon(handler.force_close)
+        rules = self._rules()
+        address = client_address(handler.peer, (), rules.trusted_proxies)
+        bounded = rules.max_connections_per_client and address not in rules.trusted_proxies
+        client = rules.buckets.client_of(address) if bounded else None
+        going = self._crowd.enter(handler, client, rules.max_connections_per_client)
+        if going is None:
+            return
+        leaver, bound = going
+        self._metrics.crowded_out.labels(bound).inc()
+        if leaver is handler:
+            # Not yet: its task has not begun, and would find it lost.
+            asyncio.get_running_loop().call_soon(handler.force_close)
+        else:
+            cast(Connection, leaver).make_room()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._metrics.connections.dec()
+        self._crowd.leave(cast(Connection, handler))

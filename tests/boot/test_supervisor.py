@@ -29,7 +29,7 @@ end = socket.socket(fileno=int(sys.argv[-1]))
 {first}
 end.sendall(encode("serving"))
 while message := receive_first(end):
-    if message[0] == "beat": end.sendall(encode("beat", None))
+    if message[0] == "beat": end.sendall(encode("beat", [None, 0, 0, 0, 0]))
     if message[0] == "drain": break
 """
 
@@ -293,20 +293,19 @@ def test_first_message_is_read_without_a_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("orig_argv", "arguments", "frozen", "expected"),
+    ("orig_argv", "arguments", "expected"),
     [
-        (["python", "-m", "collector", "serve"], ["serve"], False, ["-m", "collector"]),
-        (["python", "-X", "dev", "bin/collector", "serve", "--config", "f"], ["serve", "--config", "f"], False,
+        (["python", "-m", "collector", "serve"], ["serve"], ["-m", "collector"]),
+        (["python", "-X", "dev", "bin/collector", "serve", "--config", "f"], ["serve", "--config", "f"],
          ["-X", "dev", "bin/collector"]),
-        (["./collector", "serve"], ["serve"], True, []),
+        (["/x/bin/collector", "-I", "-S", "/x/app", "serve"], ["serve"], ["-I", "-S", "/x/app"]),
     ],
 )  # fmt: skip
 def test_workers_are_started_as_the_supervisor_was(
-    orig_argv: list[str], arguments: list[str], frozen: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    orig_argv: list[str], arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By interpreter, flags and module or script; or by the one binary that a packaged collector is."""
+    """By interpreter, flags, and module or script; or the folder that a binary was unpacked to."""
     monkeypatch.setattr(sys, "orig_argv", orig_argv)
-    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
     assert [sys.executable, *expected] == command(arguments)
 
 

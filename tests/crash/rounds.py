@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tests.support import event
 from tests.system import wire
-from tests.system.process import Process, Settings, run, serving
+from tests.system.process import COMMAND, Process, Settings, run, serving
 
 SITES = ("a", "b")
 STORAGE = {"flush_interval_s": 0.3, "segment_max_bytes": 65_536}
@@ -49,6 +49,8 @@ class Ledger:
 
 def victim(without: str = "none") -> tuple[str, ...]:
     """The command that starts a collector without one of its safeguards."""
+    if without == "none":
+        return COMMAND
     return (sys.executable, str(Path(__file__).with_name("victim.py")), without)
 
 

@@ -1,5 +1,7 @@
 """Connections: kept and closed, pipelined, upgraded, drained; what is no HTTP; and faults of ours."""
 
+import asyncio
+
 import pytest
 
 from tests.edge.conftest import Connect, Serve
@@ -94,6 +96,32 @@ async def test_upgrade_is_declined_by_answering(collector: Running, wire: Wire, 
     """Java's HTTP client offers h2c with every first POST; its event is stored, and the connection is good for more."""
     sent = request(body(), b"Connection: Upgrade", b"Upgrade: " + upgrade)
     assert [201, 201, 201] == [(await wire.ask(data)).status for data in (sent, sent, request(body()))]
+
+
+async def test_answer_to_an_upgrade_is_not_lost_to_what_is_behind_it(
+    collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """yarl fails at the target, in the middle of aiohttp's answering."""
+    wire.send(request(body(), b"Connection: Upgrade", b"Upgrade: websocket") + head(target="http://[::1]..@"))
+    assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
+    assert b"" == await wire.rest()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("cut", [1, -1])
+async def test_what_is_behind_an_unknown_upgrade_is_not_read_from_its_midst(
+    collector: Running, wire: Wire, cut: int
+) -> None:
+    """aiohttp's parser drops what comes with the end of such a request: the connection ends there."""
+    sent = request(body(), b"Connection: Upgrade", b"Upgrade: h2c")
+    hidden = request(body(page_title=request(body(), site="hidden").decode()))
+    at = hidden.index(b"POST", 1)
+    for piece in (sent[:cut], (sent + hidden)[len(sent[:cut]) : len(sent) + at], hidden[at:]):
+        wire.send(piece)
+        await asyncio.sleep(0.01)
+    assert 201 == (await wire.answer()).status
+    assert b"" == await wire.rest()
+    assert ({"received": 1, "stored": 1}, {}) == (tally(collector), tally(collector, "(unknown)"))
 
 
 NO_HTTP = {

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector import VERSION
+from collector.build import COMMIT
 from collector.config import SITE_ID
 from collector.events import CONTRACT, CONTRACT_HASH, FIELDS
 from tests.edge.conftest import Serve
@@ -159,7 +160,7 @@ async def test_series_are_bounded_however_many_sites(serve: Serve, monkeypatch: 
 
 async def test_version_names_the_code_and_the_contract(admin: Admin) -> None:
     response = await admin.get("/version")
-    assert {"version": VERSION, "contract": CONTRACT_HASH} == await response.json()
+    assert {"version": VERSION, "commit": COMMIT, "contract": CONTRACT_HASH} == await response.json()
 
 
 @pytest.mark.parametrize("path", ["/", "/public/demo/analytics/collect", "/metrics/"])

@@ -1,15 +1,19 @@
 """The server: how many connections it keeps, and how they end."""
 
 import asyncio
+import gc
 import socket
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge.crowd import OLDEST_ASKED
 from collector.edge.request import Bodies
-from collector.edge.server import OLDEST_ASKED
+from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import chunk, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -17,8 +21,14 @@ from tests.support import Running, body, config, running
 LENGTH = b"Content-Length: %d" % len(body())
 
 
-def crowded_out(collector: Running) -> float | None:
-    return collector.stages.metrics.registry.get_sample_value("collector_crowded_out_connections_total")
+def crowded_out(collector: Running, bound: str = "all") -> float | None:
+    return collector.stages.metrics.registry.get_sample_value(
+        "collector_crowded_out_connections_total", {"bound": bound}
+    )
+
+
+def bad_requests(collector: Running) -> float | None:
+    return collector.stages.metrics.registry.get_sample_value("collector_bad_requests_total")
 
 
 async def test_edge_is_tested_on_the_loop_of_workers() -> None:
@@ -53,6 +63,50 @@ async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, conn
         assert 201 == (await busy[0].ask(request(body()))).status
 
 
+async def test_closed_connection_is_no_garbage(collector: Running, connect: Connect) -> None:
+    """Full collections are rare, because there is nothing for them to find."""
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            wire = await connect(collector)
+            assert 201 == (await wire.ask(request(body()))).status
+            wire.send(head(LENGTH))
+            assert 201 == (await wire.ask(body())).status
+            assert 202 == (await wire.ask(request(b"{broken"))).status
+            wire.close()
+        await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
+        await asyncio.sleep(0)
+        assert [] == [each for each in gc.get_objects() if isinstance(each, Connection)]
+    finally:
+        gc.enable()
+
+
+async def test_requests_that_wait_for_their_turn_are_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    wires = [await connect(collector) for _ in range(20)]
+    for wire in wires:
+        wire.send(2 * request(body()))
+    wires[0].send_eof()
+    assert 40 * [201] == [(await wire.answer()).status for wire in wires for _ in range(2)]
+    assert 40 == tally(collector)["stored"]
+
+
+async def test_event_is_stored_if_its_client_leaves_before_its_turn(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    for wire in [await connect(collector) for _ in range(20)]:
+        wire.send(request(body()))
+        wire.close()
+    await until(lambda: 20 == tally(collector).get("stored"))
+
+
 async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
     async with running(config(tmp_path), max_connections=10) as collector:
         for _ in range(2 * OLDEST_ASKED):
@@ -78,7 +132,10 @@ async def test_client_that_sends_no_more_still_gets_its_answer(
     [
         (3 * request(body()), [201, 201, 201]),
         (request(body()) + request(b"{}") + request(body(), site="none"), [201, 202, 404]),
+        (2 * request(body()) + request(body())[:-1], [201, 201]),
+        (2 * request(body()) + head(b"Transfer-Encoding: chunked"), [201, 201]),
         (b"no HTTP\r\n\r\n", [400]),
+        (2 * request(body()) + b"no HTTP\r\n\r\n", [201, 201, 400]),
         (head(b"Transfer-Encoding: chunked") + b"no chunk\r\n", [400]),
     ],
 )
@@ -90,6 +147,62 @@ async def test_client_that_sends_no_more_gets_all_its_answers(
     wire.send_eof()
     assert statuses == [(await wire.answer()).status for _ in statuses]
     assert b"" == await wire.rest()
+
+
+async def test_head_that_does_not_come_in_time_is_a_timeout(serve: Serve, connect: Connect) -> None:
+    """However it dribbles; not even a request that was answered before buys it more time."""
+    collector = await serve(server={"body_timeout_s": 0.3})
+    wire = await connect(collector)
+    assert 201 == (await wire.ask(request(body()))).status
+    wire.send(head(LENGTH)[:-2] + b"X: ")
+
+    def dribbled_to_the_end() -> bool:
+        wire.send(b"x")
+        return bool(bad_requests(collector))
+
+    await until(dribbled_to_the_end)
+    answer = await wire.answer()
+    assert (408, "close", b"Request timeout\n") == (answer.status, answer.headers["Connection"], answer.body)
+    with suppress(ConnectionResetError):  # by what it dribbled last
+        assert b"" == await wire.rest()
+
+
+async def test_head_in_pieces_may_be_large_and_not_larger(collector: Running, connect: Connect) -> None:
+    """Each of its lines is one that aiohttp takes."""
+    line = b"X: " + 1_000 * b"x" + b"\r\n"
+    wire = await connect(collector)
+    for piece in (head(LENGTH)[:-2], 30 * line, line + b"\r\n" + body()):
+        wire.send(piece)
+        await asyncio.sleep(0)
+    assert 201 == (await wire.answer()).status
+    wire.send(head(LENGTH)[:-2])
+    for _ in range(10):
+        wire.send(4 * line)
+        await asyncio.sleep(0)
+    assert 400 == (await wire.answer()).status
+    assert 1 == bad_requests(collector)
+
+
+async def test_connections_beyond_those_of_one_client_cost_it_its_own(serve: Serve, connect: Connect) -> None:
+    collector = await serve(server={"max_connections_per_client": 3})
+    busy, idle, other = [await connect(collector) for _ in range(3)]
+    busy.send(head(LENGTH) + body()[:10])
+    await until(lambda: collector.stages.traffic.under_way)
+    newcomer = await connect(collector)
+    assert b"" == await idle.rest()
+    busy.send(body()[10:])
+    assert 201 == (await busy.answer()).status
+    assert [201, 201] == [(await wire.ask(request(body()))).status for wire in (newcomer, other)]
+    assert (1, 0) == (crowded_out(collector, "client"), crowded_out(collector))
+
+
+@pytest.mark.parametrize("server", [{"max_connections_per_client": 0}, {"trusted_proxies": ["127.0.0.0/8"]}])
+async def test_no_bound_holds_for_trusted_proxies_nor_where_there_is_none(
+    serve: Serve, connect: Connect, server: dict[str, Any]
+) -> None:
+    collector = await serve(server={"max_connections_per_client": 3} | server)
+    wires = [await connect(collector) for _ in range(6)]
+    assert 6 * [201] == [(await wire.ask(request(body()))).status for wire in wires]
 
 
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The real collector: a process with a configuration of its own, watched through its stderr, ended by its own pid.
 
 Every process listens on free ports of 127.0.0.1, runs in the test's folder (so `PYTHONPATH` decides which copy of
-the collector runs), and is gone when the `with` block is left, however it is left.
+the collector runs), and is gone when the `with` block is left, however it is left. COLLECTOR_COMMAND is the path of
+another collector to run instead: the binary.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import ADMIN, LISTENING, event, read_rows
 
-COMMAND = (sys.executable, "-m", "collector")
+COMMAND = (
+    (os.environ["COLLECTOR_COMMAND"],) if "COLLECTOR_COMMAND" in os.environ else (sys.executable, "-m", "collector")
+)
 READY_S = 20.0
 STOP_S = 30.0
 POLL_S = 0.02
@@ -189,7 +192,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*arguments: str | Path, folder: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """`python -m collector` with these arguments, to its end."""
+    """The collector with these arguments, to its end."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
@@ -209,18 +212,20 @@ def serving(
     *,
     descriptors: int | None = None,
     command: Sequence[str] = COMMAND,
+    config_argument: str | None = None,
     **sections: dict[str, Any],
 ) -> Iterator[Process]:
     """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`.
 
-    `descriptors` limits its file descriptors; `command` is what stands before `serve`.
+    `descriptors` limits its file descriptors; `command` is what stands before `serve`; `config_argument` is where it
+    finds the configuration, if it sees another root than we do.
     """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
     config_file = configure(folder, sites, **sections)
     log_file = folder / "stderr"
     with log_file.open("wb") as log:
         popen = subprocess.Popen(
-            [*limited, *command, "serve", "--config", str(config_file)],
+            [*limited, *command, "serve", "--config", config_argument or str(config_file)],
             cwd=folder,
             env=environment(),
             stdin=subprocess.DEVNULL,

@@ -24,7 +24,9 @@ def test_crowd_of_unfinished_requests_keeps_out_no_flush_no_admin_and_no_log(tmp
                 sock.sendall(UNFINISHED)
         assert (200, "ready\n") == process.ask("/readyz")
         process.published()
-        wait_until(lambda: process.metrics().value(CROWDED_OUT) >= DESCRIPTORS, "the others have been closed")
+        wait_until(
+            lambda: process.metrics().value(CROWDED_OUT, bound="all") >= DESCRIPTORS, "the others have been closed"
+        )
         crowd.close()
         wait_until(lambda: process.metrics().value("collector_connections") == 0, "the crowd has gone")
         assert 201 == process.post(event(session_id="after")).status

@@ -1,0 +1,8 @@
+"""`collector doctor`: would this machine hold a collector, and how much of one?
+
+machine.py   looks things up, and judges nothing
+speed.py     measures: the disk's syncs, the CPU of an event
+checks.py    judges what was found, each check from values to findings
+verdict.py   says in words what durability and rate the machine holds
+command.py   all of it, from the configuration file to the exit code
+"""

@@ -1,0 +1,124 @@
+"""The status line: what `systemctl status` shows of us, what is wrong before what is well.
+
+receiving 310/s, 2 segments, 41 GB free
+refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
+last reload failed: collector.toml: sites: missing ... (and 2 more); receiving ...
+draining: 3 requests under way, 1,200 events to publish
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from collector.boot.notify import Manager
+from collector.clock import Clock
+
+REFRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """The few numbers of a moment; those of several workers can be added."""
+
+    received: int = 0  # since the start
+    segments: int = 0  # sealed, and waiting to be published: `collector_journal_segments`
+    under_way: int = 0  # requests
+    unpublished: int = 0  # events
+
+    def __add__(self, other: "Vitals") -> "Vitals":
+        return Vitals(*(mine + yours for mine, yours in zip(self.numbers(), other.numbers(), strict=True)))
+
+    def numbers(self) -> tuple[int, int, int, int]:
+        """As they are sent to a supervisor."""
+        return (self.received, self.segments, self.under_way, self.unpublished)
+
+
+def problems(refusal: str | None, reload_failure: str | None) -> list[str]:
+    """What is wrong, the worst first."""
+    refusing = [f"refusing events: {refusal}"] if refusal else []
+    return [*refusing, reload_failure] if reload_failure else refusing
+
+
+def serving_line(wrong: Iterable[str], per_s: float, vitals: Vitals, free_bytes: int | None) -> str:
+    """What a person wants to know of a collector that serves."""
+    free = "disk unknown" if free_bytes is None else f"{_gb(free_bytes)} GB free"
+    segments = "1 segment" if vitals.segments == 1 else f"{vitals.segments:,} segments"
+    return "; ".join([*wrong, f"receiving {per_s:,.0f}/s, {segments}, {free}"])
+
+
+def draining_line(vitals: Vitals) -> str:
+    return f"draining: {vitals.under_way:,} requests under way, {vitals.unpublished:,} events to publish"
+
+
+def _gb(size_bytes: int) -> str:
+    gb = size_bytes / 1e9
+    return f"{gb:,.0f}" if gb >= 10 else f"{gb:.1f}"
+
+
+class Reporter:
+    """Pings the manager and shows the line, as coroutines of the event loop."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        clock: Clock,
+        data_dir: Path,
+        vitals: Callable[[], Vitals],
+        problems: Callable[[], list[str]],
+    ) -> None:
+        self._manager = manager
+        self._clock = clock
+        self._data_dir = data_dir
+        self._vitals = vitals
+        self._problems = problems
+        self._is_draining = False
+        self._seen = (clock.monotonic_ns(), 0)
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[None]:
+        """Do both until the block is left."""
+        tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._report())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)  # and who had failed is in asyncio's log
+
+    async def _ping(self) -> None:
+        """For ever: as long as the loop turns, and no longer."""
+        while True:
+            self._manager.ping()
+            await self._clock.sleep(self._manager.ping_every_s)
+
+    async def _report(self) -> None:
+        """For ever; apart from the pings, because a disk that hangs may hold it."""
+        while True:
+            await self.refresh()
+            await self._clock.sleep(REFRESH_S)
+
+    def drain(self) -> None:
+        """Tell that we stop, and from now on how far that is."""
+        self._is_draining = True
+        self._manager.stopping()
+        self._manager.status(draining_line(self._vitals()))
+
+    async def refresh(self) -> None:
+        """Show the line of this moment."""
+        free_bytes = await asyncio.to_thread(_free_bytes, self._data_dir)
+        vitals = self._vitals()
+        now_ns = self._clock.monotonic_ns()
+        then_ns, before = self._seen
+        self._seen = (now_ns, vitals.received)
+        per_s = max(0, vitals.received - before) / max(1e-3, (now_ns - then_ns) / 1e9)
+        serving = serving_line(self._problems(), per_s, vitals, free_bytes)
+        self._manager.status(draining_line(vitals) if self._is_draining else serving)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize

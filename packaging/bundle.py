@@ -1,0 +1,142 @@
+"""The tree that the binary carries: Debian's Python, its library, the packages, the collector, and their licences.
+
+bin/collector          /usr/bin/python3.11: linked statically, and a quarter faster than the shared one
+lib/*.so.*             what it and the packages need beside glibc
+lib/python3.11/        the standard library, compiled
+app/                   the packages and the collector, compiled; __main__ starts it
+licences/              of everything above
+
+python packaging/bundle.py FOLDER COMMIT      with the Python of an environment that has requirements/run.txt
+"""
+
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STDLIB = Path(sysconfig.get_path("stdlib"))
+PACKAGES = Path(sysconfig.get_path("purelib"))
+MULTIARCH = str(sysconfig.get_config_var("MULTIARCH"))
+
+GLIBC = re.compile(r"(ld-linux-.*|lib(c|m|dl|rt|pthread|resolv|util))\.so\.\d+")
+
+UNUSED_LIBRARY = re.compile(
+    # what develops, tests or draws, and what would need further shared libraries (of which readline's licence is GPL)
+    r"(test|unittest|idlelib|lib2to3|distutils|ensurepip|venv|tkinter|turtle|turtledemo|pydoc_data|config-3.*|dbm|curses"
+    r"|sqlite3|sitecustomize"
+    r"|lib-dynload/(_test.*|_ctypes_test|_xx.*|xx.*|_sqlite3|_curses.*|_dbm|_gdbm|_crypt|nis|readline|ossaudiodev|_tkinter))"
+    r"([./].*)?"
+)
+UNUSED_PACKAGE = re.compile(
+    # of rich only the progress bar is used, which imports neither highlighting nor Markdown
+    r"(pip|setuptools|_distutils_hack|distutils-precedence|pygments|markdown_it|mdurl"
+    # of the time zones UTC
+    r"|tzdata/zoneinfo/.+/__init__"
+    # of pyarrow what it takes to write and read Parquet here: 88 of 170 MB
+    r"|pyarrow/(tests|include|includes|src|interchange"
+    r"|_?(acero|azurefs|csv|cuda|dataset|dataset_orc|dataset_parquet|dataset_parquet_encryption|feather|flight|gcsfs|hdfs"
+    r"|json|orc|parquet_encryption|pyarrow_cpp_tests|s3fs|substrait)"
+    r"|(benchmark|cffi|conftest|jvm)"
+    r"|libarrow_(acero|dataset|flight|s3|substrait|python_flight|python_parquet_encryption)"
+    # copies of libarrow_python.so.2600
+    r"|libarrow_python\.so(\.\d+\.\d+\.\d+)?$))"
+    r"([./].*)?"
+)
+# Named by every object of pyarrow, used by none that is kept.
+UNUSED_NEEDS = re.compile(r"libarrow_(acero|dataset|substrait)\.so\.\d+")
+
+
+def main() -> None:
+    tree, commit = Path(sys.argv[1]), sys.argv[2]
+    shutil.rmtree(tree, ignore_errors=True)
+    library = f"lib/python3.{sys.version_info.minor}"
+    copy(Path(os.path.realpath(sys.executable)), tree, "bin/collector")
+    for file in chosen(STDLIB, UNUSED_LIBRARY):
+        copy(STDLIB / file, tree, f"{library}/{file}")
+    for file in chosen(PACKAGES, UNUSED_PACKAGE):
+        copy(PACKAGES / file, tree, f"app/{file}")
+    for source in files(ROOT / "collector"):  # with all its data
+        copy(source, tree, f"app/{source.relative_to(ROOT)}")
+    copy(Path(__file__).with_name("main.py"), tree, "app/__main__.py")
+    if commit:
+        (tree / "app/collector/commit").write_text(f"{commit}\n")
+    packages = add_libraries(tree)
+    add_licences(tree, packages | {"python3.11", "libzstd1"})
+
+
+def files(folder: Path) -> list[Path]:
+    """Of links to folders too, as the collector's schemas are."""
+    found = [Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names]
+    return sorted(path for path in found if path.parent.name != "__pycache__")
+
+
+def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
+    """Modules, in Python and compiled, and shared libraries; and the time zone that everything here is in."""
+    for path in files(folder):
+        name = path.relative_to(folder)
+        if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$", path.name) and not unused.fullmatch(name.as_posix()):
+            yield name
+
+
+def copy(source: Path, tree: Path, name: str) -> None:
+    """Python is compiled, without its path here and its date: the same source makes the same bytes."""
+    target = tree / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".py":
+        unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(source), str(target.with_suffix(".pyc")), name, True, invalidation_mode=unchecked)
+    else:
+        shutil.copyfile(source, target)
+
+
+def add_libraries(tree: Path) -> set[str]:
+    """Add the shared libraries that are needed and not there, have them found, and strip; the packages they are of."""
+    packages = set()
+    waiting = [path for path in files(tree) if path.open("rb").read(4) == b"\x7fELF"]
+    there = {path.name for path in waiting}
+    while waiting:
+        path = waiting.pop()
+        run("strip", "--strip-unneeded", path)
+        all_needs = run("patchelf", "--print-needed", path).split()
+        unused = [name for name in all_needs if UNUSED_NEEDS.fullmatch(name)]
+        needs = [name for name in all_needs if name not in unused and not GLIBC.fullmatch(name)]
+        for name in set(needs) - there:
+            there.add(name)
+            packages.add(run("dpkg", "-S", f"*/{MULTIARCH}/{name}").split(":")[0])
+            copy(Path("/usr/lib") / MULTIARCH / name, tree, f"lib/{name}")
+            waiting.append(tree / "lib" / name)
+        options = [option for name in unused for option in ("--remove-needed", name)]
+        if needs:
+            # RPATH, not RUNPATH, which LD_LIBRARY_PATH would overrule
+            up = os.path.relpath(tree / "lib", path.parent)
+            options += ["--force-rpath", "--set-rpath", f"$ORIGIN:$ORIGIN/{up}"]
+        if options:
+            run("patchelf", *options, path)
+    return packages
+
+
+def add_licences(tree: Path, packages: set[str]) -> None:
+    for package in sorted(packages):
+        source = Path("/usr/share/doc") / package / "copyright"
+        copy(source, tree, f"licences/debian/{package}")
+        for common in sorted(
+            set(re.findall("/usr/share/common-licenses/([A-Za-z0-9.-]*[A-Za-z0-9])", source.read_text()))
+        ):
+            copy(Path("/usr/share/common-licenses") / common, tree, f"licences/debian/{common}")
+    for info in sorted(PACKAGES.glob("*.dist-info")):
+        for source in files(info):
+            if re.match("licen[cs]e|notice|copying|authors", source.name, re.IGNORECASE):
+                copy(source, tree, f"licences/{info.name.removesuffix('.dist-info')}/{source.name}")
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+main()

@@ -1,0 +1,195 @@
+"""Attacks of single kinds on the real process: each is ended, costs little, and keeps no ordinary client from its 201.
+
+The collector has a second of patience for a head and for a body, so that the slow ones do not take ten.
+"""
+
+import asyncio
+import gzip
+from collections.abc import Iterator
+
+import pytest
+
+from tests.edge.wire import chunk, head, request
+from tests.network.battle import MB, Enemy, costs_at_most, enemies, ordinary_clients
+from tests.support import body
+from tests.system.process import Process, serving, wait_until
+
+CHUNKED = b"Transfer-Encoding: chunked"
+LENGTH = b"Content-Length: %d" % len(body())
+PATIENCE_S = 1
+DRIBBLE_S = 0.1
+EACH = 40  # connections of each kind of slow client
+
+# What is smuggled behind an attack: nobody may ever read it as a request.
+HIDDEN = request(body(), site="hidden")
+
+
+@pytest.fixture(scope="module", params=["fast", "plain"])
+def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """One for all attacks; what they leave behind is looked at after each."""
+    folder = tmp_path_factory.mktemp(request.param)
+    server = {"body_timeout_s": PATIENCE_S, "fast_path": request.param == "fast"}
+    with serving(folder, {"demo": {}, "hidden": {}}, server=server) as started:
+        yield started
+        assert 0 == started.stop()
+        assert [] == started.rows("hidden")
+        assert len(started.rows())
+
+
+def statuses(heard: bytes) -> list[int]:
+    return [int(line.split()[1]) for line in heard.replace(b"HTTP/", b"\nHTTP/").split(b"\n") if line[:5] == b"HTTP/"]
+
+
+BOMB = gzip.compress(bytes(40 * MB))
+
+# What is sent, and the statuses of all that comes back until the collector closes the connection.
+BROKEN: dict[str, tuple[bytes, list[int]]] = {
+    "both lengths": (request(b"0\r\n\r\n", CHUNKED) + HIDDEN, [400]),
+    "both lengths, chunks first": (head(CHUNKED, b"Content-Length: 5") + b"0\r\n\r\n" + HIDDEN, [400]),
+    "two lengths": (request(body(), b"Content-Length: 3") + HIDDEN, [400]),
+    "a list of lengths": (head(b"Content-Length: 3, 3") + b"abc" + HIDDEN, [400]),
+    "a length with a sign": (head(b"Content-Length: +3") + b"abc" + HIDDEN, [400]),
+    "a length in hexadecimal": (head(b"Content-Length: 0x3") + b"abc" + HIDDEN, [400]),
+    "a length beyond 64 bits": (head(b"Content-Length: 99999999999999999999999") + HIDDEN, [400]),
+    "a length no digit": (head("Content-Length: \u0663".encode()) + b"abc" + HIDDEN, [400]),
+    "chunked twice": (head(CHUNKED, CHUNKED) + chunk(body()) + chunk(b"") + HIDDEN, [400]),
+    "chunked and more": (head(b"Transfer-Encoding: chunked, x") + chunk(body()) + chunk(b"") + HIDDEN, [400]),
+    "almost chunked": (head(b"Transfer-Encoding: xchunked") + chunk(body()) + chunk(b"") + HIDDEN, [400]),
+    "chunked of HTTP/1.0": (head(CHUNKED, version="1.0") + chunk(b"{") + chunk(b"") + HIDDEN, [202]),
+    "chunk size no number": (head(CHUNKED) + b"z\r\nabc\r\n" + HIDDEN, [400]),
+    "chunk size with a sign": (head(CHUNKED) + b"-1\r\nabc\r\n" + HIDDEN, [400]),
+    "chunk size with a prefix": (head(CHUNKED) + b"0x3\r\nabc\r\n" + HIDDEN, [400]),
+    "chunk size beyond 64 bits": (head(CHUNKED) + b"ffffffffffffffffff\r\nabc\r\n" + HIDDEN, [400]),
+    "chunk size and LF": (head(CHUNKED) + b"3\nabc\n0\n\n" + HIDDEN, [400]),
+    "chunk longer than its size": (head(CHUNKED) + b"3\r\nabcdef\r\n" + HIDDEN, [400]),
+    "folded header": (request(body(), b"X: a", b" Content-Length: 3") + HIDDEN, [400]),
+    "folded length": (head(b"Content-Length:", b" 3") + b"abc" + HIDDEN, [400]),
+    "LF alone": (request(body()).replace(b"\r\n", b"\n") + HIDDEN, [400]),
+    "LF in a value": (head(b"X: a\nContent-Length: 3") + b"abc" + HIDDEN, [400]),
+    "CR in a value": (head(b"X: a\rContent-Length: 3") + b"abc" + HIDDEN, [400]),
+    "NUL in a name": (head(b"X\0: a") + HIDDEN, [400]),
+    "NUL in a value": (head(b"X: a\0") + HIDDEN, [400]),
+    "blank before the colon": (request(b"abc", b"Content-Length : 129") + HIDDEN, [400]),
+    "blank before the name": (head(b" Content-Length: 3") + b"abc" + HIDDEN, [400]),
+    "no name": (head(b": a") + HIDDEN, [400]),
+    "no colon": (head(b"Content-Length 3") + b"abc" + HIDDEN, [400]),
+    "two hosts": (request(body(), b"Host: other.example") + HIDDEN, [400]),
+    "no host": (request(body()).replace(b"Host: collector.example\r\n", b"") + HIDDEN, [400]),
+    "no version": (b"POST /public/demo/analytics/collect\r\n\r\n" + HIDDEN, [202]),
+    "HTTP/0.9": (b"GET /\r\n\r\n" + HIDDEN, [404]),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HIDDEN, [400]),
+    "HTTP/1.2": (request(body(), version="1.2") + HIDDEN, [400]),
+    "unknown method": (request(body(), method="SMUGGLE") + HIDDEN, [400]),
+    "long target": (head(target="/" + "x" * 9_000) + HIDDEN, [400]),
+    "long name": (head(b"x" * 9_000 + b": y") + HIDDEN, [400]),
+    "long value": (head(b"X: " + b"y" * 9_000) + HIDDEN, [400]),
+    "many headers": (head(*[b"X%d: y" % n for n in range(200)]) + HIDDEN, [400]),
+    "behind one that is well": (request(body()) + request(b"0\r\n\r\n", CHUNKED) + HIDDEN, [201, 400]),
+    "length beyond what is taken": (head(b"Content-Length: 1000000000000") + body(), [413]),
+    "chunk beyond what is taken": (head(CHUNKED) + b"ffffffff\r\n" + bytes(100_000), [413]),
+    "bomb": (request(BOMB, b"Content-Encoding: gzip", b"Connection: close"), [415]),
+    "bomb in chunks": (
+        head(CHUNKED, b"Content-Encoding: gzip", b"Connection: close") + chunk(BOMB) + chunk(b""),
+        [415],
+    ),
+    "bomb in the transfer": (
+        head(b"Transfer-Encoding: gzip, chunked", b"Connection: close") + chunk(BOMB) + chunk(b""),
+        [415],
+    ),
+}
+
+
+@pytest.mark.parametrize(("sent", "expected"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut"])
+async def test_what_is_broken_ends_its_connection(
+    process: Process, sent: bytes, expected: list[int], whole: bool
+) -> None:
+    """Whether it comes in one piece, which might be an ordinary request, or in two."""
+    read = hidden_requests(process)
+    with costs_at_most(process, 16 * MB):
+        async with enemies(process, 1) as (enemy,):
+            for piece in (sent,) if whole else (sent[:60], sent[60:]):
+                await enemy.send(piece)
+                await asyncio.sleep(0.001)
+            assert expected == statuses(await enemy.heard())
+    assert 201 == process.post(body()).status
+    assert read == hidden_requests(process)
+
+
+def hidden_requests(process: Process) -> float:
+    return process.metrics().value("collector_received_events_total", site="hidden")
+
+
+async def _dribble(enemy: Enemy, begin: bytes, more: bytes) -> None:
+    await enemy.send(begin)
+    while await enemy.send(more):  # noqa: ASYNC110 - each turn sends
+        await asyncio.sleep(DRIBBLE_S)
+
+
+async def _pour(enemy: Enemy, begin: bytes, more: bytes) -> None:
+    """As fast as it is taken."""
+    await enemy.send(begin)
+    while await enemy.send(more):  # noqa: ASYNC110 - each turn sends
+        await asyncio.sleep(0)
+
+
+HEAD = head()[:-2]
+DRIBBLES: dict[str, tuple[bytes, bytes, set[int]]] = {
+    "slow request line": (b"POST /", b"x", {408}),
+    "slow header": (HEAD + b"X: ", b"x", {408}),
+    "slow headers": (HEAD, b"X: y\r\n", {408}),
+    "slow blank lines": (b"", b"\r\n", {408}),
+    "slow body": (head(LENGTH), b" ", {408}),
+    "slow chunks": (head(CHUNKED), chunk(b" "), {408}),
+    "slow chunk size": (head(CHUNKED), b"0", {408}),
+    "slow chunk extension": (head(CHUNKED) + b"1;", b"x", {408, 400}),
+    "slow trailers": (head(CHUNKED) + chunk(body()) + b"0\r\n", b"X: y\r\n", {408}),
+    "slow body of nobody": (head(LENGTH, site="nobody"), b" ", {404}),
+}
+FLOODS: dict[str, tuple[bytes, bytes, set[int]]] = {
+    "headers": (HEAD, 100 * (b"X: " + 1_000 * b"y" + b"\r\n"), {400}),
+    "one header": (HEAD + b"X: ", 100_000 * b"y", {400}),
+    "name": (HEAD, 100_000 * b"y", {400}),
+    "request line": (b"POST /", 100_000 * b"y", {400}),
+    "blank lines": (b"", 50_000 * b"\r\n", {400, 408}),
+    "body": (head(b"Content-Length: 1000000000"), bytes(100_000), {413}),
+    "chunks": (head(CHUNKED), 10_000 * chunk(b" "), {413, 408}),
+    "chunk extensions": (head(CHUNKED), 100 * (b"1;" + 1_000 * b"x" + b"\r\n \r\n"), {413, 400, 408}),
+    "one chunk extension": (head(CHUNKED) + b"1;", 100_000 * b"x", {400, 408}),
+    "trailers": (head(CHUNKED) + chunk(body()) + b"0\r\n", 10_000 * b"X: y\r\n", {400}),
+    "body of nobody": (head(b"Content-Length: 1000000000", site="nobody"), bytes(100_000), {404}),
+    "no HTTP": (b"\0", bytes(100_000), {400}),
+}
+
+
+async def test_slow_clients_are_given_up(process: Process) -> None:
+    """All kinds of them at once."""
+    with costs_at_most(process, 32 * MB):
+        async with ordinary_clients(process), enemies(process, EACH * len(DRIBBLES)) as slow:
+            kinds = {kind: slow[number :: len(DRIBBLES)] for number, kind in enumerate(DRIBBLES)}
+            async with asyncio.TaskGroup() as group:
+                for kind, these in kinds.items():
+                    for enemy in these:
+                        group.create_task(_dribble(enemy, *DRIBBLES[kind][:2]))
+            heard = {kind: [statuses(await enemy.heard()) for enemy in these] for kind, these in kinds.items()}
+    for kind, (_, _, expected) in DRIBBLES.items():
+        assert any(heard[kind]), kind
+        assert expected >= {status for each in heard[kind] for status in each}, kind
+    nobody_is_left(process)
+
+
+@pytest.mark.parametrize(("begin", "more", "expected"), FLOODS.values(), ids=FLOODS)
+async def test_flood_is_stopped(process: Process, begin: bytes, more: bytes, expected: set[int]) -> None:
+    with costs_at_most(process, 64 * MB):
+        async with ordinary_clients(process), enemies(process, 20) as flooding:
+            async with asyncio.TaskGroup() as group:
+                for enemy in flooding:
+                    group.create_task(_pour(enemy, begin, more))
+            heard = [statuses(await enemy.heard()) for enemy in flooding]
+    assert expected >= {status for each in heard for status in each}
+    nobody_is_left(process)
+
+
+def nobody_is_left(process: Process) -> None:
+    wait_until(lambda: process.metrics().value("collector_connections") == 0, "every connection is closed")
+    assert 0 == process.metrics().value("collector_requests_under_way")

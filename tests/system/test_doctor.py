@@ -1,0 +1,57 @@
+"""`collector doctor` as a process: on a machine that is well, on one that is not, beside one that serves."""
+
+from pathlib import Path
+
+from tests.system.process import configure, run, serving
+
+
+def test_doctor_measures_and_leaves_nothing(tmp_path: Path) -> None:
+    configure(tmp_path)
+    done = run("doctor", folder=tmp_path)
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+    assert "nothing keeps it from serving" in done.stdout
+    assert "commits a group in" in done.stdout
+    assert "events a second for 1 worker" in " ".join(done.stdout.split())
+    assert ["collector.toml"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_doctor_of_a_bad_configuration_is_2_with_every_error(tmp_path: Path) -> None:
+    configure(tmp_path, server={"prot": 1}, storage={"durability": "maybe"})
+    done = run("doctor", "--config", "collector.toml", folder=tmp_path)
+    assert (2, 2, "") == (done.returncode, len(done.stderr.splitlines()), done.stdout)
+
+
+def test_doctor_is_1_where_a_collector_could_not_serve(tmp_path: Path) -> None:
+    """And tells of everything at once."""
+    (tmp_path / "plain").touch()
+    configure(tmp_path, admin={"host": "192.0.2.1"}, storage={"data_dir": tmp_path / "plain"})
+    done = run("doctor", folder=tmp_path)
+    assert (1, "") == (done.returncode, done.stderr)
+    assert "is not a folder" in done.stdout
+    assert "192.0.2.1:0 cannot be listened on: Cannot assign requested address" in " ".join(done.stdout.split())
+    assert " would keep it from serving" in done.stdout
+
+
+def test_doctor_beside_a_collector_disturbs_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, storage={"flush_interval_s": 0.2}) as process:
+        assert 201 == process.post().status
+        process.published()
+        ports = [int(url.rpartition(":")[2]) for url in (process.url, process.admin)]
+        configure(tmp_path, server={"port": ports[0]}, admin={"port": ports[1]})
+        done = run("doctor", folder=tmp_path)
+        told = " ".join(done.stdout.split())
+        assert (0, "") == (done.returncode, done.stderr), done.stdout
+        assert f"(process {process.popen.pid}) uses data_dir now" in told
+        assert 2 == told.count("is taken, as a collector is running")
+        assert 201 == process.post().status
+        process.published()
+        assert [] == list((process.data_dir / "staging").glob("doctor-*"))
+        assert 0 == process.stop()
+    assert 2 == len(process.rows())
+    assert [] == [line for line in process.log().splitlines() if " INFO " not in line]
+
+
+def test_rate_that_is_no_rate_is_2(tmp_path: Path) -> None:
+    configure(tmp_path)
+    for rate in ("0", "nan", "-1", "much"):
+        assert 2 == run("doctor", "--rate", rate, folder=tmp_path).returncode

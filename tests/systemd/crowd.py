@@ -1,0 +1,114 @@
+"""An open loop of clients: requests leave on a fixed timetable, whether or not earlier ones were answered.
+
+Most come on a connection of their own, as those of browsers do; some on connections that stay, as those of a proxy do,
+which HTTP lets a server close just when the next request is on its way: those are counted apart.
+"""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tests.crash.rounds import Ledger
+from tests.support import event
+from tests.system import wire
+from tests.system.process import wait_until
+from tests.systemd.host import Host
+
+URL = "http://127.0.0.1:8080"
+PER_S = 100
+STAYING = 4
+STAYING_PER_S = 10  # each
+ANSWER_S = 60.0
+SITE = "demo"
+
+
+@dataclass(slots=True)
+class Crowd:
+    """What became of the requests: `fine`, or what went wrong, by kind of connection."""
+
+    own: Counter[str] = field(default_factory=Counter)
+    staying: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+
+    def sees(self, more: int) -> None:
+        """Wait until so many more were answered well."""
+        enough = self.own["fine"] + more
+        wait_until(lambda: self.own["fine"] >= enough, f"{more} more requests are answered", ANSWER_S)
+
+    def failed(self) -> dict[str, int]:
+        """What went wrong on connections that were made for one request."""
+        return {what: count for what, count in self.own.items() if what != "fine"}
+
+
+@contextmanager
+def crowd(host: Host, ledger: Ledger) -> Iterator[Crowd]:
+    """Send until the block is left, and then wait for every answer."""
+    seen = Crowd()
+    stop = threading.Event()
+    thread = threading.Thread(target=host.on_its_network, args=(lambda: asyncio.run(_send(seen, ledger, stop)),))
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join(2 * ANSWER_S)
+        assert not thread.is_alive(), "every request has an end"
+
+
+async def _send(seen: Crowd, ledger: Ledger, stop: threading.Event) -> None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(STAYING):
+            group.create_task(_stay(seen, ledger, stop))
+        began, number = loop.time(), 0
+        while not stop.is_set():
+            number += 1
+            group.create_task(_one(seen, ledger))
+            await asyncio.sleep(max(0.0, began + number / PER_S - loop.time()))
+
+
+async def _one(seen: Crowd, ledger: Ledger) -> None:
+    """One request on a connection of its own."""
+    began = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await wire.connect(URL)
+            try:
+                seen.own[await _ask(reader, writer, ledger)] += 1
+            finally:
+                writer.close()
+    except Exception as exc:  # noqa: BLE001 - whatever it is, a client saw it
+        seen.own[type(exc).__name__] += 1
+    seen.slowest_s = max(seen.slowest_s, asyncio.get_running_loop().time() - began)
+
+
+async def _stay(seen: Crowd, ledger: Ledger, stop: threading.Event) -> None:
+    """Request after request on one connection; a new one where it was closed."""
+    while not stop.is_set():
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reader, writer = await wire.connect(URL)
+        except (OSError, TimeoutError) as exc:
+            seen.own[f"{type(exc).__name__} of one that would stay"] += 1
+            continue
+        try:
+            while not stop.is_set():
+                async with asyncio.timeout(ANSWER_S):
+                    seen.staying[await _ask(reader, writer, ledger)] += 1
+                await asyncio.sleep(1 / STAYING_PER_S)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError) as exc:
+            seen.staying[type(exc).__name__] += 1
+        finally:
+            writer.close()
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ledger: Ledger) -> str:
+    session_id = ledger.next_id()
+    writer.write(wire.request(SITE, json.dumps(event(session_id=session_id)).encode()))
+    reply = await wire.read_reply(reader)
+    ledger.answered(session_id, reply.status)
+    return "fine" if reply.status == 201 else str(reply.status)

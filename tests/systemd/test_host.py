@@ -1,0 +1,379 @@
+"""The installed collector on a booted host: every way in which it is started, stopped, upgraded, broken and mended.
+
+Refused and unanswered requests are counted by an open loop of clients, and a ledger of acknowledged ids is compared
+with the parts after each scenario: each exactly once.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from collector.boot.install import unit_files
+from tests.crash.conftest import need
+from tests.crash.rounds import Ledger, verdict
+from tests.support import body
+from tests.system import wire
+from tests.system.process import Settings, toml, wait_until
+from tests.systemd.crowd import SITE, URL, Crowd, crowd
+from tests.systemd.host import Host, booted
+
+ROOT = Path(__file__).parents[2]
+BINARY = ROOT / "dist/collector"
+README = (ROOT / "README.md").read_text()
+PACK = ROOT / "packaging/pack.py"
+CONFIG = "/etc/collector/collector.toml"
+DATA_DIR = "/var/lib/private/collector"
+ADMIN = "http://127.0.0.1:9090"
+SITES: Settings = {SITE: {}}
+SHORT_WATCHDOG = "[Service]\nWatchdogSec=2s\n"
+RESTARTED_S = 60.0
+
+T = TypeVar("T")
+
+
+class Unit:
+    """The collector, as its administrator has it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.ledger = Ledger()
+        self.workers = 1
+
+    def configure(self, sites: Settings | None = None) -> None:
+        sections: Settings = {
+            "server": {"workers": self.workers},
+            "storage": {"data_dir": "/var/lib/collector", "min_free_bytes": 8 << 20, "flush_interval_s": 2},
+            "rate_limit": {"requests_per_minute": 0},
+        }
+        self.host.write(CONFIG, toml(SITES if sites is None else sites, sections))
+
+    def systemctl(self, verb: str, *units: str, check: bool = True) -> int:
+        return self.host.run("systemctl", verb, *(units or ("collector",)), check=check).returncode
+
+    def drop_in(self, name: str, text: str) -> None:
+        self.host.write(f"/run/systemd/system/collector.service.d/{name}.conf", text)
+        self.systemctl("daemon-reload", "--quiet")
+
+    def main_pid(self) -> int:
+        return int(self.host.show("collector", "MainPID"))
+
+    def worker_pids(self) -> list[int]:
+        found = self.host.run("pgrep", "--parent", str(self.main_pid()), check=False).stdout.split()
+        return [int(pid) for pid in found]
+
+    def restarts(self) -> int:
+        return int(self.host.show("collector", "NRestarts"))
+
+    def status(self) -> str:
+        return self.host.show("collector", "StatusText")
+
+    def says(self, words: str) -> None:
+        """Wait until the status line says so."""
+        wait_until(lambda: re.search(words, self.status()) is not None, f"the status line says {words!r}")
+
+    def log(self) -> str:
+        return self.host.run("journalctl", "--unit=collector", "--output=cat", "--no-pager").stdout
+
+    def ask(self, path: str) -> str:
+        """A page of the admin listener."""
+
+        def get() -> str:
+            with urllib.request.urlopen(ADMIN + path, timeout=30) as response:
+                text: str = response.read().decode()
+                return text
+
+        return self.host.on_its_network(get)
+
+    def metric(self, line: str) -> bool:
+        return f"\n{line}\n" in self.ask("/metrics")
+
+    def post(self, site: str = SITE) -> int:
+        """The status that an event is answered with; it is in the ledger."""
+        session_id = self.ledger.next_id()
+
+        async def post() -> int:
+            reader, writer = await wire.connect(URL)
+            writer.write(wire.request(site, body(session_id=session_id)))
+            reply = await wire.read_reply(reader)
+            writer.close()
+            self.ledger.answered(session_id, reply.status)
+            return reply.status
+
+        return self.host.on_its_network(lambda: asyncio.run(post()))
+
+    def settled(self) -> str | None:
+        """Stop it, which flushes, and compare the parts with the ledger."""
+        self.systemctl("stop")
+        return verdict(self.host.root / DATA_DIR.lstrip("/"), self.ledger)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    need(BINARY.exists(), "dist/collector, which `make binary` makes")
+    with booted(tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same binary of another commit."""
+    need(all(map(shutil.which, ("gcc", "zstd"))), "gcc and zstd, which `make binary` needs")
+    folder = tmp_path_factory.mktemp("newer")
+    variables = os.environ | {"COLLECTOR_UNPACK_DIR": str(folder)}
+    tree = subprocess.run([BINARY, "--unpack-only"], env=variables, check=True, capture_output=True, text=True).stdout
+    commit = Path(tree.strip()) / "app/collector/commit"
+    commit.unlink(missing_ok=True)
+    commit.write_text("newer01\n")
+    subprocess.run([sys.executable, PACK, tree.strip(), folder / "collector"], check=True, capture_output=True)
+    return folder / "collector"
+
+
+def put(host: Host, program: Path, path: str) -> None:
+    """As a download comes."""
+    shutil.copyfile(program, host.root / path.lstrip("/"))
+    host.run("chmod", "+x", path)
+
+
+@pytest.fixture(scope="module")
+def installed(host: Host) -> Unit:
+    """By the README's three commands, the second of which is an editor."""
+    install, edit, enable = (command.split() for command in re.findall(r"^(sudo.*?) *#", README, re.MULTILINE))
+    put(host, BINARY, "/opt/collector")
+    assert ["sudo", "./collector"] == install[:2]
+    host.run("/opt/collector", *install[2:])
+    unit = Unit(host)
+    assert ["sudoedit", CONFIG] == edit
+    unit.configure()
+    host.run(*enable[1:])
+    return unit
+
+
+@pytest.fixture
+def unit(installed: Unit, request: pytest.FixtureRequest) -> Iterator[Unit]:
+    """The collector, running, with as many workers as the test has for parameter, or one."""
+    installed.workers = getattr(request, "param", 1)
+    installed.configure()
+    installed.systemctl("enable", "--quiet", "--now", "collector")
+    yield installed
+    installed.host.run("rm", "-rf", "/run/systemd/system/collector.service.d")
+    installed.systemctl("daemon-reload", "--quiet")
+    installed.systemctl("reset-failed")
+    installed.configure()
+    assert installed.settled() is None
+
+
+with_one_worker_and_with_two = pytest.mark.parametrize("unit", [1, 2], indirect=True, ids=["1 worker", "2 workers"])
+
+
+def test_installed_collector_starts_and_is_ready(unit: Unit) -> None:
+    assert "active" == unit.host.show("collector", "ActiveState")
+    assert "ready\n" == unit.ask("/readyz")
+    assert 201 == unit.post()
+    unit.says(r"^receiving \d+/s, \d+ segments?, [\d.,]+ GB free$")
+    assert "process_resident_memory_bytes" in unit.ask("/metrics")
+
+
+def test_systemd_finds_no_fault_with_the_units(unit: Unit) -> None:
+    names = [f"/usr/local/lib/systemd/system/{name}" for name in unit_files(Path("/usr/local"))]
+    done = unit.host.run("systemd-analyze", "verify", "--man=no", *names)
+    assert [] == [line for line in done.stderr.splitlines() if "collector" in line]
+    unit.host.run("systemd-analyze", "security", "--threshold=15", "--no-pager", "collector.service")
+
+
+def test_service_runs_as_nobody_that_could_harm_the_host(unit: Unit) -> None:
+    """What its own processes can do, not what its unit says."""
+    status = (unit.host.root / f"proc/{unit.main_pid()}/status").read_text()
+    assert "0000000000000000" == re.search(r"CapBnd:\s*(\w+)", status)[1]  # type: ignore[index]
+    assert "2" == re.search(r"Seccomp:\s*(\d)", status)[1]  # type: ignore[index]
+    assert "collector" == unit.host.run("ps", "-o", "user=", "-p", str(unit.main_pid())).stdout.strip()
+
+
+def test_bad_configuration_is_refused_with_its_reason_and_not_tried_for_ever(unit: Unit) -> None:
+    """Although clients go on to connect, each of whom would start the next try."""
+    unit.systemctl("stop")
+    unit.host.write(CONFIG, "[server]\nprot = 1\n[sites.demo]\n")
+    with crowd(unit.host, Ledger()) as clients:
+        assert 0 != unit.systemctl("start", check=False)
+        wait_until(lambda: unit.host.show("collector.socket", "ActiveState") == "inactive", "the port is closed")
+        refused = clients.own["ConnectionRefusedError"]
+        wait_until(lambda: clients.own["ConnectionRefusedError"] > refused + 200, "clients are refused")
+    status = unit.host.run("systemctl", "status", "collector", check=False).stdout
+    assert f"{CONFIG}: server.prot: unknown key; did you mean port?" in status
+    assert ("failed", "2", 0) == (
+        *(unit.host.show("collector", name) for name in ("ActiveState", "ExecMainStatus")),
+        unit.restarts(),
+    )
+    tries = unit.log().split("server.prot: unknown key")
+    assert len(tries) - 1 <= 3
+    unit.configure()
+    unit.systemctl("start")
+    assert 201 == unit.post()
+
+
+@with_one_worker_and_with_two
+def test_reload_keeps_the_last_good_configuration_and_shows_that_it_does(unit: Unit) -> None:
+    unit.configure(SITES | {"new": {}})
+    unit.systemctl("reload")
+    assert 201 == unit.post("new")
+    assert unit.metric("collector_last_reload_failed 0.0")
+    unit.host.write(CONFIG, "[server]\nprot = 1\n[sites]\n")
+    assert 0 != unit.systemctl("reload", check=False)
+    wait_until(lambda: unit.metric("collector_last_reload_failed 1.0"), "the refusal is shown")
+    assert unit.metric('collector_reloads_total{outcome="failed"} 1.0')
+    unit.says(r"^last reload failed: .*server\.prot: unknown key.*\(and 1 more\); receiving")
+    assert [201, 201, "active"] == [unit.post(), unit.post("new"), unit.host.show("collector", "ActiveState")]
+    unit.configure()
+    unit.systemctl("reload")
+    assert unit.metric("collector_last_reload_failed 0.0")
+    assert [201, 404] == [unit.post(), unit.post("new")]
+    unit.says("^receiving")
+
+
+@with_one_worker_and_with_two
+def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Unit, newer: Path) -> None:
+    put(unit.host, newer, "/opt/collector-newer")
+    with crowd(unit.host, unit.ledger) as clients:
+        for program in ("/opt/collector", "/opt/collector-newer"):
+            clients.sees(200)
+            before = unit.main_pid()
+            unit.host.run(program, "install")
+            unit.systemctl("restart")
+            assert before != unit.main_pid()
+            assert ("newer" in program) == ("newer01" in unit.ask("/version"))
+        clients.sees(200)
+    report("restart, upgrade", clients)
+    assert {} == clients.failed()
+    assert unit.settled() is None
+
+
+@with_one_worker_and_with_two
+def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(unit: Unit) -> None:
+    """Nobody has accepted it: it waits in the kernel (DeferAcceptSec) until its first bytes are there."""
+    session_id = unit.ledger.next_id()
+
+    def restart_between() -> bytes:
+        with socket.create_connection(("127.0.0.1", 8080), timeout=60) as connection:
+            unit.systemctl("restart")
+            connection.sendall(wire.request(SITE, body(session_id=session_id)))
+            return connection.recv(12)
+
+    assert b"HTTP/1.1 201" == unit.host.on_its_network(restart_between)
+    unit.ledger.answered(session_id, 201)
+
+
+@with_one_worker_and_with_two
+def test_killed_main_process_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
+    """But for the requests under way, which nobody can answer any more."""
+    with crowd(unit.host, unit.ledger) as clients:
+        clients.sees(200)
+        killed(unit, signal.SIGKILL)
+        clients.sees(200)
+    report("SIGKILL", clients)
+    assert clients.failed().keys() <= UNDER_WAY
+    assert sum(clients.failed().values()) < 10
+    assert unit.settled() is None
+
+
+@pytest.mark.parametrize("unit", [2], indirect=True, ids=["2 workers"])
+def test_killed_worker_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
+    wait_until(lambda: len(unit.worker_pids()) == 2, "two workers run")
+    with crowd(unit.host, unit.ledger) as clients:
+        clients.sees(200)
+        victim = unit.worker_pids()[0]
+        unit.host.run("kill", "-KILL", str(victim))
+        wait_until(lambda: len(set(unit.worker_pids()) - {victim}) == 2, "it is replaced")
+        clients.sees(200)
+    report("SIGKILL of a worker", clients)
+    assert clients.failed().keys() <= UNDER_WAY
+    assert 0 == unit.restarts()
+    assert unit.settled() is None
+
+
+@with_one_worker_and_with_two
+def test_stuck_main_process_is_killed_and_started_again(unit: Unit) -> None:
+    unit.drop_in("watchdog", SHORT_WATCHDOG)
+    unit.systemctl("restart")
+    with crowd(unit.host, unit.ledger) as clients:
+        clients.sees(100)
+        killed(unit, signal.SIGSTOP)
+        clients.sees(100)
+    report("SIGSTOP", clients)
+    assert "ConnectionRefusedError" not in clients.own
+    assert "Watchdog timeout" in unit.log()
+    assert "Fatal Python error: Aborted" in unit.log(), "it says where it was stuck"
+    assert unit.settled() is None
+
+
+def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: Unit) -> None:
+    assert unit.settled() is None
+    unit.host.run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", DATA_DIR)
+    kept, unit.ledger = unit.ledger, Ledger()
+    try:
+        unit.systemctl("start")
+        assert 201 == unit.post()
+        unit.host.run("fallocate", "-l", "60M", f"{DATA_DIR}/ballast")
+        wait_until(lambda: unit.post() == 503, "events are refused")
+        unit.says("^refusing events: disk space is low; receiving")
+        assert "active" == unit.host.show("collector", "ActiveState")
+        unit.host.run("rm", f"{DATA_DIR}/ballast")
+        wait_until(lambda: unit.post() == 201, "events are taken again")
+        unit.says("^receiving")
+        assert unit.settled() is None
+    finally:
+        unit.systemctl("stop")
+        unit.host.run("umount", DATA_DIR)
+        unit.ledger = kept
+
+
+def test_stop_flushes(unit: Unit) -> None:
+    assert [201, 201, 201] == [unit.post() for _ in range(3)]
+    assert unit.settled() is None
+    assert "success" == unit.host.show("collector", "Result")
+
+
+def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
+    """By srv-collector-events.mount, as it says in there."""
+    host = unit.host
+    host.run("groupadd", "--force", "analysts")
+    host.run("install", "-d", "-m", "0750", "-g", "analysts", "/srv/collector")
+    unit.systemctl("enable", "--quiet", "--now", "srv-collector-events.mount")
+    assert 201 == unit.post()
+    unit.systemctl("restart")  # flushes, and leaves the mount alone
+    assert "active" == host.show("srv-collector-events.mount", "ActiveState")
+    analyst = ("setpriv", "--reuid=nobody", "--clear-groups", "--regid=analysts")
+    found = host.run(*analyst, "find", "/srv/collector/events", "-name", "*.parquet").stdout.split()
+    assert found
+    host.run(*analyst, "test", "-r", found[0])
+    assert 0 != host.run(*analyst, "rm", found[0], check=False).returncode
+    assert 0 != host.run(*analyst, "ls", DATA_DIR, check=False).returncode
+    stranger = ("setpriv", "--reuid=nobody", "--clear-groups", "--regid=nogroup")
+    assert 0 != host.run(*stranger, "ls", "/srv/collector/events", check=False).returncode
+    unit.systemctl("disable", "--quiet", "--now", "srv-collector-events.mount")
+
+
+UNDER_WAY = {"ConnectionResetError", "IncompleteReadError"}
+
+
+def killed(unit: Unit, number: signal.Signals) -> None:
+    """Send it to the main process, and wait for the next one."""
+    victim, restarts = unit.main_pid(), unit.restarts()
+    unit.host.run("kill", f"-{number.value}", str(victim))
+    wait_until(lambda: unit.restarts() == restarts + 1, "it is started again", RESTARTED_S)
+    wait_until(lambda: unit.host.show("collector", "ActiveState") == "active", "it is ready", RESTARTED_S)
+    assert victim != unit.main_pid()
+
+
+def report(what: str, clients: Crowd) -> None:
+    """For `pytest -s`: what the requirement asks to be counted."""
+    print(f"{what}: own {dict(clients.own)}, staying {dict(clients.staying)}, slowest {clients.slowest_s:.2f} s")

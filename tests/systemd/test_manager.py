@@ -1,0 +1,181 @@
+"""The real process under a service manager that is played here: what it says, and what becomes of passed sockets."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import body, read_rows
+from tests.system import wire
+from tests.system.process import COMMAND, READY_S, STOP_S, configure, environment, wait_until
+
+PING_S = 0.1  # a third of the watchdog's timeout
+
+# The collector with an event loop that stops turning when the file `stop` is there; its other threads go on.
+STUCK = """
+import sys, threading, time
+from pathlib import Path
+from collector.boot import cli, status
+status.REFRESH_S = 0.05
+refresh = status.Reporter.refresh
+async def stuck(self):
+    if Path("stop").exists():
+        threading.Thread(target=Path("stopped").touch).start()
+        time.sleep(3600)
+    await refresh(self)
+status.Reporter.refresh = stuck
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+# What a manager does between fork and exec: descriptors 3 and 4 are the sockets, for the pid that it becomes.
+PASS = """
+import fcntl, os, sys
+copies = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number)
+    os.close(copy)
+os.execvpe(sys.argv[3], sys.argv[3:], os.environ | {"LISTEN_PID": str(os.getpid())})
+"""
+
+
+class Service:
+    """A collector, and all that it has told its manager."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], notify: socket.socket, folder: Path) -> None:
+        self.popen = popen
+        self.folder = folder
+        self.heard: list[str] = []
+        self._notify = notify
+
+    def listen(self) -> list[str]:
+        while True:
+            try:
+                self.heard.append(self._notify.recv(4096).decode())
+            except BlockingIOError:
+                return self.heard
+
+    def says(self, pattern: str) -> None:
+        wait_until(lambda: any(re.match(pattern, said) for said in self.listen()), f"it says {pattern}: {self.heard}")
+
+    def changes(self) -> list[str]:
+        """The changes of state, in order."""
+        return [said.split("\n")[0] for said in self.listen() if not said.startswith(("WATCHDOG", "STATUS"))]
+
+    def log(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def stop(self) -> int:
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(STOP_S)
+
+
+@contextmanager
+def service(
+    folder: Path, *sockets: socket.socket, command: Sequence[str] = COMMAND, workers: int = 1, **sections: object
+) -> Iterator[Service]:
+    """A collector that has said that it is ready."""
+    address = f"collector-test-{os.getpid()}"
+    configure(folder, server={"port": 0, "workers": workers})
+    variables = {"NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": str(round(3e6 * PING_S))}
+    prefix: list[str] = []
+    if sockets:
+        variables |= {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:admin"}
+        prefix = [sys.executable, "-c", PASS, *(str(passed.fileno()) for passed in sockets)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, (folder / "stderr").open("ab") as log:
+        notify.bind(f"\0{address}")
+        notify.setblocking(False)
+        popen = subprocess.Popen(
+            [*prefix, *command, "serve", "--config", str(folder / "collector.toml")],
+            cwd=folder,
+            env=environment() | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[passed.fileno() for passed in sockets],
+        )
+        try:
+            started = Service(popen, notify, folder)
+            started.says("READY=1")
+            yield started
+        finally:
+            if popen.poll() is None:
+                popen.kill()
+            popen.wait(STOP_S)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_manager_hears_of_start_reload_and_stop(tmp_path: Path, workers: int) -> None:
+    with service(tmp_path, workers=workers) as started:
+        assert re.search(r"listening on|worker \d serves", started.log()), "ready is who serves"
+        started.says(r"STATUS=receiving 0/s, 0 segments, ")
+        started.says("WATCHDOG=1")
+        started.popen.send_signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded" in started.log(), "it reloads")
+        wait_until(lambda: ["READY=1", "RELOADING=1", "READY=1"] == started.changes(), "it says so")
+        (tmp_path / "collector.toml").write_text("[sites]")
+        started.popen.send_signal(signal.SIGHUP)
+        wait_until(lambda: 5 == len(started.changes()), "a bad file is an end of the reload too")
+        assert 0 == started.stop()
+        assert "STOPPING=1" == started.changes()[-1]
+        started.says("STATUS=draining: 0 requests under way, 0 events to publish")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pings_stop_when_the_event_loop_does(tmp_path: Path, workers: int) -> None:
+    """Its threads run on. Twenty pings later there is none."""
+    with service(tmp_path, command=(sys.executable, "-c", STUCK), workers=workers) as started:
+        started.says("WATCHDOG=1")
+        (tmp_path / "stop").touch()
+        wait_until((tmp_path / "stopped").exists, "the loop is stuck, and a thread has run since")
+        before = started.listen().count("WATCHDOG=1")
+        time.sleep(20 * PING_S)
+        assert before == started.listen().count("WATCHDOG=1")
+        started.popen.send_signal(signal.SIGABRT)
+        assert -signal.SIGABRT == started.popen.wait(STOP_S)
+        assert "in stuck" in started.log(), "it says where it was stuck"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_connection_that_comes_between_two_collectors_is_served_by_the_next(tmp_path: Path, workers: int) -> None:
+    """The manager, here the test, has the sockets all the time; one that is killed takes nobody along."""
+    ids: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as public, socket.create_server(("127.0.0.1", 0)) as admin:
+        for ended in (signal.SIGTERM, signal.SIGKILL):
+            with service(tmp_path, public, admin, workers=workers) as started:
+                started.popen.send_signal(ended)
+                started.popen.wait(STOP_S)
+            waiting = [socket.create_connection(public.getsockname(), timeout=READY_S) for _ in range(5)]
+            for connection in waiting:
+                ids.append(f"s-{len(ids)}")
+                connection.sendall(wire.request("demo", body(session_id=ids[-1])))
+            with service(tmp_path, public, admin, workers=workers) as started:
+                for connection in waiting:
+                    assert b"HTTP/1.1 201" == connection.recv(12)
+                    connection.close()
+                assert 0 == started.stop()
+    assert sorted(ids) == sorted(row["session_id"] for row in read_rows(tmp_path / "data" / "events"))
+
+
+def test_worker_has_nothing_of_the_managers(tmp_path: Path) -> None:
+    """Neither variables, with which it could speak for the supervisor, nor the admin socket."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as public,
+        socket.create_server(("127.0.0.1", 0)) as admin,
+        service(tmp_path, public, admin, workers=2) as started,
+    ):
+        task = Path(f"/proc/{started.popen.pid}/task/{started.popen.pid}/children")
+        for pid in task.read_text().split():
+            variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            assert [] == [name for name in variables if name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_"))]
+            inodes = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+            assert f"socket:[{os.fstat(public.fileno()).st_ino}]" in inodes
+            assert f"socket:[{os.fstat(admin.fileno()).st_ino}]" not in inodes
+        assert 0 == started.stop()

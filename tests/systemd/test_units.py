@@ -1,0 +1,116 @@
+"""The units as files, and the command that puts them in their places."""
+
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from collector.boot.cli import main
+from collector.boot.install import BINARY_VARIABLE, unit_files
+from tests.crash.conftest import need
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICE = (UNITS / "collector.service").read_text()
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that says that it is what runs."""
+    made = tmp_path / "download"
+    made.write_bytes(b"version 1")
+    monkeypatch.setenv(BINARY_VARIABLE, str(made))
+    return made
+
+
+def tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_units_travel_with_the_package() -> None:
+    packaged = files("collector") / "systemd"
+    assert {path.name for path in UNITS.iterdir()} == {path.name for path in packaged.iterdir()}
+    for path in UNITS.iterdir():
+        assert path.read_bytes() == (packaged / path.name).read_bytes()
+
+
+def test_install_puts_everything_in_its_place(tmp_path: Path, program: Path) -> None:
+    root = tmp_path / "root"
+    assert 0 == main(["install", "--root", str(root)])
+    assert {
+        "etc/collector/collector.toml",
+        "usr/local/bin/collector",
+        *(f"usr/local/lib/systemd/system/{name}" for name in unit_files(Path("/usr/local"))),
+    } == tree(root)
+    assert SERVICE == (root / "usr/local/lib/systemd/system/collector.service").read_text()
+    assert 0o755 == (root / "usr/local/bin/collector").stat().st_mode & 0o777
+    assert (root / "usr/local/lib/collector").is_dir()
+
+
+def test_upgrade_replaces_program_and_units_and_leaves_the_configuration(tmp_path: Path, program: Path) -> None:
+    """The old file stays whole for whoever runs it; what a killed install left is no hindrance."""
+    root = tmp_path / "root"
+    assert 0 == main(["install", "--root", str(root)])
+    (root / "etc/collector/collector.toml").write_text("mine")
+    installed = root / "usr/local/bin/collector"
+    (root / "usr/local/bin/.collector.new").write_text("half of it")
+    unit = root / "usr/local/lib/systemd/system/collector.service"
+    unit.write_text("old")
+    with installed.open("rb") as running:
+        program.write_bytes(b"version 2")
+        assert 0 == main(["install", "--root", str(root)])
+        assert b"version 1" == running.read()
+    assert (b"version 2", SERVICE) == (installed.read_bytes(), unit.read_text())
+    assert "mine" == (root / "etc/collector/collector.toml").read_text()
+    assert not (root / "usr/local/bin/.collector.new").exists()
+
+
+def test_install_elsewhere_changes_every_path_in_the_units(tmp_path: Path, program: Path) -> None:
+    assert 0 == main(["install", "--prefix", "/opt/collector", "--root", str(tmp_path / "root")])
+    assert (tmp_path / "root/opt/collector/bin/collector").exists()
+    unit = (tmp_path / "root/etc/systemd/system/collector.service").read_text()
+    assert "/usr/local" not in unit
+    assert "ExecStart=/opt/collector/bin/collector serve" in unit
+    assert "COLLECTOR_UNPACK_DIR=/opt/collector/lib/collector" in unit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prefix", "here"], "--prefix here: should begin with /"),
+        (["--root", "/proc/1"], "install: /proc/1/"),
+    ],
+)
+def test_install_that_cannot_be_says_why(
+    program: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 1 == main(["install", *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_no_single_file_installs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(BINARY_VARIABLE, raising=False)
+    assert 1 == main(["install", "--root", str(tmp_path)])
+    assert "make binary" in capsys.readouterr().err
+    assert set() == tree(tmp_path)
+
+
+def test_example_is_a_good_configuration_in_the_folder_of_the_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == main(["check-config", str(UNITS / "collector.example.toml")])
+    assert 'data_dir = "/var/lib/collector"' in (UNITS / "collector.example.toml").read_text()
+    assert "StateDirectory=collector\n" in SERVICE
+
+
+def test_exposure_of_the_service_is_low(tmp_path: Path) -> None:
+    """By systemd's own measure, from 0 (safe) to 10."""
+    need(bool(shutil.which("systemd-analyze")), "systemd-analyze")
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", UNITS / "collector.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
