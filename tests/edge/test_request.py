@@ -119,7 +119,6 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     assert 1 == tally(collector)["received"]
 
 
-@pytest.mark.xfail(reason="aiohttp's handler logs the exception that tells it of the broken frame")
 async def test_broken_chunks_that_nobody_waits_for_are_not_logged(
     collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:

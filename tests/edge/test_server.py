@@ -205,6 +205,20 @@ async def test_no_bound_holds_for_trusted_proxies_nor_where_there_is_none(
     assert 6 * [201] == [(await wire.ask(request(body()))).status for wire in wires]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_request_that_comes_with_the_end_of_a_body_that_was_not_waited_for_is_answered(
+    collector: Running, connect: Connect, leaves: bool
+) -> None:
+    """The parser reads no further than the end of that body, and must be told to."""
+    wire = await connect(collector)
+    first, late = request(body()), request(body(), site="nobody")
+    assert 201 == (await wire.ask(first + late[:-5])).status
+    wire.send(late[-5:] + request(body()))
+    if leaves:
+        wire.send_eof()
+    assert [404, 201] == [(await wire.answer()).status for _ in range(2)]
+
+
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold its connection, and all that waits to be written, as long as it likes."""
     monkeypatch.setattr("collector.edge.server.UNREAD_S", 0.2)

@@ -35,7 +35,7 @@ GROWTH_DESCRIPTORS = 8
 LOG_LINES = 20  # beside one for each flush
 
 # Known: where the framing of a body breaks that nobody reads, aiohttp logs eleven lines.
-BROKEN_FRAMES_ARE_LOGGED = True
+BROKEN_FRAMES_ARE_LOGGED = False
 
 
 @dataclass(slots=True)
