@@ -15,7 +15,7 @@ from collector.edge.crowd import OLDEST_ASKED
 from collector.edge.request import Bodies
 from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
-from tests.edge.wire import chunk, head, request, tally, until
+from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import Running, body, config, running
 
 LENGTH = b"Content-Length: %d" % len(body())
@@ -217,6 +217,13 @@ async def test_request_that_comes_with_the_end_of_a_body_that_was_not_waited_for
     if leaves:
         wire.send_eof()
     assert [404, 201] == [(await wire.answer()).status for _ in range(2)]
+
+
+@pytest.mark.xfail(reason="the connection is closed as soon as the upgrade is parsed, behind the first answer")
+async def test_requests_before_an_upgrade_that_is_declined_are_answered(wire: Wire) -> None:
+    upgrade = (b"Connection: Upgrade", b"Upgrade: h2c")
+    wire.send(request(body()) + request(body(), site="nobody") + request(body(), *upgrade, site="nobody"))
+    assert [201, 404, 404] == [(await wire.answer()).status for _ in range(3)]
 
 
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
