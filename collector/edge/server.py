@@ -315,12 +315,12 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
         # With a request that came in the same turn of the loop its handler would go on, and fail.
-        waiting = self._task_handler if self._waiter is not None else None
+        woken = self._task_handler if self._waiter is not None and self._waiter.done() else None
         if self._head_timer is not None:
             self._head_timer.cancel()
         super().connection_lost(exc)
-        if waiting is not None:
-            waiting.cancel()
+        if woken is not None:
+            woken.cancel()
         self._payload = None  # it knows this connection
 
     def _stop_waiting(self) -> None:
