@@ -24,7 +24,6 @@ from collector.edge.client_ip import client_address
 from collector.edge.collect import Rules
 from collector.edge.crowd import Crowd
 from collector.edge.ordinary import OrdinaryRequests
-from collector.edge.pace import Pace
 from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -97,13 +96,11 @@ class Connection(web.RequestHandler):
     """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
 
     count_bad_request: Callable[[], None]
-    pace: Pace
     head_timeout_s: Callable[[], float]
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     peer: str | None = None
     _answering = False  # an ordinary request, behind aiohttp's back
-    _held: bytes = b""  # what came meanwhile, or waits for its turn
-    _holds_back = False  # the client is not read, because of that
+    _held: bytes = b""  # what came meanwhile
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
     # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
     # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
@@ -132,28 +129,9 @@ class Connection(web.RequestHandler):
         if self._answering:
             # A client that does not wait for its answers; it is read again when it has this one.
             self._held += data
-            self._holds_back = True
             if self.transport is not None:
                 self.transport.pause_reading()
-        elif self.pace.take_up(len(data), self._go_on):
-            self._take_up(data)
-        else:
-            self._answering, self._held = True, data
-
-    def _go_on(self) -> None:
-        """Take up what had to wait for its turn."""
-        self._answering = False
-        self._take_up(self._release())
-
-    def _release(self) -> bytes:
-        """What came meanwhile; the client is read again, unless it is aiohttp that does not want to."""
-        held, self._held = self._held, b""
-        if self._holds_back and self.transport is not None:
-            self.transport.resume_reading()
-        self._holds_back = False
-        return held
-
-    def _take_up(self, data: bytes) -> None:
+            return
         if self._owed == 0 and self.ordinary is not None and self._is_free():
             request = self.ordinary.find(data)
             if request is not None:
@@ -182,8 +160,10 @@ class Connection(web.RequestHandler):
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._holds_back:
-                self.data_received(self._release())
+            if self._held:
+                held, self._held = self._held, b""
+                self.transport.resume_reading()
+                self.data_received(held)
         except Exception:
             log.exception("a connection failed")
             if self.transport is not None:
@@ -363,7 +343,6 @@ class Server(web.Server):
         self._metrics = metrics
         self._rules = rules
         self._ordinary = ordinary
-        self._pace = Pace()
         self._crowd = Crowd(max_connections)
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
@@ -377,7 +356,6 @@ class Server(web.Server):
         connection.count_bad_request = self._metrics.bad_requests.inc
         connection.head_timeout_s = lambda: self._rules().body_timeout_s
         connection.ordinary = self._ordinary
-        connection.pace = self._pace
         return connection
 
     @property
