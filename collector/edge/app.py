@@ -63,8 +63,6 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
     async def hide_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
-        except web.HTTPException:
-            return await _not_found(request)  # a target that aiohttp's router knows no route for, such as `*`
         except Exception:
             log.exception("a request failed: %s %s", request.method, request.path[:200])
             return endpoint.drop(request, Refused(Reason.INTERNAL, "Internal error"))
@@ -78,7 +76,15 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
         ]
     )
     app.router.add_route("*", PATH, endpoint.collect, expect_handler=_no_answer_yet)
-    app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_no_answer_yet)
+    nowhere = app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_no_answer_yet)
+    look_up = app.router.resolve
+
+    async def resolve(request: web.Request) -> web.UrlMappingMatchInfo:
+        """Of a target that no route can match, such as `*`, aiohttp would answer `Expect` itself, and quote it."""
+        match = await look_up(request)
+        return match if match.http_exception is None else web.UrlMappingMatchInfo({}, nowhere)
+
+    app.router.resolve = resolve  # type: ignore[method-assign]  # a router of one's own is deprecated
     return app
 
 

@@ -180,7 +180,14 @@ class Connection(web.RequestHandler):
         within_a_head = self._is_new or (self.is_idle and not self._messages)
         self._is_new = False
         known = len(self._messages)
+        payload = self._payload
+        is_late = payload is not None and not payload.is_eof() and not self._messages
         super().data_received(data)
+        if is_late and payload is not None and payload.is_eof():
+            # aiohttp's parser counts a message when its body is complete; that this one is taken it was told before. It
+            # would wait with what is behind it until more comes.
+            cast(Any, self._parser).message_consumed()
+            super().data_received(b"")
         if within_a_head:
             self._watch_head(len(data))
         if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
@@ -287,15 +294,24 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
+        # With a request that came in the same turn of the loop its handler would go on, and fail.
+        woken = self._task_handler if self._waiter is not None and self._waiter.done() else None
         if self._head_timer is not None:
             self._head_timer.cancel()
         super().connection_lost(exc)
+        if woken is not None:
+            woken.cancel()
         self._payload = None  # it knows this connection
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A broken frame of a body that nobody reads is the client's affair; aiohttp logs eleven lines."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
     def handle_error(
         self,

@@ -76,6 +76,16 @@ async def test_target_that_is_no_path_of_ours_is_not_found(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("expected", ["100-continue", "a miracle"])
+@pytest.mark.parametrize(("method", "target"), [("OPTIONS", "*"), ("CONNECT", "collector.example:443"), ("GET", "/x")])
+async def test_expectation_of_no_path_of_ours_is_answered_as_any_other(
+    wire: Wire, method: str, target: str, expected: str
+) -> None:
+    """aiohttp would quote it in a 417 of its own, which names its version."""
+    answer = await wire.ask(head(f"Expect: {expected}".encode(), method=method, target=target))
+    assert (404, "Not found", "collector") == (answer.status, answer.json["message"], answer.headers["Server"])
+
+
 async def test_absolute_target_is_its_path(collector: Running, wire: Wire) -> None:
     """What a client sends that takes us for its proxy."""
     assert 201 == (await wire.ask(request(body(), target=collector.collect_url()))).status

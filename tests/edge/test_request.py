@@ -3,10 +3,10 @@
 import asyncio
 import gzip
 import logging
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import StreamReader
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
@@ -119,6 +119,16 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     assert 1 == tally(collector)["received"]
 
 
+async def test_broken_chunks_that_nobody_waits_for_are_not_logged(
+    collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eleven lines for each, of what anybody may send."""
+    assert 404 == (await wire.ask(head(CHUNKED, site="nobody"))).status
+    wire.send(b"no chunk\r\n")
+    await wire.rest()
+    assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @pytest.mark.parametrize(
     "sent", [request(body())[:-1], head(CHUNKED) + chunk(b"{"), head(LENGTH)], ids=["cut", "in chunks", "not begun"]
 )
@@ -137,13 +147,11 @@ async def test_client_gone_before_its_body_is_counted_and_no_more(
 
 async def test_connection_lost_between_two_pieces_of_a_body_loses_the_body() -> None:
     """aiohttp has a RuntimeError for that: it would be a fault of ours, in the counts and in the log."""
-    loop = asyncio.get_running_loop()
-    lost = BaseProtocol(loop)
-    body_begun = StreamReader(lost, 2**16, loop=loop)
-    body_begun.feed_data(b"{")
-    of_the_lost = make_mocked_request(
-        "POST", "/", CIMultiDict({"Content-Length": "5"}), protocol=lost, payload=body_begun
-    )
+    lost = Mock(connected=False)
+    begun = StreamReader(lost, 2**16, loop=asyncio.get_running_loop())
+    begun.feed_data(b"{")
+    headers = CIMultiDict({"Content-Length": "5"})
+    of_the_lost = make_mocked_request("POST", "/", headers, transport=None, protocol=lost, payload=begun)
     with pytest.raises(BodyLost):
         await read_body(of_the_lost, Bodies(), max_bytes=512, timeout_s=PATIENCE_S)
 

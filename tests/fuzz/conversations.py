@@ -23,6 +23,7 @@ SITES: dict[str, dict[str, Any]] = {
     "narrow": {"excluded_paths": ["/pricing", "/docs/*"], "excluded_ips": ["192.0.2.8", "2001:db8::/32"]},
 }
 MAX_BODY_BYTES = 65_536
+MOST_WAITS = 20
 
 # The lines of heads that browsers send through a proxy, without the request line and the length.
 _HEADS = [
@@ -107,7 +108,9 @@ def make(seed: str, number: int) -> Conversation:
         intact = random.randrange(len(requests))
         datas[intact] = mutate(random, datas[intact])
     pieces = _cut(random, datas)
-    return Conversation(number, requests, intact, pieces, [random.random() < 0.3 for _ in pieces], end)
+    # Within the 2 s for which the rest of a body is read that nobody waits for.
+    waits = [place < MOST_WAITS and random.random() < 0.3 for place in range(len(pieces))]
+    return Conversation(number, requests, intact, pieces, waits, end)
 
 
 def _cut(random: Random, datas: list[bytes]) -> list[bytes]:

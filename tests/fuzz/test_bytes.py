@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tests.fuzz.conftest import FIRST, LAPS, SEED, lap_requests
 from tests.fuzz.conversations import MAX_BODY_BYTES, SITES, Conversation, make
 from tests.fuzz.drive import Heard, hold
-from tests.fuzz.ledger import HALF_CLOSED_BODIES_LOSE_ANSWERS, Ledger
+from tests.fuzz.ledger import Ledger
 from tests.fuzz.strict import CONTINUE
 from tests.system.process import Process, serving, wait_until
 
@@ -33,9 +33,6 @@ STORAGE: dict[str, Any] = {"flush_interval_s": 1, "durability": "write"}
 GROWTH_BYTES = 64 << 20
 GROWTH_DESCRIPTORS = 8
 LOG_LINES = 20  # beside one for each flush
-
-# Known: where the framing of a body breaks that nobody reads, aiohttp logs eleven lines.
-BROKEN_FRAMES_ARE_LOGGED = True
 
 
 @dataclass(slots=True)
@@ -125,7 +122,7 @@ def compare(conversation: Conversation, told: list[Heard]) -> None:
         return
     one, *others = (re.sub(rb"\r\nDate: [^\r]*", b"", heard.data.replace(CONTINUE, b"")) for heard in told)
     for other in others:
-        if HALF_CLOSED_BODIES_LOSE_ANSWERS and conversation.is_wild:
+        if conversation.is_wild:  # a client that leaves within a body may be gone before it is answered, or after
             one, other = (one[: len(other)], other[: len(one)])
         assert one == other
 
@@ -153,10 +150,6 @@ def test_whatever_is_sent_gets_an_answer_of_the_design_and_every_201_is_one_row(
             subject.check_growth()
             assert 0 == subject.process.stop()
             said = subject.process.log()
-            if BROKEN_FRAMES_ARE_LOGGED:
-                said = "\n".join(
-                    line for line in said.splitlines() if re.search(r" ((ERROR|CRITICAL) collector|INFO)", line)
-                )
             assert not re.search("Traceback|ERROR|CRITICAL", said), said
             others = [line for line in said.splitlines() if "published" not in line]
             assert len(others) < LOG_LINES, others
