@@ -27,9 +27,10 @@ from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock
 from collector.config import Config
+from collector.edge.connection import fits
 from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable
-from collector.edge.server import Server, fits
+from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire

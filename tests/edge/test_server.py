@@ -11,9 +11,9 @@ import pytest
 import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge.connection import Connection
 from collector.edge.crowd import OLDEST_ASKED
 from collector.edge.request import Bodies
-from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -203,7 +203,7 @@ async def test_requests_before_an_upgrade_that_is_declined_are_answered(wire: Wi
 
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold its connection, and all that waits to be written, as long as it likes."""
-    monkeypatch.setattr("collector.edge.server.UNREAD_S", 0.2)
+    monkeypatch.setattr("collector.edge.connection.UNREAD_S", 0.2)
     unread = socket.socket()
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
     unread.setblocking(False)
