@@ -336,6 +336,25 @@ def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: U
         unit.ledger = kept
 
 
+def test_start_waits_for_the_disk_of_the_data_dir(unit: Unit) -> None:
+    """Else a disk that comes late would be mounted over acknowledged events."""
+    assert unit.settled() is None
+    mount = "var-lib-private-collector.mount"
+    unit.host.write(f"/run/systemd/system/{mount}", f"[Mount]\nWhat=tmpfs\nWhere={DATA_DIR}\nType=tmpfs\n")
+    unit.systemctl("daemon-reload", "--quiet")
+    kept, unit.ledger = unit.ledger, Ledger()
+    try:
+        unit.systemctl("start")
+        assert "active" == unit.host.show(mount, "ActiveState")
+        assert 201 == unit.post()
+        assert unit.settled() is None
+    finally:
+        unit.systemctl("stop", "collector", mount)
+        unit.host.run("rm", f"/run/systemd/system/{mount}")
+        unit.systemctl("daemon-reload", "--quiet")
+        unit.ledger = kept
+
+
 def test_stop_flushes(unit: Unit) -> None:
     assert [201, 201, 201] == [unit.post() for _ in range(3)]
     assert unit.settled() is None
