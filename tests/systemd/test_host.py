@@ -257,6 +257,15 @@ def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Uni
     assert unit.settled() is None
 
 
+def test_reload_works_between_an_upgrade_and_its_restart(unit: Unit, newer: Path) -> None:
+    """The new version checks the file then, as a user that cannot unpack it."""
+    put(unit.host, newer, "/opt/collector-newer")
+    for program in ("/opt/collector", "/opt/collector-newer"):
+        unit.systemctl("restart")
+        unit.host.run(program, "install")
+        unit.systemctl("reload")
+
+
 @with_one_worker_and_with_two
 def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(unit: Unit) -> None:
     """Nobody has accepted it: it waits in the kernel (DeferAcceptSec) until its first bytes are there."""
