@@ -17,7 +17,8 @@ from aiohttp import web
 from collector.boot.claims import listen
 from collector.boot.stages import Stages, build_stages
 from collector.config import Config
-from collector.edge.server import Server, fits
+from collector.edge.connection import fits
+from collector.edge.server import Server
 
 NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
 SERVER_DEFAULTS: dict[str, Any] = {"port": 0}

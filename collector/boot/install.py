@@ -1,7 +1,7 @@
 """The command `install`: this program and its units, where a service manager finds them.
 
     PREFIX/bin/collector                 this one file
-    PREFIX/lib/collector/                where it unpacks itself, once for each version
+    PREFIX/lib/collector/                where it is unpacked, once for each version
     PREFIX/lib/systemd/system/           the units; for a prefix where systemd does not look, /etc/systemd/system
     /etc/collector/collector.toml        an example, if there is none
 
@@ -37,6 +37,7 @@ def install(prefix: Path, root: Path) -> int:
     os.umask(0o022)  # all of it is for everybody to read, whatever root's habit is
     try:
         make_folder(placed.at(prefix / "lib/collector"))
+        _unpack(binary, placed.at(prefix / "lib/collector"))
         placed.file(prefix / "bin/collector", Path(binary).read_bytes(), 0o755)
         units = prefix / "lib/systemd/system" if prefix in _SEARCHED else Path("/etc/systemd/system")
         for name, text in unit_files(prefix).items():
@@ -55,6 +56,14 @@ def install(prefix: Path, root: Path) -> int:
     else:
         print("Next: systemctl restart collector (nobody is refused meanwhile)")
     return 0
+
+
+def _unpack(binary: str, folder: Path) -> None:
+    """Now, while the old version serves: a disk that is too full for two stops the upgrade, and not the collector."""
+    variables = os.environ | {"COLLECTOR_UNPACK_DIR": str(folder)}
+    done = subprocess.run([binary, "--unpack-only"], env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartError(f"install: {done.stderr.strip().removeprefix('collector: ')}")
 
 
 def unit_files(prefix: Path) -> dict[str, str]:

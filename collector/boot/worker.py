@@ -27,9 +27,10 @@ from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
 from collector.clock import Clock
 from collector.config import Config
+from collector.edge.connection import fits
 from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable
-from collector.edge.server import Server, fits
+from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire
@@ -46,7 +47,7 @@ EXPIRE_EVERY_S = 3_600.0
 # would let it wait 5 ms, again and again. See bench/scrape.py: late by 5 ms at p50 with Python's, by 1 ms with this.
 GIL_SWITCH_S = 0.001
 
-MIDDLE_COLLECTIONS_PER_FULL = 1_000  # Python's own is 10
+MIDDLE_COLLECTIONS_PER_FULL = 100  # Python's own is 10
 
 # How long a draining worker waits for a request whose first bytes are still on their way: closing a connection
 # at once would lose what its client has already sent.
@@ -286,7 +287,8 @@ def warm_up() -> None:
     # with 10,000 sites 200 ms.
     gc.collect()
     gc.freeze()
-    # Nor is there much to find later: neither a request nor a connection leaves a cycle (tests/edge/test_server.py).
-    # With 1,000 connections a full collection held the loop for 25 to 50 ms, once a second; now once in minutes.
+    # Nor is there much to find later: an ordinary request or connection leaves no cycle (tests/edge/test_server.py),
+    # and 6,000 broken ones 10,000 objects. A full collection holds the loop for 25 to 50 ms where there are 1,000
+    # connections; under full load it came once a second, and comes every ten now.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, MIDDLE_COLLECTIONS_PER_FULL)

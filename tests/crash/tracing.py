@@ -130,7 +130,13 @@ def _all_traced(pid: int) -> bool:
 
 if __name__ == "__main__":
     _, log_file, options_json, _, *sys.argv = sys.argv
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+    as_module = sys.argv[0] == "-m"
+    if as_module:
+        del sys.argv[0]
+    sys.path[0] = os.getcwd() if as_module else str(Path(sys.argv[0]).parent)
     import_module("collector.boot.worker").warm_up()  # what pyarrow imports later is not the collector's either
     _attach(os.getpid(), Path(log_file), *json.loads(options_json))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if as_module:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")

@@ -49,6 +49,21 @@ async def test_connection_outlives_every_answer_that_leaves_it_whole(serve: Serv
     assert [status for _, status in asked] == [(await wire.ask(sent)).status for sent, _ in asked]
 
 
+async def test_request_that_comes_with_the_end_of_one_that_is_answered_is_answered_too(
+    collector: Running, connect: Connect
+) -> None:
+    """The first needs no body for its answer; the end of its body comes in any turn of the loop around that."""
+    first = request(body(), site="nobody")
+    for turns in range(12):
+        wire = await connect(collector)
+        for _ in range(3):
+            wire.send(first[:-9])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            wire.send(first[-9:] + request(body()))
+            assert [404, 201] == [(await wire.answer()).status for _ in range(2)], turns
+
+
 async def test_pipelined_requests_are_answered_in_order(collector: Running, wire: Wire) -> None:
     wire.send(request(body()) + request(b"{") + request(b"", site="nobody") + request(body()))
     assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from collector.boot.stages import build_rules
-from collector.edge import ordinary, server
+from collector.edge import connection, ordinary
 from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge.connection import Connection
 from collector.edge.head import LONGEST_HEAD_BYTES, HeadReader
-from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.faults import FAULTS, collector_with, faulty
 from tests.edge.wire import Wire, chunk, head, request, tally, until
@@ -478,9 +478,9 @@ async def test_switched_off_nothing_is_ordinary(serve: Serve, connect: Connect, 
 def test_ordinary_requests_pass_by_no_aiohttp_that_was_not_tested(
     monkeypatch: pytest.MonkeyPatch, what: str, value: object
 ) -> None:
-    assert server.fits()
-    monkeypatch.setattr(server, what, value)
-    assert not server.fits()
+    assert connection.fits()
+    monkeypatch.setattr(connection, what, value)
+    assert not connection.fits()
 
 
 async def test_rows_of_both_ways_are_the_same(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

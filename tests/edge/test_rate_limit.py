@@ -201,7 +201,7 @@ def test_flood_of_addresses_never_grows_the_table_and_refuses_nobody_new(clock: 
     flood(20_000)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 10_000
+    assert after - before < 100_000  # what threads of other tests still do; 20,000 places in a dictionary would be 2 MB
     assert 0.99 * 64 * WAYS < len(buckets) <= 64 * WAYS
 
 

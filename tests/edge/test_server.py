@@ -11,9 +11,9 @@ import pytest
 import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge.connection import Connection
 from collector.edge.crowd import OLDEST_ASKED
 from collector.edge.request import Bodies
-from collector.edge.server import Connection
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -80,31 +80,6 @@ async def test_closed_connection_is_no_garbage(collector: Running, connect: Conn
         await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Connection)])
     finally:
         gc.enable()
-
-
-async def test_requests_that_wait_for_their_turn_are_answered(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
-    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
-    collector = await serve()
-    wires = [await connect(collector) for _ in range(20)]
-    for wire in wires:
-        wire.send(2 * request(body()))
-    wires[0].send_eof()
-    assert 40 * [201] == [(await wire.answer()).status for wire in wires for _ in range(2)]
-    assert 40 == tally(collector)["stored"]
-
-
-async def test_event_is_stored_if_its_client_leaves_before_its_turn(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
-    collector = await serve()
-    for wire in [await connect(collector) for _ in range(20)]:
-        wire.send(request(body()))
-        wire.close()
-    await until(lambda: 20 == tally(collector).get("stored"))
 
 
 async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
@@ -228,7 +203,7 @@ async def test_requests_before_an_upgrade_that_is_declined_are_answered(wire: Wi
 
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold its connection, and all that waits to be written, as long as it likes."""
-    monkeypatch.setattr("collector.edge.server.UNREAD_S", 0.2)
+    monkeypatch.setattr("collector.edge.connection.UNREAD_S", 0.2)
     unread = socket.socket()
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
     unread.setblocking(False)

@@ -34,7 +34,7 @@ SCANS = (
 AS_AIOHTTP_LOGS = """
 import sys
 from aiohttp import web
-from collector.edge.server import Connection
+from collector.edge.connection import Connection
 Connection.handle_error = web.RequestHandler.handle_error
 from collector.boot.cli import main
 sys.exit(main())

@@ -257,6 +257,15 @@ def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Uni
     assert unit.settled() is None
 
 
+def test_reload_works_between_an_upgrade_and_its_restart(unit: Unit, newer: Path) -> None:
+    """The new version checks the file then, as a user that cannot unpack it."""
+    put(unit.host, newer, "/opt/collector-newer")
+    for program in ("/opt/collector", "/opt/collector-newer"):
+        unit.systemctl("restart")
+        unit.host.run(program, "install")
+        unit.systemctl("reload")
+
+
 @with_one_worker_and_with_two
 def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(unit: Unit) -> None:
     """Nobody has accepted it: it waits in the kernel (DeferAcceptSec) until its first bytes are there."""
@@ -333,6 +342,25 @@ def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: U
     finally:
         unit.systemctl("stop")
         unit.host.run("umount", DATA_DIR)
+        unit.ledger = kept
+
+
+def test_start_waits_for_the_disk_of_the_data_dir(unit: Unit) -> None:
+    """Else a disk that comes late would be mounted over acknowledged events."""
+    assert unit.settled() is None
+    mount = "var-lib-private-collector.mount"
+    unit.host.write(f"/run/systemd/system/{mount}", f"[Mount]\nWhat=tmpfs\nWhere={DATA_DIR}\nType=tmpfs\n")
+    unit.systemctl("daemon-reload", "--quiet")
+    kept, unit.ledger = unit.ledger, Ledger()
+    try:
+        unit.systemctl("start")
+        assert "active" == unit.host.show(mount, "ActiveState")
+        assert 201 == unit.post()
+        assert unit.settled() is None
+    finally:
+        unit.systemctl("stop", "collector", mount)
+        unit.host.run("rm", f"/run/systemd/system/{mount}")
+        unit.systemctl("daemon-reload", "--quiet")
         unit.ledger = kept
 
 

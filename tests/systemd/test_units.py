@@ -15,11 +15,17 @@ UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = (UNITS / "collector.service").read_text()
 
 
+UNPACKS = b"""#!/bin/sh
+[ "$1" = --unpack-only ] && touch "$COLLECTOR_UNPACK_DIR/unpacked"
+"""
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that says that it is what runs."""
     made = tmp_path / "download"
-    made.write_bytes(b"version 1")
+    made.write_bytes(UNPACKS)
+    made.chmod(0o755)
     monkeypatch.setenv(BINARY_VARIABLE, str(made))
     return made
 
@@ -41,11 +47,11 @@ def test_install_puts_everything_in_its_place(tmp_path: Path, program: Path) -> 
     assert {
         "etc/collector/collector.toml",
         "usr/local/bin/collector",
+        "usr/local/lib/collector/unpacked",
         *(f"usr/local/lib/systemd/system/{name}" for name in unit_files(Path("/usr/local"))),
     } == tree(root)
     assert SERVICE == (root / "usr/local/lib/systemd/system/collector.service").read_text()
     assert 0o755 == (root / "usr/local/bin/collector").stat().st_mode & 0o777
-    assert (root / "usr/local/lib/collector").is_dir()
 
 
 def test_upgrade_replaces_program_and_units_and_leaves_the_configuration(tmp_path: Path, program: Path) -> None:
@@ -58,10 +64,10 @@ def test_upgrade_replaces_program_and_units_and_leaves_the_configuration(tmp_pat
     unit = root / "usr/local/lib/systemd/system/collector.service"
     unit.write_text("old")
     with installed.open("rb") as running:
-        program.write_bytes(b"version 2")
+        program.write_bytes(UNPACKS + b"# version 2")
         assert 0 == main(["install", "--root", str(root)])
-        assert b"version 1" == running.read()
-    assert (b"version 2", SERVICE) == (installed.read_bytes(), unit.read_text())
+        assert UNPACKS == running.read()
+    assert (UNPACKS + b"# version 2", SERVICE) == (installed.read_bytes(), unit.read_text())
     assert "mine" == (root / "etc/collector/collector.toml").read_text()
     assert not (root / "usr/local/bin/.collector.new").exists()
 
@@ -73,6 +79,18 @@ def test_install_elsewhere_changes_every_path_in_the_units(tmp_path: Path, progr
     assert "/usr/local" not in unit
     assert "ExecStart=/opt/collector/bin/collector serve" in unit
     assert "COLLECTOR_UNPACK_DIR=/opt/collector/lib/collector" in unit
+
+
+def test_upgrade_that_cannot_be_unpacked_leaves_the_old_version(
+    tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk: what runs can be started again."""
+    root = tmp_path / "root"
+    assert 0 == main(["install", "--root", str(root)])
+    program.write_text("#!/bin/sh\necho 'collector: cannot unpack: No space left on device' >&2; exit 1")
+    assert 1 == main(["install", "--root", str(root)])
+    assert "collector: install: cannot unpack: No space left on device\n" == capsys.readouterr().err
+    assert UNPACKS == (root / "usr/local/bin/collector").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def data_dir(found: Examined) -> Iterator[Finding]:
     else:
         yield Finding(name, Grade.OK, f"{folder.path}, of user {folder.owner}")
     if user == 0 and folder.owner > 0:
-        words = f"looked at as root; the collector will be user {folder.owner}: run the doctor as that user, too"
+        as_it = f"the collector will be user {folder.owner}: run the doctor as that user, too (docs/systemd.md)"
+        words = f"looked at as root; {as_it}"
         yield Finding("user", Grade.WARN, words)
 
 
