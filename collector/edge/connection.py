@@ -197,12 +197,20 @@ class Connection(web.RequestHandler):
 
     def _stop_where_more_is_dropped(self, parsed: list[Any]) -> None:
         """Take no more on this connection if the parser may drop a part of it, and read on within a request."""
-        if any(isinstance(message, RawRequestMessage) and _drops_what_is_behind(message) for message, _ in parsed):
+        if any(_drops_what_is_behind(message) for message, _ in parsed):
             self._drops = True
         if self._drops and self._owed is None:
-            self._close = True
+            self._close_behind_it()
         elif not self._owed:
             self._drops = False
+
+    def _close_behind_it(self) -> None:
+        """Close the connection when the request that makes the parser drop is answered, and those before it."""
+        for at, (message, payload) in enumerate(self._messages):
+            if _drops_what_is_behind(message):
+                self._messages[at] = cast(Any, message)._replace(should_close=True), payload
+                return
+        self._close = True  # it is being answered
 
     def _watch_head(self, more_bytes: int) -> None:
         """Bound the time and the size of a head that is not complete with so many more bytes."""
@@ -318,8 +326,10 @@ class Connection(web.RequestHandler):
         return answers.not_http()
 
 
-def _drops_what_is_behind(message: RawRequestMessage) -> bool:
+def _drops_what_is_behind(message: Any) -> bool:
     """Of what is behind an upgrade that it does not know (`h2c`) aiohttp's parser drops as much as comes with it."""
+    if not isinstance(message, RawRequestMessage):
+        return False
     known = message.method == hdrs.METH_CONNECT or message.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
     return bool(message.upgrade) and not known
 

@@ -46,7 +46,7 @@ class Ledger:
         if conversation.is_wild and answers and answers[-1].status == 400:
             # What comes in one read with what is no HTTP may share its answer.
             answers, expected = answers[:-1], 0
-        if b"upgrade" in conversation.sent.lower():  # known: in front of one that is declined answers are lost
+        if b"upgrade" in conversation.sent.lower():  # behind one that is declined nothing is read
             expected = min(expected, len(answers))
         if (len(answers) < expected and not cut) or (len(answers) > expected and not conversation.is_wild):
             raise Malformed(f"{len(answers)} answers to {expected} whole requests")
