@@ -21,6 +21,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "trusted_proxies": (),
         "max_body_bytes": 65536,
         "body_timeout_s": 10,
+        "max_connections_per_client": 1000,
         "keepalive_timeout_s": 75,
         "fast_path": True,
         "shutdown_timeout_s": 15,
@@ -88,6 +89,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         trusted_proxies = ["10.0.0.0/8", "::1"]
         max_body_bytes = 1
         body_timeout_s = 0.5
+        max_connections_per_client = 20
         keepalive_timeout_s = 1
         fast_path = false
         shutdown_timeout_s = 2
@@ -128,6 +130,7 @@ def test_every_key_can_be_set(read: Load) -> None:
             "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("::1/128")),
             "max_body_bytes": 1,
             "body_timeout_s": 0.5,
+            "max_connections_per_client": 20,
             "keepalive_timeout_s": 1,
             "fast_path": False,
             "shutdown_timeout_s": 2,
