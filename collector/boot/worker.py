@@ -289,6 +289,6 @@ def warm_up() -> None:
     gc.freeze()
     # Nor is there much to find later: an ordinary request or connection leaves no cycle (tests/edge/test_server.py),
     # and 6,000 broken ones 10,000 objects. A full collection holds the loop for 25 to 50 ms where there are 1,000
-    # connections; under full load it came once a second, and comes every ten now.
+    # connections; under full load it came once a second, and comes a tenth as often now.
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, MIDDLE_COLLECTIONS_PER_FULL)

@@ -172,7 +172,7 @@ def measure_cpu(config: Config) -> CpuSpeed:
     request_s = _cpu_s(fresh, answer_all, CPU_S * 2 / 3)
     assert all(answer.startswith(b"HTTP/1.1 201") for answer in answered), answered[0]
     stages = fresh()
-    stages.journal.submit = lambda event, told: kept.append(event)  # type: ignore[method-assign]
+    stages.journal.submit = lambda event, told: kept.append(event)  # type: ignore[method-assign]  # no disk
     answer_all(stages)
     row_s = _cpu_s(lambda: kept, keep_all, CPU_S / 3)
     return CpuSpeed(
