@@ -31,6 +31,7 @@ from collector.journal.journal import Journal
 from collector.journal.quarantine import Quarantine
 from collector.journal.segment import SegmentStore
 from collector.metrics import Metrics
+from collector.parts.table import settle_memory_pool
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
 from collector.sites import build_site
@@ -75,7 +76,8 @@ class Heart:
 @asynccontextmanager
 async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
     """A heart that beats, and how late it was in a second in which nothing else happened."""
-    sys.setswitchinterval(GIL_SWITCH_S)  # this and the next as the worker does
+    sys.setswitchinterval(GIL_SWITCH_S)  # this and what follows as the worker does
+    settle_memory_pool()
     gc.collect()
     gc.freeze()
     heart = Heart()

@@ -34,7 +34,7 @@ from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
 from collector.parts.expire import expire
-from collector.parts.table import to_batch
+from collector.parts.table import settle_memory_pool, to_batch
 from collector.share import ALONE, Share
 
 log = logging.getLogger(__name__)
@@ -281,6 +281,7 @@ class Worker:
 
 def warm_up() -> None:
     """Do now what would hold the loop when the first events come."""
+    settle_memory_pool()
     # pyarrow's first conversion looks for pandas, and imports it where it is there: 170 ms.
     to_batch([[None] * len(COLUMNS)])
     # What start-up made stays for good: a full collection that looks through it takes 50 ms (bench/scrape.py), and

@@ -1,0 +1,73 @@
+"""How long rows take to become columns, and what memory they take, by Arrow's memory pool: `python -m bench.pools`.
+
+Each pool is measured in a process of its own, over segments that are filled, merged and freed as a collector's are.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.openloop import quantiles
+from bench.server import ROOT
+from bench.stall import sample_events
+from collector.journal.buffer import BATCH_ROWS
+from collector.parts.table import merge, to_batch
+
+POOLS = ("mimalloc", "jemalloc", "system")  # the first is Arrow's own choice
+SEGMENTS = 4
+SAMPLE_BATCHES = 100
+SEGMENT_BATCHES = 330  # the 85,000 events of a full segment
+KEPT = 2  # segments in memory: one that is filled, one that is flushed
+
+
+def measure(pool: str) -> dict[str, float]:
+    """Milliseconds of 256 rows to columns, and the most memory this process took, in MB."""
+    pa.set_memory_pool(getattr(pa, f"{pool}_memory_pool")())
+    rows = [event.row for event in sample_events(SAMPLE_BATCHES * BATCH_ROWS, 1)]
+    gc.collect()
+    gc.freeze()
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    segments: list[list[pa.RecordBatch]] = []
+    in_ms = []
+    began = time.process_time()
+    for _ in range(SEGMENTS):
+        segments = [*segments[1 - KEPT :], []]
+        for number in range(SEGMENT_BATCHES):
+            at = number % SAMPLE_BATCHES * BATCH_ROWS
+            batch = rows[at : at + BATCH_ROWS]
+            started = time.perf_counter()
+            segments[-1].append(to_batch(batch))
+            in_ms.append((time.perf_counter() - started) * 1e3)
+        merge(segments[-1])
+    used_s = time.process_time() - began
+    grown_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - before_mb
+    return {**quantiles(in_ms), "us_per_row": used_s / len(in_ms) / BATCH_ROWS * 1e6, "grown_mb": grown_mb}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pool", nargs="?", choices=POOLS, help="measure this one, here, and print JSON")
+    pool = parser.parse_args().pool
+    if pool is not None:
+        print(json.dumps(measure(pool)))
+        return
+    table = Table("pool", "p50 ms", "p90", "p99", "max", "CPU us/row", "RSS grew by MB", box=box.MARKDOWN)
+    for name in POOLS:
+        command = [sys.executable, "-m", "bench.pools", name]
+        found = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+        figures = (found[key] for key in ("p50", "p90", "p99", "p100", "us_per_row"))
+        table.add_row(name, *(f"{figure:.2f}" for figure in figures), f"{found['grown_mb']:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
