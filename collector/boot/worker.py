@@ -47,7 +47,11 @@ EXPIRE_EVERY_S = 3_600.0
 # would let it wait 5 ms, again and again. See bench/scrape.py: late by 5 ms at p50 with Python's, by 1 ms with this.
 GIL_SWITCH_S = 0.001
 
-MIDDLE_COLLECTIONS_PER_FULL = 100  # Python's own is 10
+# Of the garbage collector; Python's own are 700, 10 and 10. An event leaves nothing to find, and neither does an
+# ordinary connection (tests/edge/test_server.py), so all that is looked at is what waits for a commit, over and over,
+# and with 1,000 connections 65,000 objects at each full collection: 20 ms, once a second under full load. With these
+# it comes once in 40 s. 40,000 broken requests, which do leave something, take 25 MB until they are found, and no more.
+GARBAGE_THRESHOLDS = (10_000, 2, 50)
 
 # How long a draining worker waits for a request whose first bytes are still on their way: closing a connection
 # at once would lose what its client has already sent.
@@ -288,8 +292,4 @@ def warm_up() -> None:
     # with 10,000 sites 200 ms.
     gc.collect()
     gc.freeze()
-    # Nor is there much to find later: an ordinary request or connection leaves no cycle (tests/edge/test_server.py),
-    # and 6,000 broken ones 10,000 objects. A full collection holds the loop for 25 to 50 ms where there are 1,000
-    # connections; under full load it came once a second, and comes a tenth as often now.
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, MIDDLE_COLLECTIONS_PER_FULL)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)

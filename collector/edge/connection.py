@@ -21,6 +21,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from collector.edge import answers
 from collector.edge.ordinary import OrdinaryRequests
+from collector.edge.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,11 @@ class Connection(web.RequestHandler):
 
     count_bad_request: Callable[[], None]
     head_timeout_s: Callable[[], float]
+    pace: Pace
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     peer: str | None = None
-    _answering = False  # an ordinary request, behind aiohttp's back
-    _held: bytes = b""  # what came meanwhile
+    _answering = False  # an ordinary request, behind aiohttp's back; or one may wait for its turn
+    _held: bytes = b""  # what came meanwhile, or waits for its turn; the client is not read while there is any
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
     # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
     # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
@@ -120,17 +122,45 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._answering:
             # A client that does not wait for its answers; it is read again when it has this one.
-            self._held += data
-            if self.transport is not None:
-                self.transport.pause_reading()
-            return
-        if self._owed == 0 and self.ordinary is not None and self._is_free():
-            request = self.ordinary.find(data)
-            if request is not None:
-                self._answering = True
-                self.ordinary.answer(request, self.peer, self._write)
-                return
-        self._hand_on(data)
+            self._hold(data)
+        elif self._owed != 0 or self.ordinary is None or not self._is_free():
+            self._hand_on(data)
+        elif self.pace.take_up(len(data), self._go_on):
+            self._take_up(data)
+        else:
+            self._answering = True
+            self._hold(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def _release(self) -> bytes:
+        """What was held; the client is read again."""
+        held, self._held = self._held, b""
+        if self.transport is not None:
+            self.transport.resume_reading()
+        return held
+
+    def _go_on(self) -> None:
+        """Take up what had to wait for its turn. Whoever calls must not fail with this connection."""
+        self._answering = False
+        try:
+            self._take_up(self._release())
+        except Exception:
+            log.exception("a connection failed")
+            self._abort()
+
+    def _take_up(self, data: bytes) -> None:
+        """What has come at the border of two requests."""
+        assert self.ordinary is not None
+        request = self.ordinary.find(data)
+        if request is None:
+            self._hand_on(data)
+        else:
+            self._answering = True
+            self.ordinary.answer(request, self.peer, self._write)
 
     def _is_free(self) -> bool:
         """Whether aiohttp has nothing to do with this connection at the moment, and need not wait for the client."""
@@ -153,13 +183,14 @@ class Connection(web.RequestHandler):
             if self._keepalive_handle is None:
                 self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
             if self._held:
-                held, self._held = self._held, b""
-                self.transport.resume_reading()
-                self.data_received(held)
+                self.data_received(self._release())
         except Exception:
             log.exception("a connection failed")
-            if self.transport is not None:
-                self.transport.abort()
+            self._abort()
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def _process_keepalive(self) -> None:
         if self._answering:
@@ -249,10 +280,10 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
         """A client that has sent all of its requests may close its side; it still gets its answers."""
-        if self._is_answered():
-            return False
-        self._close_when_answered()
-        return True
+        if not self._is_answered():
+            self._close_when_answered()
+            return True
+        return not self.pace.take_up(0, self._close_when_answered)
 
     def _close_when_answered(self) -> None:
         if self._is_answered():

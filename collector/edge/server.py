@@ -11,6 +11,7 @@ from collector.edge.collect import Rules
 from collector.edge.connection import Connection
 from collector.edge.crowd import Crowd
 from collector.edge.ordinary import OrdinaryRequests
+from collector.edge.pace import Pace
 from collector.metrics import Metrics
 
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
@@ -39,6 +40,7 @@ class Server(web.Server):
         self._metrics = metrics
         self._rules = rules
         self._ordinary = ordinary
+        self._pace = Pace()
         self._crowd = Crowd(max_connections)
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
@@ -51,6 +53,7 @@ class Server(web.Server):
         connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
         connection.count_bad_request = self._metrics.bad_requests.inc
         connection.head_timeout_s = lambda: self._rules().body_timeout_s
+        connection.pace = self._pace
         connection.ordinary = self._ordinary
         return connection
 

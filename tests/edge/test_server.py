@@ -82,6 +82,45 @@ async def test_closed_connection_is_no_garbage(collector: Running, connect: Conn
         gc.enable()
 
 
+async def test_requests_that_wait_for_their_turn_are_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    wires = [await connect(collector) for _ in range(20)]
+    for wire in wires:
+        wire.send(2 * request(body()))
+    wires[0].send_eof()
+    assert 40 * [201] == [(await wire.answer()).status for wire in wires for _ in range(2)]
+    assert 40 == tally(collector)["stored"]
+
+
+async def test_event_is_stored_if_its_client_leaves_before_its_turn(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    for wire in [await connect(collector) for _ in range(20)]:
+        wire.send(request(body()))
+        wire.close()
+    await until(lambda: 20 == tally(collector).get("stored"))
+
+
+async def test_connections_that_are_closed_together_all_go(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    collector = await serve()
+    wires = [await connect(collector) for _ in range(20)]
+    for wire in wires:
+        wire.send(request(body()))
+    assert 20 * [201] == [(await wire.answer()).status for wire in wires]
+    for wire in wires:
+        wire.close()
+    await until(lambda: collector.stages.metrics.connections._value.get() == 0)
+
+
 async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
     async with running(config(tmp_path), max_connections=10) as collector:
         for _ in range(2 * OLDEST_ASKED):

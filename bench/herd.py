@@ -1,0 +1,88 @@
+"""A thousand connections that all send at once, or all close: how late is the event loop? `python -m bench.herd`
+
+The collector is stopped meanwhile, so that it finds it all in one turn of its loop.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich import print_json
+
+from bench.peak import event_loop_lag
+from bench.requests import requests
+from bench.subject import Setup, collecting
+
+BETWEEN_S = 0.05
+STORED = b"HTTP/1.1 201 "
+
+
+def herd(connections: int, rounds: int) -> dict[str, object]:
+    """How late the beats of the loop were. Raises NoResult."""
+    cores = sorted(os.sched_getaffinity(0))
+    sent = list(requests(connections))
+    acknowledged = 0
+    with (
+        tempfile.TemporaryDirectory() as name,
+        ExitStack() as opened,
+        collecting(Path(name), Setup(cores=str(cores[0]))) as collector,
+    ):
+        url = urlsplit(collector.url)
+        for _ in range(rounds):
+            sockets = [
+                opened.enter_context(socket.create_connection((url.hostname, url.port), timeout=30))
+                for _ in range(connections)
+            ]
+            with stopped(collector.server.pid):
+                for connection, request in zip(sockets, sent, strict=True):
+                    connection.sendall(request)
+            acknowledged += sum(connection.recv(4_096).startswith(STORED) for connection in sockets)
+            time.sleep(BETWEEN_S)
+            with stopped(collector.server.pid):
+                opened.close()
+            time.sleep(BETWEEN_S)
+        samples = collector.metrics()
+        beats = {
+            f"late_over_{milliseconds}_ms": samples[LAST] - samples[bucket(milliseconds)]
+            for milliseconds in (5, 10, 20, 50)
+        }
+        lag = event_loop_lag(collector)
+        collector.finish(acknowledged)
+    return {"connections": connections, "rounds": rounds, "acknowledged": acknowledged, **beats, **(lag or {})}
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def bucket(milliseconds: float) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The bucket of the collector's histogram of that bound."""
+    return "collector_event_loop_lag_seconds_bucket", (("le", f"{milliseconds / 1e3}"),)
+
+
+LAST = "collector_event_loop_lag_seconds_bucket", (("le", "+Inf"),)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.herd", description=__doc__)
+    parser.add_argument("--connections", type=int, default=1_000, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    print_json(data=herd(arguments.connections, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
