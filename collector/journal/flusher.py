@@ -179,7 +179,11 @@ class Flusher:
 
     async def _publish(self, segment: Segment) -> None:
         started = time.perf_counter()
-        parts = await self._in_thread(self._flush_segment, segment)
+        self._journal.flush_under_way = True
+        try:
+            parts = await self._in_thread(self._flush_segment, segment)
+        finally:
+            self._journal.flush_under_way = False
         took_s = time.perf_counter() - started
         rows = sum(part.rows for part in parts)
         log.info(

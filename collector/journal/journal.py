@@ -82,6 +82,7 @@ class Journal:
         self.disk_free_bytes = 0  # as of the last look
         self.trouble: str | None = None  # what keeps events from being taken, for a person; None: nothing
         self.flush_due = asyncio.Event()
+        self.flush_under_way = False  # of a sealed segment, whose events are in memory meanwhile
         self.broken = asyncio.Event()  # nothing can be acknowledged any more: the process should end
 
     def open(self) -> None:
@@ -318,8 +319,9 @@ class Journal:
         if not buffer.rows:
             return
         columns: Columns | None = buffer.columns()
-        if file is not None and any(segment.columns for segment in self.sealed):
-            columns = None  # one in memory is enough; this one will be read from its file
+        if file is not None and (self.flush_under_way or any(segment.columns for segment in self.sealed)):
+            # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
+            columns = None
         segment = Segment(
             file.id if file else self._store.new_id(),
             file.path if file else None,

@@ -152,6 +152,19 @@ async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(jour
     await journal.close()
 
 
+async def test_segment_that_is_sealed_while_another_is_read_back_is_on_disk_alone(journal: Journal) -> None:
+    """The flush has that one in memory."""
+    journal.flush_under_way = True
+    await journal.append(make_event("a"))
+    await journal.seal()
+    journal.flush_under_way = False
+    await journal.append(make_event("b"))
+    await journal.seal()
+    assert [False, True] == [segment.columns is not None for segment in journal.sealed]
+    assert [["a"], ["b"]] == [sites_in_file(segment) for segment in journal.sealed]
+    await journal.close()
+
+
 async def test_segment_whose_flush_failed_is_on_disk_alone(journal: Journal) -> None:
     """So that a disk which fails for hours does not fill the memory."""
     await journal.append(make_event())

@@ -130,6 +130,21 @@ async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, monkeypatch
     assert [os.getpriority(os.PRIO_PROCESS, 0) + FLUSH_NICE] == nice
 
 
+async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(segment: Segment) -> list[Part]:
+        seen.append(bench.journal.flush_under_way)
+        return bench.disk(segment)
+
+    monkeypatch.setattr(bench.flusher, "_flush_segment", look)
+    async with bench.running():
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S)
+        assert [True] == seen
+        assert not bench.journal.flush_under_way
+
+
 async def test_timer_that_wakes_early_is_waited_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a nanosecond, as a rounded time can; the flush must not wait for another interval."""
     sleep = bench.clock.sleep
