@@ -3,14 +3,17 @@
 libuv hands over what came on up to 1,024 connections in one turn. When a thousand send at once, a turn that took up all
 of it would take 50 ms, and whatever else is due would wait: timers, answers to events that are stored. So a turn takes
 up some of it, and the rest waits in its order for the next ones.
+
+It accepts one new connection a turn, too, so that a long turn is a long wait for a newcomer.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 
-# 90 requests of the usual size, some 3 ms; of 8 KB each 30, some 3 ms as well.
-TURN_BYTES = 300_000
+# 34 requests of the usual size, some 1 ms; of 8 KB each 10. With three times as much a newcomer waited 1.5 s beside 128
+# busy connections and durability `memory`, and 12 ms with this, for the same CPU time (bench/newcomers.py).
+TURN_BYTES = 100_000
 PIECE_BYTES = 2_048  # what a piece costs however small it is, as if it were so much longer
 
 # What may wait: a thousand requests of 8 KB, or 5,000 of the usual size. What comes beyond it is taken up at once, as

@@ -202,7 +202,9 @@ def test_flood_of_addresses_never_grows_the_table_and_refuses_nobody_new(clock: 
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 100_000  # what threads of other tests still do; 20,000 places in a dictionary would be 2 MB
-    assert 0.99 * 64 * WAYS < len(buckets) <= 64 * WAYS
+    # The last 1,000 addresses are not full again yet, and keys are salted: a set of 8 places is given 16 of them on
+    # average, and fewer than 8 once in 70 times.
+    assert 0.9 * 64 * WAYS < len(buckets) <= 64 * WAYS
 
 
 def test_table_takes_4_megabytes() -> None:
