@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import NoReturn, Protocol
@@ -33,6 +34,7 @@ from collector.edge.rate_limit import BucketTable
 from collector.edge.server import Server
 from collector.events import COLUMNS
 from collector.journal.segment import SegmentBroken
+from collector.nice import be_nice
 from collector.parts.expire import expire
 from collector.parts.table import settle_memory_pool, to_batch
 from collector.share import ALONE, Share
@@ -116,6 +118,8 @@ class Worker:
     async def run(self, public: socket.socket, boss: Boss) -> int:
         """Serve until told to stop, then drain. The exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
+        # A scrape, a reload, expiry, a look at the disk: nobody waits for them as a client does for an answer.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=be_nice))
         await self._check_disk()
         async with boss.attached(self):
             async with self._serving_public(public):

@@ -7,7 +7,6 @@ again, with back-off, for as long as the process lives; of those on disk one at 
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,14 +18,10 @@ from collector.journal.journal import Journal
 from collector.journal.rejects import RejectedStore, Rejects
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
+from collector.nice import be_nice
 from collector.parts.writer import Part
 
 log = logging.getLogger(__name__)
-
-# The flush thread works for most of a second outside the interpreter, and where there are as many workers as cores it
-# takes its half of one from the event loop beside it: at 9,000 events a second on one core p99 was 74 to 98 ms, and 10
-# to 12 with this (`python -m bench paced --rate 9000`). 10 gained no more.
-FLUSH_NICE = 5
 
 FIRST_RETRY_S = 0.5
 # What is sealed meanwhile waits too. On a full disk, the usual trouble, to try it would fail as well; beside a segment
@@ -122,8 +117,7 @@ class Flusher:
             time_is_over.cancel()
 
     def _on_thread(self) -> None:
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + FLUSH_NICE)
+        be_nice()
         self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def _cpu_ns(self) -> int | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from collector.journal.flusher import FIRST_RETRY_S, FLUSH_NICE, LONGEST_RETRY_S, Flusher
+from collector.journal.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
+from collector.nice import NICE
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
 from tests.journal.test_journal import make_event, make_journal
@@ -127,7 +128,7 @@ async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, monkeypatch
     await bench.journal.append(make_event())
     await bench.journal.seal()
     assert await bench.flusher.flush()
-    assert [os.getpriority(os.PRIO_PROCESS, 0) + FLUSH_NICE] == nice
+    assert [os.getpriority(os.PRIO_PROCESS, 0) + NICE] == nice
 
 
 async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

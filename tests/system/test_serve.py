@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from collector.nice import NICE
 from tests.support import body, event, read_rows
 from tests.system import wire
 from tests.system.process import (
@@ -215,6 +216,15 @@ def half_sent(process: Process, data: bytes) -> Iterator[socket.socket]:
         connection.sendall(wire.head("demo", len(data)) + data[: len(data) // 2])
         wait_until(lambda: process.metrics().value("collector_requests_under_way") == 1, "the request is under way")
         yield connection
+
+
+def test_scrape_leaves_the_core_to_the_event_loop(tmp_path: Path) -> None:
+    """A nicer thread than the loop's renders it. (The flush thread is nice too, but here there is nothing to flush.)"""
+    with serving(tmp_path) as process:
+        process.metrics()
+        loop = os.getpriority(os.PRIO_PROCESS, process.popen.pid)
+        threads = {int(task.name) for task in Path(f"/proc/{process.popen.pid}/task").iterdir()}
+        assert loop + NICE in {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
 
 
 def test_request_under_way_at_sigterm_is_stored_and_its_connection_closed(tmp_path: Path) -> None:
