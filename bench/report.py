@@ -59,8 +59,9 @@ def _provenance(about: Result) -> str:
 
 def _python(python: Result) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
-    build = "profile-guided" if python["profile_guided"] else "not profile-guided"
-    return f"Python {python['version']} ({build}) with {packages}"
+    # Said where it is known: Debian's is profile-guided, and tells of another build of its own that is not.
+    build = ", profile-guided" if python["profile_guided"] else ""
+    return f"Python {python['version']} ({python['compiler']}{build}) with {packages}"
 
 
 def _peak(runs: Sequence[Result], where: str) -> str:

@@ -9,7 +9,12 @@ import pytest
 
 from bench.report import PAGE, render
 
-PYTHON = {"version": "3.11.2", "profile_guided": True, "packages": {"aiohttp": "3.14.5", "uvloop": None}}
+PYTHON = {
+    "version": "3.11.2",
+    "compiler": "GCC 12.2.0",
+    "profile_guided": True,
+    "packages": {"aiohttp": "3.14.5", "uvloop": None},
+}
 ABOUT = {
     "command": "python -m bench all",
     "date": "2026-11-24 10:00 UTC",
@@ -83,8 +88,8 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
         "| parse | 2.50 | ujson |",
-        "Python 3.11.2 (profile-guided) with aiohttp 3.14.5; wrk 4.1.0*",
-        "; Fastify 5.0.1; FastAPI's Python 3.11.2 (profile-guided) with aiohttp 3.14.5*",
+        "Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5; wrk 4.1.0*",
+        "; Fastify 5.0.1; FastAPI's Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5*",
         "(./compare.svg)",
     ):
         assert words in page
