@@ -27,11 +27,19 @@ def workers(process: Process) -> dict[int, int]:
     """The pids of the workers that run, by their number."""
     found = {}
     for task in Path(f"/proc/{process.popen.pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        for child in read_proc(task / "children").split():
+            words = read_proc(Path(f"/proc/{int(child)}/cmdline")).split(b"\0")
             if b"worker" in words:
                 found[int(words[words.index(b"worker") + 1])] = int(child)
     return found
+
+
+def read_proc(file: Path) -> bytes:
+    """What Linux tells of a thread or a process; nothing, if it has just ended."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def replaced(process: Process, number: int, old: int) -> None:
