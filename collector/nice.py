@@ -7,9 +7,9 @@ after every step of the loop, would else have half of the core that the loop is 
 import os
 import threading
 
-# A flush works for most of a second: at 9,000 events a second on one core p99 was 74 to 98 ms, and 10 to 12 with this.
-# A scrape of 1,000 sites every second: 19 to 35, and 14 to 15 (`python -m bench paced --rate 9000`; 7000 for scrapes).
-# 10 gained no more.
+# A flush works for most of a second: at 9,000 events a second on one core p99 was 74 to 98 ms, and 10 to 12 with this
+# (`python -m bench paced --rate 9000`). 10 gained no more. 15 did, of 100 sites 7 to 11 ms in place of 11 to 15; but
+# its share of a busy core is a thirtieth, and a flush of 9,000 events a second needs more.
 NICE = 5
 
 
