@@ -14,6 +14,7 @@ from rich.markdown import Markdown
 
 from bench.compare import compare
 from bench.growth import AXES, growth
+from bench.half import half
 from bench.micro import micro
 from bench.peak import Shape, peak
 from bench.recovery import recovery
@@ -76,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         lambda arguments: compare(setup_of(arguments), shape_of(arguments), arguments.rounds),
     )
     command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    command = scenario(
+        "half",
+        "open loop at half of the peak: the latency with and without flushes",
+        lambda arguments: half(setup_of(arguments), shape_of(arguments), arguments.rounds),
+    )
+    command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    command.set_defaults(seconds=20)
     command = scenario(
         "growth",
         "by sites, size, connections, durability, workers",

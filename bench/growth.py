@@ -75,7 +75,7 @@ def _steps(axis: str, setup: Setup, shape: Shape, sites: Sequence[int], longest_
 
             for count in sites:
                 for partition_by in PARTITIONS if count > 1 else PARTITIONS[:1]:
-                    many = replace(_with(setup, "storage", partition_by=partition_by), sites=count)
+                    many = replace(with_settings(setup, "storage", partition_by=partition_by), sites=count)
                     label = labelled(count, partition_by=", ".join(partition_by))
                     yield label.labels, partial(at_half_peak, many, label)
         case "size":
@@ -86,14 +86,14 @@ def _steps(axis: str, setup: Setup, shape: Shape, sites: Sequence[int], longest_
                 yield closed(setup, replace(labelled(count), connections=count))
         case "durability":
             for durability in DURABILITIES:
-                yield closed(_with(setup, "storage", durability=durability), labelled(durability))
+                yield closed(with_settings(setup, "storage", durability=durability), labelled(durability))
         case "workers":
             for workers in range(1, (os.cpu_count() or 1) + 1):
                 # Several workers and the load share all cores; so does the one that they are compared with.
-                free = replace(_with(setup, "server", workers=workers), cores=None)
+                free = replace(with_settings(setup, "server", workers=workers), cores=None)
                 yield closed(free, replace(labelled(workers), load_cores=None))
 
 
-def _with(setup: Setup, section: str, **changes: Any) -> Setup:
+def with_settings(setup: Setup, section: str, **changes: Any) -> Setup:
     settings: Settings = setup.settings | {section: setup.settings.get(section, {}) | changes}
     return replace(setup, settings=settings)

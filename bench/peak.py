@@ -62,7 +62,7 @@ def _measure(collector: Collector, shape: Shape, requests: Path) -> Result:
     with MemoryWatch(server.pid) as memory:
         run = load(shape.seconds, warm.sent)
         serving_s = server.cpu_s() - before
-    lag = event_loop_lag(collector)
+    lag, committed = event_loop_lag(collector), commits(collector)
     collector.finish(warm.acknowledged + run.acknowledged)
     written = [path.stat().st_size for path in parts(collector.data_dir)]
     return {
@@ -83,35 +83,50 @@ def _measure(collector: Collector, shape: Shape, requests: Path) -> Result:
         "parts": len(written),
         "part_bytes_per_event": sum(written) / (warm.acknowledged + run.acknowledged),
         "event_loop_lag": lag,
+        "commits": committed,
     }
 
 
 LAG = "collector_event_loop_lag_seconds_bucket"
+COMMITS = "collector_journal_commit_duration_seconds_bucket"
 
 
 def event_loop_lag(collector: Collector) -> Result | None:
-    """How late the event loop was, from the collector's own histogram; None where this version has none.
-
-    `late_over_20_ms` counts the beats beyond the first bucket that reaches 20 ms; `at_most_ms` is the bucket in which
-    the latest beat fell (None: beyond the last).
-    """
-    buckets: dict[float, float] = {}
-    for (name, labels), value in collector.metrics().items():
-        if name == LAG:
-            bound = float(dict(labels)["le"])
-            buckets[bound] = buckets.get(bound, 0) + value
-    return lag_of(buckets)
+    """How late the event loop was, from the collector's own histogram; None where this version has none."""
+    buckets = _buckets(collector, LAG)
+    return lag_of(buckets) if buckets else None
 
 
-def lag_of(buckets: dict[float, float]) -> Result | None:
-    """The same of cumulative buckets by their upper bound in seconds."""
+def commits(collector: Collector) -> Result | None:
+    """How long commits took, which is what every answer waits for; `over_30_ms` counts those that the disk held."""
+    buckets = _buckets(collector, COMMITS)
     if not buckets:
         return None
+    count, over, at_most = beyond(buckets, 0.03)
+    return {"count": count, "over_30_ms": over, "at_most_ms": at_most}
+
+
+def lag_of(buckets: dict[float, float]) -> Result:
+    """The same of buckets; `late_over_20_ms` counts beats."""
+    count, over, at_most = beyond(buckets, 0.02)
+    return {"beats": count, "late_over_20_ms": over, "at_most_ms": at_most}
+
+
+def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, float, float | None]:
+    """Of cumulative buckets by their upper bound in seconds: how many there were; how many beyond the first bucket that
+    reaches what is tolerated; and in milliseconds the bucket of the longest (None: beyond the last).
+    """
     total = buckets[float("inf")]
-    tolerated = min((bound for bound in buckets if bound >= 0.02), default=float("inf"))
-    latest = min(bound for bound, count in buckets.items() if count >= total)
-    return {
-        "beats": total,
-        "late_over_20_ms": total - buckets[tolerated],
-        "at_most_ms": latest * 1e3 if latest != float("inf") else None,
-    }
+    tolerated = min((bound for bound in buckets if bound >= tolerated_s), default=float("inf"))
+    longest = min(bound for bound, count in buckets.items() if count >= total)
+    return total, total - buckets[tolerated], longest * 1e3 if longest != float("inf") else None
+
+
+def _buckets(collector: Collector, name: str) -> dict[float, float]:
+    """Of one histogram, over all workers."""
+    buckets: dict[float, float] = {}
+    for (found, labels), value in collector.metrics().items():
+        if found == name:
+            bound = float(dict(labels)["le"])
+            buckets[bound] = buckets.get(bound, 0) + value
+    return buckets

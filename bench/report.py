@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from bench.results import FOLDER, Result
 
 TEMPLATE = Path(__file__).with_name("README.template.md")
 PAGE = Path(__file__).with_name("README.md")
-SCENARIOS = ("peak", "sustained", "compare", "growth", "recovery", "micro")
+SCENARIOS = ("peak", "sustained", "half", "compare", "growth", "recovery", "micro")
 
 
 def render(results: Path = FOLDER, page: Path = PAGE) -> str:
@@ -112,6 +113,28 @@ def _sustained(runs: Sequence[Result], where: str) -> str:
     head = ["", "requests/min", "s", "CPU us/event", "p50 ms", "p99", "p99.9", "max", "loop over 20 ms", "RSS MB"]
     plot = f"\n\n![Latency and memory over time]({where}/sustained.svg)" if held else ""
     return words + table(head, rows) + plot
+
+
+def _half(runs: Sequence[Result], where: str) -> str:
+    rows = []
+    for what in dict.fromkeys(run["what"] for run in runs):
+        of = [run for run in runs if run["what"] == what]
+        p99s = sorted(run["p99_ms"] for run in of)
+        rows.append(
+            [
+                what,
+                f"{median(run['cpu_us_per_event'] for run in of):.1f}",
+                f"{median(run['quantiles_ms']['p50'] for run in of):.1f}",
+                f"**{median(p99s):.1f}**",
+                ", ".join(f"{p99:.1f}" for p99 in p99s),
+                f"{sum(run['flushes'] for run in of):.0f}",
+                _share(of, "commits", "over_30_ms", "count"),
+                _share(of, "event_loop_lag", "late_over_20_ms", "beats"),
+            ]
+        )
+    head = ["", "CPU us/event", "p50 ms", "p99 ms, median", "of each run", "flushes"]
+    head += ["commits over 30 ms", "loop over 20 ms"]
+    return f"{_millions(runs[0]['rate_per_second'] * 60)} requests a minute:\n\n{table(head, rows)}"
 
 
 def _compare(runs: Sequence[Result], where: str) -> str:
@@ -214,6 +237,7 @@ def _micro(runs: Sequence[Result], where: str) -> str:
 _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
     "peak": _peak,
     "sustained": _sustained,
+    "half": _half,
     "compare": _compare,
     "growth": _growth,
     "recovery": _recovery,
@@ -236,5 +260,11 @@ def _bold(text: str, yes: bool) -> str:
 
 def _lag(run: Result) -> str:
     """Beats of the event loop that came more than 20 ms late, as the collector counts them."""
-    lag = run.get("event_loop_lag")
-    return f"{lag['late_over_20_ms']:.0f} of {lag['beats']:,.0f}" if lag else "-"
+    return _share([run], "event_loop_lag", "late_over_20_ms", "beats")
+
+
+def _share(runs: Sequence[Result], what: str, part: str, total: str) -> str:
+    """How many of how many, over all runs, if each has counted."""
+    if not all(run.get(what) for run in runs):
+        return "-"
+    return f"{sum(run[what][part] for run in runs):,.0f} of {sum(run[what][total] for run in runs):,.0f}"

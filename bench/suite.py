@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bench.compare import compare
 from bench.growth import AXES, growth
+from bench.half import half
 from bench.micro import micro
 from bench.peak import Shape, peak
 from bench.recovery import recovery
@@ -35,6 +36,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
         "peak": lambda: [peak(setup, replace(shape, seconds=15)) for _ in range(3)],
         "compare": lambda: compare(setup, replace(shape, seconds=10), rounds=5),
         "sustained": lambda: sustained(setup, replace(open_loop, seconds=60)),
+        "half": lambda: half(setup, replace(shape, seconds=20), rounds=5),
         "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
         "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
         "micro": lambda: micro(setup.python),

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.openloop import Paced, run_paced
-from bench.peak import Shape, event_loop_lag, peak
+from bench.peak import Shape, commits, event_loop_lag, peak
 from bench.requests import write_requests
 from bench.results import Result
 from bench.server import MemoryWatch, NoResult
@@ -67,7 +67,7 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
                 run = load(rate, shape.seconds, warm.sent, on_progress)
                 serving_s = server.cpu_s() - before
             samples = collector.metrics()
-            lag = event_loop_lag(collector)
+            lag, committed = event_loop_lag(collector), commits(collector)
             collector.finish(warm.acknowledged + run.acknowledged)
             written = [path.stat().st_size for path in parts(collector.data_dir)]
     result: Result = {
@@ -96,6 +96,7 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
         "parts": len(written),
         "part_bytes_per_event": sum(written) / max(1, warm.acknowledged + run.acknowledged),
         "event_loop_lag": lag,
+        "commits": committed,
     }
     result["broken"] = broken(result)
     return result

@@ -6,14 +6,55 @@ after every step of the loop, would else have half of the core that the loop is 
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
-# A flush works for most of a second: at 9,000 events a second on one core p99 was 74 to 98 ms, and 10 to 12 with this
-# (`python -m bench paced --rate 9000`). 10 gained no more. 15 did, of 100 sites 7 to 11 ms in place of 11 to 15; but
-# its share of a busy core is a thirtieth, and a flush of 9,000 events a second needs more.
+# A third of the loop's share. A flush works for most of a second: at 9,000 events a second on one core p99 was 74 to
+# 98 ms, and 10 to 18 with this (`python -m bench paced --rate 9000`).
 NICE = 5
 
+# A thirtieth of it, so in effect what the loop leaves: p99 is what it is without a flush (`python -m bench half`). But it
+# is a thirtieth of any other program's share too, and a thread that waits behind one may hold the interpreter, and the
+# loop up, for half a second.
+VERY_NICE = 15
 
-def be_nice() -> None:
-    """Lower the priority of the calling thread, for good."""
-    thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)
+
+def be_nice(nice: int = NICE, thread: int | None = None) -> None:
+    """Set how far a thread, by default the calling one, is behind its process. Raises PermissionError.
+
+    Nobody may bring a thread nearer again, unless `may_hurry` says so.
+    """
+    of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id() if thread is None else thread, of_process + nice)
+
+
+def may_hurry() -> bool:
+    """Whether a thread that is nice may be as near as its process again: root's, or with a RLIMIT_NICE for it any."""
+
+    def tried() -> bool:
+        be_nice(VERY_NICE)
+        with suppress(PermissionError):
+            be_nice(0)
+            return True
+        return False
+
+    with ThreadPoolExecutor(1) as thread:  # one to spare: it may not come back
+        return thread.submit(tried).result()
+
+
+class CoreTime(NamedTuple):
+    """What a thread has had of a core since it began, and how long it was ready to run and had none, in nanoseconds."""
+
+    ran_ns: int
+    waited_ns: int
+
+
+def core_time(thread: int) -> CoreTime | None:
+    """Of a thread of this process. None: this kernel does not say."""
+    try:
+        ran, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()  # proc(5)
+    except (OSError, ValueError):
+        return None
+    return CoreTime(int(ran), int(waited))

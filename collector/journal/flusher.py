@@ -7,18 +7,15 @@ again, with back-off, for as long as the process lives; of those on disk one at 
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 from collector.clock import Clock
+from collector.journal.flush_thread import FlushThread
 from collector.journal.journal import Journal
 from collector.journal.rejects import RejectedStore, Rejects
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
-from collector.nice import be_nice
 from collector.parts.writer import Part
 
 log = logging.getLogger(__name__)
@@ -28,8 +25,6 @@ FIRST_RETRY_S = 0.5
 # that fails alone it costs new rows this much delay, half of the default `flush_interval_s`.
 LONGEST_RETRY_S = 30.0
 
-A = TypeVar("A")
-T = TypeVar("T")
 FlushSegment = Callable[[Segment], list[Part]]
 
 
@@ -55,10 +50,7 @@ class Flusher:
         self._clock = clock
         self._metrics = metrics
         self._under_way: asyncio.Future[bool] | None = None
-        # Its own thread: a slow disk must not take the threads of others, nor they the flush's.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flush", initializer=self._on_thread)
-        self._cpu_clock: int | None = None  # of that thread
-        self._calls = 0  # under way there, or waiting for it
+        self._thread = FlushThread(clock)
 
     async def run(self) -> None:
         """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
@@ -85,7 +77,7 @@ class Flusher:
         if not self._journal.in_memory:
             await self._watch(publishing, patience_s)
         await publishing
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()
         return self._journal.unpublished_rows if self._journal.in_memory else 0
 
     async def _publish_all(self, patience_s: float) -> None:
@@ -106,23 +98,20 @@ class Flusher:
     async def _watch(self, publishing: asyncio.Task[None], patience_s: float) -> None:
         """Return when it is done. Raises TimeoutError once the flush thread hangs for so long, or twice that."""
         while not publishing.done():
-            before = self._cpu_ns()
+            before = self._thread.cpu_ns()
             time_is_over = asyncio.create_task(self._clock.sleep(patience_s))
             await asyncio.wait([publishing, time_is_over], return_when=asyncio.FIRST_COMPLETED)
             # Parts are no measure: one of a gigabyte may take longer. But whatever gets on uses the CPU, be it to read
             # or to write; a thread that the kernel holds does not.
-            if time_is_over.done() and before is not None and self._cpu_ns() == before:
+            if time_is_over.done() and before is not None and self._thread.cpu_ns() == before:
                 publishing.cancel()
                 raise TimeoutError("the disk holds a flush")
             time_is_over.cancel()
 
-    def _on_thread(self) -> None:
-        be_nice()
-        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
-
-    def _cpu_ns(self) -> int | None:
-        """What the flush thread has used; None while it has nothing to do."""
-        return time.clock_gettime_ns(self._cpu_clock) if self._calls and self._cpu_clock is not None else None
+    def _pressure(self, flushing: Segment | None = None) -> float:
+        """How near the next seal is: 0 not at all; 1 if a sealed segment of this process waits already."""
+        open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
+        return max(open_s / self._interval_s, self._journal.fullness(besides=flushing))
 
     async def _seal_on_time(self) -> None:
         while True:
@@ -175,7 +164,7 @@ class Flusher:
         started = time.perf_counter()
         self._journal.flush_under_way = True
         try:
-            parts = await self._in_thread(self._flush_segment, segment)
+            parts = await self._thread.call(self._flush_segment, segment, lambda: self._pressure(segment))
         finally:
             self._journal.flush_under_way = False
         took_s = time.perf_counter() - started
@@ -200,17 +189,10 @@ class Flusher:
         if not taken:
             return
         try:
-            self._metrics.rejected_kept.inc(await self._in_thread(self._rejected_store.write, taken))
+            self._metrics.rejected_kept.inc(await self._thread.call(self._rejected_store.write, taken, self._pressure))
         except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
             self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()))
             log.warning("rejected events could not be written: %s", exc)
-
-    async def _in_thread(self, function: Callable[[A], T], argument: A) -> T:
-        self._calls += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, argument)
-        finally:
-            self._calls -= 1
 
 
 def _events(segment: Segment) -> str:

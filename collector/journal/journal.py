@@ -192,6 +192,12 @@ class Journal:
         """Stored events that are in no part yet; those of left-over segments are not known."""
         return self._buffer.rows + sum(segment.rows for segment in self.sealed)
 
+    def fullness(self, besides: Segment | None = None) -> float:
+        """How near the open segment is to being sealed, 0 to 1; 1 also if one of this process that is sealed waits."""
+        if any(segment is not besides and not segment.left_over for segment in self.sealed):
+            return 1.0
+        return min(1.0, self._filled())
+
     def buffered_by_site(self) -> Counter[str]:
         """How many events of each site are not yet published, left-over segments aside."""
         by_site: Counter[str] = Counter()
@@ -200,14 +206,14 @@ class Journal:
                 by_site[site_id] += rows
         return by_site
 
-    def _is_full(self) -> bool:
-        """Whether the open segment should be sealed before its time.
+    def _filled(self) -> float:
+        """How much of what the open segment may be; at 1 it is sealed before its time.
 
         By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts are
         most of what an event costs. By half of all there is room for where that is less, so that the next can begin.
         """
         buffer = self._buffer
-        return buffer.held_bytes >= self._segment_max_bytes or 2 * buffer.size_bytes >= self.max_bytes
+        return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
     def _refusal(self) -> str | None:
         if self._closed:
@@ -229,7 +235,7 @@ class Journal:
                 await asyncio.sleep(GATHER_S)
                 async with self._turn:
                     await self._commit()
-                    if self._is_full() and not self._overdue:
+                    if self._filled() >= 1 and not self._overdue:
                         await self._change_segments()
         except BaseException as exc:
             # A fault of ours. What was committed is in the journal; the next process takes it from there.

@@ -45,12 +45,15 @@ LOAD = {
     "rss_peak_mb": 222.0,
     "parts": 5,
     "part_bytes_per_event": 31.0,
+    "flushes": 2.0,
+    "commits": {"count": 3000.0, "over_30_ms": 1.0, "at_most_ms": 100.0},
     "event_loop_lag": {"beats": 5000, "late_over_20_ms": 3, "at_most_ms": 50},
     "broken": [],
 }
 RESULTS: dict[str, list[dict[str, Any]]] = {
     "peak": [LOAD],
     "sustained": [LOAD | {"kind": "trial", "broken": ["p99 was 99 ms"]}, LOAD | {"kind": "held"}],
+    "half": [LOAD | {"what": "1 site", "round": number, "p99_ms": p99} for number, p99 in enumerate((9.0, 7.0, 50.0))],
     "compare": [
         {"kind": "skipped", "name": "fluent-bit", "title": "Fluent Bit", "why": "fluent-bit is missing: get it"},
         LOAD | {"kind": "run", "name": "collector", "title": "the collector", "round": 0},
@@ -83,6 +86,7 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
         "**1.23 M requests a minute.**",
         "| 64 | 1.23 M | **23.4** | 1.0 | 7.8 | 3 of 5,000 | 222 | 31 |",
         "p99 was 99 ms",
+        "| 1 site | 23.4 | 1.0 | **9.0** | 7.0, 9.0, 50.0 | 6 | 3 of 9,000 | 9 of 15,000 |",
         "| Fastify, ajv | **22.2** | 1.05 (1.01 to 1.09) |",
         "Fluent Bit was left out: fluent-bit is missing: get it.",
         "| 1,000 | date | 1.23 M | **23.4** |",

@@ -14,7 +14,7 @@ from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
-from collector.nice import NICE
+from collector.nice import NICE, may_hurry
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
 from tests.journal.test_journal import make_event, make_journal
@@ -115,20 +115,60 @@ async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
         assert [1] == bench.disk.written, "an empty buffer is no segment"
 
 
-async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread is the nicer one; `getpriority` of 0 is the caller's own thread."""
-    nice: list[int] = []
-    write = FlakyWriter.__call__
+class Held:
+    """A flush that takes until it is told to go on, and the priority of its thread, behind the process's."""
 
-    def noting(disk: FlakyWriter, segment: Segment) -> list[Part]:
-        nice.append(os.getpriority(os.PRIO_PROCESS, 0))
-        return write(disk, segment)
+    def __init__(self, disk: FlakyWriter) -> None:
+        self._disk = disk
+        self._thread = 0
+        self.begun, self.go_on = threading.Event(), threading.Event()
 
-    monkeypatch.setattr(FlakyWriter, "__call__", noting)
+    def __call__(self, segment: Segment) -> list[Part]:
+        self._thread = threading.get_native_id()
+        self.begun.set()
+        assert self.go_on.wait(10)
+        return self._disk(segment)
+
+    @property
+    def nice(self) -> int:
+        return os.getpriority(os.PRIO_PROCESS, self._thread) - os.getpriority(os.PRIO_PROCESS, os.getpid())
+
+
+@pytest.fixture
+async def held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
+    """The flush of a segment that has just been sealed."""
+    held = Held(bench.disk)
+    monkeypatch.setattr(bench.flusher, "_flush_segment", held)
+    async with bench.running():
+        await bench.journal.append(make_event())
+        bench.clock.advance(INTERVAL_S)
+        assert await asyncio.to_thread(held.begun.wait, 10)
+        yield held
+        held.go_on.set()
+        await bench.settled()
+
+
+async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, held: Held) -> None:
+    bench.clock.advance(INTERVAL_S / 10)
+    await settle()
+    assert held.nice >= NICE
+
+
+@pytest.mark.skipif(not may_hurry(), reason="needs root, or a RLIMIT_NICE")
+async def test_flush_hurries_when_the_next_one_is_near(bench: Bench, held: Held) -> None:
+    """Here it is by time; it can be by size as well, or because another segment waits."""
+    bench.clock.advance(INTERVAL_S * 0.6)
+    await settle()
+    assert 0 == held.nice
+
+
+@pytest.mark.skipif(not may_hurry(), reason="needs root, or a RLIMIT_NICE")
+async def test_flush_hurries_when_another_one_waits(bench: Bench, held: Held) -> None:
     await bench.journal.append(make_event())
     await bench.journal.seal()
-    assert await bench.flusher.flush()
-    assert [os.getpriority(os.PRIO_PROCESS, 0) + NICE] == nice
+    bench.clock.advance(INTERVAL_S / 10)
+    await settle()
+    assert 0 == held.nice
 
 
 async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

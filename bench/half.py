@@ -1,0 +1,40 @@
+"""Half of the peak: the latency at half of what the closed loop reaches, with flushes going on.
+
+What is measured takes its turn in every round: one site; one site, whose segment is not flushed meanwhile, which tells
+what of a latency is not the flushes' (others use the machine's cores and disk too); a hundred sites.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from bench.growth import with_settings
+from bench.peak import Shape, peak
+from bench.results import Result
+from bench.subject import Setup
+from bench.sustained import paced
+
+VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("1 site", 1, {}),
+    ("1 site, nothing flushed", 1, {"segment_max_bytes": 2**30}),
+    ("100 sites", 100, {}),
+)
+
+
+def half(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
+    """Every run; all at the same rate."""
+    console = Console(stderr=True, highlight=False)
+    runs: list[Result] = []
+    closed = peak(replace(setup, sites=1), replace(shape, seconds=min(4.0, shape.seconds)))
+    for number in range(rounds):
+        for name, sites, storage in VARIANTS:
+            labels = {"what": name, "round": number}
+            run = paced(
+                replace(with_settings(setup, "storage", **storage), sites=sites),
+                replace(shape, labels=labels),
+                closed["per_second"] / 2,
+            )
+            runs.append(run)
+            console.print(f"{name:>24}: p50 {run['quantiles_ms']['p50']:.1f} ms, p99 {run['p99_ms']:.1f} ms")
+    return runs
