@@ -26,7 +26,7 @@ def half(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
     """Every run; all at the same rate."""
     console = Console(stderr=True, highlight=False)
     runs: list[Result] = []
-    closed = peak(replace(setup, sites=1), replace(shape, seconds=min(4.0, shape.seconds)))
+    closed = peak(replace(setup, sites=1), shape)
     for number in range(rounds):
         for name, sites, storage in VARIANTS:
             labels = {"what": name, "round": number}

@@ -15,9 +15,9 @@ from typing import NamedTuple
 # 98 ms, and 10 to 18 with this (`python -m bench paced --rate 9000`).
 NICE = 5
 
-# A thirtieth of it, so in effect what the loop leaves: p99 is what it is without a flush (`python -m bench half`). But it
-# is a thirtieth of any other program's share too, and a thread that waits behind one may hold the interpreter, and the
-# loop up, for half a second.
+# A thirtieth of it, so in effect what the loop leaves: p99 is what it is without a flush (`python -m bench half`). But
+# it is a thirtieth of any other program's share too, and a thread that waits behind one may hold the interpreter, and
+# the loop up, for half a second.
 VERY_NICE = 15
 
 

@@ -16,9 +16,9 @@ from typing import TypeVar
 from collector.clock import Clock
 from collector.nice import NICE, VERY_NICE, CoreTime, be_nice, core_time, may_hurry
 
-# Of the time until the next segment is sealed. A flush takes 3 to 13 % of a core meanwhile (1 to 300 sites), and a quarter
-# with events of 8 KB on a busy core: that has next to nothing at first, then a quarter of the core, then half, which is
-# just enough.
+# Of the time until the next segment is sealed. A flush takes 3 to 13 % of a core meanwhile (1 to 300 sites), and with
+# events of 8 KB on a busy core a quarter: that has next to nothing at first, then a quarter of the core, then half,
+# which is just enough.
 NICE_FROM = 0.4
 EQUAL_FROM = 0.6
 
