@@ -17,7 +17,7 @@ from bench.sustained import paced
 
 VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("1 site", 1, {}),
-    ("1 site, nothing flushed", 1, {"segment_max_bytes": 2**30}),
+    ("1 site, nothing flushed", 1, {"segment_max_bytes": 2**30, "flush_interval_s": 3_600}),
     ("100 sites", 100, {}),
 )
 

@@ -31,11 +31,11 @@ def be_nice(nice: int = NICE, thread: int | None = None) -> None:
 
 
 def may_hurry() -> bool:
-    """Whether a thread that is nice may be as near as its process again: root's, or with a RLIMIT_NICE for it any."""
+    """Whether a thread that is nice may be as near as its process again: root's as a rule, with a RLIMIT_NICE any."""
 
     def tried() -> bool:
-        be_nice(VERY_NICE)
         with suppress(PermissionError):
+            be_nice(VERY_NICE)
             be_nice(0)
             return True
         return False

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from collector.clock import Clock
-from collector.journal.flush_thread import FlushThread
+from collector.journal.flush_thread import NICE_FROM, FlushThread
 from collector.journal.journal import Journal
 from collector.journal.rejects import RejectedStore, Rejects
 from collector.journal.segment import Segment
@@ -51,6 +51,7 @@ class Flusher:
         self._metrics = metrics
         self._under_way: asyncio.Future[bool] | None = None
         self._thread = FlushThread(clock)
+        self._draining = False
 
     async def run(self) -> None:
         """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
@@ -73,6 +74,7 @@ class Flusher:
         """
         async with asyncio.timeout(patience_s):
             await self._journal.close()
+        self._draining = True
         publishing = asyncio.create_task(self._publish_all(patience_s))
         if not self._journal.in_memory:
             await self._watch(publishing, patience_s)
@@ -109,9 +111,14 @@ class Flusher:
             time_is_over.cancel()
 
     def _pressure(self, flushing: Segment | None = None) -> float:
-        """How near the next seal is: 0 not at all; 1 if a sealed segment of this process waits already."""
+        """How much of the time is over that it has: 0 none, 1 all."""
+        waiting = [segment for segment in self._journal.sealed if segment is not flushing]
+        if self._draining or any(segment.columns for segment in waiting):
+            return 1.0
+        if flushing is not None and flushing.columns is None:
+            return NICE_FROM  # it is read back, in Python: in a hurry it would cost the loop more than it gains
         open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
-        return max(open_s / self._interval_s, self._journal.fullness(besides=flushing))
+        return max(open_s / self._interval_s, self._journal.fullness, NICE_FROM if waiting else 0.0)
 
     async def _seal_on_time(self) -> None:
         while True:

@@ -119,7 +119,7 @@ class Journal:
         """Store the event, which `can_append` has just allowed; `told` is called once it is decided, maybe at once."""
         if self.in_memory:
             self._buffer.append(event)
-            if self._buffer.size_bytes >= self._segment_max_bytes:
+            if self._filled() >= 1:
                 self._take_buffer()
             told(True)
             return
@@ -192,10 +192,9 @@ class Journal:
         """Stored events that are in no part yet; those of left-over segments are not known."""
         return self._buffer.rows + sum(segment.rows for segment in self.sealed)
 
-    def fullness(self, besides: Segment | None = None) -> float:
-        """How near the open segment is to being sealed, 0 to 1; 1 also if one of this process that is sealed waits."""
-        if any(segment is not besides and not segment.left_over for segment in self.sealed):
-            return 1.0
+    @property
+    def fullness(self) -> float:
+        """How much of what the open segment may be, 0 to 1; at 1 it is sealed before its time."""
         return min(1.0, self._filled())
 
     def buffered_by_site(self) -> Counter[str]:
@@ -207,12 +206,12 @@ class Journal:
         return by_site
 
     def _filled(self) -> float:
-        """How much of what the open segment may be; at 1 it is sealed before its time.
-
-        By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts are
-        most of what an event costs. By half of all there is room for where that is less, so that the next can begin.
+        """By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts
+        are most of what an event costs. By half of all there is room for, where that is less, so the next can begin.
         """
         buffer = self._buffer
+        if self.in_memory:
+            return buffer.size_bytes / self._segment_max_bytes
         return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
     def _refusal(self) -> str | None:

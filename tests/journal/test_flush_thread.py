@@ -160,15 +160,20 @@ async def test_right_that_is_lost_costs_no_flush(clock: FakeClock, core: Core, m
         assert 0 == work.nice
 
 
-@may
-async def test_flush_that_is_over_paces_no_other(clock: FakeClock, core: Core) -> None:
-    thread = FlushThread(clock, core)
-    async with under_way(thread, Work(), lambda: 1):
-        pass
-    async with under_way(thread, work := Work(), lambda: 0):
-        for _ in range(3):
-            await look_again(clock)
-            assert VERY_NICE == work.nice
+async def test_flush_that_is_over_is_paced_no_more(clock: FakeClock, core: Core) -> None:
+    thread, asked = FlushThread(clock, core), []
+
+    def pressure() -> float:
+        asked.append(work.nice)
+        return 0.0
+
+    async with under_way(thread, work := Work(), pressure):
+        await look_again(clock)
+    then = len(asked)
+    for _ in range(3):
+        await look_again(clock)
+    assert then == len(asked)
+    assert bool(then) == may_hurry()
 
 
 async def test_cpu_time_is_that_of_what_is_under_way(clock: FakeClock) -> None:

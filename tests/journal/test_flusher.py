@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from collector.journal import flush_thread
+from collector.journal.flush_thread import LOOK_S
 from collector.journal.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
 from collector.journal.journal import Journal
 from collector.journal.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
-from collector.nice import NICE, may_hurry
+from collector.nice import NICE, VERY_NICE, CoreTime, may_hurry
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
 from tests.journal.test_journal import make_event, make_journal
@@ -139,6 +141,7 @@ async def held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[H
     """The flush of a segment that has just been sealed."""
     held = Held(bench.disk)
     monkeypatch.setattr(bench.flusher, "_flush_segment", held)
+    monkeypatch.setattr(flush_thread, "core_time", lambda thread: CoreTime(0, 0))  # no other program is after the core
     async with bench.running():
         await bench.journal.append(make_event())
         bench.clock.advance(INTERVAL_S)
@@ -149,26 +152,62 @@ async def held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[H
 
 
 async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, held: Held) -> None:
-    bench.clock.advance(INTERVAL_S / 10)
+    bench.clock.advance(LOOK_S)
     await settle()
-    assert held.nice >= NICE
+    assert (VERY_NICE if may_hurry() else NICE) == held.nice
 
 
-@pytest.mark.skipif(not may_hurry(), reason="needs root, or a RLIMIT_NICE")
-async def test_flush_hurries_when_the_next_one_is_near(bench: Bench, held: Held) -> None:
-    """Here it is by time; it can be by size as well, or because another segment waits."""
+may = pytest.mark.skipif(not may_hurry(), reason="needs root, or a RLIMIT_NICE")
+
+
+@may
+async def test_flush_hurries_when_the_time_of_the_next_one_comes(bench: Bench, held: Held) -> None:
     bench.clock.advance(INTERVAL_S * 0.6)
     await settle()
     assert 0 == held.nice
 
 
-@pytest.mark.skipif(not may_hurry(), reason="needs root, or a RLIMIT_NICE")
-async def test_flush_hurries_when_another_one_waits(bench: Bench, held: Held) -> None:
+@may
+async def test_flush_hurries_when_the_open_segment_fills(bench: Bench, held: Held) -> None:
+    nice = []
+    for _ in range(7):
+        await bench.journal.append(make_event())  # a tenth of a segment
+        bench.clock.advance(LOOK_S)
+        await settle()
+        nice.append(held.nice)
+    assert [VERY_NICE, VERY_NICE, VERY_NICE, NICE, NICE, 0, 0] == nice
+
+
+@may
+async def test_flush_hurries_when_another_one_waits_in_memory(bench: Bench, held: Held) -> None:
     await bench.journal.append(make_event())
     await bench.journal.seal()
-    bench.clock.advance(INTERVAL_S / 10)
+    bench.clock.advance(LOOK_S)
     await settle()
     assert 0 == held.nice
+    bench.journal.sealed[-1].columns = None  # on disk alone: one that fails may be there for ever
+    bench.clock.advance(LOOK_S)
+    await settle()
+    assert NICE == held.nice
+
+
+@may
+async def test_what_is_read_back_is_in_no_hurry(bench: Bench, held: Held) -> None:
+    bench.journal.sealed[0].columns = None
+    bench.clock.advance(INTERVAL_S * 0.9)
+    await settle()
+    assert NICE == held.nice
+
+
+@may
+async def test_drain_hurries(bench: Bench, held: Held) -> None:
+    draining = asyncio.create_task(bench.flusher.drain(1_000))
+    await settle()
+    bench.clock.advance(LOOK_S)
+    await settle()
+    assert 0 == held.nice
+    held.go_on.set()
+    await draining
 
 
 async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
