@@ -116,7 +116,7 @@ class Flusher:
         if self._draining or any(segment.columns for segment in waiting):
             return 1.0
         if flushing is not None and flushing.columns is None:
-            return NICE_FROM  # it is read back, in Python: in a hurry it would cost the loop more than it gains
+            return NICE_FROM  # read back, mostly in Python: a higher priority gained nothing, the interpreter decides
         open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
         return max(open_s / self._interval_s, self._journal.fullness, NICE_FROM if waiting else 0.0)
 
