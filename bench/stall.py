@@ -116,7 +116,7 @@ async def measure(sites: int, rows: int, *, by_site: bool, from_file: bool, data
             started, cpu = time.perf_counter(), time.process_time()
             await journal.seal()
             if from_file:
-                journal.to_disk(journal.sealed[0])
+                journal.sealed[0].to_disk()
             parts = await asyncio.to_thread(flush, journal.sealed[0])
             took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert rows == sum(part.rows for part in parts)

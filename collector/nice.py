@@ -4,12 +4,12 @@ The kernel lets every thread have its own priority, and a thread that works outs
 after every step of the loop, would else have half of the core that the loop is on.
 """
 
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
+
+from collector.portable import core_time_ns, set_thread_nice, threads_have_priorities
 
 # A third of the loop's share. A flush works for most of a second: at 9,000 events a second on one core p99 was 74 to
 # 98 ms, and 10 to 18 with this (`python -m bench paced --rate 9000`).
@@ -22,12 +22,11 @@ VERY_NICE = 15
 
 
 def be_nice(nice: int = NICE, thread: int | None = None) -> None:
-    """Set how far a thread, by default the calling one, is behind its process. Raises PermissionError.
+    """Set how far a thread, by default the calling one, is behind its process, on Linux. Raises PermissionError.
 
     Nobody may bring a thread nearer again, unless `may_hurry` says so.
     """
-    of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id() if thread is None else thread, of_process + nice)
+    set_thread_nice(nice, threading.get_native_id() if thread is None else thread)
 
 
 def may_hurry() -> bool:
@@ -40,6 +39,8 @@ def may_hurry() -> bool:
             return True
         return False
 
+    if not threads_have_priorities():
+        return False
     with ThreadPoolExecutor(1) as thread:  # one to spare: it may not come back
         return thread.submit(tried).result()
 
@@ -53,8 +54,5 @@ class CoreTime(NamedTuple):
 
 def core_time(thread: int) -> CoreTime | None:
     """Of a thread of this process. None: this kernel does not say."""
-    try:
-        ran, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()  # proc(5)
-    except (OSError, ValueError):
-        return None
-    return CoreTime(int(ran), int(waited))
+    found = core_time_ns(thread)
+    return CoreTime(*found) if found else None

@@ -146,6 +146,7 @@ async def running(
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
     assert fits()  # or `ordinary` would say what production does not do
     clock = clock or FakeClock()
+    settings.storage.data_dir.mkdir(exist_ok=True)
     stages = build_stages(settings, clock)
     stages.open()
     app = web.AppRunner(stages.public_app())

@@ -26,22 +26,20 @@ log = logging.getLogger(__name__)
 
 def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError."""
-    with owned(config.storage.data_dir, PATIENCE_S):
+    with (
+        owned(config.storage.data_dir, PATIENCE_S) as data_dir,
+        # Before there is a segment: each start that finds a port taken would leave one behind.
+        listen(config.server.host, config.server.port, "server", inherited) as public,
+        listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
+        data_dir.entered() as root,
+    ):
         clock = SystemClock()
-        stages = open_stages(config, clock)
-        with (
-            listen(config.server.host, config.server.port, "server", inherited) as public,
-            listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
-        ):
-            reloads = Reloads(config_file, config, stages.metrics, manager)
-            reporter = Reporter(
-                manager,
-                clock,
-                config.storage.data_dir,
-                stages.vitals,
-                lambda: problems(stages.refusal(), reloads.failure),
-            )
-            return run(Worker(config, stages, clock), public, Signals(reloads, reporter, manager, public, admin))
+        stages = open_stages(config, clock, root=root)
+        reloads = Reloads(config_file, config, stages.metrics, manager)
+        reporter = Reporter(
+            manager, clock, data_dir.folder, stages.vitals, lambda: problems(stages.refusal(), reloads.failure)
+        )
+        return run(Worker(config, stages, data_dir, clock), public, Signals(reloads, reporter, manager, public, admin))
 
 
 class Signals:

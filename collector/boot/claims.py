@@ -3,13 +3,14 @@
 import fcntl
 import logging
 import os
-import resource
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from collector.portable import raise_descriptor_limit
 from collector.publish.local import fsync_folder, make_folder
 
 log = logging.getLogger(__name__)
@@ -42,33 +43,78 @@ class StartError(Exception):
 
 def max_connections() -> int:
     """Claim the file descriptors that we may need; how many connections they are enough for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MAX_CONNECTIONS + OTHER_DESCRIPTORS
-    soft = max(soft, most if hard == resource.RLIM_INFINITY else min(hard, most))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(MAX_CONNECTIONS, max(soft // 2, soft - OTHER_DESCRIPTORS))
+    limit = raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
+    return min(MAX_CONNECTIONS, max(limit // 2, limit - OTHER_DESCRIPTORS))
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """The data_dir of a process that writes to it, held by a descriptor.
+
+    The process works *in* it (PostgreSQL does the same): its working directory is that folder, and every path below is
+    relative. So a folder that is moved, or whose volume is unmounted, takes along all that is written, and nothing can
+    be made anew on whatever lies where its path leads now.
+    """
+
+    path: Path
+    """Absolute: what is compared with the descriptor, and said to people."""
+    folder: int
+    """The descriptor."""
+    lock: int
+    """The descriptor of its lock, which dies with all processes that have it."""
+
+    @contextmanager
+    def entered(self) -> Iterator[Path]:
+        """Work in it; the root of its paths. Raises StartError."""
+        with ExitStack() as left:
+            with suppress(OSError):  # of a user who may not read where it was started, as /root: nowhere to go back to
+                before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                left.callback(os.close, before)
+                left.callback(os.fchdir, before)
+            try:
+                os.fchdir(self.folder)
+            except OSError as exc:
+                raise StartError(f"data_dir {self.path}: cannot be entered: {exc.strerror}") from None
+            yield Path()
+
+    def displaced(self) -> str | None:
+        """Why the path does not lead to this folder any more, for a person; None while it does. May block."""
+        try:
+            there = os.stat(self.path)
+        except OSError as exc:
+            return f"data_dir {self.path} is gone ({exc.strerror}): it was moved, or its volume is not mounted"
+        here = os.fstat(self.folder)
+        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            return f"data_dir {self.path} is another folder than at the start: it was moved, or a volume (un)mounted"
+        return None
 
 
 @contextmanager
-def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[int]:
-    """Make and lock the data_dir; the descriptor of the lock, which dies with all who have it. Raises StartError."""
+def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
+    """Make the data_dir, and lock it, so that nobody else writes to it. Raises StartError."""
+    path = data_dir.absolute()
     try:
-        make_folder(data_dir.absolute())
+        make_folder(path)
         with suppress(PermissionError):  # whoever made it may have been killed before its sync
-            fsync_folder(data_dir.absolute().parent)
+            fsync_folder(path.parent)
     except FileExistsError:
         raise StartError(f"data_dir {data_dir}: is not a folder") from None
     except OSError as exc:
         raise StartError(f"data_dir {data_dir}: cannot be made: {exc.strerror}: {exc.filename}") from None
-    try:
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as exc:
-        raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
-    try:
-        _lock(descriptor, data_dir, patience_s)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with ExitStack() as opened:
+        try:
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, folder)
+            lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=folder)
+            opened.callback(os.close, lock)
+        except OSError as exc:
+            raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
+        _lock(lock, data_dir, patience_s)
+        held = DataDir(path, folder, lock)
+        displaced = held.displaced()  # while we waited for the lock
+        if displaced:
+            raise StartError(displaced)
+        yield held
 
 
 def _lock(descriptor: int, data_dir: Path, patience_s: float) -> None:

@@ -74,8 +74,8 @@ def recover(config_file: Path) -> int:
     data_dir = config.storage.data_dir
     if not data_dir.is_dir():
         raise StartError(f"data_dir {data_dir}: is not a folder")
-    with owned(data_dir):
-        stages = build_stages(config, SystemClock())
+    with owned(data_dir) as owner, owner.entered() as root:
+        stages = build_stages(config, SystemClock(), root=root)
         try:
             stages.writer.prepare()
             segments = stages.store.left_over()

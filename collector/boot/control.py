@@ -2,7 +2,7 @@
 
     length (4 bytes, big-endian)  JSON: [kind, content]
 
-    supervisor to worker   start {config, labelled, worker, workers, descriptors}, beat, numbers,
+    supervisor to worker   start {config, labelled, worker, workers, data_dir, descriptors}, beat, numbers,
                            reload {config, labelled}, drain, exit
     worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded, failed WHY
 

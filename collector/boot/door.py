@@ -10,7 +10,6 @@ connections), the connection is let in all the same.
 import asyncio
 import errno
 import logging
-import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,13 +46,6 @@ class Crowds:
 
 
 CROWDS_BYTES = 8 * MAX_WORKERS
-
-
-def shared_memory(name: str, size_bytes: int) -> int:
-    """A descriptor of memory that can be handed to workers, all zeros."""
-    file = os.memfd_create(name)
-    os.ftruncate(file, size_bytes)
-    return file
 
 
 class Door:

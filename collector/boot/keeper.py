@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from collector.boot.claims import StartError
+from collector.boot.claims import DataDir, StartError
 from collector.boot.control import Channel, encode
 from collector.boot.door import Crowds
 from collector.boot.status import Vitals
@@ -38,18 +38,18 @@ LONGEST_RETRY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all workers get; all but the first two are descriptors."""
+    """What all workers get; the last three are descriptors."""
 
     command: list[str]
     workers: int
+    data_dir: DataDir
     public: int
-    lock: int
     table: int
     crowds: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self.public, self.lock, self.table, self.crowds)
+        return (self.data_dir.folder, self.data_dir.lock, self.public, self.table, self.crowds)
 
 
 class Keeper:
@@ -166,6 +166,7 @@ class Keeper:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         self._channel = await Channel.over(ours)
         self._unanswered, self._start_error = 0, None
+        data_dir = self._shared.data_dir
         self._send(
             "start",
             {
@@ -173,6 +174,7 @@ class Keeper:
                 "worker": self.number,
                 "workers": self._shared.workers,
                 "public": self._shared.public,
+                "data_dir": [str(data_dir.path), data_dir.folder, data_dir.lock],
                 "table": self._shared.table,
                 "crowds": self._shared.crowds,
             },

@@ -15,6 +15,7 @@ from collector.boot.inherited import inherited
 from collector.boot.notify import Manager
 from collector.config_file import load
 from collector.log import set_up_logging
+from collector.portable import LINUX, usable_cores
 
 
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
@@ -31,10 +32,10 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
     if workers == 1:
         from collector.boot import alone
 
-        return alone.serve(config, config_file, sockets, manager)
+        return alone.serve(config, config_file.absolute(), sockets, manager)
     from collector.boot import supervisor
 
-    return supervisor.serve(config, config_file, workers, command(arguments), sockets, manager)
+    return supervisor.serve(config, config_file.absolute(), workers, command(arguments), sockets, manager)
 
 
 def serve_as_worker(control: int) -> int:
@@ -47,7 +48,9 @@ def serve_as_worker(control: int) -> int:
 
 def processes(workers: int | str) -> int:
     """How many workers there are to be; `auto`: one for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if isinstance(workers, str) else workers
+    if isinstance(workers, int):
+        return workers
+    return usable_cores() if LINUX else 1  # elsewhere there is no supervisor
 
 
 def command(arguments: Sequence[str]) -> list[str]:

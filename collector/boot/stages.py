@@ -5,6 +5,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client.core import Metric
@@ -128,15 +129,18 @@ def build_stages(
     share: Share = ALONE,
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
+    root: Path | None = None,
 ) -> Stages:
     """Everything but sockets and signals, of one of several workers. Touches no disk.
 
-    `labelled`: the sites with series of their own, where a supervisor has chosen them for all.
+    `labelled`: the sites with series of their own, where a supervisor has chosen them for all. `root`: the data_dir as
+    this process finds it, see `DataDir.entered`; by default as it is configured.
     """
     storage = config.storage
+    root = storage.data_dir if root is None else root
     journal_max_bytes = share.of(storage.journal_max_bytes)
     metrics = Metrics(config.sites if labelled is None else labelled)
-    folders = Folders(storage.data_dir)
+    folders = Folders(root)
     writer = PartWriter(folders, share.folder, compression=storage.compression, adopts=share.adopts)
     store = SegmentStore(
         folders,
@@ -163,7 +167,7 @@ def build_stages(
         clock=clock,
         metrics=metrics,
     )
-    rules = build_rules(config, clock, table or BucketTable())
+    rules = build_rules(config, clock, table or BucketTable(), root)
     endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
     traffic = Traffic()
     ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
@@ -182,13 +186,13 @@ def build_stages(
     )
 
 
-def build_rules(config: Config, clock: Clock, table: BucketTable) -> Rules:
+def build_rules(config: Config, clock: Clock, table: BucketTable, root: Path) -> Rules:
     """What requests are judged by. What is in the table stays there, whatever the limit was."""
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),
         trusted_proxies=AddressSet(config.server.trusted_proxies),
-        client_ip=client_ip_policy(config.privacy.client_ip, config.storage.data_dir),
+        client_ip=client_ip_policy(config.privacy.client_ip, root),
         max_body_bytes=config.server.max_body_bytes,
         body_timeout_s=config.server.body_timeout_s,
         max_connections_per_client=config.server.max_connections_per_client,

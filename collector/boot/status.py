@@ -7,11 +7,12 @@ draining: 3 requests under way, 1,200 events to publish
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import aiofiles.os
 
 from collector.boot.notify import Manager
 from collector.clock import Clock
@@ -65,10 +66,11 @@ class Reporter:
         self,
         manager: Manager,
         clock: Clock,
-        data_dir: Path,
+        data_dir: int | Path,
         vitals: Callable[[], Vitals],
         problems: Callable[[], list[str]],
     ) -> None:
+        """`data_dir`: a descriptor of it, where it may be moved."""
         self._manager = manager
         self._clock = clock
         self._data_dir = data_dir
@@ -106,7 +108,11 @@ class Reporter:
 
     async def refresh(self) -> None:
         """Show the line of this moment."""
-        free_bytes = await asyncio.to_thread(_free_bytes, self._data_dir)
+        try:
+            disk = await aiofiles.os.statvfs(self._data_dir)
+            free_bytes = disk.f_bavail * disk.f_frsize
+        except OSError:
+            free_bytes = None
         vitals = self._vitals()
         now_ns = self._clock.monotonic_ns()
         then_ns, before = self._seen
@@ -114,11 +120,3 @@ class Reporter:
         per_s = max(0, vitals.received - before) / max(1e-3, (now_ns - then_ns) / 1e9)
         serving = serving_line(self._problems(), per_s, vitals, free_bytes)
         self._manager.status(draining_line(vitals) if self._is_draining else serving)
-
-
-def _free_bytes(folder: Path) -> int | None:
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return None
-    return disk.f_bavail * disk.f_frsize

@@ -10,10 +10,11 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from collector.boot.claims import StartError
+from collector.boot.claims import DataDir, StartError
 from collector.boot.control import Channel, encode, framed, receive_first
 from collector.boot.door import Crowds
 from collector.boot.worker import Worker, open_stages, run
@@ -41,15 +42,19 @@ def serve(control: int) -> int:
     share = Share(start["worker"], start["workers"])
     set_up_logging(worker=share.worker)
     config, clock = Config.model_validate_json(start["config"]), SystemClock()
-    try:
-        stages = open_stages(config, clock, share, BucketTable(file=start["table"]), start["labelled"])
-    except StartError as exc:
-        end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
-        return 1
-    public = socket.socket(fileno=start["public"])
-    public.setblocking(False)
-    worker = Worker(config, stages, clock, Crowds(start["crowds"], share.workers))
-    return run(worker, public, Supervised(end))
+    path, *descriptors = start["data_dir"]
+    data_dir, table = DataDir(Path(path), *descriptors), BucketTable(file=start["table"])
+    with ExitStack() as opened:
+        try:
+            root = opened.enter_context(data_dir.entered())
+            stages = open_stages(config, clock, share, table, start["labelled"], root)
+        except StartError as exc:
+            end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
+            return 1
+        public = socket.socket(fileno=start["public"])
+        public.setblocking(False)
+        worker = Worker(config, stages, data_dir, clock, Crowds(start["crowds"], share.workers))
+        return run(worker, public, Supervised(end))
 
 
 class Supervised:

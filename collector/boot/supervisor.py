@@ -26,8 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import PATIENCE_S, listen, owned, url
-from collector.boot.door import CROWDS_BYTES, Crowds, shared_memory
+from collector.boot.claims import PATIENCE_S, StartError, listen, owned, url
+from collector.boot.door import CROWDS_BYTES, Crowds
 from collector.boot.keeper import Keeper, Shared, how
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
@@ -36,6 +36,7 @@ from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable, table_bytes
 from collector.metrics import Gauges, Metrics, page
+from collector.portable import Unsupported, shared_memory
 from collector.sums import Family, families, summed, to_metrics
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,15 @@ def serve(
 ) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError."""
     with (
-        owned(config.storage.data_dir, PATIENCE_S) as lock,
+        owned(config.storage.data_dir, PATIENCE_S) as data_dir,
         listen(config.server.host, config.server.port, "server", inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
-        table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
-        shared = Shared(command, workers, public.fileno(), lock, table, crowds)
+        try:
+            table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
+        except Unsupported as exc:
+            raise StartError(f"server.workers = {config.server.workers}: {exc}; set it to 1") from None
+        shared = Shared(command, workers, data_dir, public.fileno(), table, crowds)
         return asyncio.run(Supervisor(config, config_file, shared, SystemClock(), manager).run(public, admin))
 
 
@@ -78,7 +82,7 @@ class Supervisor:
         self._metrics.workers.labels("configured").set(shared.workers)
         self._manager = manager or Manager()
         self._reloads = Reloads(config_file, config, self._metrics, self._manager)
-        self._reporter = Reporter(self._manager, clock, config.storage.data_dir, self._vitals, self._problems)
+        self._reporter = Reporter(self._manager, clock, shared.data_dir.folder, self._vitals, self._problems)
         crowds = Crowds(shared.crowds, shared.workers)
         self._keepers = [
             Keeper(number, shared, lambda: self._reloads.running, self._metrics, clock, crowds)

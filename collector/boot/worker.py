@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 import aiofiles.os
@@ -22,7 +23,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, StartError, max_connections
+from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, DataDir, StartError, max_connections
 from collector.boot.door import Crowds, Door
 from collector.boot.lag import watch_lag
 from collector.boot.stages import Stages, build_rules, build_stages
@@ -41,7 +42,8 @@ from collector.share import ALONE, Share
 
 log = logging.getLogger(__name__)
 
-DISK_CHECK_S = 1.0
+DISK_CHECK_S = 0.5  # with a supervisor's beat, events are refused within two seconds of a data_dir that is gone
+DISK_PATIENCE_S = 5.0  # a busy machine may take a second to answer; a network disk that is away never does
 MIN_FREE_INODES = 32  # a flush makes a few files at a time, and folders
 EXPIRE_EVERY_S = 3_600.0
 
@@ -87,9 +89,10 @@ def open_stages(
     share: Share = ALONE,
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
+    root: Path | None = None,
 ) -> Stages:
-    """The stages of a worker whose data_dir is locked. Raises StartError."""
-    stages = build_stages(config, clock, share, table, labelled)
+    """The stages of a worker whose data_dir is locked; see `build_stages`. Raises StartError."""
+    stages = build_stages(config, clock, share, table, labelled, root)
     try:
         stages.open()
     except OSError as exc:
@@ -108,10 +111,13 @@ def run(worker: "Worker", public: socket.socket, boss: Boss) -> int:
 class Worker:
     """The life of one serving process."""
 
-    def __init__(self, config: Config, stages: Stages, clock: Clock, crowds: Crowds | None = None) -> None:
+    def __init__(
+        self, config: Config, stages: Stages, data_dir: DataDir, clock: Clock, crowds: Crowds | None = None
+    ) -> None:
         self.stages = stages
         self._crowds = crowds  # of the workers that share the socket, if there are any
         self._config = config
+        self._data_dir = data_dir
         self._clock = clock
         self._stop = asyncio.Event()
 
@@ -150,7 +156,7 @@ class Worker:
         self.stages.metrics.label(config.sites if labelled is None else labelled)
         endpoint = self.stages.endpoint
         table = endpoint.rules.buckets.table
-        endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, table)
+        endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, table, self.stages.writer.data_dir)
         self._config = config
 
     async def _drain(self) -> int:
@@ -253,7 +259,11 @@ class Worker:
     async def _watch_disk(self) -> None:
         while True:
             await self._clock.sleep(DISK_CHECK_S)
-            await self._check_disk()
+            looking = asyncio.create_task(self._check_disk())
+            await asyncio.wait([looking], timeout=DISK_PATIENCE_S)
+            if not looking.done():
+                self._refuse("the disk does not answer")
+                await looking  # no second look beside it: each takes a thread for as long
             await self.stages.journal.mend()
 
     async def _expire_hourly(self) -> None:
@@ -262,24 +272,35 @@ class Worker:
             if storage.retention_days and self.stages.share.is_first:
                 today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
                 try:
-                    dropped = await asyncio.to_thread(expire, storage.data_dir, today, storage.retention_days)
+                    root = self.stages.writer.data_dir
+                    dropped = await asyncio.to_thread(expire, root, today, storage.retention_days)
                     self.stages.metrics.expired_parts.inc(dropped)
                 except OSError as exc:
                     log.warning("days could not be dropped; tried again in an hour: %s", exc)
             await self._clock.sleep(EXPIRE_EVERY_S)
 
     async def _check_disk(self) -> None:
-        storage, journal = self._config.storage, self.stages.journal
-        trouble = None
+        self._refuse(await self._trouble())
+
+    async def _trouble(self) -> str | None:
+        """What keeps events from being taken: a data_dir that is not where it was, or a disk that is full."""
+        displaced = await asyncio.to_thread(self._data_dir.displaced)
+        if displaced:
+            return displaced
         try:
-            disk = await aiofiles.os.statvfs(storage.data_dir)
-            journal.disk_free_bytes = disk.f_bavail * disk.f_frsize
-            if journal.disk_free_bytes < storage.min_free_bytes:
-                trouble = "disk space is low"
-            elif disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count them
-                trouble = "the disk is out of inodes"
+            disk = await aiofiles.os.statvfs(self._data_dir.folder)
         except OSError as exc:
-            trouble = f"data_dir cannot be looked at: {exc.strerror}"
+            return f"data_dir cannot be looked at: {exc.strerror}"
+        free_bytes = self.stages.journal.disk_free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < self._config.storage.min_free_bytes:
+            return "disk space is low"
+        if disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count them
+            return "the disk is out of inodes"
+        return None
+
+    def _refuse(self, trouble: str | None) -> None:
+        """Take no events until this is over; None: take them."""
+        journal = self.stages.journal
         if trouble != journal.trouble:
             if trouble:
                 log.error("refusing events: %s", trouble)

@@ -44,6 +44,7 @@ class SegmentFlush:
         Raises OSError, or PartConflict where there is no file to keep; then nothing is lost: call it again.
         """
         columns = segment.columns or self._read(segment)
+        segment.rows_of = columns.rows_of  # of what was read back, for who releases it
         try:
             parts = self._writer.write_events(segment.id, columns.batches, columns.rows_of, by_site=segment.by_site)
         except PartConflict as exc:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from collector.clock import Clock
 from collector.nice import NICE, VERY_NICE, CoreTime, be_nice, core_time, may_hurry
+from collector.portable import cpu_clock
 
 # Of the time until the next segment is sealed. A flush takes 3 to 13 % of a core meanwhile (1 to 300 sites), and with
 # events of 8 KB on a busy core a quarter: that has next to nothing at first, then a quarter of the core, then half,
@@ -73,7 +74,7 @@ class FlushThread:
     def _begin(self) -> None:
         be_nice()
         self._id = threading.get_native_id()
-        self._cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
+        self._cpu_clock = cpu_clock()
 
     async def _pace(self, pressure: Pressure) -> None:
         while True:

@@ -152,7 +152,7 @@ class Flusher:
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
                 failed.add(segment)
                 was_on_disk = segment.columns is None
-                self._journal.to_disk(segment)
+                segment.to_disk()
                 self._metrics.flushes.labels("failed").inc()
                 where = "memory" if segment.path is None else "the journal"
                 log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)

@@ -11,7 +11,7 @@ With durability `memory` there is no file, and an event is stored when it is in 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from time import perf_counter
@@ -20,8 +20,9 @@ from typing import TypeVar
 from collector.clock import Clock
 from collector.events import Event
 from collector.journal.buffer import Buffer
-from collector.journal.segment import Columns, Segment, SegmentBroken, SegmentFile, SegmentStore
+from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
 from collector.metrics import Metrics
+from collector.parts.writer import Group
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,12 @@ class Journal:
         self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
         # A thread of its own: what is acknowledged must not wait for a flush, nor for anybody else.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        # Nor for the sync of a sealed segment: with durability `write` up to 64 MiB of it are still to be written.
+        self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: set[asyncio.Task[None]] = set()
         self._sealed_bytes = 0
+        self._sealed_rows = 0
+        self._sealed_rows_of: Counter[str] = Counter()  # by site, left-over segments aside
         self._failing: str | None = None  # why the last write failed
         self._overdue = False  # the open segment should be sealed, but no next one could be made
         self._closed = False
@@ -145,11 +151,11 @@ class Journal:
         """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
         self.sealed.remove(segment)
         self._sealed_bytes -= self._charge(segment)
-
-    def to_disk(self, segment: Segment) -> None:
-        """Free the memory of a sealed segment, if its file has the events too."""
-        if segment.path is not None:
-            segment.columns = None
+        self._sealed_rows -= segment.rows
+        if not self._sealed_rows:
+            self._sealed_rows_of.clear()  # with what could not be read back, if there was such
+        elif not segment.left_over:
+            self._sealed_rows_of -= _by_site(segment.rows_of)
 
     def put_last(self, segment: Segment) -> None:
         """Let the other sealed segments go first."""
@@ -164,6 +170,8 @@ class Journal:
         if self._committer is not None:
             await asyncio.wait([self._committer])
         await self._turn.acquire()  # for good: nothing may touch the file any more
+        if self._sealing:
+            await asyncio.wait(self._sealing)
         if self.in_memory:
             self._take_buffer()
         elif self._file is not None and not self.broken.is_set():
@@ -181,6 +189,7 @@ class Journal:
                     except OSError as exc:
                         log.warning("an empty segment is left to the next start: %s", exc)
         self._thread.shutdown(wait=False)
+        self._seal_thread.shutdown(wait=False)
 
     @property
     def unpublished_bytes(self) -> int:
@@ -190,7 +199,7 @@ class Journal:
     @property
     def unpublished_rows(self) -> int:
         """Stored events that are in no part yet; those of left-over segments are not known."""
-        return self._buffer.rows + sum(segment.rows for segment in self.sealed)
+        return self._buffer.rows + self._sealed_rows
 
     @property
     def fullness(self) -> float:
@@ -199,11 +208,7 @@ class Journal:
 
     def buffered_by_site(self) -> Counter[str]:
         """How many events of each site are not yet published, left-over segments aside."""
-        by_site: Counter[str] = Counter()
-        for rows_of in (self._buffer.rows_of, *(segment.rows_of for segment in self.sealed)):
-            for (_, site_id), rows in rows_of.items():
-                by_site[site_id] += rows
-        return by_site
+        return self._sealed_rows_of + _by_site(self._buffer.rows_of)
 
     def _filled(self) -> float:
         """By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts
@@ -308,14 +313,19 @@ class Journal:
         except SegmentBroken as exc:
             self._fail(exc)
             return
-        try:
-            await self._in_thread(self._file.seal)
-        except SegmentBroken as exc:
-            self._fail(exc)
-            return
         sealed, self._file = self._file, fresh
         self._take_buffer(sealed)
         self._overdue = False
+        sealing = asyncio.create_task(self._seal(sealed))
+        self._sealing.add(sealing)
+        sealing.add_done_callback(self._sealing.discard)
+
+    async def _seal(self, file: SegmentFile) -> None:
+        """Sync a segment that takes no more events; its flush need not wait for that."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._seal_thread, file.seal)
+        except SegmentBroken as exc:
+            self._fail(exc)
 
     def _take_buffer(self, file: SegmentFile | None = None) -> None:
         """Make a sealed segment of the buffer, if it holds anything."""
@@ -323,20 +333,21 @@ class Journal:
         buffer, self._buffer = self._buffer, Buffer()
         if not buffer.rows:
             return
-        columns: Columns | None = buffer.columns()
-        if file is not None and (self.flush_under_way or any(segment.columns for segment in self.sealed)):
-            # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
-            columns = None
         segment = Segment(
             file.id if file else self._store.new_id(),
             file.path if file else None,
             self._store.by_site,
             buffer.size_bytes,
             buffer.rows_of,
-            columns,
+            buffer.columns(),
         )
+        if self.flush_under_way or any(other.columns for other in self.sealed):
+            # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
+            segment.to_disk()
         self.sealed.append(segment)
         self._sealed_bytes += self._charge(segment)
+        self._sealed_rows += segment.rows
+        self._sealed_rows_of += _by_site(buffer.rows_of)
         self.flush_due.set()
 
     def _charge(self, segment: Segment) -> int:
@@ -354,3 +365,11 @@ class Journal:
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _by_site(rows_of: Mapping[Group, int]) -> Counter[str]:
+    """The rows of each site, on whatever day."""
+    by_site: Counter[str] = Counter()
+    for (_, site_id), rows in rows_of.items():
+        by_site[site_id] += rows
+    return by_site

@@ -51,7 +51,7 @@ class Quarantine:
             self._sync_folder()
             return
         staged = self._staging / final.name
-        self._staging.mkdir(parents=True, exist_ok=True)
+        self._folders.make_if_gone(self._staging)
         try:
             with staged.open("wb") as copy:
                 for start, end in ranges:
@@ -68,6 +68,7 @@ class Quarantine:
     def keep_whole(self, segment: Segment, path: Path) -> None:
         """Keep the segment's file itself. Raises OSError."""
         staged = self._staging / f"{segment.id}.{WHOLE}"
+        self._folders.make_if_gone(self._staging)
         staged.unlink(missing_ok=True)
         os.link(path, staged)
         self._publish(staged, self._folder / staged.name, WHOLE, [(0, path.stat().st_size)])

@@ -10,6 +10,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collector.portable import read_at
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -35,7 +37,7 @@ class SegmentReader(FileIO):
         at = self.tell()
         wanted = memoryview(buffer).cast("B")
         try:
-            got = os.preadv(self.fileno(), [wanted], at)
+            got = read_at(self.fileno(), wanted, at)
         except OSError as exc:
             if exc.errno != EIO:
                 raise
@@ -48,7 +50,7 @@ class SegmentReader(FileIO):
     def _read_block(self, wanted: memoryview, at: int) -> int:
         """The rest of the block at this place, by itself: what was asked for may have been a good one and a bad one."""
         try:
-            return os.preadv(self.fileno(), [wanted], at)
+            return read_at(self.fileno(), wanted, at)
         except OSError as exc:
             if exc.errno != EIO:
                 raise

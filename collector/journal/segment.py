@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from errno import EIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from collector.journal.record import (
 )
 from collector.parts.naming import new_segment_id
 from collector.parts.writer import Group
+from collector.portable import sync, sync_data
 from collector.publish.local import Folders, fsync_folder, open_folder
 
 log = logging.getLogger(__name__)
@@ -58,20 +59,25 @@ class Columns:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A sealed segment. Without `columns` its events are in its file alone."""
+    """A sealed segment. Without `columns` its events are in its file alone, and so is what belongs to which site."""
 
     id: str
     path: Path | None  # None: durability `memory`
     by_site: bool  # whether its parts are by site and day, or by day alone: parts of an earlier try must be found again
     size_bytes: int
-    rows_of: Mapping[Group, int]  # empty where nobody has counted them yet
+    rows_of: Mapping[Group, int]  # empty where only the file can tell
     columns: Columns | None
     left_over: bool = False  # by a process that is dead
     failed_reads: int = 0  # tries to read its file that the disk could not
+    rows: int = field(init=False)  # 0 of a left-over one: nobody has counted them
 
-    @property
-    def rows(self) -> int:
-        return sum(self.rows_of.values())
+    def __post_init__(self) -> None:
+        self.rows = sum(self.rows_of.values())
+
+    def to_disk(self) -> None:
+        """Free the memory of a segment that has a file. (With 10,000 sites `rows_of` takes 2 MB.)"""
+        if self.path is not None:
+            self.columns, self.rows_of = None, {}
 
 
 class SegmentFile:
@@ -94,7 +100,7 @@ class SegmentFile:
         self._append(data)
         if self._fsync:
             try:
-                os.fdatasync(self._descriptor)
+                sync_data(self._descriptor)
             except OSError as exc:
                 # The kernel may have dropped the pages and will call the next sync good. What was not acknowledged
                 # should not come back beside its client's second try, if the disk still lets us cut it off.
@@ -111,7 +117,7 @@ class SegmentFile:
     def seal(self) -> None:
         """Sync, whatever the durability, and close. Raises SegmentBroken."""
         try:
-            os.fdatasync(self._descriptor)
+            sync_data(self._descriptor)
         except OSError as exc:
             raise SegmentBroken(f"{self.path}: fsync failed: {exc.strerror}") from exc
         finally:
@@ -133,7 +139,7 @@ class SegmentFile:
         try:
             os.ftruncate(self._descriptor, self._committed)
             if self._fsync:
-                os.fdatasync(self._descriptor)
+                sync_data(self._descriptor)
         except OSError as exc:
             raise SegmentBroken(f"{self.path}: cannot be cut back: {exc.strerror}") from exc
 
@@ -184,8 +190,8 @@ class SegmentStore:
             with open_folder(self._own) as folder:
                 _write_all(descriptor, encode_header(Header(segment_id, self.by_site)), 0)
                 try:
-                    os.fsync(descriptor)
-                    os.fsync(folder)
+                    sync(descriptor)
+                    sync(folder)
                 except OSError as exc:
                     raise SegmentBroken(f"{path}: fsync failed: {exc.strerror}") from exc
             undo.pop_all()

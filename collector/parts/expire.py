@@ -17,7 +17,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING
-from collector.publish.local import fsync_folder, make_folder
+from collector.publish.local import Folders, fsync_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
     trash = data_dir / STAGING / EXPIRED
     sweep(trash)
     before = today - timedelta(days)
+    folders = Folders(data_dir)
     dropped = 0
     failures: list[OSError] = []
     for folder in shown(sorted(_days_before(data_dir, before, failures))):
         try:
-            dropped += _drop(folder, trash)
+            dropped += _drop(folder, trash, folders)
         except OSError as exc:
             if folder.exists():  # or someone else was faster
                 failures.append(exc)
@@ -88,9 +89,9 @@ def _folders(folder: Path, failures: list[OSError]) -> list[Path]:
         return []
 
 
-def _drop(folder: Path, trash: Path) -> int:
+def _drop(folder: Path, trash: Path, folders: Folders) -> int:
     parts = sum(1 for _ in folder.glob("*.parquet"))
-    make_folder(trash)
+    folders.make_if_gone(trash)
     aside = trash / secrets.token_hex(8)
     folder.rename(aside)
     fsync_folder(folder.parent)

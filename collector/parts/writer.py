@@ -135,7 +135,7 @@ class PartWriter:
 
     def _stage_and_publish(self, final: Path, segment: str, table: pa.Table, row_groups: list[int]) -> bool:
         staged = self.staging / f"{segment}.parquet"
-        self.staging.mkdir(parents=True, exist_ok=True)  # it may have been cleared away
+        self.folders.make_if_gone(self.staging)
         try:
             self._write(staged, segment, table, row_groups)
             fsync_file(staged)

@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from collector.portable import sync
+
 # A name takes some 200 bytes; 10,000 sites with a folder a day must not add up for ever.
 MAX_KNOWN = 65_536
 
 
 class Folders:
     """The folders below `root`, each synced in its parent before what it holds counts.
+
+    A process that serves works in its data_dir, and its root is `.` (see collector/boot/claims.py): wherever that
+    folder is moved, its paths lead there; and if it is deleted, nothing can be made in its place.
 
     A folder that is there already is synced too, once by each process: whoever made it may have been killed before its
     sync. Not thread-safe where two threads make one folder; then both sync it.
@@ -59,6 +64,11 @@ class Folders:
         staged.unlink()
         return True
 
+    def make_if_gone(self, folder: Path) -> None:
+        """Make a folder that somebody may have cleared away since it was made. Raises OSError."""
+        if not folder.is_dir():
+            self._make_again(folder)
+
     def _make_again(self, folder: Path) -> None:
         """Someone has removed a folder since, as one may with an empty day."""
         self._known.clear()
@@ -90,13 +100,13 @@ def make_folder(folder: Path) -> None:
 def fsync_file(path: Path) -> None:
     """Wait until the file's bytes are on the disk."""
     with _opened(path, os.O_RDONLY) as descriptor:
-        os.fsync(descriptor)
+        sync(descriptor)
 
 
 def fsync_folder(folder: Path) -> None:
     """Wait until the folder's names are on the disk: after a power cut a file can exist without its name."""
     with open_folder(folder) as descriptor:
-        os.fsync(descriptor)
+        sync(descriptor)
 
 
 def open_folder(folder: Path) -> AbstractContextManager[int]:

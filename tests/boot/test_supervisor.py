@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from collector.boot.claims import DataDir
 from collector.boot.control import Channel, encode, receive_first
-from collector.boot.door import CROWDS_BYTES, Crowds, Door, shared_memory
+from collector.boot.door import CROWDS_BYTES, Crowds, Door
 from collector.boot.keeper import BEATS_UNANSWERED, BEATS_UNTIL_SERVING, STEADY_S, Keeper, Shared, how
 from collector.boot.serve import command, processes
 from collector.boot.supervisor import Supervisor
 from collector.edge.rate_limit import table_bytes
 from collector.metrics import Metrics
+from collector.portable import shared_memory
 from collector.share import Share
 from tests.support import FakeClock, config
 
@@ -35,11 +37,11 @@ while message := receive_first(end):
 
 
 @pytest.fixture
-def shared() -> Shared:
+def shared(tmp_path: Path) -> Shared:
     with socket.create_server(("127.0.0.1", 0)) as public:
         files = [shared_memory("table", table_bytes()), shared_memory("crowds", CROWDS_BYTES)]
-        lock = os.open(os.devnull, os.O_RDONLY)
-        return Shared([], 2, public.detach(), lock, *files)
+        folder, lock = os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY)
+        return Shared([], 2, DataDir(tmp_path, folder, lock), public.detach(), *files)
 
 
 def keeper(shared: Shared, tmp_path: Path, clock: FakeClock, first: str = "") -> Keeper:
@@ -48,7 +50,7 @@ def keeper(shared: Shared, tmp_path: Path, clock: FakeClock, first: str = "") ->
     return Keeper(1, started, lambda: config(tmp_path), metrics, clock, crowds)
 
 
-FIELDS = ("workers", "public", "lock", "table", "crowds")
+FIELDS = ("workers", "data_dir", "public", "table", "crowds")
 
 
 async def until(true: Any) -> None:

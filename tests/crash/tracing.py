@@ -27,7 +27,7 @@ STRACE = which("strace")
 ATTACH_S = 20.0
 
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)")
-_PATH = re.compile(r'[<"](/[^>"]*)[>"]')
+_PATH = re.compile(r'<(/[^>"]*)>|"([^">]+)"')
 
 
 def traced(log: Path, *options: str) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def traced(log: Path, *options: str) -> tuple[str, ...]:
 
 
 def options(calls: str, *inject: str, path: Path | None = None) -> tuple[str, ...]:
-    """Trace these calls (`fsync,fdatasync`), all of them or those on one path, and inject these faults.
+    """Trace these calls (`fsync,fdatasync`), all of them or those on one path below `data`, and inject these faults.
 
     A fault is `error=EIO`, or `error=EIO:when=3+`; it is for all of `calls`, or for those it names: `fsync:error=EIO`.
     """
@@ -44,8 +44,14 @@ def options(calls: str, *inject: str, path: Path | None = None) -> tuple[str, ..
     return (
         *("-e", f"trace={calls}"),
         *(word for fault in faults for word in ("-e", f"inject={fault}")),
-        *(() if path is None else ("-P", str(path))),
+        *(word for name in ([] if path is None else _names(path)) for word in ("-P", name)),
     )
+
+
+def _names(path: Path) -> list[str]:
+    """What a path is called in a system call: by a descriptor of it as it is, else as its data_dir finds it."""
+    data_dir = next(folder for folder in path.parents if folder.name == "data")
+    return [str(path), str(path.relative_to(data_dir))]
 
 
 @contextmanager
@@ -64,8 +70,8 @@ def calls(log: Path, root: Path) -> Iterator[tuple[str, str, str]]:
     for line in log.read_text(errors="replace").splitlines():
         if match := _CALL.match(line):
             thread, name, arguments = match.groups()
-            paths = _PATH.findall(arguments)
-            yield thread, name, place(Path(paths[-1]), root) if paths else "elsewhere"
+            paths = [_path(found, root) for found in _PATH.finditer(arguments)]
+            yield thread, name, place(paths[-1], root) if paths else "elsewhere"
 
 
 def nth_call(log: Path, root: Path, n: int) -> tuple[str, str]:
@@ -81,6 +87,11 @@ def nth_call(log: Path, root: Path, n: int) -> tuple[str, str]:
 def ended(log: Path, pid: int) -> bool:
     """Whether strace has written its last line about the process."""
     return re.search(rf"^{pid} +\+\+\+ ", log.read_text(errors="replace"), re.MULTILINE) is not None
+
+
+def _path(found: re.Match[str], root: Path) -> Path:
+    """Where it is; what is named without a slash in front is below the data_dir, in which the collector works."""
+    return root / (found[1] or found[2])
 
 
 def place(path: Path, root: Path) -> str:

@@ -5,12 +5,10 @@
 Each safeguard is removed by replacing a function of the product before it starts.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from collector.boot.cli import main
@@ -27,7 +25,7 @@ def nothing(*arguments: object) -> None:
 
 def commit_fsync() -> None:
     """An answer leaves before its commit is on the disk. (Segments are not synced when they are sealed either.)"""
-    segment.os = SimpleNamespace(**vars(os) | {"fdatasync": nothing})
+    segment.sync_data = nothing
 
 
 def part_fsync() -> None:
@@ -42,7 +40,7 @@ def part_folder_fsync() -> None:
 
 def journal_folder_fsync() -> None:
     """A segment is written whose name is not on the disk, nor that of its folder."""
-    segment.os = SimpleNamespace(**vars(os) | {"fsync": nothing})
+    segment.sync = nothing
     local.Folders._make = lambda self, folder: folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -35,9 +35,12 @@ def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worke
 
 @pytest.fixture
 def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace functions of `os` in the module."""
+    """Replace functions of `os` in the module, syncs by their names of Linux."""
 
     def replace(**functions: Any) -> None:
+        for name, ours in (("fsync", "sync"), ("fdatasync", "sync_data")):
+            if name in functions:
+                monkeypatch.setattr(module, ours, functions[name])
         monkeypatch.setattr(module, "os", SimpleNamespace(**vars(os) | functions))
 
     return replace

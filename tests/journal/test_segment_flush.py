@@ -123,6 +123,32 @@ def test_layout_of_a_segment_outlives_a_change_of_the_setting(tmp_path: Path) ->
     assert 4 == len(read_rows(tmp_path / "events"))
 
 
+@pytest.mark.parametrize("what", ["segment", "torn"])
+def test_staging_folder_that_was_cleared_away_is_made_again_for_quarantine(bench: Bench, what: str) -> None:
+    segment = bench.sealed(in_memory=False)
+    assert segment.path is not None
+    if what == "torn":
+        with segment.path.open("ab") as file:
+            file.write(b"torn")
+    else:
+        taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+        taken.parent.mkdir(parents=True)
+        taken.write_bytes(b"another file")
+    shutil.rmtree(bench.writer.staging)
+    bench.flush(segment)
+    assert [what] == list(bench.quarantined())
+
+
+def test_rows_of_each_site_are_known_again_once_a_segment_was_read_back(bench: Bench) -> None:
+    """What waits on disk keeps them in its file alone."""
+    segment = bench.sealed()
+    counted = dict(segment.rows_of)
+    segment.to_disk()
+    assert ({}, 4) == (segment.rows_of, segment.rows)
+    bench.flush(segment)
+    assert counted == segment.rows_of
+
+
 @pytest.mark.parametrize("taken_by", ["fewer rows", "another segment", "garbage", "nothing"])
 def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(bench: Bench, taken_by: str) -> None:
     """Its other parts are published, the file in the way is not touched, and the journal is not held up for ever."""

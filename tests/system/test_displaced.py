@@ -1,0 +1,169 @@
+"""A data_dir that is not where it was: moved, replaced, deleted, or on a volume that was unmounted, while serving."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from collector.boot.supervisor import BEAT_S
+from collector.boot.worker import DISK_CHECK_S
+from tests.crash.conftest import need
+from tests.crash.disk import mount
+from tests.support import event
+from tests.system.process import Process, configure, run, serving, wait_until
+
+NEVER = {"flush_interval_s": 3600}
+OFTEN = {"flush_interval_s": 0.3}
+WORKERS = [1, 2]
+
+
+def post(process: Process, session_id: str) -> int:
+    return process.post(event(session_id=session_id)).status
+
+
+def refuses(process: Process, reason: str) -> None:
+    """Wait until events are refused; `/readyz` says why, and so does the answer."""
+    told = f"not ready: data_dir {process.data_dir} {reason}"
+    wait_until(lambda: process.ask("/readyz")[1].startswith(told), "it is not ready")
+    assert 503 == process.ask("/readyz")[0]
+    answer = process.post()
+    assert (503, "unavailable") == (answer.status, answer.headers["Collect-Reason"])
+
+
+def taken(process: Process) -> None:
+    wait_until(lambda: process.post(event(session_id="again")).status == 201, "events are taken again")
+
+
+def moved(data_dir: Path) -> None:
+    data_dir.rename(data_dir.with_name("moved"))
+
+
+def replaced(data_dir: Path) -> None:
+    moved(data_dir)
+    data_dir.mkdir()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize(("displace", "reason"), [(moved, "is gone"), (replaced, "is another folder")])
+def test_events_are_refused_and_nothing_is_made_where_the_data_dir_was(
+    tmp_path: Path, displace: Callable[[Path], None], reason: str, workers: int
+) -> None:
+    """Its flushes go on in the folder itself, wherever that is."""
+    with serving(tmp_path, server={"workers": workers}, storage=OFTEN) as process:
+        assert 201 == post(process, "before")
+        displace(process.data_dir)
+        refuses(process, reason)
+        wait_until(lambda: not process.metrics().value("collector_buffered_events", site="demo"), "it is flushed")
+        assert displace is replaced or not process.data_dir.exists()
+        assert not list(process.data_dir.glob("*"))
+        if displace is replaced:
+            process.data_dir.rmdir()
+        process.data_dir.with_name("moved").rename(process.data_dir)
+        taken(process)
+        assert 0 == process.stop()
+    assert {"before", "again"} == {row["session_id"] for row in process.rows()}
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_kill_while_the_data_dir_is_elsewhere_costs_no_acknowledged_event(tmp_path: Path, workers: int) -> None:
+    """A second collector starts on the path, and takes nothing of the first one's."""
+    with serving(tmp_path, server={"workers": workers}, storage=NEVER) as first:
+        assert 201 == post(first, "first")
+        moved(first.data_dir)
+        refuses(first, "is gone")
+        (tmp_path / "again").mkdir()
+        settings = NEVER | {"data_dir": first.data_dir}
+        with serving(tmp_path / "again", server={"workers": workers}, storage=settings) as second:
+            assert 201 == post(second, "second")
+            refuses(first, "is another folder")
+            first.popen.kill()
+            first.exit_code()
+            assert 0 == second.stop()
+    assert {"second"} == {row["session_id"] for row in first.rows()}
+    shutil.rmtree(first.data_dir)
+    first.data_dir.with_name("moved").rename(first.data_dir)
+    assert 0 == run("recover", "--config", configure(tmp_path), folder=tmp_path).returncode
+    assert {"first"} == {row["session_id"] for row in first.rows()}
+
+
+def test_collector_cannot_be_started_on_a_data_dir_that_was_moved_under_one_that_serves(tmp_path: Path) -> None:
+    """It goes by the folder, and not by its path."""
+    with serving(tmp_path, storage=NEVER) as process:
+        moved(process.data_dir)
+        (tmp_path / "again").mkdir()
+        file = configure(tmp_path / "again", storage={"data_dir": tmp_path / "moved"})
+        tried = run("serve", "--config", file, folder=tmp_path)
+    assert (1, True) == (tried.returncode, "another collector is using it" in tried.stderr)
+
+
+def test_worker_that_is_replaced_meanwhile_works_in_the_folder_and_refuses(tmp_path: Path) -> None:
+    with serving(tmp_path, server={"workers": 2}, storage=NEVER) as process:
+        moved(process.data_dir)
+        refuses(process, "is gone")
+        for worker in workers_of(process):
+            os.kill(worker, 9)
+        wait_until(lambda: process.metrics().value("collector_worker_restarts_total") == 2, "both are replaced")
+        wait_until(lambda: process.metrics().value("collector_workers", state="serving") == 2, "they serve")
+        refuses(process, "is gone")
+        assert not process.data_dir.exists()
+        process.data_dir.with_name("moved").rename(process.data_dir)
+        taken(process)
+        assert 0 == process.stop()
+
+
+def test_data_dir_that_is_deleted_is_not_made_again(tmp_path: Path) -> None:
+    """What was not flushed is gone with it, and the stop says so; a new start makes a new one."""
+    with serving(tmp_path, storage=OFTEN) as process:
+        shutil.rmtree(process.data_dir)
+        refuses(process, "is gone")
+        assert process.stop() in (0, 1)
+        assert not process.data_dir.exists()
+        assert "Traceback" not in process.log()
+
+
+def test_relative_paths_of_the_configuration_hold_for_a_reload(tmp_path: Path) -> None:
+    """Those of the file itself and of data_dir, though the process works elsewhere by then."""
+    config_file = configure(tmp_path, storage={"data_dir": "data"})
+    with serving(tmp_path, config_argument=config_file.name, storage={"data_dir": "data"}) as process:
+        config_file.write_text(config_file.read_text() + "\n[sites.other]\n")
+        process.popen.send_signal(1)
+        process.logged("reloaded: 2 sites")
+        assert 201 == process.post(site="other").status
+        assert "changes only with a restart" not in process.log()
+        assert 0 == process.stop()
+    assert ["data"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_volume_that_is_unmounted_is_not_written_beneath(tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "root, to mount a volume")
+    data_dir, volume = tmp_path / "data", tmp_path / "volume"
+    for folder in (data_dir, volume):
+        folder.mkdir()
+    mount("--bind", str(volume), str(data_dir))
+    try:
+        with serving(tmp_path, storage=OFTEN) as process:
+            assert 201 == post(process, "before")
+            subprocess.run(["umount", "--lazy", data_dir], check=True)
+            refuses(process, "is another folder")
+            wait_until(lambda: not process.metrics().value("collector_buffered_events", site="demo"), "it is flushed")
+            assert [] == list(data_dir.iterdir())
+            mount("--bind", str(volume), str(data_dir))
+            taken(process)
+            assert 0 == process.stop()
+            assert {"before", "again"} == {row["session_id"] for row in process.rows()}
+    finally:
+        subprocess.run(["umount", "--lazy", data_dir], check=False, capture_output=True)
+
+
+def test_data_dir_is_looked_at_often_enough_to_refuse_within_two_seconds() -> None:
+    """By a worker, and then by the supervisor that asks it; half a second is for a busy machine."""
+    assert DISK_CHECK_S + BEAT_S <= 1.5
+
+
+def workers_of(process: Process) -> list[int]:
+    """The process ids of a supervisor's workers."""
+    text = Path(f"/proc/{process.popen.pid}/task/{process.popen.pid}/children").read_text()
+    return [int(number) for number in text.split()]
