@@ -80,7 +80,7 @@ def recover(config_file: Path) -> int:
             stages.writer.prepare()
             segments = stages.store.left_over()
         except OSError as exc:
-            raise StartError(f"data_dir {data_dir}: {exc.strerror}: {exc.filename}") from None
+            raise StartError(f"data_dir {data_dir}: {exc.strerror}: {data_dir / str(exc.filename)}") from None
         rows = left = 0
         for segment in shown(segments, "recovering"):
             try:

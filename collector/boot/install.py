@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from collector.boot.claims import StartError
+from collector.portable import LINUX
 from collector.publish.local import fsync_file, fsync_folder, make_folder
 
 WRITTEN_FOR = "/usr/local/"  # the prefix in the units as they are in the repository
@@ -28,6 +29,8 @@ _UNITS = (".service", ".socket", ".mount", ".timer")
 
 def install(prefix: Path, root: Path) -> int:
     """Install below `root`; the files speak of `prefix` without it. Raises StartError."""
+    if not LINUX:
+        raise StartError("install: needs Linux, and systemd for its units")
     binary = os.environ.get(BINARY_VARIABLE)
     if binary is None:
         raise StartError("install: copies the single file that `make binary` makes, and this program is none")

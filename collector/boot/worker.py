@@ -96,7 +96,8 @@ def open_stages(
     try:
         stages.open()
     except OSError as exc:
-        raise StartError(f"data_dir {config.storage.data_dir}: {exc.strerror}: {exc.filename}") from None
+        data_dir = config.storage.data_dir
+        raise StartError(f"data_dir {data_dir}: {exc.strerror}: {data_dir / str(exc.filename)}") from None
     except SegmentBroken as exc:
         raise StartError(str(exc)) from None
     return stages

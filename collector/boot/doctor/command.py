@@ -7,19 +7,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from collector.boot.claims import StartError
 from collector.boot.doctor.checks import Examined, Finding, Grade, examine
 from collector.boot.doctor.machine import look_at
 from collector.boot.doctor.speed import measure_cpu, measure_disk
 from collector.boot.doctor.verdict import verdict
 from collector.config_file import load
+from collector.portable import LINUX
 
 WIDTH_OF_FILES = 120
 _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "bold red"}
 
 
 def doctor(config_file: Path, rate: float) -> int:
-    """Look, measure, and say; 1 if something would keep a collector from serving. Raises ConfigError."""
+    """Look, measure, and say; 1 if something would keep a collector from serving. Raises ConfigError, StartError."""
     config = load(config_file)
+    if not LINUX:
+        raise StartError("doctor: needs Linux, whose limits and devices it looks at")
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
