@@ -36,7 +36,7 @@ test: $(VENV)/dev.done check
 
 # The tests of the whole process once more, the binary in the place of `python -m collector`.
 test-binary: $(VENV)/dev.done binary
-	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py
+	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py --ignore=tests/system/test_elsewhere.py
 
 binary: .venv-binary/done
 	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))"

@@ -1,5 +1,6 @@
 """What a process claims of its machine before it serves: the data_dir, and its ports."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -109,7 +110,7 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
             opened.callback(os.close, lock)
         except OSError as exc:
             raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
-        _lock(lock, data_dir, patience_s)
+        _lock(lock, folder, data_dir, patience_s)
         held = DataDir(path, folder, lock)
         displaced = held.displaced()  # while we waited for the lock
         if displaced:
@@ -117,11 +118,17 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
         yield held
 
 
-def _lock(descriptor: int, data_dir: Path, patience_s: float) -> None:
+def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
+    """Lock the file, and the folder too, since the file may be removed under one that serves. Raises StartError."""
     until = time.monotonic() + patience_s
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                if exc.errno != errno.EBADF:  # of NFS, which locks nothing that is not open for writing
+                    raise
         except BlockingIOError:
             if time.monotonic() >= until:
                 raise StartError(f"data_dir {data_dir}: another collector is using it") from None

@@ -99,6 +99,20 @@ def test_collector_cannot_be_started_on_a_data_dir_that_was_moved_under_one_that
     assert (1, True) == (tried.returncode, "another collector is using it" in tried.stderr)
 
 
+@pytest.mark.parametrize("workers", WORKERS)
+def test_collector_cannot_be_started_beside_another_whose_lock_was_removed(tmp_path: Path, workers: int) -> None:
+    """It would adopt the other's open segment, and delete it."""
+    with serving(tmp_path, server={"workers": workers}, storage=NEVER) as process:
+        (process.data_dir / "lock").unlink()
+        tried = run("serve", "--config", tmp_path / "collector.toml", folder=tmp_path)
+        assert (1, True) == (tried.returncode, "another collector is using it" in tried.stderr)
+        tried = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
+        assert (1, True) == (tried.returncode, "another collector is using it" in tried.stderr)
+        assert 201 == post(process, "kept")
+        assert 0 == process.stop()
+    assert {"kept"} == {row["session_id"] for row in process.rows()}
+
+
 def test_worker_that_is_replaced_meanwhile_works_in_the_folder_and_refuses(tmp_path: Path) -> None:
     with serving(tmp_path, server={"workers": 2}, storage=NEVER) as process:
         moved(process.data_dir)
