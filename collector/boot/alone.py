@@ -1,7 +1,7 @@
 """One process that serves without a supervisor: it claims the data_dir and both ports, and signals are its boss.
 
-SIGTERM and SIGINT stop it, a second one at once; SIGHUP reads the configuration again. Nothing here starts it again
-when it dies: systemd does that, and on a small machine the least is the least to go wrong.
+SIGTERM and SIGINT stop it, a second one at once (collector/boot/stop.py); SIGHUP reads the configuration again. Nothing
+here starts it again when it dies: systemd does that, and on a small machine the least is the least to go wrong.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from collector.boot.claims import PATIENCE_S, listen, owned, url
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
 from collector.boot.status import Reporter, problems
+from collector.boot.stop import StopSignals
 from collector.boot.worker import Worker, open_stages, run
-from collector.clock import SystemClock
+from collector.clock import Clock, SystemClock
 from collector.config import Config
 
 log = logging.getLogger(__name__)
@@ -39,32 +40,33 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
         reporter = Reporter(
             manager, clock, data_dir.folder, stages.vitals, lambda: problems(stages.refusal(), reloads.failure)
         )
-        return run(Worker(config, stages, data_dir, clock), public, Signals(reloads, reporter, manager, public, admin))
+        signals = Signals(reloads, reporter, manager, clock, public, admin)
+        return run(Worker(config, stages, data_dir, clock), public, signals)
 
 
 class Signals:
     """The boss of a worker that is alone."""
 
     def __init__(
-        self, reloads: Reloads, reporter: Reporter, manager: Manager, public: socket.socket, admin: socket.socket
+        self,
+        reloads: Reloads,
+        reporter: Reporter,
+        manager: Manager,
+        clock: Clock,
+        public: socket.socket,
+        admin: socket.socket,
     ) -> None:
         self._reloads = reloads
         self._reporter = reporter
         self._manager = manager
+        self._clock = clock
         self._public = public
         self._admin = admin
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
-        def on_stop() -> None:
-            if worker.is_stopping:
-                worker.exit_at_once()
-            worker.stop()
-
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, on_stop)
-        loop.add_signal_handler(signal.SIGINT, on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reloads.tell)
+        StopSignals(self._clock, worker.stop, worker.exit_at_once).listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
         worker.stages.metrics.workers.labels("configured").set(1)
         async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
             yield

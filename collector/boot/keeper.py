@@ -18,6 +18,7 @@ from collector.boot.claims import DataDir, StartError
 from collector.boot.control import Channel, encode
 from collector.boot.door import Crowds
 from collector.boot.status import Vitals
+from collector.boot.stop import STOP_SIGNALS
 from collector.clock import Clock
 from collector.config import Config
 from collector.metrics import Metrics
@@ -159,11 +160,11 @@ class Keeper:
             inherited = (theirs.fileno(), *self._shared.descriptors)
             command = [*self._shared.command, "worker", str(self.number), str(theirs.fileno())]
             # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
                 self._process = await asyncio.create_subprocess_exec(*command, pass_fds=inherited)
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._channel = await Channel.over(ours)
         self._unanswered, self._start_error = 0, None
         data_dir = self._shared.data_dir

@@ -17,8 +17,9 @@ from typing import Any
 from collector.boot.claims import DataDir, StartError
 from collector.boot.control import Channel, encode, framed, receive_first
 from collector.boot.door import Crowds
+from collector.boot.stop import STOP_SIGNALS, StopSignals
 from collector.boot.worker import Worker, open_stages, run
-from collector.clock import SystemClock
+from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable
 from collector.log import set_up_logging
@@ -27,8 +28,6 @@ from collector.sums import encode as encode_families
 from collector.sums import families
 
 log = logging.getLogger(__name__)
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(control: int) -> int:
@@ -54,22 +53,21 @@ def serve(control: int) -> int:
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
         worker = Worker(config, stages, data_dir, clock, Crowds(start["crowds"], share.workers))
-        return run(worker, public, Supervised(end))
+        return run(worker, public, Supervised(end, clock))
 
 
 class Supervised:
     """The boss of a worker among several."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, clock: Clock) -> None:
         self._end = end
+        self._clock = clock
         self._channel: Channel
         self._listening: asyncio.Task[None]
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, worker.stop)
+        StopSignals(self._clock, worker.stop, worker.stop).listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them for our start
         self._channel = await Channel.over(self._end)
         self._listening = asyncio.create_task(self._listen(worker))

@@ -32,6 +32,7 @@ from collector.boot.keeper import Keeper, Shared, how
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
 from collector.boot.status import Reporter, Vitals, problems
+from collector.boot.stop import StopSignals
 from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.edge.rate_limit import BucketTable, table_bytes
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 NUMBERS_S = 2.0  # how long a scrape waits for a worker; then it shows what that one said last
 RELOADED_S = 30.0
-SECOND_SIGNAL_S = 1.0
+SECOND_SIGNAL_S = 1.0  # how long a worker that is to exit at once may take to say what that costs
 
 
 def serve(
@@ -89,13 +90,12 @@ class Supervisor:
             for number in range(shared.workers)
         ]
         self._stop = asyncio.Event()
+        self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
         """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_stop)
-        loop.add_signal_handler(signal.SIGINT, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reloads.tell)
+        self._signals.listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
         keeping = [asyncio.create_task(keeper.keep()) for keeper in self._keepers]
         duties = [asyncio.create_task(duty) for duty in (self._beat(), self._reloads.run(self._hand_over))]
         greetings = [
@@ -169,12 +169,10 @@ class Supervisor:
                 keeper.beat()
             await self._clock.sleep(BEAT_S)
 
-    def _on_stop(self) -> None:
-        if self._stop.is_set():
-            for keeper in self._keepers:
-                keeper.exit_at_once()
-            asyncio.get_running_loop().call_later(SECOND_SIGNAL_S, self._kill)
-        self._stop.set()
+    def _exit_at_once(self) -> None:
+        for keeper in self._keepers:
+            keeper.exit_at_once()
+        asyncio.get_running_loop().call_later(SECOND_SIGNAL_S, self._kill)
 
     def _kill(self) -> None:
         for keeper in self._keepers:

@@ -150,10 +150,11 @@ async def test_second_signal_kills_who_does_not_hear_it(
     killed: list[int] = []
     monkeypatch.setattr(Keeper, "kill", lambda kept: killed.append(kept.number))
     supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
-    supervisor._on_stop()
+    supervisor._signals.hear(signal.SIGTERM, 0)
+    supervisor._signals.hear(signal.SIGTERM, 1)
     await asyncio.sleep(0.05)
     assert [] == killed
-    supervisor._on_stop()
+    supervisor._signals.hear(signal.SIGINT, 2)
     await until(lambda: killed == [0, 1])
 
 

@@ -233,13 +233,19 @@ def serving(
             stderr=log,
         )
     try:
-        wait_until(lambda: popen.poll() is not None or _listens(log_file.read_text()), "it listens, or has ended")
-        public, admin = (_found(pattern, log_file.read_text()) for pattern in (LISTENING, ADMIN))
+        public, admin = listening(popen, log_file)
         yield Process(popen, folder, public, admin)
     finally:
         if popen.poll() is None:
             popen.kill()
         popen.wait(STOP_S)
+
+
+def listening(popen: subprocess.Popen[bytes], log_file: Path) -> tuple[str, str]:
+    """Both URLs, of a process that logs to that file, as soon as it serves."""
+    wait_until(lambda: popen.poll() is not None or _listens(log_file.read_text()), "it listens, or has ended")
+    public, admin = (_found(pattern, log_file.read_text()) for pattern in (LISTENING, ADMIN))
+    return public, admin
 
 
 def _listens(log: str) -> bool:

@@ -275,25 +275,6 @@ def test_idle_connections_do_not_hold_the_stop(tmp_path: Path) -> None:
         assert len(process.rows()) == 1
 
 
-@pytest.mark.parametrize(
-    ("durability", "fate", "kept"), [("memory", "are lost", 0), ("write", "stay in the journal", 1)]
-)
-def test_second_sigterm_exits_at_once(tmp_path: Path, durability: str, fate: str, kept: int) -> None:
-    """The first waits for a body that does not come."""
-    server, storage = {"shutdown_timeout_s": 60, "body_timeout_s": 60}, {"durability": durability}
-    with serving(tmp_path, server=server, storage=storage) as process:
-        assert process.post().status == 201
-        with half_sent(process, body()):
-            process.send_signal(signal.SIGTERM)
-            process.logged("draining")
-            process.send_signal(signal.SIGTERM)
-            assert process.exit_code(within_s=3) == 1
-        assert f"second signal: exiting at once; 1 events {fate}" in process.log()
-    with serving(tmp_path) as process:
-        assert process.stop() == 0
-        assert kept == len(process.rows())
-
-
 def test_sigint_stops_as_sigterm_does(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         assert process.post().status == 201

@@ -317,21 +317,6 @@ def test_signal_that_reaches_all_at_once_drains_all(tmp_path: Path, number: sign
         assert "Traceback" not in process.log()
 
 
-def test_second_signal_ends_all_at_once(tmp_path: Path) -> None:
-    """The first waits for a body that does not come."""
-    with two_workers(tmp_path, server={"shutdown_timeout_s": 60, "body_timeout_s": 60}) as process:
-        ids = posted(process, 10)
-        with under_way(process):
-            process.send_signal(signal.SIGTERM)
-            process.logged("draining: 1 requests under way")
-            process.send_signal(signal.SIGTERM)
-            assert process.exit_code(within_s=5) == 1
-        assert "second signal: exiting at once; " in process.log()
-        with two_workers(tmp_path) as again:
-            assert again.stop() == 0
-            assert ids == ids_of(again)
-
-
 def test_reload_reaches_all_workers_and_a_bad_file_none(tmp_path: Path) -> None:
     """Counted once, and said once; a worker that is replaced later starts with the good one."""
     with two_workers(tmp_path) as process:

@@ -1,0 +1,66 @@
+"""Stop signals: which of them asks for a stop, and which says that the stop takes too long.
+
+SIGTERM and SIGINT ask for one. The same signal within a second is the same stop: who sends it to a whole process group
+has it passed on by make, a shell or an init of containers, and it comes twice within milliseconds. The same one later,
+or the other one, comes from somebody who does not want to wait.
+"""
+
+import asyncio
+import atexit
+import signal
+from collections.abc import Callable
+
+from collector.clock import Clock
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_STOP_S = 1.0
+
+
+class StopSignals:
+    """Hears them: `stop` is called at the first, and `exit_at_once` at each that belongs to no stop so far."""
+
+    def __init__(self, clock: Clock, stop: Callable[[], object], exit_at_once: Callable[[], object]) -> None:
+        self._clock = clock
+        self._stop = stop
+        self._exit_at_once = exit_at_once
+        self._first: tuple[int, int] | None = None  # the signal, and when it came
+
+    def listen(self) -> None:
+        """Hear them in the running loop from now on.
+
+        Not by `add_signal_handler`: a loop that is closed puts the system's default in its place, and the same stop,
+        come again behind a drain that is done, would end the process by the signal and not with its exit code.
+        """
+        loop = asyncio.get_running_loop()
+
+        def arrived(number: int, _: object) -> None:
+            at_ns = self._clock.monotonic_ns()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.hear, number, at_ns)
+            elif not self._is_same_stop(number, at_ns):
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+
+        for number in STOP_SIGNALS:
+            signal.signal(number, arrived)
+        # Python takes its handlers away before it takes itself down, and there is nothing left to wait for.
+        atexit.register(_ignore_all)
+
+    def hear(self, number: int, at_ns: int) -> None:
+        """A signal has come, at that time of the monotonic clock."""
+        if self._first is None:
+            self._first = (number, at_ns)
+            self._stop()
+        elif not self._is_same_stop(number, at_ns):
+            self._exit_at_once()
+
+    def _is_same_stop(self, number: int, at_ns: int) -> bool:
+        if self._first is None:
+            return False
+        first, first_ns = self._first
+        return number == first and at_ns - first_ns < SAME_STOP_S * 1e9
+
+
+def _ignore_all() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,182 @@
+"""Signals that say stop, to the real process: one that comes twice, another one, and one behind the drain."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from collector.boot.stop import SAME_STOP_S
+from tests.support import body
+from tests.system import wire
+from tests.system.process import (
+    COMMAND,
+    STOP_S,
+    Process,
+    environment,
+    listening,
+    serving,
+    wait_until,
+)
+
+ROOT = Path(__file__).parents[2]
+WORKERS = pytest.mark.parametrize("workers", [1, 2])
+SLOW_TO_STOP = {"shutdown_timeout_s": 60, "body_timeout_s": 60}
+
+
+def served_by(workers: int, **settings: float) -> dict[str, Any]:
+    return {"port": 0, "workers": workers, **settings}
+
+
+@contextmanager
+def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
+    """It has heard that it is to stop, and waits for a body that does not come before the block is left."""
+    address, data = urlsplit(process.url), body()
+    with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
+        connection.sendall(wire.head("demo", len(data)) + data[:1])
+        wait_until(lambda: process.metrics().value("collector_requests_under_way") == 1, "the request is under way")
+        stop()
+        process.logged("draining: 1 requests under way")
+        yield
+        with suppress(ConnectionError):  # it may have gone at once
+            connection.sendall(data[1:])
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("first", "second", "after_s"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, SAME_STOP_S),
+        (signal.SIGINT, signal.SIGINT, SAME_STOP_S),
+        (signal.SIGINT, signal.SIGTERM, 0),
+        (signal.SIGTERM, signal.SIGINT, 0),
+    ],
+)
+def test_second_signal_exits_at_once(
+    tmp_path: Path, workers: int, first: signal.Signals, second: signal.Signals, after_s: float
+) -> None:
+    with serving(tmp_path, server=served_by(workers, **SLOW_TO_STOP)) as process:
+        assert process.post().status == 201
+        with draining(process, lambda: process.send_signal(first)):
+            time.sleep(after_s)  # of its own clock: it has heard the first one
+            process.send_signal(second)
+            assert process.exit_code(within_s=5) == 1
+        assert "second signal: exiting at once; " in process.log()
+    with serving(tmp_path, server=served_by(workers)) as process:
+        assert process.stop() == 0
+        assert 1 == len(process.rows())
+
+
+@pytest.mark.parametrize(
+    ("durability", "fate", "kept"), [("memory", "are lost", 0), ("write", "stay in the journal", 1)]
+)
+def test_second_signal_says_what_it_costs(tmp_path: Path, durability: str, fate: str, kept: int) -> None:
+    with serving(tmp_path, server=served_by(1, **SLOW_TO_STOP), storage={"durability": durability}) as process:
+        assert process.post().status == 201
+        with draining(process, lambda: process.send_signal(signal.SIGTERM)):
+            process.send_signal(signal.SIGINT)
+            assert process.exit_code(within_s=5) == 1
+        assert f"second signal: exiting at once; 1 events {fate}" in process.log()
+    with serving(tmp_path) as process:
+        assert process.stop() == 0
+        assert kept == len(process.rows())
+
+
+@WORKERS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_that_comes_twice_is_one_stop(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    with serving(tmp_path, server=served_by(workers), storage={"durability": "memory"}) as process:
+        assert process.post().status == 201
+        with draining(process, lambda: process.send_signal(number)):
+            process.send_signal(number)
+        assert process.exit_code() == 0
+        assert "second signal" not in process.log()
+        assert 2 == len(process.rows())
+
+
+@WORKERS
+def test_signal_that_comes_again_behind_the_drain_changes_nothing(tmp_path: Path, workers: int) -> None:
+    """To all processes, as by a terminal: they are about to end, by an exit code and not by the signal."""
+    with serving(tmp_path, server=served_by(workers)) as process:
+        group = [process.popen.pid, *_children(process.popen.pid)]
+        process.send_signal(signal.SIGTERM)
+        process.logged("every acknowledged event is in a part")
+        until = time.monotonic() + STOP_S
+        while process.popen.poll() is None and time.monotonic() < until:
+            for pid in group:
+                _send(pid, signal.SIGTERM)
+        assert process.exit_code() == 0
+
+
+@WORKERS
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_run_in_a_group_that_is_told_to_stop_loses_nothing(tmp_path: Path, workers: int) -> None:
+    """The collector gets SIGTERM as one of the group, and once more from make, which waits for it."""
+    overrides = {
+        "SERVER__PORT": "0",
+        "ADMIN__PORT": "0",
+        "SERVER__WORKERS": str(workers),
+        "STORAGE__DATA_DIR": str(tmp_path / "data"),
+        "STORAGE__DURABILITY": "memory",
+        "STORAGE__FLUSH_INTERVAL_S": "600",
+    }
+    (tmp_path / "bin").mkdir()
+    recorder = tmp_path / "bin" / "collector"
+    # `exec`, as the recipe does: between make and the collector there is no shell that could keep the signal.
+    recorder.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
+    recorder.chmod(0o755)
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        make = subprocess.Popen(
+            ["make", "-o", ".venv/run.done", "run", f"BIN={recorder.parent}"],
+            cwd=ROOT,
+            env=environment() | {f"COLLECTOR__{name}": value for name, value in overrides.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        url, admin = listening(make, log)
+        process = Process(make, tmp_path, url, admin)
+        for _ in range(5):
+            assert process.post(body()).status == 201
+        (collector,) = _children(make.pid)
+        os.kill(make.pid, signal.SIGSTOP)  # or both signals may be one to the system
+        with draining(process, lambda: os.killpg(make.pid, signal.SIGTERM)):
+            os.kill(make.pid, signal.SIGCONT)
+            wait_until(lambda: not _is_pending(make.pid, signal.SIGTERM), "make has heard it, and passed it on")
+        assert -signal.SIGTERM == make.wait(STOP_S), "make has waited, and then ends by the signal as it would anyway"
+        wait_until(lambda: not Path(f"/proc/{collector}").exists(), "the collector is gone")
+        assert "second signal" not in process.log()
+        assert "Error" not in process.log(), "make says so where a recipe fails"
+        assert 6 == len(process.rows())
+    finally:
+        if make.poll() is None:
+            os.killpg(make.pid, signal.SIGKILL)
+        make.wait(STOP_S)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _is_pending(pid: int, number: signal.Signals) -> bool:
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending, 16) >> (number - 1) & 1)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        time.sleep(0.001)
