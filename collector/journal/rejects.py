@@ -23,14 +23,24 @@ SITE_MAX_PER_MINUTE = 1_000
 MAX_PER_MINUTE = 10_000
 MAX_WAITING_BYTES = 16 << 20
 
+# What a reject takes beside the characters of its message and body, and the first one of a site and day beside that: in
+# resident memory 232 and 260 bytes, measured with 300,000 of them.
+REJECT_BYTES = 232
+GROUP_BYTES = 264
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """One body that broke the contract."""
 
     received_us: int
-    message: str
+    message: str  # of ours, in ASCII
     body: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory."""
+        return REJECT_BYTES + len(self.message) + len(self.body)
 
 
 class Rejects:
@@ -38,28 +48,35 @@ class Rejects:
 
     def __init__(self, *, enabled: bool, share: Share = ALONE) -> None:
         self._enabled = enabled
-        self._share = share
+        self._max_waiting_bytes = share.of(MAX_WAITING_BYTES)
+        self._site_max_per_minute = share.of(SITE_MAX_PER_MINUTE)
+        self._max_per_minute = share.of(MAX_PER_MINUTE)
         self._waiting: dict[Group, list[Rejected]] = {}
         self._waiting_bytes = 0
         self._minute = 0
-        self._of_site: Counter[str] = Counter()
+        self._of_site: Counter[str] = Counter()  # in this minute
+        self._of_all = 0  # their sum
 
     def keep(self, site_id: str, rejected: Rejected) -> bool:
         """Keep it if the bounds allow; whether they did."""
         minute = rejected.received_us // (60 * US_PER_S)
         if minute != self._minute:
-            self._minute = minute
+            self._minute, self._of_all = minute, 0
             self._of_site.clear()
         if (
             not self._enabled
-            or self._waiting_bytes + len(rejected.body) > self._share.of(MAX_WAITING_BYTES)
-            or self._of_site[site_id] >= self._share.of(SITE_MAX_PER_MINUTE)
-            or self._of_site.total() >= self._share.of(MAX_PER_MINUTE)
+            or self._of_all >= self._max_per_minute
+            or self._of_site[site_id] >= self._site_max_per_minute
         ):
             return False
+        group = (rejected.received_us // US_PER_DAY, site_id)
+        size_bytes = rejected.size_bytes + (0 if group in self._waiting else GROUP_BYTES)
+        if self._waiting_bytes + size_bytes > self._max_waiting_bytes:
+            return False
         self._of_site[site_id] += 1
-        self._waiting_bytes += len(rejected.body)
-        self._waiting.setdefault((rejected.received_us // US_PER_DAY, site_id), []).append(rejected)
+        self._of_all += 1
+        self._waiting_bytes += size_bytes
+        self._waiting.setdefault(group, []).append(rejected)
         return True
 
     def take(self) -> dict[Group, list[Rejected]]:

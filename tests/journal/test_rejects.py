@@ -1,6 +1,8 @@
 """Rejects: what is kept, and the bounds that keep it small."""
 
 import os
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,50 @@ def test_all_sites_together_are_bounded_a_minute_and_in_bytes() -> None:
     rejects = Rejects(enabled=True)
     assert MAX_PER_MINUTE == sum(rejects.keep(f"site-{n}", rejected()) for n in range(MAX_PER_MINUTE + 5))
     rejects.take()
-    large = rejected(START_US + MINUTE_US, bytes(1 << 20))
+    large = rejected(START_US + MINUTE_US, bytes((1 << 20) - 1_000))  # and what else it takes
     assert MAX_WAITING_BYTES >> 20 == sum(rejects.keep("a", large) for _ in range(40))
     rejects.take()
     assert rejects.keep("a", large), "what was taken waits no more"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "sites", "size_bytes"), [(60, 10, 0), (10, 10_000, 0), (10, 10, 90), (10, 10, 2_000)]
+)
+def test_hour_without_a_flush_takes_no_more_memory_than_the_bound(minutes: int, sites: int, size_bytes: int) -> None:
+    """600,000 empty bodies; or fewer of other kinds. As many come as a minute may keep, each with words of its own."""
+    rejects = Rejects(enabled=True)
+
+    def come(minute: int, n: int) -> bool:
+        message = f"Validation error: page_path must have at most {n} characters"
+        return rejects.keep(
+            f"site-{n % sites}", Rejected(START_US + minute * MINUTE_US + n, message, bytes(size_bytes))
+        )
+
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = sum(come(minute, n) for minute in range(minutes) for n in range(MAX_PER_MINUTE))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < MAX_WAITING_BYTES
+    assert after - before > MAX_WAITING_BYTES / 2, "and it is charged for no more than it takes, or nearly so"
+    assert kept == sum(len(group) for group in rejects.take().values())
+    assert rejects.keep("site-0", rejected(START_US + 61 * MINUTE_US)), "what was taken waits no more"
+
+
+def test_cost_of_an_invalid_event_does_not_grow_with_the_sites() -> None:
+    def cost_s(sites: int) -> float:
+        """Of 5,000 invalid events behind those of so many sites, the bound of the minute not reached."""
+        rejects, each = Rejects(enabled=True), rejected()
+        for n in range(sites):
+            rejects.keep(f"site-{n}", each)
+        started = time.process_time()
+        for n in range(5_000):
+            rejects.keep(f"site-{n % 5}", each)
+        return time.process_time() - started
+
+    assert min(cost_s(5_000) for _ in range(3)) < 4 * min(cost_s(5) for _ in range(3))
 
 
 def test_workers_share_the_bounds() -> None:
