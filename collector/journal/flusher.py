@@ -195,11 +195,13 @@ class Flusher:
         taken = self._rejects.take()
         if not taken:
             return
+        kept = 0
         try:
-            self._metrics.rejected_kept.inc(await self._thread.call(self._rejected_store.write, taken, self._pressure))
+            kept = await self._thread.call(self._rejected_store.write, taken, self._pressure)
         except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
-            self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()))
             log.warning("rejected events could not be written: %s", exc)
+        self._metrics.rejected_kept.inc(kept)
+        self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()) - kept)
 
 
 def _events(segment: Segment) -> str:

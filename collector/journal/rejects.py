@@ -4,6 +4,7 @@ Best effort, outside the promise of 201: bounded per site and in all a minute, i
 where the oldest days go first. What is excluded on purpose never comes here.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,8 +16,10 @@ import pyarrow as pa
 from collector.clock import US_PER_DAY, US_PER_S
 from collector.parts.naming import REJECTED, new_segment_id
 from collector.parts.table import REJECTED_SCHEMA, record_batch
-from collector.parts.writer import Group, PartWriter
+from collector.parts.writer import Group, Part, PartWriter
 from collector.share import ALONE, Share
+
+log = logging.getLogger(__name__)
 
 # A broken page sends the same mistake again and again: 1,000 examples a minute show it, and leave room for other sites.
 SITE_MAX_PER_MINUTE = 1_000
@@ -27,6 +30,9 @@ MAX_WAITING_BYTES = 16 << 20
 # resident memory 232 and 260 bytes, measured with 300,000 of them.
 REJECT_BYTES = 232
 GROUP_BYTES = 264
+
+# Parts that fail one behind the other: then it is the disk, and not the folder of a site. There may be 10,000 more.
+GIVE_UP_AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +100,67 @@ class RejectedStore:
         self._max_bytes = max_bytes
         self._share = share
         self._left_bytes = -1  # our share of the room there was; below 0 the folder must be looked through (again)
+        self._is_over = False  # there was no room, and none could be made
 
     def write(self, taken: dict[Group, list[Rejected]]) -> int:
-        """Publish what was taken, drop the oldest if it is too much, and return the rows. Raises OSError."""
+        """Publish what was taken, drop the oldest if it is too much, and return the rows that are published.
+
+        What fails is logged. Raises OSError if nothing could be tried: there is no room, and none can be made.
+        """
+        if self._is_over:
+            self._make_room()
         name = new_segment_id()
-        rows = 0
+        rows = failed = 0
         for group, rejects in sorted(taken.items()):
-            part = self._writer.write_rejected(name, group, _to_batch(rejects))
-            self._left_bytes -= part.size_bytes
-            rows += part.rows
+            try:
+                part = self._publish(name, group, _to_batch(rejects))
+            except Exception as exc:  # noqa: BLE001 - whatever one group has, the next one may be published
+                log.warning("%d rejected events of site %s could not be written: %s", len(rejects), group[1], exc)
+                failed += 1
+                if failed >= GIVE_UP_AFTER:
+                    break
+            else:
+                failed = 0
+                self._left_bytes -= part.size_bytes
+                rows += part.rows
         if self._left_bytes < 0:
-            self._left_bytes = self._share.of(self._max_bytes - self._drop_oldest())
+            try:
+                self._make_room()
+            except OSError as exc:
+                log.warning("rejected/ cannot be kept below %d bytes: %s", self._max_bytes, exc)
         return rows
 
+    def _publish(self, name: str, group: Group, batch: pa.RecordBatch) -> Part:
+        """Raises OSError where it is not published. A part that is, but is not synced, is kept by a second try."""
+        try:
+            return self._writer.write_rejected(name, group, batch)
+        except OSError:
+            return self._writer.write_rejected(name, group, batch)
+
+    def _make_room(self) -> None:
+        """Drop the oldest, if it is too much. Raises OSError where it still is."""
+        self._is_over = True
+        self._left_bytes = self._share.of(self._max_bytes - self._drop_oldest())
+        self._is_over = False
+
     def _drop_oldest(self) -> int:
-        """Drop what is too much; the size of what is left, whoever wrote it."""
+        """Drop what is too much; the size of what is left, whoever wrote it. Raises OSError where that is too much."""
         files = sorted(self._files())
         size_bytes = sum(size for _, _, size, _ in files)
+        failure: OSError | None = None
         for _, _, size, path in files:
             if size_bytes <= self._max_bytes:
                 break
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:  # a younger one may go
+                failure = failure or exc
+                continue
             size_bytes -= size
             with suppress(OSError):  # the day still has parts
                 path.parent.rmdir()
+        if failure is not None and size_bytes > self._max_bytes:
+            raise failure
         return size_bytes
 
     def _files(self) -> Iterator[tuple[str, int, int, Path]]:
