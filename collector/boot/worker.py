@@ -273,9 +273,8 @@ class Worker:
             if storage.retention_days and self.stages.share.is_first:
                 today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
                 try:
-                    root = self.stages.writer.data_dir
-                    dropped = await asyncio.to_thread(expire, root, today, storage.retention_days)
-                    self.stages.metrics.expired_parts.inc(dropped)
+                    root, count = self.stages.writer.data_dir, self.stages.metrics.expired_parts.inc
+                    await asyncio.to_thread(expire, root, today, storage.retention_days, count=count)
                 except OSError as exc:
                     log.warning("days could not be dropped; tried again in an hour: %s", exc)
             await self._clock.sleep(EXPIRE_EVERY_S)

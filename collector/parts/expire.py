@@ -24,7 +24,13 @@ log = logging.getLogger(__name__)
 _DAY = re.compile(r"date=(\d{4}-\d\d-\d\d)", re.ASCII)
 
 
-def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]], Iterator[Path]] = iter) -> int:
+def expire(
+    data_dir: Path,
+    today: date,
+    days: int,
+    shown: Callable[[list[Path]], Iterator[Path]] = iter,
+    count: Callable[[int], object] = lambda parts: None,
+) -> int:
     """Drop the days that are more than `days` before today (UTC), and return how many parts they had.
 
     `today` is believed, also of a clock that has jumped. The newest day in the dataset is no witness against it: a
@@ -32,17 +38,23 @@ def expire(data_dir: Path, today: date, days: int, shown: Callable[[list[Path]],
     must keep nothing longer than `days` needs what lies before it dropped all the same.
 
     `shown` may show the progress through the folders. A folder that cannot be dropped, or looked into, keeps back no
-    other. Raises the first OSError after all were tried.
+    other. `count` is told of the parts of each that is dropped. Raises the first OSError after all were tried.
     """
     trash = data_dir / STAGING / EXPIRED
     sweep(trash)
     before = today - timedelta(days)
     folders = Folders(data_dir)
     dropped = 0
+
+    def counted(parts: int) -> None:
+        nonlocal dropped
+        dropped += parts
+        count(parts)
+
     failures: list[OSError] = []
     for folder in shown(sorted(_days_before(data_dir, before, failures))):
         try:
-            dropped += _drop(folder, trash, folders)
+            _drop(folder, trash, folders, counted)
         except OSError as exc:
             if folder.exists():  # or someone else was faster
                 failures.append(exc)
@@ -89,11 +101,11 @@ def _folders(folder: Path, failures: list[OSError]) -> list[Path]:
         return []
 
 
-def _drop(folder: Path, trash: Path, folders: Folders) -> int:
+def _drop(folder: Path, trash: Path, folders: Folders, count: Callable[[int], None]) -> None:
     parts = sum(1 for _ in folder.glob("*.parquet"))
     folders.make_if_gone(trash)
     aside = trash / secrets.token_hex(8)
     folder.rename(aside)
+    count(parts)  # readers have lost it, whatever fails from here on
     fsync_folder(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)  # what cannot be deleted now is swept by the next expiry
-    return parts

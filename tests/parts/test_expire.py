@@ -76,9 +76,24 @@ def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monke
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    counts: list[int] = []
     with pytest.raises(PermissionError, match="site=a"):
-        expire(tmp_path, TODAY, 10)
+        expire(tmp_path, TODAY, 10, count=counts.append)
     assert {OLD[0], OLD[1], OLD[4]} == left(tmp_path)
+    assert [1, 1] == counts, "and what is dropped is counted"
+
+
+def test_day_that_is_gone_counts_as_dropped_though_its_folder_is_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(5, "Input/output error", str(folder))
+
+    make(tmp_path, *OLD[:2])
+    monkeypatch.setattr(module, "fsync_folder", fail)
+    counts: list[int] = []
+    expire(tmp_path, TODAY, 10, count=counts.append)
+    assert [2] == counts
 
 
 @pytest.mark.parametrize("folder", ["events/site=a", "events"])
