@@ -18,11 +18,15 @@ from pydantic import (
 )
 
 from collector.addresses import Network, parse_network
+from collector.events import CONTRACT
+from collector.paths import pieces
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # other letters are sent as punycode
 _ORIGIN = re.compile(
     rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>{_HOST.pattern}|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?"
 )
+_URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
+_PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
 MAX_WORKERS = 256
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
@@ -56,6 +60,26 @@ def _allowed_origin(value: str) -> str:
     return f"{scheme}://{host}:{int(port)}"
 
 
+def _excluded_path(value: str) -> str:
+    """What no `page_path` can match is an error here: the pages would be recorded, and the setting look right."""
+    url = _URL.match(value)
+    if url is not None:
+        raise ValueError(f'is a whole URL; should be the path alone, "{url["path"] or "/"}"')
+    for char, escape in (("?", "%3F"), ("#", "%23")):
+        if char in value:
+            raise ValueError(
+                f'has "{char}", but page_path is compared without its query and fragment; leave out what begins there, '
+                f'or write "{escape}" for the character itself'
+            )
+    parts = pieces(value)
+    if not value.startswith("*") and not parts[0].startswith("/"):
+        raise ValueError('should begin with "/" or "*"')
+    # Of the shortest page_path that would match, where `?` and `#` are escapes and all else is itself.
+    if sum(len(part) + 2 * (part.count("?") + part.count("#")) for part in parts) > _PAGE_PATH_MAX:
+        raise ValueError(f"is longer than page_path can be, {_PAGE_PATH_MAX} characters")
+    return value
+
+
 def _partition_by(value: tuple[str, ...]) -> tuple[str, ...]:
     if value not in (("site", "date"), ("date",)):
         raise ValueError('should be ["site", "date"] or ["date"]')
@@ -76,6 +100,7 @@ def _workers(value: object) -> int | str:
 
 # Lists are tuples here, so that nobody changes a setting; `strict=False` at each lets TOML's lists pass as such.
 NetworkText = Annotated[Network, PlainValidator(_network)]
+PagePathText = Annotated[str, AfterValidator(_excluded_path)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
 PathText = Annotated[Path, PlainValidator(_path)]
@@ -181,7 +206,7 @@ class SiteSettings(Section):
     excluded_ips: tuple[NetworkText, ...] = Field(
         (), strict=False, description="clients that are ignored: addresses and networks, v4 and v6"
     )
-    excluded_paths: tuple[str, ...] = Field(
+    excluded_paths: tuple[PagePathText, ...] = Field(
         (), strict=False, description="pages that are ignored: exact, or with `*` for any characters"
     )
     allowed_origins: tuple[OriginText, ...] = Field(

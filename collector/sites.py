@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from collector.addresses import AddressSet
 from collector.config import SiteSettings
+from collector.paths import decoded, pieces
 
 _HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
 
@@ -48,11 +49,11 @@ def build_site(site_id: str, settings: SiteSettings) -> Site:
 
 
 class PathSet:
-    """Page paths: exact, or globs where `*` is any run of characters, `/` included."""
+    """Page paths: exact, or globs where `*` is any run of characters, `/` included. See collector/paths.py."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
-        self._exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
-        globs = [tuple(pattern.split("*")) for pattern in patterns if "*" in pattern]
+        self._exact = frozenset(decoded(pattern) for pattern in patterns if "*" not in pattern)
+        globs = [pieces(pattern) for pattern in patterns if "*" in pattern]
         self._begins = tuple(glob[0] for glob in globs if not any(glob[1:]))  # `/admin/*`, as most of them are
         self._globs = tuple(glob for glob in globs if any(glob[1:]))
 
@@ -61,6 +62,8 @@ class PathSet:
         if not self._exact and not self._begins and not self._globs:
             return False
         path = path.partition("#")[0].partition("?")[0]
+        if "%" in path:
+            path = decoded(path)
         if path in self._exact or path.startswith(self._begins):
             return True
         return bool(self._globs) and any(_glob_matches(glob, path) for glob in self._globs)

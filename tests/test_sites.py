@@ -55,6 +55,42 @@ def origins(*listed: str) -> OriginSet:
         (True, "/[ab]*", "/[ab]c"),
         (False, "/a?", "/ab"),
         (False, "/x*", "/a\n/x"),
+        # Percent-encoded or not, in either.
+        *(
+            (True, pattern, path)
+            for pattern in ("/büro", "/b%C3%BCro", "/b%c3%bcro")
+            for path in (pattern, "/b%C3%BCro")
+        ),
+        *((True, pattern, path) for pattern in ("/büro/*", "/b%C3%BCro/*") for path in ("/büro/a", "/b%c3%bcro/a?b")),
+        *((True, pattern, path) for pattern in ("/a b/*", "/a%20b/*") for path in ("/a b/c", "/a%20b/c")),
+        (True, "/admin/*", "/%61dmin/users"),
+        (True, "/admin/*", "/admin%2Fusers"),
+        (False, "/Büro", "/b%C3%BCro"),
+        (False, "/büro", "/b%25C3%25BCro"),
+        (True, "/b%25C3%25BCro", "/b%25C3%25BCro"),
+        (False, "/a b", "/a+b"),
+        (True, "/a%2Bb", "/a+b"),
+        (False, "/büro", "/bu%CC%88ro"),
+        # The page's query and fragment are cut where they begin as such, and its escapes are characters of its path.
+        (True, "/a%3Fb", "/a%3Fb?c"),
+        (True, "/a%23b", "/a%23b#c"),
+        (False, "/a", "/a%3Fb"),
+        (False, "/a%3Fb", "/a?b"),
+        # A star that is escaped in the setting is one to be found in the page's path, and parts nothing.
+        (True, "/a%2A", "/a*"),
+        (True, "/a%2A", "/a%2a"),
+        (False, "/a%2A", "/ab"),
+        (True, "/a%2A*c", "/a*bc"),
+        (False, "/a%2A*c", "/abc"),
+        # What is no valid sequence stays as it is.
+        (True, "/%zz", "/%zz"),
+        (True, "/%C3%BC%ff", "/ü%ff"),
+        (False, "/%ff", "/%fe"),
+        (False, "/%4", "/%41"),
+        # A star may not stand inside a character: such a piece finds only what is as broken as itself.
+        (False, "/b%C3*", "/b%C3%BCro"),
+        (False, "/b*%BCro", "/b%C3%BCro"),
+        (True, "/b%C3*", "/b%C3ro"),
     ],
 )
 def test_path_is_excluded_by_exact_match_or_stars_alone(excluded: bool, pattern: str, path: str) -> None:
@@ -64,6 +100,19 @@ def test_path_is_excluded_by_exact_match_or_stars_alone(excluded: bool, pattern:
 # Few letters, so that pieces overlap; then all that might be special.
 PATTERNS = st.text("ab*", max_size=6) | st.text("aA/.*?[", max_size=8)
 PATHS = st.text("ab", max_size=5) | st.text("aA/.?#[\n", max_size=10)
+
+
+@given(st.text("aü*", max_size=5), st.text("aü?#", max_size=5), st.data())
+def test_spelling_of_a_path_does_not_matter(pattern: str, path: str, data: st.DataObject) -> None:
+    """Each character but stars, and what ends a path, may be escaped."""
+
+    def spelt(text: str) -> str:
+        return "".join(escaped(char) if char not in "*?#" and data.draw(st.booleans()) else char for char in text)
+
+    def escaped(char: str) -> str:
+        return "".join(f"%{byte:02X}" for byte in char.encode())
+
+    assert (path in PathSet((pattern,))) == (spelt(path) in PathSet((spelt(pattern),)))
 
 
 @settings(max_examples=500)

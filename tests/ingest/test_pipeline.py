@@ -147,12 +147,16 @@ def test_excluded_client_is_ignored(expected: str, client: str) -> None:
         ("excluded_path", "/admin"),
         ("excluded_path", "/admin/x?y"),
         ("excluded_path", "/exact#top"),
+        ("excluded_path", "/%65xact"),
+        ("excluded_path", "/b%C3%BCro/x?y"),
         ("stored", "/Admin"),
         ("stored", "/exact/"),
     ],
 )
 def test_excluded_path_is_ignored(expected: str, path: str) -> None:
-    assert expected == reason(run(site(excluded_paths=["/admin*", "/exact"]), arrival(), body(page_path=path)))
+    assert expected == reason(
+        run(site(excluded_paths=["/admin*", "/exact", "/büro/*"]), arrival(), body(page_path=path))
+    )
 
 
 def test_ignored_is_what_a_beacon_need_not_hear_and_refused_what_has_a_status() -> None:
