@@ -4,6 +4,7 @@ The README's table is tested against these. `collector/config_file.py` reads the
 """
 
 import re
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from collector.addresses import Network, parse_network
+from collector.addresses import Network, parse_address, parse_network
 from collector.events import CONTRACT
 from collector.paths import pieces
 
@@ -27,17 +28,36 @@ _ORIGIN = re.compile(
 )
 _URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
 _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
+_ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # such a host can only be an IPv4 address
 MAX_WORKERS = 256
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
-def _network(value: object) -> Network:
-    return parse_network(value if isinstance(value, str) else "")
+def site_id_like(text: str) -> str:
+    """A site id that reads like the text; nothing where none does."""
+    return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-")[:64]
 
 
 def _site_id(value: str) -> str:
     if not SITE_ID.fullmatch(value):
-        raise ValueError("a site id should be 1 to 64 of A-Z a-z 0-9 _ - (it becomes a directory name)")
+        such = f", such as {site_id_like(value)}" if site_id_like(value) else ""
+        raise ValueError(f"a site id should be 1 to 64 of A-Z a-z 0-9 _ - (it becomes a directory name){such}")
+    return value
+
+
+def _network(value: object) -> Network:
+    network = parse_network(value if isinstance(value, str) else "")
+    if network.num_addresses == 1 and network.network_address.is_unspecified:
+        raise ValueError(f'is nobody\'s address; every address would be "{network.network_address}/0"')
+    return network
+
+
+def _host(value: str) -> str:
+    if parse_address(value) is None and re.search(r"[:/*@\[\]\s]", value):
+        raise ValueError(
+            'should be an address or a name alone, such as "127.0.0.1", "::1" or "0.0.0.0" (every IPv4 address of this '
+            "machine); the port is a setting of its own"
+        )
     return value
 
 
@@ -49,15 +69,38 @@ def _allowed_origin(value: str) -> str:
     if value == "null":
         return value
     lower = value.lower()
-    if lower.startswith("*.") and _HOST.fullmatch(lower[2:]):
-        return lower
+    if lower.startswith("*.") and _HOST.fullmatch(lower[2:]) and not _ENDS_IN_NUMBER.search(lower):
+        return lower.removesuffix(".")  # as a request's host is compared
     match = _ORIGIN.fullmatch(lower)
-    if match is None or int(match["port"] or 0) > 65535:
-        raise ValueError('should be "https://host", "https://host:port", "*.host" or "null"')
-    scheme, host, port = match["scheme"], match["host"], match["port"]
-    if port is None or int(port) == {"http": 80, "https": 443}.get(scheme):
+    if match is None or not 0 < int(match["port"] or 1) <= 65535:
+        punycode = "" if value.isascii() else ", in punycode (xn--), as browsers send it"
+        raise ValueError(f'should be "https://host", "https://host:port", "*.host" or "null"{punycode}')
+    return as_origin(match["scheme"], _as_sent(match["host"]), match["port"])
+
+
+def as_origin(scheme: str, host: str, port: str | None) -> str:
+    """The origin as browsers write it (RFC 6454, 6.2): the default port left out. All in lower case already."""
+    if not port or int(port) == {"http": 80, "https": 443}.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{int(port)}"
+
+
+def _as_sent(host: str) -> str:
+    """The host as browsers send it: addresses have one form only (WHATWG URL, 3.5)."""
+    try:
+        if host.startswith("["):
+            return f"[{_shortest(IPv6Address(host[1:-1]))}]"
+        if _ENDS_IN_NUMBER.search(host):
+            return str(IPv4Address(host))
+    except ValueError:
+        raise ValueError(f'has an address for its host, and "{host}" is no valid one') from None
+    return host
+
+
+def _shortest(address: IPv6Address) -> str:
+    """The address without a dotted end, which later versions of Python write for IPv4 in IPv6 clothing."""
+    mapped = address.ipv4_mapped
+    return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}" if mapped else str(address)
 
 
 def _excluded_path(value: str) -> str:
@@ -89,6 +132,10 @@ def _partition_by(value: tuple[str, ...]) -> tuple[str, ...]:
 def _path(value: object) -> Path:
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise ValueError("should be the path of a folder")
+    if str(value).startswith(("~", "$")):
+        raise ValueError('should be the path of a folder, written out: nothing stands for "~" or "$HOME" here')
+    if "://" in str(value):
+        raise ValueError("should be the path of a folder, not a URL")
     return Path(value)
 
 
@@ -101,6 +148,7 @@ def _workers(value: object) -> int | str:
 # Lists are tuples here, so that nobody changes a setting; `strict=False` at each lets TOML's lists pass as such.
 NetworkText = Annotated[Network, PlainValidator(_network)]
 PagePathText = Annotated[str, AfterValidator(_excluded_path)]
+HostText = Annotated[str, AfterValidator(_host)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
 PathText = Annotated[Path, PlainValidator(_path)]
@@ -113,7 +161,7 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    host: HostText = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = Field(
         1, description='processes that serve; `"auto"`: one for each core that this process may use'
@@ -142,7 +190,7 @@ class Server(Section):
 
 
 class Admin(Section):
-    host: str = Field("127.0.0.1", min_length=1, description="address of the admin listener")
+    host: HostText = Field("127.0.0.1", min_length=1, description="address of the admin listener")
     port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 takes a free one")
 
 

@@ -68,3 +68,86 @@ def test_excluded_path_that_no_page_can_match_is_an_error(tmp_path: Path, words:
 )
 def test_excluded_path_that_a_page_can_match_is_taken_as_it_is_written(tmp_path: Path, path: str) -> None:
     assert {"demo": SiteSettings(excluded_paths=(path,))} == read(tmp_path, f'{SITE}excluded_paths = ["{path}"]').sites
+
+
+@pytest.mark.parametrize(
+    ("words", "origin"),
+    [
+        *(
+            ('should be "https://host", "https://host:port", "*.host" or "null"', origin)
+            for origin in ("https://example.com:0", "*.10.0.0.1", "*.example.1", "https://a.example, https://b.example")
+        ),
+        ('"*.host" or "null", in punycode (xn--), as browsers send it', "https://bücher.example"),
+        ('"*.host" or "null", in punycode (xn--), as browsers send it', "*.bücher.example"),
+        ('has an address for its host, and "10.0.0" is no valid one', "http://10.0.0"),
+        ('has an address for its host, and "10.0.0.256" is no valid one', "http://10.0.0.256:3000"),
+        ('has an address for its host, and "0x7f.1" is no valid one', "http://0x7f.1"),
+        ('has an address for its host, and "[1::2::3]" is no valid one', "http://[1::2::3]"),
+    ],
+)
+def test_origin_that_no_browser_sends_is_an_error(tmp_path: Path, words: str, origin: str) -> None:
+    (error,) = errors_of(tmp_path, f'{SITE}allowed_origins = ["{origin}"]')
+    assert "sites.demo.allowed_origins.0: " in error
+    assert words in error
+    assert error.endswith(f'; got "{origin}"')
+
+
+@pytest.mark.parametrize(
+    ("sent", "listed"),
+    [
+        ("https://example.com", "HTTPS://Example.com:443/"),
+        ("http://127.0.0.1:3000", "http://127.0.0.1:03000"),
+        ("http://[::1]:3000", "http://[0:0:0:0:0:0:0:1]:3000"),
+        ("http://[2001:db8::a]", "http://[2001:DB8:0::0A]:80"),
+        ("http://[::ffff:102:304]", "http://[::ffff:1.2.3.4]"),
+        ("https://1.example", "https://1.example"),
+        ("https://example.com.", "https://example.com."),
+        ("*.example.com", "*.Example.com."),
+        ("capacitor://localhost", "capacitor://localhost"),
+    ],
+)
+def test_origin_is_compared_as_browsers_write_it(tmp_path: Path, sent: str, listed: str) -> None:
+    assert (sent,) == read(tmp_path, f'{SITE}allowed_origins = ["{listed}"]').sites["demo"].allowed_origins
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        *(
+            (f"{section}.host: should be an address or a name alone", f'{SITE}[{section}]\nhost = "{host}"')
+            for section in ("server", "admin")
+            for host in ("0.0.0.0:8080", "http://localhost", "localhost:80", "[::1]", "*", "::1 ", "a/b", "me@host")
+        ),
+        *(
+            (f'{key}.0: is nobody\'s address; every address would be "{address}/0"', f'{text} = ["{address}"]')
+            for key, text in (
+                ("sites.demo.excluded_ips", f"{SITE}excluded_ips"),
+                ("server.trusted_proxies", f"{SITE}[server]\ntrusted_proxies"),
+            )
+            for address in ("0.0.0.0", "::")
+        ),
+        *(
+            ("storage.data_dir: should be the path of a folder, written out", f'{SITE}[storage]\ndata_dir = "{folder}"')
+            for folder in ("~/events", "~", "$HOME/events", "${HOME}/events")
+        ),
+        *(
+            ("storage.data_dir: should be the path of a folder, not a URL", f'{SITE}[storage]\ndata_dir = "{url}"')
+            for url in ("file:///srv/events", "s3://bucket/events")
+        ),
+        ("(it becomes a directory name), such as www-example-com", '[sites."www.example.com"]'),
+        ("(it becomes a directory name), such as a-b", '[sites."a / b"]'),
+    ],
+)
+def test_setting_that_could_only_be_a_mistake_is_an_error(tmp_path: Path, words: str, text: str) -> None:
+    (error,) = errors_of(tmp_path, text)
+    assert words in error
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "my_host-1.example", "7"])
+def test_address_or_name_is_a_host(tmp_path: Path, host: str) -> None:
+    assert host == read(tmp_path, f'{SITE}[server]\nhost = "{host}"').server.host
+
+
+@pytest.mark.parametrize("site_id", ["__hive_default_partition__", "null", "nan", "true", "007", "-", "x" * 64])
+def test_site_id_that_readers_can_read_is_taken(tmp_path: Path, site_id: str) -> None:
+    assert [site_id] == list(read(tmp_path, f"[sites.{site_id}]").sites)
