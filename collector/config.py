@@ -31,6 +31,9 @@ _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
 _ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # such a host can only be an IPv4 address
 MAX_WORKERS = 256
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+# Readers of Hive partitions take this folder for "no value": pandas fails, and the others read a null. Of the other ids
+# that look like something else (`null`, `nan`, `true`, `007`), none makes a reader fail (tests/system/test_readers.py).
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def site_id_like(text: str) -> str:
@@ -42,6 +45,8 @@ def _site_id(value: str) -> str:
     if not SITE_ID.fullmatch(value):
         such = f", such as {site_id_like(value)}" if site_id_like(value) else ""
         raise ValueError(f"a site id should be 1 to 64 of A-Z a-z 0-9 _ - (it becomes a directory name){such}")
+    if value == _NO_VALUE:
+        raise ValueError(f"a site id should not be {_NO_VALUE}: readers of the files take it for no value")
     return value
 
 

@@ -134,6 +134,7 @@ def test_origin_is_compared_as_browsers_write_it(tmp_path: Path, sent: str, list
             ("storage.data_dir: should be the path of a folder, not a URL", f'{SITE}[storage]\ndata_dir = "{url}"')
             for url in ("file:///srv/events", "s3://bucket/events")
         ),
+        ("sites.__HIVE_DEFAULT_PARTITION__: a site id should not be __HIVE", "[sites.__HIVE_DEFAULT_PARTITION__]"),
         ("(it becomes a directory name), such as www-example-com", '[sites."www.example.com"]'),
         ("(it becomes a directory name), such as a-b", '[sites."a / b"]'),
     ],

@@ -4,6 +4,7 @@ The dataset is a collector's own: three sites (two with ids that look like numbe
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -275,6 +276,61 @@ def test_arrow_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: Pa
     assert [7, 42] == sorted(ds.dataset(numbers_only, partitioning="hive").to_table(["site"])["site"].to_pylist())
     assert ["007", "42"] == sorted(ds.dataset(numbers_only, partitioning=told).to_table(["site"])["site"].to_pylist())
     assert ["007", "42"] == sorted(pd.read_parquet(numbers_only, partitioning=told)["site"].tolist())
+
+
+LOOK_LIKE_SOMETHING_ELSE = ("null", "NULL", "None", "nan", "true", "007", "-1", "1e400", "2026-01-01", "_x", "-")
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose sites readers could take for nulls, numbers, truths or days."""
+    data_dir = tmp_path_factory.mktemp("strange")
+
+    async def write() -> None:
+        async with running(config(data_dir, {site: {} for site in LOOK_LIKE_SOMETHING_ELSE})) as collector:
+            for site in LOOK_LIKE_SOMETHING_ELSE:
+                assert (await collector.post(event(), site=site)).status == 201
+            await collector.flush()
+
+    asyncio.run(write())
+    return data_dir / "events"
+
+
+def sites_as_documented(root: Path) -> list[list[Any]]:
+    """The folders' sites, to each reader as the README has it."""
+    told = ds.partitioning(pa.schema([("site", pa.string()), ("date", pa.date32())]), flavor="hive")
+    options = "hive_partitioning = true, hive_types = {'site': VARCHAR, 'date': DATE}"
+    frame = pl.scan_parquet(
+        f"{root}/**/*.parquet", hive_partitioning=True, hive_schema={"site": pl.String(), "date": pl.Date()}
+    )
+    return [
+        sorted(sql(f"SELECT site FROM read_parquet('{root}/**/*.parquet', {options})")["site"].to_pylist()),
+        sorted(frame.select("site").collect()["site"].to_list()),
+        sorted(ds.dataset(root, partitioning=told).to_table(["site"])["site"].to_pylist()),
+    ]
+
+
+def test_site_ids_that_look_like_something_else_are_read_as_they_are(strange: Path) -> None:
+    assert 3 * [sorted(LOOK_LIKE_SOMETHING_ELSE)] == sites_as_documented(strange)
+    assert sorted(LOOK_LIKE_SOMETHING_ELSE) == sorted(pd.read_parquet(strange)["site_id"])
+
+
+@pytest.mark.parametrize("site", LOOK_LIKE_SOMETHING_ELSE)
+def test_site_id_that_looks_like_something_else_is_read_alone_too(tmp_path: Path, strange: Path, site: str) -> None:
+    """Readers guess a type from all folders together."""
+    shutil.copytree(strange / f"site={site}", tmp_path / f"site={site}")
+    assert 3 * [[site]] == sites_as_documented(tmp_path)
+    assert [site] == list(pd.read_parquet(tmp_path)["site_id"])
+
+
+@pytest.mark.parametrize("others", [(), ("demo",)])
+def test_the_one_site_id_that_is_refused_would_make_readers_fail(
+    tmp_path: Path, strange: Path, others: tuple[str, ...]
+) -> None:
+    for name in ("__HIVE_DEFAULT_PARTITION__", *others):
+        shutil.copytree(strange / "site=null", tmp_path / f"site={name}")
+    with pytest.raises(pa.ArrowInvalid):
+        pd.read_parquet(tmp_path)
 
 
 def test_footer_says_who_wrote_it_and_how_many_rows(dataset: Dataset) -> None:
