@@ -265,7 +265,9 @@ class SiteSettings(Section):
     allowed_origins: tuple[OriginText, ...] = Field(
         (), strict=False, description="origins that may send, `*.host` for subdomains; empty: any"
     )
-    allow_localhost: bool = Field(False, description="whether pages on localhost count")
+    allow_localhost: bool = Field(
+        False, description="whether pages on localhost count; those that `allowed_origins` names do anyhow"
+    )
     strict: bool = Field(False, description="answer 422 with every error, for a site being integrated")
 
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from collector.addresses import AddressSet
-from collector.config import SiteSettings
+from collector.config import SiteSettings, as_origin
 from collector.paths import decoded, pieces
 
 _HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
+_REST_OF_ORIGIN = re.compile(r"(?::([0-9]{0,5}))?(?:[/?#]|\Z)", re.ASCII)  # behind the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,10 @@ class OriginSet:
         self._exact = frozenset(origin for origin in origins if not origin.startswith("*."))
         self._parents = frozenset(origin.removeprefix("*.") for origin in origins if origin.startswith("*."))
 
+    def names(self, origin: str) -> bool:
+        """Whether it is listed itself, and not only as one of a host's subdomains."""
+        return origin.lower() in self._exact
+
     def __contains__(self, origin: str) -> bool:
         origin = origin.lower()
         if origin in self._exact:
@@ -111,3 +116,12 @@ def host_of(url: str | None) -> str | None:
     match = _HOST.match(url) if url else None
     host = match[1].lower().removesuffix(".") if match else ""
     return host.strip("[]") or None
+
+
+def origin_of(url: str | None) -> str | None:
+    """The origin of a URL, as browsers write it; None where there is none."""
+    match = _HOST.match(url) if url else None
+    rest = _REST_OF_ORIGIN.match(match.string, match.end()) if match else None
+    if match is None or rest is None or not match[1]:
+        return None
+    return as_origin(match[0].partition(":")[0].lower(), match[1].lower(), rest[1])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.config import SiteSettings
-from collector.sites import OriginSet, PathSet, build_site, build_sites, host_of
+from collector.sites import OriginSet, PathSet, build_site, build_sites, host_of, origin_of
 
 
 def origins(*listed: str) -> OriginSet:
@@ -194,6 +194,34 @@ def test_origins_of_every_form_stand_side_by_side() -> None:
 )
 def test_host_of(host: str | None, url: str | None) -> None:
     assert host == host_of(url)
+
+
+@pytest.mark.parametrize(
+    ("origin", "url"),
+    [
+        ("https://example.com", "https://example.com"),
+        ("https://example.com", "HTTPS://Example.COM:443/Path?query#fragment"),
+        ("https://example.com:80", "https://example.com:80?query"),
+        ("http://example.com", "http://example.com:80#fragment"),
+        ("http://example.com", "http://example.com:/"),
+        ("https://example.com", "https://user:password@example.com/"),
+        ("http://[::1]:3000", "http://[::1]:03000/"),
+        ("capacitor://localhost", "capacitor://localhost/index.html"),
+        ("https://example.com.", "https://example.com./"),
+        (None, "https://example.com:x/"),
+        (None, "https://example.com:1:2/"),
+        (None, "https://example.com:123456/"),
+        (None, "https://[::1]x/"),
+        (None, "https:///path"),
+        (None, "file:///home"),
+        (None, "null"),
+        (None, "about:blank"),
+        (None, ""),
+        (None, None),
+    ],
+)
+def test_origin_of(origin: str | None, url: str | None) -> None:
+    assert origin == origin_of(url)
 
 
 @pytest.mark.parametrize(

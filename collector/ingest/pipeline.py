@@ -15,7 +15,7 @@ from collector.ingest.enrich import ClientIpPolicy, event_time_us
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
 from collector.journal.record import Record
-from collector.sites import Site, host_of
+from collector.sites import Site, host_of, origin_of
 
 # Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
 USER_AGENT_MAX_CHARACTERS = 512
@@ -60,10 +60,17 @@ def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
 
 
 def not_localhost(site: Site, arrival: Arrival) -> Ignored | None:
-    """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost."""
+    """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost.
+
+    An origin that the site lists by name is let in: apps have `capacitor://localhost` and the like.
+    """
     host = None if site.allow_localhost else host_of(arrival.origin) or host_of(arrival.referer)
     if host is None or len(host) > LONGEST_HOST or not _is_localhost(host):
         return None
+    if site.allowed_origins is not None:
+        origin = arrival.origin if host_of(arrival.origin) else origin_of(arrival.referer)
+        if origin is not None and site.allowed_origins.names(origin):
+            return None
     return Ignored(Reason.LOCALHOST, "Events from localhost are not tracked")
 
 

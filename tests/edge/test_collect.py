@@ -274,6 +274,41 @@ async def test_strict_site_ignores_as_others_do(serve: Serve) -> None:
     assert 202 == (await collector.post(event())).status
 
 
+APPS = {
+    "apps": {"allowed_origins": ["capacitor://localhost", "https://localhost", "http://[::1]:3000"]},
+    "demo": {"allowed_origins": ["https://shop.example"]},
+    "open": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "lines"),
+    [
+        # Of a site that lists the origin, of one that lists others, of one that lists none.
+        ((201, 202, 202), (b"Origin: capacitor://localhost",)),
+        ((201, 202, 202), (b"Origin: HTTPS://localhost",)),
+        ((201, 202, 202), (b"Origin: http://[::1]:3000",)),
+        ((202, 202, 202), (b"Origin: http://localhost",)),
+        ((202, 202, 202), (b"Origin: http://localhost", b"Referer: https://localhost/")),
+        ((201, 202, 202), (b"Referer: https://localhost/page?x=1",)),
+        ((202, 202, 202), (b"Referer: http://localhost/page?x=1",)),
+        ((403, 201, 201), (b"Origin: https://shop.example",)),
+        ((201, 201, 201), ()),
+    ],
+)
+async def test_app_on_localhost_is_let_in_where_it_is_listed(
+    serve: Serve, connect: Connect, statuses: tuple[int, ...], lines: tuple[bytes, ...]
+) -> None:
+    """Twice: what is remembered of the first must not answer for another site, or another page."""
+    wire = await connect(await serve(APPS))
+    reasons = {201: None, 202: "localhost", 403: "origin_not_allowed"}
+    for _ in range(2):
+        for status, site in zip(statuses, APPS, strict=True):
+            answer = await wire.ask(request(body(), *lines, site=site))
+            assert (status, reasons[status]) == (answer.status, answer.headers.get("Collect-Reason"))
+            assert 202 == (await wire.ask(request(body(), b"Origin: http://localhost:5173", site=site))).status
+
+
 async def test_received_is_stored_and_dropped_together(serve: Serve) -> None:
     """A mixed bag, two sites: each request is counted once, for its own site."""
     sites: dict[str, dict[str, Any]] = {"demo": {"excluded_paths": ["/x"]}, "off": {"tracking": False}}

@@ -127,6 +127,69 @@ def test_origin_must_be_listed_if_any_is(expected: str, listed: list[str], origi
     assert expected == reason(run(site(allowed_origins=listed), arrival(origin=origin), body()))
 
 
+APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "http://[::1]:3000", "https://a.example"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "origin", "referer"),
+    [
+        *(("stored", origin, None) for origin in APPS),
+        ("stored", "HTTPS://LocalHost", None),
+        # The referer says nothing beside an origin.
+        ("stored", "https://localhost", "http://localhost/"),
+        ("localhost", "http://localhost", "https://localhost/"),
+        # Others on localhost stay out as localhost, and those elsewhere as not allowed.
+        ("localhost", "http://localhost", None),
+        ("localhost", "https://localhost:8443", None),
+        ("localhost", "https://app.localhost", None),
+        ("localhost", "https://localhost.", None),
+        ("localhost", "ionic://localhost", None),
+        ("localhost", "http://127.0.0.1:3001", None),
+        ("localhost", "http://127.0.0.2:3000", None),
+        ("localhost", "http://[::1]", None),
+        ("localhost", "https://localhost/", None),
+        ("origin_not_allowed", "https://b.example", None),
+        ("origin_not_allowed", "null", None),
+        # Without an origin the referer's counts.
+        ("stored", None, "https://localhost/index.html?x#y"),
+        ("stored", None, "HTTPS://LocalHost:443"),
+        ("stored", None, "https://user:password@localhost/"),
+        ("stored", None, "http://127.0.0.1:3000/page"),
+        ("stored", None, "http://[::1]:3000"),
+        ("stored", None, "capacitor://localhost/"),
+        ("stored", None, "https://b.example/page"),
+        ("localhost", None, "https://localhost:8443/"),
+        ("localhost", None, "http://localhost:443/"),
+        ("localhost", None, "http://127.0.0.1:30001/"),
+        ("localhost", None, "http://127.0.0.1:3000x/"),
+        ("localhost", None, "http://localhost/https://localhost/"),
+        ("localhost", None, "http://[::1]:3000:3000/"),
+        ("localhost", None, "https://localhost:99999999999999999999/"),
+    ],
+)
+def test_origin_on_localhost_that_is_listed_by_name_is_let_in(
+    expected: str, origin: str | None, referer: str | None
+) -> None:
+    assert expected == reason(run(site(allowed_origins=APPS), arrival(origin=origin, referer=referer), body()))
+
+
+@pytest.mark.parametrize(
+    ("expected", "listed", "origin", "referer"),
+    [
+        ("localhost", ["*.localhost"], "https://app.localhost", None),
+        ("localhost", ["*.localhost"], None, "https://app.localhost/"),
+        # An opaque origin has no host, so the referer's decides whether it is localhost; itself, whether it is allowed.
+        ("localhost", ["null"], "null", "https://localhost/"),
+        ("origin_not_allowed", ["https://localhost"], "null", "https://localhost/"),
+        ("stored", ["https://localhost", "null"], "null", "https://localhost/"),
+    ],
+)
+def test_origin_on_localhost_is_let_in_by_its_name_alone(
+    expected: str, listed: list[str], origin: str | None, referer: str | None
+) -> None:
+    assert expected == reason(run(site(allowed_origins=listed), arrival(origin=origin, referer=referer), body()))
+
+
 @pytest.mark.parametrize(
     ("expected", "client"),
     [
