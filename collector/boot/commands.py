@@ -15,6 +15,7 @@ from collector.boot.claims import StartError, owned
 from collector.boot.doctor.command import doctor
 from collector.boot.inspect import inspect, shown
 from collector.boot.install import install
+from collector.boot.layout import check_layout
 from collector.boot.stages import build_stages
 from collector.clock import SystemClock
 from collector.config import Config, Server, SiteSettings
@@ -31,8 +32,9 @@ __all__ = ["check_config", "doctor", "expire", "inspect", "install", "recover", 
 
 
 def check_config(file: Path) -> int:
-    """Read the file as `serve` would, environment included."""
+    """Read the file as `serve` would, environment included, and look whether the data_dir fits it."""
     config = load(file)
+    check_layout(file, config.storage)
     print(f"{file}: good; {len(config.sites)} sites")
     return 0
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector.boot.inherited import inherited
+from collector.boot.layout import check_layout
 from collector.boot.notify import Manager
 from collector.config_file import load
 from collector.log import set_up_logging
@@ -26,6 +27,7 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
+    check_layout(config_file, config.storage)
     set_up_logging()
     faulthandler.enable()  # says where each thread was when the manager's watchdog ended us, with SIGABRT
     workers = processes(config.server.workers)

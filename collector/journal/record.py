@@ -38,6 +38,7 @@ from typing import BinaryIO, NamedTuple
 
 from collector.events import CONTRACT_HASH, Event
 
+JOURNAL = "journal"  # the folder of all segments
 VERSION = 1
 MAGIC = b"collseg\n"
 HEADER_BYTES = 36

@@ -21,6 +21,7 @@ import pyarrow as pa
 from collector.events import Event
 from collector.journal.record import (
     HEADER_BYTES,
+    JOURNAL,
     Header,
     NewerFormat,
     crc_seed,
@@ -35,7 +36,6 @@ from collector.publish.local import Folders, fsync_folder, open_folder
 
 log = logging.getLogger(__name__)
 
-JOURNAL = "journal"
 # Without the time: one that a person brings back from quarantine.
 SEGMENT_NAME = re.compile(r"(?:\d{8}T\d{6}Z-)?([0-9a-f]{16})\.segment", re.ASCII)
 

@@ -12,6 +12,7 @@ from collector.boot.doctor.checks import Examined, Finding, Grade, examine
 from collector.boot.doctor.machine import look_at
 from collector.boot.doctor.speed import measure_cpu, measure_disk
 from collector.boot.doctor.verdict import verdict
+from collector.boot.layout import check_layout
 from collector.config_file import load
 from collector.portable import LINUX
 
@@ -24,6 +25,7 @@ def doctor(config_file: Path, rate: float) -> int:
     config = load(config_file)
     if not LINUX:
         raise StartError("doctor: needs Linux, whose limits and devices it looks at")
+    check_layout(config_file, config.storage)
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES

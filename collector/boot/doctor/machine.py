@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from collector.boot.claims import StartError, listen
 from collector.config import Config
 from collector.journal.quarantine import QUARANTINE
-from collector.journal.segment import JOURNAL, SEGMENT_NAME
+from collector.journal.record import JOURNAL
+from collector.journal.segment import SEGMENT_NAME
 from collector.parts.naming import EVENTS
 
 ADMIN_PATIENCE_S = 2.0

@@ -1,0 +1,32 @@
+"""The layout of what is kept: a start and a check of the configuration refuse a `partition_by` that would mix two."""
+
+import json
+import os
+from pathlib import Path
+
+from collector.config import Storage
+from collector.config_file import ENV_PREFIX, ConfigError
+from collector.journal.layout import held, other
+from collector.journal.record import JOURNAL
+from collector.parts.naming import EVENTS
+
+_VARIABLE = f"{ENV_PREFIX}STORAGE__PARTITION_BY"
+
+
+def check_layout(config_file: Path, storage: Storage) -> None:
+    """Raises ConfigError where the data_dir has parts or segments of the other layout; no data_dir has none."""
+    now, before = storage.partition_by, other(storage.partition_by)
+    found = held(storage.data_dir, before)
+    if not found.parts and not found.segments:
+        return
+    has = " and ".join([f"parts in {EVENTS}/"] * found.parts + [f"segments in {JOURNAL}/"] * found.segments)
+    stop = "stop the collector" + ", run `collector recover` with the old setting," * found.segments
+    if found.parts and held(storage.data_dir, now).parts:
+        remedy = f"{stop} and move aside the parts of one of them: {EVENTS}/date=* or {EVENTS}/site=*"
+    else:
+        remedy = f"set it back to {json.dumps(before)}; or {stop} and move {EVENTS}/ aside"
+    where = _VARIABLE if _VARIABLE in os.environ else config_file
+    what = (
+        f"is {json.dumps(now)}, but {storage.data_dir} has {has} by {json.dumps(before)}, and readers take one layout"
+    )
+    raise ConfigError([f"{where}: storage.partition_by: {what}; {remedy}"])

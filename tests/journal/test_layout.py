@@ -1,0 +1,96 @@
+"""Layouts: what a data_dir has of each, found without looking through all of it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.journal.layout import BY_DATE, BY_SITE, Held, Layout, held, other
+from collector.journal.record import Header, encode_header
+from collector.journal.segment import SegmentStore
+from collector.publish.local import Folders
+
+ID = "0123456789abcdef"
+DAY = "date=2026-05-28"
+NOTHING = Held(parts=False, segments=False)
+PARTS = Held(parts=True, segments=False)
+SEGMENTS = Held(parts=False, segments=True)
+
+
+def put(file: Path, data: bytes = b"") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("by_site", "by_date", "names"),
+    [
+        (NOTHING, NOTHING, []),
+        (PARTS, NOTHING, [f"events/site=demo/{DAY}/{ID}.parquet"]),
+        (NOTHING, PARTS, [f"events/{DAY}/{ID}.parquet"]),
+        (PARTS, PARTS, [f"events/site=demo/{DAY}/{ID}.parquet", f"events/{DAY}/{ID}.parquet"]),
+        # Folders that expiry has emptied, and what is no part of the dataset.
+        (NOTHING, NOTHING, ["events/site=demo/", f"events/site=other/{DAY}/", f"events/{DAY}/"]),
+        (NOTHING, NOTHING, ["events/README", f"events/{DAY}/README", "events/site=demo/README"]),
+        (PARTS, NOTHING, ["events/site=a/", "events/site=b/README", f"events/site=c/{DAY}/{ID}.parquet"]),
+        # `rejected/` is by site whatever the setting; staging and quarantine have no layout.
+        (NOTHING, NOTHING, [f"rejected/site=demo/{DAY}/{ID}.parquet", f"staging/0/{ID}.parquet"]),
+        (NOTHING, NOTHING, ["lock", "journal/0/", "events"]),
+        (NOTHING, NOTHING, ["journal"]),
+    ],
+)
+def test_parts_of_each_layout_are_found(tmp_path: Path, by_site: Held, by_date: Held, names: list[str]) -> None:
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir(parents=True)
+        else:
+            put(tmp_path / name)
+    assert (by_site, by_date) == (held(tmp_path, BY_SITE), held(tmp_path, BY_DATE))
+
+
+@pytest.mark.parametrize(("layout", "worker"), [(BY_SITE, "0"), (BY_DATE, "7")])
+def test_segments_of_each_layout_are_found(tmp_path: Path, layout: Layout, worker: str) -> None:
+    SegmentStore(Folders(tmp_path), worker, by_site=layout == BY_SITE, durability="write").create().close()
+    assert (SEGMENTS, NOTHING) == (held(tmp_path, layout), held(tmp_path, other(layout)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        encode_header(Header(ID, by_site=False))[:-1],
+        encode_header(Header(ID, by_site=False))[:-1] + b"\xff",
+        b"collseg\n\x02" + encode_header(Header(ID, by_site=False))[9:],
+        bytes(36),
+    ],
+)
+def test_segment_that_does_not_say_its_layout_is_of_none(tmp_path: Path, header: bytes) -> None:
+    """Its flush takes the present one."""
+    put(tmp_path / "journal" / "0" / f"20260528T202640Z-{ID}.segment", header)
+    put(tmp_path / "journal" / "0" / "notes", encode_header(Header(ID, by_site=False)))
+    assert (NOTHING, NOTHING) == (held(tmp_path, BY_SITE), held(tmp_path, BY_DATE))
+
+
+def test_data_dir_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "plain")
+    for data_dir in (tmp_path / "none", tmp_path / "plain", tmp_path / ("x" * 300)):
+        assert (NOTHING, NOTHING) == (held(data_dir, BY_SITE), held(data_dir, BY_DATE))
+
+
+def test_look_ends_at_the_first_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or ten thousand sites would delay each start."""
+    for site in range(50):
+        put(tmp_path / "events" / f"site={site}" / DAY / f"{ID}.parquet")
+    listed: list[Any] = []
+    scandir = os.scandir
+
+    def counting(folder: Any) -> Any:
+        listed.append(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    for layout, folders in ((BY_SITE, ["journal", "events", "a site", "a day"]), (BY_DATE, ["journal", "events"])):
+        listed.clear()
+        held(tmp_path, layout)
+        assert len(folders) == len(listed), listed

@@ -1,0 +1,85 @@
+"""`partition_by` changed where there are events already: refused, until there is room for the new layout."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.rounds import kill
+from tests.support import read_rows
+from tests.system.process import configure, run, serving
+from tests.system.test_recover import LONG, left_behind, segments
+
+BY_DATE = {"partition_by": ["date"]}
+
+
+def tree(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.name not in ("collector.toml", "stderr"))
+
+
+def ids(folder: Path) -> list[str]:
+    return sorted(row["session_id"] for row in read_rows(folder))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("first", [["site", "date"], ["date"]], ids="/".join)
+def test_serve_refuses_another_layout_than_that_of_its_parts(tmp_path: Path, workers: int, first: list[str]) -> None:
+    """Before anything is made, or locked; and takes it once they are out of the way."""
+    second = ["date"] if "site" in first else ["site", "date"]
+    with serving(tmp_path, storage={"partition_by": first}) as process:
+        assert 201 == process.post().status
+        assert 0 == process.stop()
+    (tmp_path / "data" / "lock").unlink()
+    before = tree(tmp_path)
+    configure(tmp_path, storage={"partition_by": second}, server={"port": 0, "workers": workers})
+    for arguments in (("serve",), ("check-config", "collector.toml")):
+        done = run(*arguments, folder=tmp_path)
+        assert (2, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines())), done.stderr
+        assert "storage.partition_by: is " in done.stderr
+        assert "move events/ aside" in done.stderr
+    assert before == tree(tmp_path)
+    (tmp_path / "data" / "events").rename(tmp_path / "data" / "events-until-now")
+    with serving(tmp_path, storage={"partition_by": second}, server={"port": 0, "workers": workers}) as process:
+        assert 201 == process.post().status
+        assert 0 == process.stop()
+        assert 1 == len(process.parts())
+
+
+@pytest.mark.parametrize("setting", [["site", "date"], ["date"]], ids="/".join)
+def test_segments_of_another_layout_are_recovered_first(tmp_path: Path, setting: list[str]) -> None:
+    """With either setting: each segment says how its parts are laid out."""
+    sent = left_behind(tmp_path, 5)
+    assert 1 == len(segments(tmp_path))
+    configure(tmp_path, storage=LONG | BY_DATE)
+    done = run("serve", folder=tmp_path)
+    assert (2, True) == (done.returncode, "segments in journal/ by" in done.stderr), done.stderr
+    assert "run `collector recover` with the old setting" in done.stderr
+    configure(tmp_path, storage=LONG | {"partition_by": setting})
+    assert 0 == run("recover", folder=tmp_path).returncode
+    assert sorted(sent) == ids(tmp_path / "data" / "events" / "site=demo")
+    configure(tmp_path, storage=LONG | BY_DATE)
+    assert 2 == run("serve", folder=tmp_path).returncode
+    (tmp_path / "data" / "events").rename(tmp_path / "data" / "events-until-now")
+    with serving(tmp_path, storage=BY_DATE) as process:
+        assert 0 == process.stop()
+
+
+def test_running_collector_has_the_layout_of_its_open_segment(tmp_path: Path) -> None:
+    """Before it has published anything; a reload keeps the layout, and says so."""
+    with serving(tmp_path, storage=LONG) as process:
+        configure(tmp_path, storage=LONG | BY_DATE)
+        done = run("check-config", "collector.toml", folder=tmp_path)
+        assert (2, True) == (done.returncode, "segments in journal/ by" in done.stderr), done.stderr
+        kill(process)
+
+
+def test_folders_that_expiry_has_emptied_hold_no_layout(tmp_path: Path) -> None:
+    day = tmp_path / "data" / "events" / "site=demo" / "date=2020-01-01"
+    day.mkdir(parents=True)
+    (day / "0123456789abcdef.parquet").touch()
+    configure(tmp_path)
+    assert 0 == run("expire", "--older-than", "30d", folder=tmp_path).returncode
+    assert day.parent.exists()
+    with serving(tmp_path, storage=BY_DATE) as process:
+        assert 201 == process.post().status
+        assert 0 == process.stop()
+        assert 1 == len(process.parts())
