@@ -11,20 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from collector.config import Admin, Config, Privacy, RateLimit, Server, SiteSettings, Storage
-
-ENV_PREFIX = "COLLECTOR__"
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "server": Server,
-    "admin": Admin,
-    "storage": Storage,
-    "rate_limit": RateLimit,
-    "privacy": Privacy,
-}
+from collector.config import Config, SiteSettings, site_id_like
+from collector.environment import SECTIONS, Key, override
 
 
 class ConfigError(Exception):
@@ -38,13 +29,12 @@ class ConfigError(Exception):
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read `path` and the environment. Raises ConfigError with everything that is wrong."""
     try:
-        with path.open("rb") as file:
-            tree = tomllib.load(file)
+        tree = tomllib.loads(_text(path.read_bytes()))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
     except (ValueError, RecursionError) as exc:  # not UTF-8, not TOML, numbers or nesting without end
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
-    origins, errors = _override(tree, environ)
+    origins, errors = override(tree, environ)
     config = None
     try:
         config = Config.model_validate(tree)
@@ -55,68 +45,36 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
-def _override(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Put the variables into the tree; return which key came from which, and what names no key."""
-    origins: dict[tuple[str, ...], str] = {}
-    errors: list[str] = []
-    for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX):
-            continue
-        section, _, key = name.removeprefix(ENV_PREFIX).partition("__")
-        section = section.lower()
-        if section == "sites":
-            site, _, key = key.rpartition("__")
-            where: tuple[str, ...] = (section, site, key.lower())
-            model: type[BaseModel] | None = SiteSettings
-        else:
-            where = (section, key.lower())
-            model = _SECTIONS.get(section)
-        if model is None or where[-1] not in model.model_fields or "" in where:
-            errors.append(f"{name}: names no setting; it should be COLLECTOR__<SECTION>__<KEY>")
-            continue
-        table = tree
-        for step in where[:-1]:
-            table = table.setdefault(step, {}) if isinstance(table, dict) else {}
-        if isinstance(table, dict):  # else the file is wrong there, and says so itself
-            table[where[-1]] = _typed(environ[name], model.model_fields[where[-1]].default)
-        origins[where] = name
-    return origins, errors
-
-
-def _typed(text: str, default: object) -> object:
-    """A variable is text. Where the setting is text it stays so; elsewhere it is read as TOML."""
-    if isinstance(default, str | Path):
-        return text
+def _text(data: bytes) -> str:
+    """Editors on Windows put a byte order mark before UTF-8, or save UTF-16. Raises ValueError."""
+    if b"\0" in data[:2] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("it is UTF-16; it should be saved as UTF-8")
     try:
-        match tomllib.loads(f"value = {text}"):
-            case {"value": value, **others} if not others:
-                return value
-    except (ValueError, RecursionError):
-        pass
-    return text
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ValueError(f"line {line} is not UTF-8") from None
 
 
-def _sentence(path: Path, origins: dict[tuple[str, ...], str], error: ErrorDetails) -> str:
+def _sentence(path: Path, origins: dict[Key, str], error: ErrorDetails) -> str:
     """One line: where it is from, which key, what is wrong with it."""
-    loc = tuple(str(step) for step in error["loc"] if step != "[key]")
+    loc: Key = tuple(str(step) for step in error["loc"] if step != "[key]")
     # The variable that set the key, something in it, or the only thing known of the table it is in.
     named = (name for where, name in origins.items() if where[: len(loc)] == loc[: len(where)])
     key = ".".join(_shown(step)[1:-1] for step in loc)
     return f"{next(named, path)}: {key or 'the file'}: {_what_is_wrong(loc, error)}"
 
 
-def _what_is_wrong(loc: tuple[str, ...], error: ErrorDetails) -> str:
+def _what_is_wrong(loc: Key, error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
-            known = _known_keys(loc[:-1])
-            close = difflib.get_close_matches(loc[-1], known, n=1)
-            return "unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
+            return _unknown_key(loc, error["input"])
         case "missing" if loc == ("sites",):
             return "missing; at least one site is needed, for example [sites.demo]"
         case "too_short" if loc == ("sites",):
             return "empty; at least one site is needed, for example [sites.demo]"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"should be a table; got {_got(error)}"
+            return f"should be a table; got {_got(error)}{_right_table(loc)}"
         case "value_error":
             text = str(error["ctx"]["error"])
             return text if isinstance(error["input"], dict) else f"{text}; got {_got(error)}"
@@ -128,7 +86,43 @@ def _what_is_wrong(loc: tuple[str, ...], error: ErrorDetails) -> str:
                 .replace("a valid integer", "an integer")
                 .replace("valid ", "")
             )
-            return f"{text}; got {_got(error)}"
+            return f"{text}{_as_written(error)}; got {_got(error)}"
+
+
+def _unknown_key(loc: Key, value: Any) -> str:
+    if len(loc) == len(("sites", "id", "key")) and isinstance(value, dict):
+        name = ".".join(loc[1:])
+        while step := next((key for key, inner in value.items() if isinstance(inner, dict)), None):
+            name, value = f"{name}.{step}", value[step]
+        return f'unknown key; a site id has no dots: "{name[:80]}" should be [sites.{site_id_like(name)}]'
+    known = _known_keys(loc[:-1])
+    close = difflib.get_close_matches(loc[-1].lower(), known, n=1)
+    if close:
+        return f"unknown key; did you mean {close[0]}?"
+    site = f"; a site is [sites.{site_id_like(loc[0])}]" if len(loc) == 1 and isinstance(value, dict) else ""
+    return f"unknown key; known are {', '.join(known)}{site}"
+
+
+def _right_table(loc: Key) -> str:
+    """Where what should be a table belongs, where it is the sites that are not one each."""
+    if loc == ("sites",):
+        return "; a site is [sites.demo]"
+    if loc[:1] == ("sites",) and loc[-1] in SiteSettings.model_fields:
+        return f"; {loc[-1]} is a setting of a site, and should be below [sites.demo]"
+    return ""
+
+
+def _as_written(error: ErrorDetails) -> str:
+    """How a text is written that was meant for a list or a truth, as it is easily in a variable."""
+    text = error["input"]
+    if not isinstance(text, str):
+        return ""
+    if error["type"] == "tuple_type":
+        words = (word.strip(" \"'") for word in text.strip("[] ").split(","))
+        return f", written {_shown([word for word in words if word])}"
+    if error["type"] == "bool_type" and text.lower() in ("true", "false"):
+        return f", written {text.lower()}"
+    return ""
 
 
 def _got(error: ErrorDetails) -> str:
@@ -137,10 +131,13 @@ def _got(error: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "tables in tables without end"
 
 
-def _known_keys(loc: tuple[str, ...]) -> list[str]:
+def _known_keys(loc: Key) -> list[str]:
     if not loc:
         return list(Config.model_fields)
-    return list((_SECTIONS | {"sites": SiteSettings})[loc[0]].model_fields)
+    return list((SECTIONS | {"sites": SiteSettings})[loc[0]].model_fields)

@@ -1,17 +1,19 @@
-"""Configuration: what a file may say, what the environment may, and how errors read."""
+"""Configuration: what a file may say, and how errors read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from collector.config import Config, SiteSettings
+from collector.config import Config
 from collector.config_file import ConfigError, load
+from tests import configs
+from tests.configs import SITE
 
 Load = Callable[..., Config]
-SITE = "[sites.demo]\n"
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "server": {
@@ -56,23 +58,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def read(tmp_path: Path) -> Load:
-    def read_text(text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> Config:
-        file = tmp_path / "collector.toml"
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load(file, environ or {})
-
-    return read_text
+    return partial(configs.read, tmp_path)
 
 
 @pytest.fixture
-def errors(read: Load) -> Callable[..., list[str]]:
-    def read_errors(text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            read(text, environ)
-        assert "\n".join(caught.value.errors) == str(caught.value)
-        return caught.value.errors
-
-    return read_errors
+def errors(tmp_path: Path) -> Callable[..., list[str]]:
+    return partial(configs.errors_of, tmp_path)
 
 
 def test_defaults_are_those_of_the_design(read: Load) -> None:
@@ -172,6 +163,10 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + "[serverr]\nport = 1", "serverr: unknown key; did you mean server?"),
         (SITE + "trackin = true", "sites.demo.trackin: unknown key; did you mean tracking?"),
         ("port = 1\n" + SITE, "port: unknown key; "),
+        (SITE + "[SERVER]\nport = 1", "SERVER: unknown key; did you mean server?"),
+        (SITE + "[server]\nPORT = 1", "server.PORT: unknown key; did you mean port?"),
+        (SITE + "[shop]\ntracking = false", "privacy, sites; a site is [sites.shop]"),
+        (SITE + "[site.shop]", "site: unknown key; did you mean sites?"),
         # Wrong types, and what is right.
         (SITE + '[server]\nport = "8080"', 'server.port: should be an integer; got "8080"'),
         (SITE + "[server]\nport = true", "server.port: should be an integer; got true"),
@@ -180,7 +175,8 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + '[server]\nbody_timeout_s = "10"', "server.body_timeout_s: should be a number"),
         (SITE + "[server]\nbody_timeout_s = nan", "server.body_timeout_s: should be a finite number"),
         (SITE + "[server]\nkeepalive_timeout_s = inf", "server.keepalive_timeout_s: should be a finite number"),
-        (SITE + '[server]\ntrusted_proxies = "::1"', "server.trusted_proxies: should be a list"),
+        (SITE + '[server]\ntrusted_proxies = "::1"', 'trusted_proxies: should be a list, written ["::1"]; got "::1"'),
+        (SITE + 'strict = "False"', 'sites.demo.strict: should be a boolean, written false; got "False"'),
         *(
             (f"{SITE}[storage]\ndata_dir = {value}", "storage.data_dir: should be the path of a folder")
             for value in ("1", '""', r'"\u0000"')
@@ -189,7 +185,9 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + 'strict = "no"', 'sites.demo.strict: should be a boolean; got "no"'),
         (SITE + "excluded_paths = [1]", "sites.demo.excluded_paths.0: should be a string"),
         ("server = 1\n" + SITE, "server: should be a table; got 1"),
-        ("sites = 1", "sites: should be a table; got 1"),
+        ("sites = 1", "sites: should be a table; got 1; a site is [sites.demo]"),
+        ('[[sites]]\nid = "demo"', "; a site is [sites.demo]"),
+        ("[sites]\ntracking = true", "tracking is a setting of a site, and should be below [sites.demo]"),
         ("[sites]\ndemo = 1", "sites.demo: should be a table; got 1"),
         # Values out of bounds.
         (SITE + "[server]\nport = 65536", "server.port: should be less than or equal to 65535; got 65536"),
@@ -226,6 +224,17 @@ def test_every_key_can_be_set(read: Load) -> None:
         ('[sites."é"]', "sites.é: a site id should be"),
         ('[sites."demo\\n"]', "a site id should be"),
         (f"[sites.{'x' * 65}]", "a site id should be"),
+        *(
+            (text, f'{key}: unknown key; a site id has no dots: "{name}" should be [sites.{right}]')
+            for text, key, name, right in (
+                ("[sites.example.com]", "sites.example.com", "example.com", "example-com"),
+                ("[sites.www.example.com]", "sites.www.example", "www.example.com", "www-example-com"),
+                ("[sites.a.b.c.d]\ntracking = true", "sites.a.b", "a.b.c.d", "a-b-c-d"),
+                ("[sites]\nwww.example.com.tracking = true", "sites.www.example", "www.example.com", "www-example-com"),
+                ("[sites.demo]\n[sites.demo.de]", "sites.demo.de", "demo.de", "demo-de"),
+                ("[sites.'x'.'y z']", "sites.x.y z", "x.y z", "x-y-z"),
+            )
+        ),
         # Networks.
         (SITE + 'excluded_ips = ["10.0.0.1/8"]', "sites.demo.excluded_ips.0: has bits set to the right of its prefix"),
         (SITE + 'excluded_ips = ["::1", "x"]', "sites.demo.excluded_ips.1: should be an address or a network"),
@@ -238,6 +247,14 @@ def test_every_key_can_be_set(read: Load) -> None:
         ("[sites", "is not TOML"),
         (SITE + "tracking = yes", "is not TOML"),
         (b"\xff\xfe", "is not TOML"),
+        *(
+            (SITE.encode(encoding), "is not TOML: it is UTF-16; it should be saved as UTF-8")
+            for encoding in ("utf-16", "utf-16-le", "utf-16-be")
+        ),
+        (f"{SITE}# Gr\xfc\xdfe\n".encode("latin-1"), "is not TOML: line 2 is not UTF-8"),
+        (SITE + "\ufeffstrict = true", "is not TOML"),
+        pytest.param(f"[server.port{'.a' * 5_000}]\n{SITE}", "server.port: should be an integer", id="deep-setting"),
+        pytest.param(f"[sites.a{'.a' * 5_000}]", "sites.a.a: unknown key; a site id has no dots: ", id="deep-site"),
         pytest.param(f"x = {'[' * 10_000}", "is not TOML", id="nested-10000"),
         pytest.param(f"{SITE}[server]\nport = {'1' * 5_000}", "", id="5000-digits"),
     ],
@@ -276,6 +293,12 @@ def test_bad_origin_is_an_error(errors: Callable[..., list[str]], origin: str) -
         'sites.demo.allowed_origins.1: should be "https://host", "https://host:port", "*.host" or "null"; '
         f'got "{origin}"'
     )
+
+
+@pytest.mark.parametrize("text", [SITE, f"\r\n{SITE}", "# \u00fc\n[sites.demo]"])
+def test_byte_order_mark_is_skipped(read: Load, text: str) -> None:
+    """Some editors put one before UTF-8."""
+    assert DEFAULTS == read(b"\xef\xbb\xbf" + text.encode()).model_dump()
 
 
 def test_all_errors_are_reported_at_once(errors: Callable[..., list[str]]) -> None:
@@ -320,81 +343,3 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load(path, {})
         assert [f"{path}: cannot be read: {why}"] == caught.value.errors
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "expected", "name", "value"),
-    [
-        ("server", "port", 81, "SERVER__PORT", "81"),
-        ("server", "host", "::1", "SERVER__HOST", "::1"),
-        ("server", "host", "7", "SERVER__HOST", "7"),
-        ("server", "body_timeout_s", 2.5, "SERVER__BODY_TIMEOUT_S", "2.5"),
-        ("server", "trusted_proxies", (ip_network("::1/128"),), "SERVER__TRUSTED_PROXIES", '["::1"]'),
-        ("server", "trusted_proxies", (), "SERVER__TRUSTED_PROXIES", "[]"),
-        ("storage", "data_dir", Path("/srv/x y"), "STORAGE__DATA_DIR", "/srv/x y"),
-        ("storage", "partition_by", ("date",), "STORAGE__PARTITION_BY", '["date"]'),
-        ("storage", "compression", "none", "STORAGE__COMPRESSION", "none"),
-        ("rate_limit", "burst", 5, "RATE_LIMIT__BURST", "5"),
-        ("privacy", "client_ip", "full", "PRIVACY__CLIENT_IP", "full"),
-    ],
-)
-def test_environment_overrides_a_key_and_no_other(
-    read: Load, section: str, key: str, expected: object, name: str, value: str
-) -> None:
-    text = f'{SITE}[server]\nport = 1\nhost = "x"\ntrusted_proxies = ["10.0.0.0/8"]'
-    settings = read(text).model_dump()
-    settings[section][key] = expected
-    assert settings == read(text, {f"COLLECTOR__{name}": value, "COLLECTOR_SERVER_PORT": "2", "HOME": "/"}).model_dump()
-
-
-@pytest.mark.parametrize(
-    ("expected", "environ"),
-    [
-        ({"demo": SiteSettings(tracking=False)}, {"COLLECTOR__SITES__demo__TRACKING": "false"}),
-        (
-            {"demo": SiteSettings(), "a__B-1": SiteSettings(allow_localhost=True)},
-            {"COLLECTOR__SITES__a__B-1__ALLOW_LOCALHOST": "true"},
-        ),
-        (
-            {"demo": SiteSettings(excluded_paths=("/a", "/b*"))},
-            {"COLLECTOR__SITES__demo__EXCLUDED_PATHS": '["/a", "/b*"]'},
-        ),
-    ],
-)
-def test_environment_reaches_sites(read: Load, expected: dict[str, Any], environ: dict[str, str]) -> None:
-    assert expected == read(SITE, environ).sites
-
-
-def test_environment_alone_can_name_the_sites(read: Load) -> None:
-    assert {"shop": SiteSettings(strict=True)} == read("", {"COLLECTOR__SITES__shop__STRICT": "true"}).sites
-
-
-@pytest.mark.parametrize(
-    ("words", "name", "value"),
-    [
-        *(
-            ("names no setting; it should be COLLECTOR__<SECTION>__<KEY>", name, "1")
-            for name in ("SERVER__PROT", "SERVER", "", "__PORT", "NO__SUCH", "SITES__TRACKING", "SITES__demo__PROT")
-        ),
-        ("server.port: should be an integer", "SERVER__PORT", "http"),
-        ("server.port: should be an integer", "SERVER__PORT", ""),
-        ("server.port: should be", "SERVER__PORT", "1\nother = 2"),
-        ("server.port: should be", "SERVER__PORT", "70000"),
-        pytest.param("server.port: should be", "SERVER__PORT", "1" * 5_000, id="5000-digits"),
-        ("server.trusted_proxies: should be a list", "SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
-        ("server.trusted_proxies.0: should be an address", "SERVER__TRUSTED_PROXIES", '["x"]'),
-        ("sites.demo.tracking: should be a boolean", "SITES__demo__TRACKING", "yes"),
-        ("sites.a b: a site id should be", "SITES__a b__TRACKING", "true"),
-        ("storage.durability: should be", "STORAGE__DURABILITY", "disk"),
-        ("storage.partition_by: should be", "STORAGE__PARTITION_BY", '["date", "site"]'),
-    ],
-)
-def test_error_names_the_variable(errors: Callable[..., list[str]], words: str, name: str, value: str) -> None:
-    (error,) = errors(SITE, {f"COLLECTOR__{name}": value})
-    assert error.startswith(f"COLLECTOR__{name}: ")
-    assert words in error
-
-
-def test_file_that_is_wrong_where_a_variable_would_go_says_so_itself(errors: Callable[..., list[str]]) -> None:
-    (error,) = errors("server = 1\n" + SITE, {"COLLECTOR__SERVER__PORT": "81"})
-    assert error.endswith("server: should be a table; got 1")

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from collector.config import Storage
-from collector.config_file import ENV_PREFIX, ConfigError
+from collector.config_file import ConfigError
+from collector.environment import ENV_PREFIX
 from collector.journal.layout import held, other
 from collector.journal.record import JOURNAL
 from collector.parts.naming import EVENTS
