@@ -18,10 +18,14 @@ from collector.config_file import load
 from collector.log import set_up_logging
 from collector.portable import LINUX, usable_cores
 
+# What log rotation sends to whoever has a pid file (to open its log anew: ours is stderr), and its sibling.
+MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
+
 
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
     """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload: its default is to end us
+    _ignore(signal.SIGHUP)  # until there is something to reload
+    _ignore(*MEANINGLESS)
     # A stop is done at once until there is something to drain: nothing is acknowledged yet, and the disk is as a kill
     # would leave it.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -42,10 +46,17 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
 
 def serve_as_worker(control: int) -> int:
     """Run as the supervisor says, which is at the other end of that descriptor."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a terminal that closes; a reload comes from the supervisor
+    _ignore(signal.SIGHUP)  # of a terminal that closes; a reload comes from the supervisor
+    _ignore(*MEANINGLESS)
     from collector.boot import supervised
 
     return supervised.serve(control)
+
+
+def _ignore(*numbers: signal.Signals) -> None:
+    """The default of these is to end us."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def processes(workers: int | str) -> int:
