@@ -118,11 +118,11 @@ async def _micro() -> list[Result]:
 
     def values() -> None:
         for event in read:
-            to_values(event)
+            to_values(event, NOON_US)
 
     def read_at_once() -> None:
         for event in read:
-            read_plain(event)
+            read_plain(event, NOON_US)
 
     def accepted() -> None:
         for arrival, body in zip(arrivals, raw, strict=True):

@@ -5,7 +5,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 
@@ -20,16 +21,18 @@ _DATE_TIME = re.compile(
     re.ASCII,
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHORTEST_TEN_YEARS_US = 3_651 * US_PER_DAY  # with the leap days of 1904 or 2104 alone; most have two or three
 
 ClientIpPolicy = Callable[[Address, int], str | None]
 """(address, received_us) to what may be written down of the address."""
 
 
-def event_time_us(text: str) -> int | None:
-    """Microseconds since the epoch, UTC; None where `text` is no RFC 3339 date-time, or no timestamp can hold it.
+def event_time_us(text: str, received_us: int) -> int | None:
+    """Microseconds since the epoch, UTC; None where `text` is no RFC 3339 date-time, or none for a column of times.
 
-    A leap second is such a one: it has no place on the epoch's time line, and its words say more than a guess. So
-    is what its offset moves out of the years 1 to 9999, where readers cannot follow.
+    A leap second is none: it has no place on the epoch's time line, and its words say more than a guess. Nor is what
+    lies more than a day after the event's receipt, or more than ten calendar years before it: no page's clock is so
+    wrong by accident, and one event of the year 1 or 9999 makes `tz_convert` and `resample` fail for a whole column.
     """
     if not _DATE_TIME.fullmatch(text):
         return None
@@ -41,7 +44,27 @@ def event_time_us(text: str) -> int | None:
     except (ValueError, OverflowError):
         return None
     # By hand: `since // timedelta(microseconds=1)` takes longer than everything before it but the match.
-    return (since.days * SECONDS_PER_DAY + since.seconds) * US_PER_S + since.microseconds
+    moment_us = (since.days * SECONDS_PER_DAY + since.seconds) * US_PER_S + since.microseconds
+    age_us = received_us - moment_us
+    # Two comparisons for nearly every event, 0.05 us; the calendar is asked about those of two days in ten years.
+    if -US_PER_DAY <= age_us <= _SHORTEST_TEN_YEARS_US or 0 < age_us <= _ten_years_us(received_us // US_PER_DAY):
+        return moment_us
+    return None
+
+
+@lru_cache(maxsize=16)
+def _ten_years_us(day: int) -> int:
+    """From that UTC day, numbered from the epoch, back to the same date ten years before it.
+
+    Before 29 February that is 28 February where the year has no 29th, as SQL's intervals have it. The calendar repeats
+    itself every 146,097 days, so a record's receipt has its ten years even where `date` does not reach.
+    """
+    today = _EPOCH.date() + timedelta(days=day % 146_097)
+    try:
+        then = today.replace(year=today.year - 10)
+    except ValueError:
+        then = today.replace(year=today.year - 10, day=28)
+    return (today - then).days * US_PER_DAY
 
 
 def client_ip_policy(name: str, data_dir: Path) -> ClientIpPolicy:

@@ -107,13 +107,13 @@ def accept(
     """The event in `body`, ready to be stored, or why it is not to be."""
     try:
         event = parse(body)
-        values = read(event)
+        values = read(event, received_us)
         if values is None:  # it may be valid all the same, and if not, its sender is told why
             if site.strict:
                 check_all(event)
             else:
                 check(event, body)
-            values = to_values(event)
+            values = to_values(event, received_us)
     except InvalidEvent as exc:
         return invalid(site, exc)
     if event["page_path"] in site.excluded_paths:
@@ -139,7 +139,7 @@ def replay(record: Record) -> tuple[Event, bool]:
         event[name] = None
         fits = False
     _, _, site_id, received_us, client_ip, user_agent, body = record
-    row: Row = [site_id, received_us, *to_values(event), client_ip, user_agent]
+    row: Row = [site_id, received_us, *to_values(event, received_us), client_ip, user_agent]
     size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
     return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
 
@@ -149,7 +149,7 @@ def _fits(name: str, value: Any) -> bool:
     return value is None or (type(value) in types and (types is not _NUMBER or is_finite(value)))
 
 
-def to_values(event: dict[str, Any]) -> Row:
+def to_values(event: dict[str, Any], received_us: int) -> Row:
     """The event's values: one per field of the contract, then `event_time_raw`.
 
     Raises InvalidEvent for a number that no float64 holds. This is where a value that Arrow cannot hold must
@@ -162,7 +162,7 @@ def to_values(event: dict[str, Any]) -> Row:
             values[index] = number(name, value)
     words = event.get("event_time")
     if words is not None:  # which the contract of today requires, but no record's does for ever
-        values[_EVENT_TIME] = event_time_us(words)
+        values[_EVENT_TIME] = event_time_us(words, received_us)
         if values[_EVENT_TIME] is None:
             values[-1] = words
     return values

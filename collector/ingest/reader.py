@@ -17,13 +17,13 @@ _EXACT = 2**53  # every integer up to here is a float64; larger ones take the wa
 _KNOWN_RULES = {"type", "enum", "minLength", "maxLength", "x-column", "description"}
 
 
-def _compiled() -> Callable[[dict[str, Any]], Row | None]:
+def _compiled() -> Callable[[dict[str, Any], int], Row | None]:
     rules = {field.name: CONTRACT["properties"][field.name] for field in FIELDS}
     for name, rule in rules.items():
         # Whoever adds another kind of rule to the contract must teach it to this module as well.
         assert rule.keys() <= _KNOWN_RULES, f"{name}: {rule.keys() - _KNOWN_RULES}"
     lines = [
-        "def read(event):",
+        "def read(event, received_us):",
         # All fields in the contract's order, null where the event has none: 1 us less than asking it for each.
         "    fields = nothing | event",
         f"    if len(fields) != {len(FIELDS)}: return None",
@@ -37,7 +37,7 @@ def _compiled() -> Callable[[dict[str, Any]], Row | None]:
     known: dict[str, Any] = {"nothing": dict.fromkeys(rules), "isfinite": isfinite, "event_time_us": event_time_us}
     known |= {f"enum{index}": frozenset(rule.get("enum", ())) for index, rule in enumerate(rules.values())}
     exec("\n".join(lines), known)
-    read: Callable[[dict[str, Any]], Row | None] = known["read"]
+    read: Callable[[dict[str, Any], int], Row | None] = known["read"]
     return read
 
 
@@ -61,7 +61,7 @@ def _lines(index: int, field: Column, rule: dict[str, Any]) -> Iterator[str]:
     elif "null" not in rule["type"]:
         yield f"    elif {name} in event: return None"
     if field.kind is Kind.TIMESTAMP:
-        yield f"    raw, {value} = {value}, event_time_us({value})"
+        yield f"    raw, {value} = {value}, event_time_us({value}, received_us)"
         yield f"    if {value} is not None: raw = None"
 
 

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 CONTRACT_PAGE = """
 ! session_id            string
 ! visitor_id            string 8..64
@@ -107,7 +109,7 @@ class Field:
 FIELDS = [Field(line) for line in CONTRACT_PAGE.strip().splitlines()]
 
 
-def row_of(body: bytes) -> dict[str, Any] | None:
+def row_of(body: bytes, received_us: int) -> dict[str, Any] | None:
     """The 61 fields and `event_time_raw` as readers must get them; None where the body is no valid event."""
     event = _read(body)
     if event is None or any(field.required and field.name not in event for field in FIELDS):
@@ -116,7 +118,7 @@ def row_of(body: bytes) -> dict[str, Any] | None:
     if not all(field.admits(row[field.name]) for field in FIELDS if field.name in row):
         return None
     words = row["event_time"]
-    moment = moment_of(words)
+    moment = kept_of(moment_of(words), received_us)
     blank: dict[str, Any] = {field.name: None for field in FIELDS}
     return blank | row | {"event_time": moment, "event_time_raw": words if moment is None else None}
 
@@ -145,6 +147,19 @@ def _mended(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
+def kept_of(moment: datetime | None, received_us: int) -> datetime | None:
+    """The moment, if it is at most a day after the receipt and at most ten calendar years before it.
+
+    Ten years before 29 February is 28 February where that year has no 29th.
+    """
+    received = EPOCH + timedelta(microseconds=received_us)
+    try:
+        oldest = received.replace(year=received.year - 10)
+    except ValueError:
+        oldest = received.replace(year=received.year - 10, day=28)
+    return moment if moment and oldest <= moment <= received + timedelta(days=1) else None
+
+
 def moment_of(words: str) -> datetime | None:
     """The moment an RFC 3339 date-time names, cut to microseconds; UTC where it has no offset."""
     match = re.fullmatch(
@@ -163,6 +178,6 @@ def moment_of(words: str) -> datetime | None:
     try:
         days = date(year, month, day).toordinal() - date(1970, 1, 1).toordinal()
         since_epoch = timedelta(days, second, fraction_us, 0, minute, hour)
-        return datetime(1970, 1, 1, tzinfo=UTC) + (since_epoch - east)
+        return EPOCH + (since_epoch - east)
     except (ValueError, OverflowError):
         return None

@@ -7,19 +7,29 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+import pandas as pd  # type: ignore[import-untyped]  # pandas ships no types
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.clock import US_PER_DAY
 from collector.ingest.enrich import client_ip_policy, event_time_us
-from tests.ingest.oracle import moment_of
+from tests.ingest.oracle import EPOCH, kept_of, moment_of
 from tests.support import NOON_US, config, event, running
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_SETTING = datetime(2232, 4, 18, tzinfo=UTC)  # Linux lets no clock be set beyond (TIME_SETTOD_SEC_MAX)
 TEN = datetime(2026, 5, 12, 10, tzinfo=UTC)
 DAY_US = NOON_US // US_PER_DAY * US_PER_DAY
 ARABIC_INDIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
+
+
+def _us(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def _words(us: int) -> str:
+    return f"{EPOCH + timedelta(microseconds=us):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +58,7 @@ ARABIC_INDIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
     ],
 )
 def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str) -> None:
-    assert (moment - EPOCH) // timedelta(microseconds=1) == event_time_us(words)
+    assert _us(moment) == event_time_us(words, _us(moment))
     assert moment == moment_of(words), "the oracle"
 
 
@@ -105,8 +115,7 @@ def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str)
     ],
 )
 def test_what_is_no_date_time_or_lies_outside_the_years_1_to_9999_is_none(words: str) -> None:
-    """Readers' calendars end there: one timestamp beyond, and `to_pylist` of the whole part raises."""
-    assert event_time_us(words) is None
+    assert event_time_us(words, NOON_US) is None
     assert moment_of(words) is None, "the oracle"
 
 
@@ -127,12 +136,74 @@ def test_time_is_what_independent_arithmetic_makes_of_it(
         zone = f"{sign}{minutes // 60:02}:{minutes % 60:02}"
     words = f"{moment:%Y-%m-%d}".rjust(10, "0") + separator + f"{moment:%H:%M:%S}{fraction}{zone}"
     expected = moment_of(words)
-    assert (expected and (expected - EPOCH) // timedelta(microseconds=1)) == event_time_us(words)
+    assert (expected and _us(expected)) == event_time_us(words, _us(expected or TEN))
 
 
 @given(st.text("0123456789-:.TZ+ ", max_size=30))
 def test_any_words_are_a_time_or_none(words: str) -> None:
-    assert (moment_of(words) is None) == (event_time_us(words) is None)
+    moment = moment_of(words)
+    assert (moment is None) == (event_time_us(words, _us(moment or TEN)) is None)
+
+
+@pytest.mark.parametrize(
+    ("received", "oldest"),
+    [
+        ("2026-05-28T20:26:40.000001Z", "2016-05-28T20:26:40.000001Z"),
+        ("2024-02-29T23:59:59.999999Z", "2014-02-28T23:59:59.999999Z"),  # as SQL has it: no day in March is older
+        ("2024-03-01T00:00:00Z", "2014-03-01T00:00:00Z"),
+        ("2026-02-28T12:00:00Z", "2016-02-28T12:00:00Z"),
+        ("2026-03-01T12:00:00Z", "2016-03-01T12:00:00Z"),
+        ("2110-02-28T12:00:00Z", "2100-02-28T12:00:00Z"),  # 2100 is no leap year
+        ("2110-03-01T12:00:00Z", "2100-03-01T12:00:00Z"),
+        ("2104-02-29T12:00:00Z", "2094-02-28T12:00:00Z"),
+        ("1970-01-01T00:00:00Z", "1960-01-01T00:00:00Z"),  # a machine without a clock
+    ],
+)
+def test_time_is_kept_from_ten_calendar_years_before_its_receipt_to_a_day_after(received: str, oldest: str) -> None:
+    """To the microsecond, however far from the receipt it was sent before."""
+    received_us, oldest_us = _us(datetime.fromisoformat(received)), _us(datetime.fromisoformat(oldest))
+    for kept_us in (oldest_us, oldest_us + 1, received_us, received_us + US_PER_DAY - 1, received_us + US_PER_DAY):
+        assert kept_us == event_time_us(_words(kept_us), received_us)
+    for hostile_us in (oldest_us - 1, oldest_us - US_PER_DAY, received_us + US_PER_DAY + 1):
+        assert event_time_us(_words(hostile_us), received_us) is None
+
+
+@given(
+    st.datetimes(datetime(1970, 1, 1), datetime(2400, 1, 1), timezones=st.just(UTC)),
+    st.integers(-3_660, 3) | st.sampled_from([1, -3_651, -3_652, -3_653]),
+    st.integers(-1, 1),
+)
+def test_time_is_kept_where_another_calendar_keeps_it(received: datetime, days: int, beside_us: int) -> None:
+    moment = received + timedelta(days=days, microseconds=beside_us)
+    kept = kept_of(moment, _us(received))
+    assert (kept and _us(kept)) == event_time_us(_words(_us(moment)), _us(received))
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.sampled_from(["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"]))
+def test_any_receipt_that_a_record_holds_has_its_ten_years(received_us: int, words: str) -> None:
+    """A record's receipt is any 64 bits; where no calendar of ours has such a year, nothing raises."""
+    found = event_time_us(words, received_us)
+    assert found is None or -3_653 * US_PER_DAY <= found - received_us <= US_PER_DAY
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Niue", "America/New_York", "Asia/Kolkata"])
+@pytest.mark.parametrize("received", [datetime(1970, 1, 1, tzinfo=UTC), TEN, LAST_SETTING])
+def test_column_can_be_worked_with_in_pandas_whatever_is_sent(received: datetime, zone: str) -> None:
+    """Of all that comes at one moment: other zones, days and months, nanoseconds, and back to Python."""
+    sent = [
+        *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1600-01-01T00:00:00Z", "2262-04-12T00:00:00Z"),
+        *(_words(_us(received) + days * US_PER_DAY) for days in (-3_653, -3_652, -3_651, -1, 0, 1, 2)),
+    ]
+    found = [event_time_us(words, _us(received)) for words in sent]
+    column = pd.Series(pa.array(found, pa.timestamp("us", "UTC")).to_pandas())
+    kept = column.dropna()
+    assert 4 <= len(kept) < len(sent)
+    assert len(kept) == len(kept.dt.tz_convert(zone).dt.tz_localize(None).dt.strftime("%Y-%m-%d"))
+    assert len(kept) == len(kept.astype("datetime64[ns, UTC]").dt.floor("D"))
+    for step in ("D", "MS", "YS"):
+        for times in (kept, kept.dt.tz_convert(zone)):
+            assert len(kept) == pd.Series(1, index=pd.DatetimeIndex(times)).resample(step).sum().sum()
+    assert all(time.year for time in kept.dt.to_pydatetime())
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.ingest.oracle import FIELDS, Field, row_of
+from tests.ingest.oracle import EPOCH, FIELDS, Field, row_of
 from tests.support import NOON_US, Running, body, config, event, running
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 STORED, IGNORED = 201, 202
 
 
@@ -53,6 +52,8 @@ NASTY = [
         '"2026-05-12T10:00:00Z\\n"',
         '"2026-W20-2T10:00:00Z"',
     ),
+    # a day after NOON_US and ten years before it, and a little more
+    *('"2026-05-29T20:26:40Z"', '"2026-05-29T20:26:40.00002Z"', '"2016-05-28T20:26:40Z"', '"2016-05-28T20:26:39Z"'),
     *('"' + "".join(chr(0x660 + int(c)) if c.isdigit() else c for c in "2026-05-12T10:00:00Z") + '"', '"-62135596800"'),
 ]
 """Values as they are written."""
@@ -102,7 +103,7 @@ def fitting() -> st.SearchStrategy[tuple[str, str]]:
 
 
 def fits(name: str, value: str) -> bool:
-    return row_of(written({**plain(), name: value}.items())) is not None
+    return row_of(written({**plain(), name: value}.items()), NOON_US) is not None
 
 
 def plain() -> dict[str, str]:
@@ -142,7 +143,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 def expected_of(data: bytes, received_us: int) -> tuple[int, dict[str, Any] | None]:
     """The status and the row that the oracle wants."""
-    row = row_of(data)
+    row = row_of(data, received_us)
     if row is None:
         return IGNORED, None
     added = {"site_id": "demo", "received_at": EPOCH + timedelta(microseconds=received_us), "client_ip": None}
@@ -204,7 +205,7 @@ def test_generator_makes_both_kinds_of_bodies() -> None:
     @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(bodies())
     def look(data: bytes) -> None:
-        seen.append(row_of(data) is not None)
+        seen.append(row_of(data, NOON_US) is not None)
 
     look()
     assert 0.2 < sum(seen) / len(seen) < 0.9
@@ -262,6 +263,8 @@ POISON: dict[str, tuple[str, str, Outcome]] = {
     "the year 10000": ("event_time", '"9999-12-31T23:59:59-23:59"', (STORED, None)),
     "the year 0 by offset": ("event_time", '"0001-01-01T00:00:00+23:59"', (STORED, None)),
     "Arabic digits": ("event_time", '"\u0662\u0660\u0662\u0666-05-12T10:00:00Z"', (STORED, None)),
+    "the year 1": ("event_time", '"0001-01-01T00:00:00Z"', (STORED, None)),
+    "the year 9999": ("event_time", '"9999-12-31T23:59:59Z"', (STORED, None)),
     "no time at all": ("event_time", '""', (STORED, None)),
     "a number as time": ("event_time", "1778580000000", (IGNORED, None)),
     "a time": ("event_time", '"2026-05-12T12:00:00+02:00"', (STORED, datetime(2026, 5, 12, 10, tzinfo=UTC))),

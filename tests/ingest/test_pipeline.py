@@ -298,7 +298,7 @@ def test_every_field_lands_in_its_column(turn: int) -> None:
         "client_ip": "192.0.2.7",
         "user_agent": "curl/8",
         "event_time_raw": None,
-    } | (oracle.row_of(data) or {}) == stored
+    } | (oracle.row_of(data, NOON_US) or {}) == stored
     assert [column.name for column in COLUMNS] == ["site_id", "received_at", *list(stored)[1:]]
 
 

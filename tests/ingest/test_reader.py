@@ -11,7 +11,7 @@ from collector.events import CONTRACT, FIELDS, Kind
 from collector.ingest.pipeline import to_values
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, parse
-from tests.support import event
+from tests.support import NOON_US, event
 
 NAMES = [field.name for field in FIELDS]
 ENUMS = sorted({value for rule in CONTRACT["properties"].values() for value in rule.get("enum", ()) if value})
@@ -27,6 +27,7 @@ VALUES = st.one_of(
     st.sampled_from(ENUMS),
     st.text(),
     st.sampled_from(["2026-05-12T10:00:00Z", "2026-05-12T10:00:60Z", "2026-05-12 10:00:00.1234567+01:00", "now"]),
+    st.sampled_from(["0001-01-01T00:00:00Z", "2016-05-28T20:26:40Z", "2026-05-29T20:26:40Z", "9999-12-31T23:59:59Z"]),
     st.lists(st.integers()),
     st.dictionaries(st.text(), st.none()),
 )
@@ -37,14 +38,14 @@ def validated(sent: dict[str, Any]) -> list[Any] | None:
     """The values by way of the validator; None where it is invalid."""
     try:
         check(sent, b"")
-        return to_values(sent)
+        return to_values(sent, NOON_US)
     except InvalidEvent:
         return None
 
 
 @given(EVENTS)
 def test_what_is_read_is_valid_and_has_the_values_of_the_validated(sent: dict[str, Any]) -> None:
-    values = read(sent)
+    values = read(sent, NOON_US)
     if values is not None:
         assert repr(validated(sent)) == repr(values)  # which tells 1 from 1.0 from True, as `==` does not
 
@@ -55,14 +56,14 @@ def test_one_field_decides_as_the_validator_does(name: str, value: object) -> No
     sent = event(**{name: value})
     exact = not isinstance(value, int) or abs(value) <= 2**53
     if exact and value not in (float("inf"), float("-inf")):
-        assert repr(validated(sent)) == repr(read(sent))
+        assert repr(validated(sent)) == repr(read(sent, NOON_US))
 
 
 @pytest.mark.parametrize("missing", CONTRACT["required"])
 def test_event_without_a_required_field_is_not_read(missing: str) -> None:
     sent = event()
     del sent[missing]
-    assert read(sent) is None
+    assert read(sent, NOON_US) is None
 
 
 @pytest.mark.parametrize(
@@ -70,23 +71,23 @@ def test_event_without_a_required_field_is_not_read(missing: str) -> None:
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 10**400, True, "1"])
 def test_number_that_no_column_holds_is_not_read(field: Any, value: object) -> None:
-    assert read(event(**{field.name: value})) is None
+    assert read(event(**{field.name: value}), NOON_US) is None
 
 
 def test_infinities_of_both_signs_do_not_cancel_out() -> None:
-    assert read(event(lcp=float("inf"), fid=float("-inf"))) is None
+    assert read(event(lcp=float("inf"), fid=float("-inf")), NOON_US) is None
 
 
 def test_finite_numbers_whose_sum_is_none_are_valid_all_the_same() -> None:
     sent = event(lcp=1.7e308, fid=1.7e308)
-    assert read(sent) is None
+    assert read(sent, NOON_US) is None
     assert validated(sent) is not None
 
 
 def test_unknown_field_is_left_to_the_validator() -> None:
-    assert read(event(mine=1)) is None
+    assert read(event(mine=1), NOON_US) is None
 
 
 def test_every_sample_is_read() -> None:
     """Or the way that should be short would be a detour."""
-    assert all(read(parse(body)) is not None for body in bodies(200))
+    assert all(read(parse(body), NOON_US) is not None for body in bodies(200))

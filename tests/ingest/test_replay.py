@@ -1,5 +1,6 @@
 """Replay: the row of a record is the row that was acknowledged, and a record is not judged again."""
 
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
@@ -69,3 +70,21 @@ def test_contract_that_has_been_tightened_drops_nothing() -> None:
     row, fits = values(b'{"event_type": "no such type", "page_path": "", "gone": 1}')
     assert (True, "no such type", "") == (fits, row["event_type"], row["page_path"])
     assert "gone" not in row
+
+
+@pytest.mark.parametrize("changes", [{}, {"unknown": 1}], ids=["by the reader", "by the validator"])
+@pytest.mark.parametrize(
+    "received", ["1970-01-01T00:00:00+00:00", "2024-02-29T12:00:00+00:00", "2206-01-01T00:00:00+00:00"]
+)
+def test_time_is_judged_by_the_receipt_of_its_record_and_not_by_todays(received: str, changes: dict[str, Any]) -> None:
+    """The same row by the memory and from the journal, whenever it is read back."""
+    moment = datetime.fromisoformat(received)
+    received_us = round(moment.timestamp()) * 1_000_000
+    arrival = arrive(ip_address("192.0.2.1"), None, None, None)
+    for days, is_kept in ((-3_654, False), (-3_650, True), (0, True), (1, True), (2, False)):
+        words = (moment + timedelta(days=days)).isoformat()
+        outcome = accept(SITE, arrival, body(event_time=words, **changes), received_us, lambda address, us: None)
+        assert isinstance(outcome, Event)
+        assert (outcome, True) == replay(record_of(outcome))
+        row = dict(zip(NAMES, outcome.row, strict=True))
+        assert (is_kept, None if is_kept else words) == (row["event_time"] is not None, row["event_time_raw"])

@@ -12,7 +12,7 @@ from collector.events import FIELDS, FieldError
 from collector.ingest.pipeline import to_values
 from collector.ingest.schema import InvalidEvent, check, check_all, parse
 from tests.ingest import oracle
-from tests.support import body, event
+from tests.support import NOON_US, body, event
 
 LONGEST_MESSAGE = 200
 
@@ -33,7 +33,7 @@ def judge(data: bytes) -> dict[str, Any]:
     """The valid event in a body, its numbers and time as they will be stored."""
     read = parse(data)
     check(read, data)
-    return dict(zip([field.name for field in FIELDS], to_values(read), strict=False))
+    return dict(zip([field.name for field in FIELDS], to_values(read, NOON_US), strict=False))
 
 
 def errors(**changes: Any) -> list[tuple[str | None, str]]:
@@ -124,7 +124,7 @@ def test_message_is_short_and_never_echoes_what_was_sent(marker: str, field: str
         assert not [text for text in texts if marker in text or "zq9" in text]
         assert max(map(len, texts)) < LONGEST_MESSAGE
     else:
-        assert oracle.row_of(data) is not None
+        assert oracle.row_of(data, NOON_US) is not None
 
 
 @given(st.binary(max_size=60))

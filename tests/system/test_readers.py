@@ -48,7 +48,15 @@ VARIANTS: tuple[tuple[Row, Row], ...] = (
     ),
     (
         {"event_time": "0001-01-01T00:00:00Z", "lcp": -0.1},
-        {"event_time": datetime(1, 1, 1, tzinfo=UTC), "lcp": -0.1},
+        {"event_time_raw": "0001-01-01T00:00:00Z", "lcp": -0.1},
+    ),
+    (
+        {"event_time": "9999-12-31T23:59:59.999999Z"},
+        {"event_time_raw": "9999-12-31T23:59:59.999999Z"},
+    ),
+    (
+        {"event_time": "2016-06-01T00:00:00-11:00"},
+        {"event_time": datetime(2016, 6, 1, 11, tzinfo=UTC)},
     ),
 )
 COLUMNS = ("site_id", "session_id", "received_at", "event_time", "event_time_raw", "lcp", "is_entry", "page_title")
@@ -204,6 +212,15 @@ def test_pandas_without_arrow_types_finds_utc_times_and_floats(dataset: Dataset)
         "lcp": "float64",
         "site_id": "str",
     } == {name: types[name] for name in ("received_at", "event_time", "lcp", "site_id")}
+
+
+def test_pandas_takes_the_times_to_other_zones_and_intervals(dataset: Dataset) -> None:
+    """Though some visitor's clock was said to be in the year 1 and some in 9999: one such time fails the column."""
+    frame = pd.read_parquet(dataset.root).dropna(subset="event_time")
+    for zone in ("Pacific/Kiritimati", "Pacific/Niue"):
+        there = frame["event_time"].dt.tz_convert(zone)
+        assert {2016, 2026} == set(there.dt.year)
+        assert len(frame) == frame.set_index(there)["session_id"].resample("MS").count().sum()
 
 
 def test_folders_narrow_a_query_to_one_site_and_day(dataset: Dataset) -> None:
