@@ -88,7 +88,7 @@ static int hold(const char *path)
 {
     struct stat status, now;
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (folder >= 0 && folder < 3) { /* a standard stream was closed, and must not become a lock */
+    if (folder >= 0 && folder < 3) { /* a standard stream is closed (no /dev/null), and must not become a lock */
         int above = fcntl(folder, F_DUPFD, 3);
         close(folder);
         folder = above;
@@ -318,11 +318,20 @@ static void find_place(char *path)
 int main(int count, char **arguments)
 {
     static char path[PATH_MAX], python[PATH_MAX], app[PATH_MAX];
+    /* Where a standard stream is closed, what we say would land in a file that we unpack. */
+    int nothing;
+    while ((nothing = open("/dev/null", O_RDWR)) >= 0 && nothing < 3)
+        ;
+    if (nothing >= 0)
+        close(nothing);
     mode_t mask = umask(022); /* code that root unpacks is for every user to run */
     find_place(path);
     umask(mask);
-    if (count == 2 && !strcmp(arguments[1], "--unpack-only"))
-        return puts(path) < 0 || fflush(stdout);
+    if (count == 2 && !strcmp(arguments[1], "--unpack-only")) {
+        if (puts(path) < 0 || fflush(stdout))
+            fail("standard output cannot be written: %s", strerror(errno));
+        return 0;
+    }
 
     /* For `collector install`, which copies it. */
     char self[PATH_MAX];

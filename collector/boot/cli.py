@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from collector.boot.claims import StartError
 from collector.boot.serve import serve, serve_as_worker
+from collector.boot.streams import set_up_streams, unwritten
 from collector.build import BUILD_LINE
 from collector.config_file import ConfigError
 from collector.log import complain
@@ -22,11 +22,31 @@ DEFAULT_PREFIX = Path("/usr/local")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command."""
+    """Run one command. Raises SystemExit where argparse does: after its help, and where it was used wrongly."""
+    set_up_streams()
     try:
-        argv = sys.argv[1:] if argv is None else argv
-        code = _run(_parser().parse_args(argv), argv)
-        sys.stdout.flush()
+        code = _code_of(sys.argv[1:] if argv is None else argv)
+    except SystemExit as exc:
+        if _is_unwritten() and not exc.code:
+            return 1
+        raise
+    is_unwritten = _is_unwritten()
+    return code or int(is_unwritten)
+
+
+def _is_unwritten() -> bool:
+    """Whether some of the output could not be written; stderr says why."""
+    failure = unwritten()
+    if failure is None:
+        return False
+    if not isinstance(failure, BrokenPipeError):  # the reader of our output has gone: there is nobody to tell
+        complain(f"standard output cannot be written: {failure.strerror}")
+    return True
+
+
+def _code_of(argv: Sequence[str]) -> int:
+    try:
+        return _run(_parser().parse_args(argv), argv)
     except ConfigError as exc:
         for line in exc.errors:
             complain(line)
@@ -35,12 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(exc))
         return 1
     except BrokenPipeError:
-        # The reader of our output has gone: there is nobody to tell, and Python must not try again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    return code
 
 
 def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:

@@ -78,6 +78,14 @@ def test_it_judges_configurations_and_events(root: Path) -> None:
     assert "1 of 2 events would be stored" in errors
 
 
+def test_it_needs_no_standard_streams(root: Path) -> None:
+    """Nor a /dev/null to stand for one that is closed: what it unpacks and locks must not become one."""
+    configure(root)
+    for code, config in ((0, CONFIG), (2, "/nothing")):
+        command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *inside(root), "check-config", config]
+        assert code == subprocess.run(command, timeout=60, check=False).returncode
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_serves_drains_and_survives_being_killed(root: Path, workers: int) -> None:
     server = {"port": 0, "workers": workers}
