@@ -58,8 +58,8 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
 
 
 def complain(words: str) -> None:
-    """Tell why a command ends, on stderr, with or without a log."""
-    print(f"{'<3>' if is_journal(2) else ''}{IDENTIFIER}: {words}", file=sys.stderr)
+    """Tell why a command ends, on one line of stderr, with or without a log."""
+    print(f"{'<3>' if is_journal(2) else ''}{IDENTIFIER}: {escape(words)}", file=sys.stderr)
 
 
 def escape(text: str) -> str:

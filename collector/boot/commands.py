@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import BinaryIO
 
 from rich.progress import wrap_file
 
@@ -16,12 +15,13 @@ from collector.boot.doctor.command import doctor
 from collector.boot.inspect import inspect, shown
 from collector.boot.install import install
 from collector.boot.layout import check_layout
+from collector.boot.lines import Line, lines
 from collector.boot.stages import build_stages
 from collector.clock import SystemClock
 from collector.config import Config, Server, SiteSettings
 from collector.config_file import ConfigError, load
 from collector.edge.request import too_large
-from collector.events import CONTRACT, Event
+from collector.events import CONTRACT, Event, Refused
 from collector.ingest.pipeline import accept, arrive, tracking_enabled
 from collector.log import set_up_logging
 from collector.parts.expire import expire as drop_days
@@ -50,21 +50,24 @@ def schema(*, parquet: bool) -> int:
 
 
 def validate(file: str, site_id: str | None, config_file: Path) -> int:
-    """Print what would become of each line; 1 if any would not be stored."""
+    """Print what would become of each line, for a strict site with every error; 1 if any would not be stored."""
     site, max_body_bytes = _site(site_id, config_file)
     arrival = arrive(IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
     total = dropped = 0
-    for total, line in enumerate(_lines(file), 1):
+    for number, body in _lines(file, max_body_bytes):
+        total += 1
         outcome = (
             tracking_enabled(site, arrival)
-            or too_large(len(line), max_body_bytes)
-            or accept(site, arrival, line, 0, lambda address, received_us: None)
+            or too_large(len(body), max_body_bytes)
+            or accept(site, arrival, body, 0, lambda address, received_us: None)
         )
         if isinstance(outcome, Event):
-            print(f"{total}: stored")
-        else:
-            dropped += 1
-            print(f"{total}: {outcome.reason.value}: {outcome.message}")
+            print(f"{number}: stored")
+            continue
+        dropped += 1
+        errors = outcome.errors if isinstance(outcome, Refused) else ()  # all of them, of a strict site
+        for words in errors or (outcome.message,):
+            print(f"{number}: {outcome.reason.value}: {words}")
     print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
     return 1 if dropped else 0
 
@@ -122,21 +125,17 @@ def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:
     return build_site(site_id, config.sites[site_id]), config.server.max_body_bytes
 
 
-def _lines(file: str) -> Iterator[bytes]:
-    if file == "-":
-        yield from _not_blank(sys.stdin.buffer)
-        return
-    path = Path(file)
+def _lines(file: str, largest_bytes: int) -> Iterator[Line]:
+    path = None if file == "-" else Path(file)
     try:
+        if path is None:
+            yield from lines(sys.stdin.buffer, largest_bytes)
+            return
         with path.open("rb") as source:
             if sys.stderr.isatty():
                 with wrap_file(source, total=path.stat().st_size, description="validating") as shown:
-                    yield from _not_blank(shown)
+                    yield from lines(shown, largest_bytes)
             else:
-                yield from _not_blank(source)
+                yield from lines(source, largest_bytes)
     except OSError as exc:
-        raise StartError(f"{path}: cannot be read: {exc.strerror}") from None
-
-
-def _not_blank(source: BinaryIO) -> Iterator[bytes]:
-    return (line for line in source if line.strip())
+        raise StartError(f"{path or 'standard input'}: cannot be read: {exc.strerror}") from None
