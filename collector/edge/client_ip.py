@@ -2,7 +2,8 @@
 
 The peer's address is the client's, unless the peer is a trusted proxy. Then `X-Forwarded-For` is read from the
 right, each proxy having added the address it saw: the first that is not itself trusted is the client's. What
-stands further left was written by the client, and would lift every limit and exclusion if it were believed.
+stands further left was written by the client, and would lift every limit and exclusion if it were believed. Empty
+elements, and so empty headers too, are skipped (RFC 9110, 5.6.1): some proxies end the list with a comma.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Addr
     if not forwarded_for or client not in trusted:
         return client
     for entry in reversed(",".join(forwarded_for).split(",")):
-        address = parse_address(_without_port(entry.strip()))
+        entry = entry.strip(" \t")
+        if not entry:
+            continue
+        address = parse_address(_without_port(entry))
         if address is None:
             break
         client = address

@@ -4,6 +4,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collector.addresses import AddressSet, parse_network
 from collector.edge.client_ip import NO_ADDRESS, client_address
@@ -48,6 +50,19 @@ CASES = {
     "mapped proxy": ("::ffff:192.0.2.1", ["203.0.113.9"], "203.0.113.9"),
     "mapped entry": (PROXY, ["::ffff:203.0.113.9"], "203.0.113.9"),
     "mapped proxy in the header": (PROXY, ["203.0.113.9, ::ffff:10.0.0.2"], "203.0.113.9"),
+    # RFC 9110, 5.6.1: an empty element of a list is none.
+    "empty element behind the client": (PROXY, ["203.0.113.9, "], "203.0.113.9"),
+    "empty element before the client": (PROXY, [", 203.0.113.9"], "203.0.113.9"),
+    "empty elements between proxies": (PROXY, ["203.0.113.9, ,, \t,10.0.0.2,"], "203.0.113.9"),
+    "empty header behind the client": (PROXY, ["203.0.113.9", ""], "203.0.113.9"),
+    "blank header behind the client": (PROXY, ["203.0.113.9", " \t "], "203.0.113.9"),
+    "empty header before the client": (PROXY, ["", "203.0.113.9"], "203.0.113.9"),
+    "empty headers alone": (PROXY, ["", " "], PROXY),
+    "commas alone": (PROXY, [",, ,"], PROXY),
+    "spoofed behind an empty element": (PROXY, ["1.1.1.1, , 203.0.113.9, "], "203.0.113.9"),
+    "another blank is no blank of HTTP": (PROXY, ["203.0.113.9, \xa0"], PROXY),
+    "nothing in brackets": (PROXY, ["203.0.113.9, []"], PROXY),
+    "port alone": (PROXY, ["203.0.113.9, :80"], PROXY),
     # What is left of garbage was written before it, by whom nobody knows: the last that is known stays.
     "garbage": (PROXY, ["unknown"], PROXY),
     "garbage behind the client": (PROXY, ["203.0.113.9, unknown"], PROXY),
@@ -83,6 +98,31 @@ async def test_client_of_an_ordinary_request_is_the_same(
     header = forwarded_for[0] if forwarded_for else None
     for _ in range(2):
         assert ip_address(client) == ordinary._client(peer, header, rules)
+
+
+EMPTY = st.sampled_from(["", " ", "\t", " \t "])
+ELEMENTS = st.sampled_from(
+    [
+        "203.0.113.9",
+        "1.1.1.1",
+        "192.0.2.2",
+        "10.0.0.2",
+        "2001:db8::7",
+        "[2001:db8:ffff::1]:80",
+        "unknown",
+        "\xa0",
+        ":80",
+    ]
+)
+
+
+@given(st.lists(st.lists(st.one_of(ELEMENTS, EMPTY), min_size=1, max_size=4), max_size=3))
+def test_empty_elements_of_any_list_change_nothing(headers: list[list[str]]) -> None:
+    """However many headers they come in, and wherever in them."""
+    told = [",".join(header) for header in headers]
+    without = [element for header in headers for element in header if element.strip(" \t")]
+    assert client_address(PROXY, without, TRUSTED) == client_address(PROXY, told, TRUSTED)
+    assert client_address(PROXY, [", ".join(without)], TRUSTED) == client_address(PROXY, told, TRUSTED)
 
 
 def test_header_is_nothing_where_nobody_is_trusted() -> None:
@@ -121,5 +161,8 @@ async def test_header_of_a_trusted_proxy_tells_clients_apart(serve: Serve, conne
     assert [201, 429] == [await ask(b"8.8.8.%d, 203.0.113.1" % n) for n in range(2)]
     assert 201 == await ask(b"203.0.113.2", site="closed")
     assert 201 == await ask(b"203.0.113.1, 2001:db8::7")
+    clock.advance(120)
+    assert 202 == await ask(b"203.0.113.1, ", site="closed")
+    assert 202 == await ask(b"203.0.113.1", b"", site="closed")
     await collector.flush()
     assert ["203.0.113.1", "2001:db8::7"] == [row["client_ip"] for row in collector.rows()]
