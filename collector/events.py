@@ -97,6 +97,7 @@ class Reason(StrEnum):
     INTERNAL = "internal"
     RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
+    NOT_FOUND = "not_found"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def test_schema_that_readers_get_is_the_golden_one(capsys: pytest.CaptureFixture
 def test_reasons_are_those_of_the_design() -> None:
     expected = (
         "invalid tracking_disabled excluded_ip excluded_path localhost unknown_site origin_not_allowed method timeout "
-        "too_large encoding aborted internal rate_limited unavailable"
+        "too_large encoding aborted internal rate_limited unavailable not_found"
     )
     assert set(expected.split()) == {reason.value for reason in Reason}
 

@@ -70,6 +70,7 @@ class Form:
 FORMS = {
     Reason.INVALID: Form(422, "VALIDATION_ERROR"),
     Reason.UNKNOWN_SITE: Form(404, "NOT_FOUND"),
+    Reason.NOT_FOUND: Form(404, "NOT_FOUND"),
     Reason.ORIGIN_NOT_ALLOWED: Form(403, "FORBIDDEN"),
     Reason.METHOD: Form(405, "METHOD_NOT_ALLOWED", headers=((hdrs.ALLOW, METHODS),)),
     Reason.TIMEOUT: Form(408, "TIMEOUT", close=True),
@@ -88,10 +89,6 @@ def stored(origin: str | None) -> Answer:
 def dropped(origin: str | None, outcome: Dropped) -> Answer:
     """The answer to what is not stored; `origin` is the request's header."""
     return _ignored(origin, outcome) if isinstance(outcome, Ignored) else _refused(origin, outcome)
-
-
-def not_found(origin: str | None) -> Answer:
-    return _error(404, "Not found", "NOT_FOUND", _headers(origin))
 
 
 def bad_body(origin: str | None) -> Answer:

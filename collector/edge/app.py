@@ -3,9 +3,8 @@
 import asyncio
 import logging
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from collector.edge import answers
 from collector.edge.collect import PATH, CollectEndpoint
 from collector.edge.rate_limit import rate_limit
 from collector.edge.request import Handler
@@ -76,7 +75,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
         ]
     )
     app.router.add_route("*", PATH, endpoint.collect, expect_handler=_no_answer_yet)
-    nowhere = app.router.add_route("*", "/{path:.*}", _not_found, expect_handler=_no_answer_yet)
+    nowhere = app.router.add_route("*", "/{path:.*}", endpoint.nowhere, expect_handler=_no_answer_yet)
     look_up = app.router.resolve
 
     async def resolve(request: web.Request) -> web.UrlMappingMatchInfo:
@@ -92,10 +91,6 @@ def _leaves_much_unread(request: web.Request) -> bool:
     """Whether aiohttp, which keeps a request until the next, would keep much of a body that nobody has read."""
     size_bytes = request.content_length
     return not request.content.at_eof() and (size_bytes is None or size_bytes > UNREAD_KEPT_BYTES)
-
-
-async def _not_found(request: web.Request) -> web.Response:
-    return answers.not_found(request.headers.get(hdrs.ORIGIN)).to_response()
 
 
 async def _no_answer_yet(request: web.Request) -> None:

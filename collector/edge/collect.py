@@ -23,8 +23,8 @@ from collector.journal.rejects import Rejected, Rejects
 from collector.metrics import Metrics
 from collector.sites import Site, Sites
 
-PATH = "/public/{site_id:[^/]*}/analytics/collect"
-"""Any text may stand for the site: what is no site id is no site either."""
+PATH = "/public/{site_id:[^/]*}/analytics/collect{slash:/?}"
+"""Any text may stand for the site: what is no site id is no site either. One slash may stand at the end."""
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,10 @@ class CollectEndpoint:
             self.metrics.of_site(site.id).count_stored()
             return answers.stored(request.headers.get(hdrs.ORIGIN)).to_response()
         return self.drop(request, outcome)
+
+    async def nowhere(self, request: web.Request) -> web.StreamResponse:
+        """The handler of every other path: it is counted, or nobody would see that a page sends to a wrong one."""
+        return self.drop(request, Refused(Reason.NOT_FOUND, "Not found"))
 
     async def _outcome(self, request: web.Request, site: Site) -> Event | Dropped:
         if not self.journal.can_append():

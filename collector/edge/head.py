@@ -10,7 +10,7 @@ nothing is left to be looked up in a request (`python -m bench micro`).
 
 import re
 
-_REQUEST_LINE = re.compile(rb"POST /public/([A-Za-z0-9_-]{1,64})/analytics/collect HTTP/1\.1")
+_REQUEST_LINE = re.compile(rb"POST /public/([A-Za-z0-9_-]{1,64})/analytics/collect/? HTTP/1\.1")
 # RFC 9110, 5.1 and 5.5, without what is obsolete or invisible. The value has no blank at its ends.
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile("[0-9]{1,8}")

@@ -48,7 +48,7 @@ def parsed(data: bytes) -> Read | None:
     message, payload = messages[0]
     if message.method != "POST" or message.chunked or message.upgrade or not payload.is_eof():
         return None
-    site_id = message.path.removeprefix("/public/").removesuffix("/analytics/collect")
+    site_id = message.path.removeprefix("/public/").removesuffix("/").removesuffix("/analytics/collect")
     fields = sorted((name.lower(), value) for name, value in message.headers.items())
     return site_id, fields, int(message.headers["Content-Length"]), message.should_close
 
@@ -116,6 +116,8 @@ FIRST = st.one_of(
             b"POST /public/demo/analytics/collect HTTP/1.0",
             b"post /public/demo/analytics/collect HTTP/1.1",
             b"POST /public/d%65/analytics/collect HTTP/1.1",
+            b"POST /public/a-_9/analytics/collect/ HTTP/1.1",
+            b"POST /public/a-_9/analytics/collect// HTTP/1.1",
         ]
     ),
 )

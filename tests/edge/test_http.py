@@ -86,7 +86,7 @@ async def test_target_that_is_no_path_of_ours_is_not_found(
 ) -> None:
     """Every form of target that RFC 9112, 3.2 knows; none is a fault of ours."""
     answer = await wire.ask(head(method=method, target=target))
-    assert (404, "Not found") == (answer.status, answer.json["message"])
+    assert (404, "Not found", "not_found") == (answer.status, answer.json["message"], answer.reason)
     assert "*" == answer.headers["Access-Control-Allow-Origin"]
     assert not caplog.records
 

@@ -85,9 +85,13 @@ def _target(text: bytes) -> str:
     return text.split(b" ")[1].decode()
 
 
-async def test_ordinary_request_is_never_aiohttps(collector: Running, wire: Wire, handed: Handed) -> None:
+@pytest.mark.parametrize("target", [None, "/public/demo/analytics/collect/"])
+async def test_ordinary_request_is_never_aiohttps(
+    collector: Running, wire: Wire, handed: Handed, target: str | None
+) -> None:
     """Not even the first of a connection, and a refused one no more than a stored one."""
-    assert [201, 202, 201] == [(await wire.ask(request(data))).status for data in (body(), b"{", body())]
+    sent = [request(data, target=target) for data in (body(), b"{", body())]
+    assert [201, 202, 201] == [(await wire.ask(each)).status for each in sent]
     assert [] == handed.on
 
 

@@ -140,7 +140,12 @@ def _request(random: Random, name: str) -> Request:
     version, closes = b"1.1", False
     match random.randrange(40):
         case 0:
-            target, plain = random.choice(("/", f"{target}?q={name}", f"http://x{target}", target[:-1])), False
+            target, plain = (
+                random.choice(
+                    ("/", f"{target}?q={name}", f"http://x{target}", target[:-1], f"{target}/", f"{target}//")
+                ),
+                False,
+            )
         case 1:
             version, closes = b"1.0", True
         case 2:

@@ -15,7 +15,7 @@ REASONS: dict[int, set[Reason | None]] = {
     204: {None},
     400: {None},
     403: {Reason.ORIGIN_NOT_ALLOWED},
-    404: {Reason.UNKNOWN_SITE, None},
+    404: {Reason.UNKNOWN_SITE, Reason.NOT_FOUND},
     405: {Reason.METHOD},
     408: {Reason.TIMEOUT},
     413: {Reason.TOO_LARGE},
