@@ -108,6 +108,12 @@ def late_head() -> Answer:
     return Answer(408, CIMultiDict({hdrs.SERVER: SERVER, hdrs.CONTENT_TYPE: TEXT}), b"Request timeout\n", close=True)
 
 
+def health(takes_events: bool) -> Answer:
+    """What a balancer is told, which is nothing but that."""
+    headers = CIMultiDict({hdrs.SERVER: SERVER, hdrs.CONTENT_TYPE: TEXT})
+    return Answer(200, headers, b"ok") if takes_events else Answer(503, headers, b"unavailable")
+
+
 def preflight(request: web.BaseRequest) -> Answer:
     """What a browser asks before it sends anything but a plain form; it may remember the answer for a day."""
     headers = _headers(request.headers.get(hdrs.ORIGIN))

@@ -1,14 +1,17 @@
-"""The public application: one endpoint and its middlewares."""
+"""The public application: one endpoint and its middlewares, and the path that balancers ask."""
 
 import asyncio
 import logging
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from collector.edge import answers
 from collector.edge.collect import PATH, CollectEndpoint
 from collector.edge.rate_limit import rate_limit
 from collector.edge.request import Handler
 from collector.events import Reason, Refused
+
+HEALTH = "/healthz"
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,14 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
             log.exception("a request failed: %s %s", request.method, request.path[:200])
             return endpoint.drop(request, Refused(Reason.INTERNAL, "Internal error"))
 
+    async def health(request: web.Request) -> web.StreamResponse:
+        """Whether events are taken. It is no event, and costs no token; an event that is sent here went astray."""
+        if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
+            return answers.health(endpoint.journal.can_append() and not traffic.draining).to_response()
+        response = endpoint.drop(request, Refused(Reason.METHOD, "Method not allowed"))
+        response.headers[hdrs.ALLOW] = f"{hdrs.METH_GET}, {hdrs.METH_HEAD}"
+        return response
+
     app = web.Application(
         middlewares=[
             traffic.middleware,
@@ -75,6 +86,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
         ]
     )
     app.router.add_route("*", PATH, endpoint.collect, expect_handler=_no_answer_yet)
+    app.router.add_route("*", HEALTH, health, expect_handler=_no_answer_yet)
     nowhere = app.router.add_route("*", "/{path:.*}", endpoint.nowhere, expect_handler=_no_answer_yet)
     look_up = app.router.resolve
 

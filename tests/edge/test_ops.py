@@ -168,8 +168,9 @@ async def test_admin_serves_nothing_else(admin: Admin, path: str) -> None:
     assert 404 == (await read(admin, path))[0]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/version", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/version", "/openapi.json"])
 async def test_public_port_serves_nothing_of_it(collector: Running, path: str) -> None:
+    """But a `/healthz` of its own (test_health.py)."""
     async with collector.client.get(collector.url + path) as response:
         assert 404 == response.status
 

@@ -100,9 +100,9 @@ class Process:
         finally:
             connection.close()
 
-    def ask(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of the admin listener."""
-        address = urlsplit(self.admin)
+    def ask(self, path: str, *, public: bool = False) -> tuple[int, str]:
+        """Status and text of a page of the admin listener, or of the public one."""
+        address = urlsplit(self.url if public else self.admin)
         assert address.hostname is not None
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
         try:

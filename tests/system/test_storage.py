@@ -50,6 +50,7 @@ def test_too_little_free_space_refuses_every_event(tmp_path: Path) -> None:
         )
         assert (503, "not ready: disk space is low\n") == process.ask("/readyz")
         assert (200, "alive\n") == process.ask("/healthz")
+        assert (503, "unavailable") == process.ask("/healthz", public=True)
         assert process.stop() == 0
         assert [] == process.parts()
 

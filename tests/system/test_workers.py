@@ -93,6 +93,7 @@ def test_workers_share_the_socket_and_their_numbers_are_summed(tmp_path: Path) -
         assert {"demo": 60} == scrape.by("site", "collector_buffered_events")
         assert 1 == scrape.value("collector_ready") == scrape.value("python_info", **python_info(process))
         assert (200, "ready\n") == process.ask("/readyz")
+        assert [(200, "ok")] * 8 == [process.ask("/healthz", public=True) for _ in range(8)]
         assert {"0", "1"} == {path.parent.name for path in segments(tmp_path)}
         assert process.stop() == 0
         assert ids == ids_of(process)
