@@ -84,8 +84,10 @@ async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
     task = asyncio.create_task(heart.run())
     with heart.counting() as idle:
         await asyncio.sleep(1)
-    yield heart, idle
-    task.cancel()
+    try:
+        yield heart, idle
+    finally:
+        task.cancel()
 
 
 def sample_events(count: int, sites: int) -> Iterator[Event]:

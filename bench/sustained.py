@@ -187,5 +187,7 @@ def _shown(show: Progress | None, rate: float, seconds: float) -> Iterator[Calla
     def on_progress(acknowledged: int, worst_ms: float) -> None:
         show.update(task, completed=acknowledged, seen=f"{acknowledged:,} acknowledged, slowest {worst_ms:.0f} ms")
 
-    yield on_progress
-    show.stop_task(task)
+    try:
+        yield on_progress
+    finally:
+        show.stop_task(task)

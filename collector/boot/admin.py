@@ -18,7 +18,9 @@ async def serving_admin(watched: Watched, bound: socket.socket) -> AsyncIterator
     """Serve the admin application on that socket."""
     runner = web.AppRunner(build_admin(watched), access_log=None)
     await runner.setup()
-    await web.SockSite(runner, bound).start()
-    log.info("admin on %s", url(bound))
-    yield
-    await runner.cleanup()
+    try:
+        await web.SockSite(runner, bound).start()
+        log.info("admin on %s", url(bound))
+        yield
+    finally:
+        await runner.cleanup()

@@ -83,10 +83,12 @@ class Reporter:
     async def reporting(self) -> AsyncIterator[None]:
         """Do both until the block is left."""
         tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._report())]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)  # and who had failed is in asyncio's log
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # and who had failed is in asyncio's log
 
     async def _ping(self) -> None:
         """For ever: as long as the loop turns, and no longer."""

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,12 @@ class Supervised:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them for our start
         self._channel = await Channel.over(self._end)
         self._listening = asyncio.create_task(self._listen(worker))
-        yield
-        self._listening.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._listening
-        self._channel.close()
+        try:
+            yield
+        finally:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])  # and if it had failed, that is in asyncio's log
+            self._channel.close()
 
     async def orders(self, worker: Worker) -> None:
         await asyncio.shield(self._listening)

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -185,39 +185,42 @@ class Worker:
     @asynccontextmanager
     async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
         """The public listener; on leaving, the requests under way are answered."""
-        server, traffic = self._config.server, self.stages.traffic
-        app = web.AppRunner(self.stages.public_app())
-        await app.setup()
-        connections = Server(
-            app,
-            self.stages.metrics,
-            lambda: self.stages.endpoint.rules,
-            keepalive_timeout_s=server.keepalive_timeout_s,
-            max_connections=max_connections(),
-            ordinary=self._ordinary(),
-        )
-        # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
-        listener = web.ServerRunner(connections, shutdown_timeout=0.1)
-        await listener.setup()
-        if self._crowds is None:
-            site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
-            await site.start()
-            bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
-        else:
-            worker = self.stages.share.worker
-            door = Door(bound, connections, lambda: connections.open_connections, self._crowds, worker)
-            door.open()
-        warm_up()
-        yield
+        server = self._config.server
+        async with AsyncExitStack() as closing:  # what is pushed first is done last
+            app = web.AppRunner(self.stages.public_app())
+            await app.setup()
+            closing.push_async_callback(app.cleanup)
+            connections = Server(
+                app,
+                self.stages.metrics,
+                lambda: self.stages.endpoint.rules,
+                keepalive_timeout_s=server.keepalive_timeout_s,
+                max_connections=max_connections(),
+                ordinary=self._ordinary(),
+            )
+            # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
+            listener = web.ServerRunner(connections, shutdown_timeout=0.1)
+            await listener.setup()
+            closing.push_async_callback(listener.cleanup)
+            closing.push_async_callback(self._last_requests, server.shutdown_timeout_s)
+            if self._crowds is None:
+                site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
+                await site.start()
+                closing.push_async_callback(site.stop)
+                bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+            else:
+                worker = self.stages.share.worker
+                door = Door(bound, connections, lambda: connections.open_connections, self._crowds, worker)
+                door.open()
+                closing.callback(door.close)
+            closing.callback(self._begin_to_drain)
+            warm_up()
+            yield
+
+    def _begin_to_drain(self) -> None:
+        traffic = self.stages.traffic
         log.info("draining: %d requests under way", traffic.under_way)
         traffic.draining = True
-        if self._crowds is None:
-            await site.stop()
-        else:
-            door.close()
-        await self._last_requests(server.shutdown_timeout_s)
-        await listener.cleanup()
-        await app.cleanup()
 
     def _ordinary(self) -> OrdinaryRequests | None:
         ordinary = self.stages.ordinary
@@ -238,14 +241,16 @@ class Worker:
         )
         background = [asyncio.create_task(duty) for duty in duties]
         stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
-        failed = [task for task in background if task.done()]
-        for ended in failed:
-            # Without its flusher a collector would only fill up, so it stops and lets its supervisor start it anew.
-            log.critical("cannot go on: stopping", exc_info=ended.exception())
-        for running in (stop, *background):
-            running.cancel()
-        await asyncio.gather(stop, *background, return_exceptions=True)
+        try:
+            await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in background if task.done()]
+            for ended in failed:
+                # Without its flusher a collector would only fill up, so it stops and lets its supervisor start it anew.
+                log.critical("cannot go on: stopping", exc_info=ended.exception())
+        finally:
+            for running in (stop, *background):
+                running.cancel()
+            await asyncio.gather(stop, *background, return_exceptions=True)
         return bool(failed)
 
     async def _last_requests(self, patience_s: float) -> None:

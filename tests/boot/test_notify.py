@@ -49,9 +49,11 @@ def manager(listener: Listener) -> Iterator[Manager]:
 @contextmanager
 def closed(manager: Manager) -> Iterator[Manager]:
     """A collector has its manager until it ends."""
-    yield manager
-    assert manager._socket is not None
-    manager._socket.close()
+    try:
+        yield manager
+    finally:
+        assert manager._socket is not None
+        manager._socket.close()
 
 
 def test_life_of_a_service_is_told_in_order(manager: Manager, listener: Listener) -> None:

@@ -51,8 +51,10 @@ def filled(data_dir: Path, leave_bytes: int) -> Iterator[None]:
                         file.seek(spare, os.SEEK_CUR)
                 stop.wait(0.002)
 
-    yield from _taken(take, stop)
-    ballast.unlink()
+    try:
+        yield from _taken(take, stop)
+    finally:
+        ballast.unlink()
 
 
 @contextmanager
@@ -70,9 +72,11 @@ def no_inodes(data_dir: Path) -> Iterator[None]:
                     made.append(path)
             stop.wait(0.002)
 
-    yield from _taken(take, stop)
-    for path in made:
-        path.unlink()
+    try:
+        yield from _taken(take, stop)
+    finally:
+        for path in made:
+            path.unlink()
 
 
 def _taken(take: Any, stop: threading.Event) -> Iterator[None]:

@@ -268,8 +268,10 @@ def no_descriptors(process: Process) -> Iterator[None]:
     """The process can open nothing more: no file, no folder, no connection."""
     limit = prlimit(process.popen.pid, RLIMIT_NOFILE)
     prlimit(process.popen.pid, RLIMIT_NOFILE, (0, limit[1]))
-    yield
-    prlimit(process.popen.pid, RLIMIT_NOFILE, limit)
+    try:
+        yield
+    finally:
+        prlimit(process.popen.pid, RLIMIT_NOFILE, limit)
 
 
 @pytest.mark.long

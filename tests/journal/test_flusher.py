@@ -68,9 +68,11 @@ class Bench:
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.flusher.run())
         await settle()
-        yield
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)

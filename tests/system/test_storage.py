@@ -104,9 +104,11 @@ def failing_disk(data_dir: Path) -> Iterator[None]:
     events, aside = data_dir / "events", data_dir / "events.aside"
     events.rename(aside)
     events.touch()
-    yield
-    events.unlink()
-    aside.rename(events)
+    try:
+        yield
+    finally:
+        events.unlink()
+        aside.rename(events)
 
 
 @pytest.mark.parametrize(
