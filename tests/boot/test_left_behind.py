@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import listen
-from collector.boot.door import CROWDS_BYTES, Crowds, shared_memory
+from collector.boot.claims import DataDir, listen
+from collector.boot.door import CROWDS_BYTES, Crowds
 from collector.boot.notify import Manager
 from collector.boot.stages import build_stages
 from collector.boot.status import Reporter, Vitals
 from collector.boot.supervised import Supervised
 from collector.boot.worker import Worker
+from collector.portable import shared_memory
 from tests.support import FakeClock, Running, config
+
+UNUSED = DataDir(Path(), -1, -1)  # nobody looks whether it was moved
 
 
 class Failed(Exception):
@@ -108,7 +111,7 @@ async def test_channel_to_the_supervisor_is_closed(
 ) -> None:
     before = others()
     ours, theirs = socket.socketpair()
-    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), clock)
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED, clock)
     with ours:
         ours.settimeout(10)
         await fails(Supervised(theirs, clock).attached(worker), body, failure)
@@ -120,7 +123,7 @@ async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
     tmp_path: Path, clock: FakeClock, signals: None
 ) -> None:
     ours, theirs = socket.socketpair()
-    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), clock)
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED, clock)
     with ours:
         ours.settimeout(10)
         supervised = Supervised(theirs, clock)
@@ -139,7 +142,7 @@ async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIte
     bound = listen("127.0.0.1", 0, "server")
     bound.setblocking(False)
     try:
-        yield Worker(config(data_dir), stages, clock, crowds), bound
+        yield Worker(config(data_dir), stages, UNUSED, clock, crowds), bound
     finally:
         bound.close()
         await stages.journal.close()
