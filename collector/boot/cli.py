@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("path", type=Path, metavar="PATH")
     inspect.add_argument(
-        "--rows", type=int, default=0, metavar="N", help="print the newest N events too, as JSON lines"
+        "--rows", type=_rows, default=0, metavar="N", help="print the newest N events too, as JSON lines"
     )
 
     recover = subparsers.add_parser("recover", help="turn left-over segments into parts without serving")
@@ -158,6 +158,12 @@ def _days(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
     return int(match[1])
+
+
+def _rows(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of rows, such as 5")
+    return int(text)
 
 
 def _rate(text: str) -> float:

@@ -76,9 +76,7 @@ def recover(config_file: Path) -> int:
     """Turn left-over segments into parts; 1 if any is left."""
     config = load(config_file)
     set_up_logging(logging.WARNING)
-    data_dir = config.storage.data_dir
-    if not data_dir.is_dir():
-        raise StartError(f"data_dir {data_dir}: is not a folder")
+    data_dir = _folder(config.storage.data_dir)
     with owned(data_dir) as owner, owner.entered() as root:
         stages = build_stages(config, SystemClock(), root=root)
         try:
@@ -104,15 +102,24 @@ def recover(config_file: Path) -> int:
 
 def expire(days: int, config_file: Path) -> int:
     """Drop the parts of all days but today and the `days` before it."""
-    data_dir = load(config_file).storage.data_dir
-    if not data_dir.is_dir():
-        raise StartError(f"data_dir {data_dir}: is not a folder")
+    data_dir = _folder(load(config_file).storage.data_dir)
     try:
         dropped = drop_days(data_dir, datetime.now(UTC).date(), days, lambda folders: shown(folders, "dropping"))
     except OSError as exc:
         raise StartError(f"{exc.filename}: {exc.strerror}") from None
     print(f"dropped {dropped} parts")
     return 0
+
+
+def _folder(data_dir: Path) -> Path:
+    """It, if it is there. Raises StartError."""
+    try:
+        is_folder = data_dir.is_dir()
+    except OSError as exc:  # a name that is too long, a folder above it that may not be looked into
+        raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
+    if not is_folder:
+        raise StartError(f"data_dir {data_dir}: is not a folder")
+    return data_dir
 
 
 def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:

@@ -59,6 +59,8 @@ def _segments(data_dir: Path) -> Iterator[Path]:
 def _opened_with(segment: Path) -> Layout | None:
     """None where its header does not say."""
     try:
+        if not segment.is_file():  # a pipe of that name would be waited for
+            return None
         with segment.open("rb", buffering=0) as file:
             header = decode_header(file.read(HEADER_BYTES))
     except (OSError, NewerFormat):

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import pytest
 
 from collector import VERSION
 from collector.boot.cli import main
+from collector.boot.found import Found, below
 from collector.events import CONTRACT, CONTRACT_HASH
 from collector.journal.record import HEADER_BYTES, Damage, Header, Record, encode_header, scan
 from collector.parts.table import EVENT_SCHEMA
@@ -454,15 +455,15 @@ def test_inspect_passes_over_what_a_collector_removes_meanwhile(
     segment = data_dir / "journal" / "0" / "20260528T202640Z-0123456789abcdef.segment"
     segment.parent.mkdir(parents=True, exist_ok=True)
     segment.touch()
-    rglob = Path.rglob
+    inspect = import_module("collector.boot.inspect")
 
-    def listed_before(path: Path, pattern: str) -> list[Path]:
-        listed = list(rglob(path, pattern))
+    def listed_before(path: Path, passes: Callable[[str], bool]) -> Found:
+        found = below(path, passes)
         part.unlink()
         segment.unlink()
-        return listed
+        return found
 
-    monkeypatch.setattr(Path, "rglob", listed_before)
+    monkeypatch.setattr(inspect, "below", listed_before)
     assert run("inspect", data_dir) == 0
     out, err = capsys.readouterr()
     assert ("", False) == (err, "events/site=demo/date=2026-05-28" in table(out))

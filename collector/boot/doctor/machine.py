@@ -135,7 +135,7 @@ def look_at_folder(data_dir: Path) -> Folder:
     """data_dir; where it is missing, what it would be made in."""
     path = data_dir
     try:
-        while not path.exists() and path != path.parent:
+        while not path.exists() and not path.is_symlink() and path != path.parent:
             path = path.parent
         found, disk = path.stat(), os.statvfs(path)
     except OSError as exc:
@@ -183,7 +183,8 @@ def look_into(data_dir: Path) -> Kept:
     parts: list[tuple[float, Path]] = []
     for path in _files(data_dir / EVENTS, 3):
         with suppress(OSError):
-            parts.append((path.stat().st_mtime, path))
+            if path.is_file():  # a pipe of that name would be waited for
+                parts.append((path.stat().st_mtime, path))
     parts.sort(reverse=True)
     rows = size_bytes = 0
     for _, path in parts[:NEWEST_PARTS]:
