@@ -9,7 +9,7 @@ holds in every scrape, for every site.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -151,7 +151,12 @@ class Metrics:
         The configuration decides, and not who comes first, so that all workers choose alike. A site keeps its series
         when a reload drops it: a counter must not fall, and what it counted cannot be told from others' any more.
         """
-        self._labelled = dict.fromkeys(islice(dict.fromkeys(chain(self._labelled, sites)), MAX_LABELLED_SITES))
+        labelled = dict(self._labelled)
+        for site in sites:
+            if len(labelled) >= MAX_LABELLED_SITES:  # and the others, be they 10,000, are not looked at
+                break
+            labelled[site] = None
+        self._labelled = labelled
 
     @property
     def labelled(self) -> list[str]:

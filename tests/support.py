@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiohttp import web
 
-from collector.boot.claims import listen
+from collector.boot.claims import DataDir, listen
 from collector.boot.stages import Stages, build_stages
 from collector.config import Config
 from collector.edge.connection import fits
@@ -51,6 +51,10 @@ def config(data_dir: Path, sites: dict[str, dict[str, Any]] | None = None, **sec
         "sites": sites or {"demo": {}},
     }
     return Config.model_validate(tree | sections)
+
+
+UNUSED_DATA_DIR = DataDir(Path(), -1, -1)
+"""For what takes a data_dir, and in a test never looks whether it was moved."""
 
 
 class FakeClock:

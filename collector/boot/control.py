@@ -2,12 +2,14 @@
 
     length (4 bytes, big-endian)  JSON: [kind, content]
 
-    supervisor to worker   start {config, labelled, worker, workers, data_dir, descriptors}, beat, numbers,
-                           reload {config, labelled}, drain, exit
-    worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded, failed WHY
+    supervisor to worker   start {config, labelled, worker, workers, data_dir, descriptors}, beat,
+                           numbers, reload {number, labelled} and then the configuration, drain, exit
+    worker to supervisor   serving, beat [REFUSAL, VITALS...], numbers FAMILIES, reloaded NUMBER, failed WHY
 
-Neither asks twice before it has an answer, so what waits in the sockets is bounded. The end of the channel says that
-the other side is dead: no third process has an end of it.
+The configuration of a reload comes behind its message, with a length of its own: to take 2 MB of JSON out of JSON would
+hold the worker's loop for 4 ms. Reloads are numbered, so that the late answer to one that was given up is not taken for
+that to the next one. Else nobody asks twice before there is an answer, beats aside, so what waits in the sockets is
+bounded. The end of the channel says that the other side is dead: no third process has an end of it.
 """
 
 import asyncio
@@ -45,9 +47,14 @@ class Channel:
 
     async def receive(self) -> Message | None:
         """The next message; None at the end."""
+        message = await self.receive_bytes()
+        return None if message is None else _decode(message)
+
+    async def receive_bytes(self) -> bytes | None:
+        """The next message as it was sent, or what comes behind it; None at the end."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
-            return _decode(await self._reader.readexactly(length))
+            return await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -61,7 +68,7 @@ def encode(kind: str, content: Any = None) -> bytes:
 
 
 def framed(message: bytes) -> bytes:
-    """JSON, its length before it."""
+    """JSON, its length in front of it."""
     return len(message).to_bytes(_LENGTH_BYTES, "big") + message
 
 

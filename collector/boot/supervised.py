@@ -106,8 +106,12 @@ class Supervised:
                     await asyncio.to_thread(lambda: framed(f'["numbers",{encode_families(families(look()))}]'.encode()))
                 )
             case "reload":
-                await worker.take_over(Config.model_validate_json(content["config"]), content["labelled"])
-                self._channel.send("reloaded")
+                config = await self._channel.receive_bytes()
+                if config is not None:
+                    # In a thread: of 10,000 sites it takes 0.1 s.
+                    read = await asyncio.to_thread(Config.model_validate_json, config)
+                    await worker.take_over(read, content["labelled"])
+                    self._channel.send("reloaded", content["number"])
             case "drain":
                 worker.stop()
             case "exit":

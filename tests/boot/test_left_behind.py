@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import DataDir, listen
+from collector.boot.claims import listen
 from collector.boot.door import CROWDS_BYTES, Crowds
 from collector.boot.notify import Manager
 from collector.boot.stages import build_stages
@@ -19,9 +19,7 @@ from collector.boot.status import Reporter, Vitals
 from collector.boot.supervised import Supervised
 from collector.boot.worker import Worker
 from collector.portable import shared_memory
-from tests.support import FakeClock, Running, config
-
-UNUSED = DataDir(Path(), -1, -1)  # nobody looks whether it was moved
+from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
 
 
 class Failed(Exception):
@@ -111,7 +109,7 @@ async def test_channel_to_the_supervisor_is_closed(
 ) -> None:
     before = others()
     ours, theirs = socket.socketpair()
-    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED, clock)
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED_DATA_DIR, clock)
     with ours:
         ours.settimeout(10)
         await fails(Supervised(theirs, clock).attached(worker), body, failure)
@@ -123,7 +121,7 @@ async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
     tmp_path: Path, clock: FakeClock, signals: None
 ) -> None:
     ours, theirs = socket.socketpair()
-    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED, clock)
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED_DATA_DIR, clock)
     with ours:
         ours.settimeout(10)
         supervised = Supervised(theirs, clock)
@@ -142,7 +140,7 @@ async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIte
     bound = listen("127.0.0.1", 0, "server")
     bound.setblocking(False)
     try:
-        yield Worker(config(data_dir), stages, UNUSED, clock, crowds), bound
+        yield Worker(config(data_dir), stages, UNUSED_DATA_DIR, clock, crowds), bound
     finally:
         bound.close()
         await stages.journal.close()

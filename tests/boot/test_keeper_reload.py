@@ -1,0 +1,165 @@
+"""A reload that is handed to a worker: who answers which, in whatever order and however late."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.boot.control import Channel
+from collector.boot.door import CROWDS_BYTES, Crowds
+from collector.boot.keeper import Keeper, Shared
+from collector.boot.supervised import Supervised
+from collector.boot.worker import Worker
+from collector.config import Config
+from collector.edge.rate_limit import table_bytes
+from collector.metrics import Metrics
+from collector.portable import shared_memory
+from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
+
+
+class Peer:
+    """The other end of a control channel, in the test's own hands."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def frame(self) -> Any:
+        async with asyncio.timeout(30):
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            return json.loads(await self._reader.readexactly(length))
+
+    async def asked(self, kind: str) -> Any:
+        """The content of the next message of that kind; what else comes is passed over."""
+        while True:
+            match await self.frame():
+                case [str(found), content] if found == kind:
+                    return content
+
+    def say(self, kind: str, content: Any = None) -> None:
+        self.send(json.dumps([kind, content]).encode())
+
+    def send(self, frame: bytes) -> None:
+        self._writer.write(len(frame).to_bytes(4, "big") + frame)
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def peers() -> tuple[socket.socket, Peer]:
+    ours, theirs = socket.socketpair()
+    return ours, Peer(*await asyncio.open_unix_connection(sock=theirs))
+
+
+@pytest.fixture
+async def kept(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[Keeper, Peer]]:
+    """A keeper, and its worker's end of the channel."""
+    table, crowds = shared_memory("table", table_bytes()), shared_memory("crowds", CROWDS_BYTES)
+    shared = Shared([], 2, UNUSED_DATA_DIR, os.open(os.devnull, os.O_RDONLY), table, crowds)
+    keeper = Keeper(1, shared, lambda: config(tmp_path), Metrics(), clock, Crowds(crowds, 2))
+    ours, worker = await peers()
+    channel = keeper._channel = await Channel.over(ours)
+    keeper.serves = True
+    listening = asyncio.create_task(keeper._listen(channel))
+    yield keeper, worker
+    await worker.close()
+    await listening
+    channel.close()
+    await turns()
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+async def test_late_answer_is_not_taken_for_that_of_the_next_reload(kept: tuple[Keeper, Peer]) -> None:
+    keeper, worker = kept
+    first = asyncio.create_task(keeper.reload())
+    given_up = await worker.asked("reload")
+    first.cancel()
+    await asyncio.wait([first])
+    second = asyncio.create_task(keeper.reload())
+    asked = await worker.asked("reload")
+    worker.say("reloaded", given_up.get("number"))
+    worker.say("beat", [None, 1, 0, 0, 0])
+    async with asyncio.timeout(30):
+        while keeper.vitals.received != 1:  # noqa: ASYNC110 - then it has heard both
+            await asyncio.sleep(0.001)
+    await turns()
+    assert not second.done()
+    worker.say("reloaded", asked.get("number"))
+    async with asyncio.timeout(30):
+        await second
+
+
+async def test_two_reloads_at_once_are_answered_each(kept: tuple[Keeper, Peer]) -> None:
+    keeper, worker = kept
+    reloads = [asyncio.create_task(keeper.reload()) for _ in range(2)]
+    numbers = [(await worker.asked("reload")).get("number") for _ in reloads]
+    for number in numbers:
+        worker.say("reloaded", number)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*reloads)
+
+
+async def test_worker_that_dies_has_nothing_to_reload_any_more(kept: tuple[Keeper, Peer]) -> None:
+    """The next one starts with the new configuration."""
+    keeper, worker = kept
+    reloads = [asyncio.create_task(keeper.reload()) for _ in range(2)]
+    for _ in reloads:
+        await worker.asked("reload")
+    keeper._forget()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*reloads)
+        await keeper.reload()
+
+
+async def test_numbers_that_come_late_answer_who_asks_next_and_nobody_twice(kept: tuple[Keeper, Peer]) -> None:
+    """There is one question at a time. What a worker says it has looked up since it was asked."""
+    keeper, worker = kept
+    counter = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
+    assert ([], []) == await keeper.ask_numbers(0)
+    await worker.asked("numbers")
+    later = asyncio.create_task(keeper.ask_numbers(30))
+    await asyncio.sleep(0)
+    worker.say("numbers", [counter])
+    assert ([], [counter]) == await later
+    last = asyncio.create_task(keeper.ask_numbers(30))
+    await worker.asked("numbers")
+    assert not last.done()
+    worker.say("numbers", [counter])
+    assert ([], [counter]) == await last
+
+
+async def test_worker_reads_a_configuration_beside_its_loop(
+    collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has the number of the question."""
+    loop = asyncio.get_running_loop()
+
+    class Patient:
+        """Reads only when the loop has turned meanwhile."""
+
+        @staticmethod
+        def model_validate_json(text: bytes) -> Config:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+            return Config.model_validate_json(text)
+
+    monkeypatch.setattr("collector.boot.supervised.Config", Patient)
+    monkeypatch.setattr("collector.boot.stop.StopSignals.listen", lambda signals: None)
+    ours, supervisor = await peers()
+    new = config(collector.data_dir, {"new": {}})
+    async with Supervised(ours, clock).attached(Worker(new, collector.stages, UNUSED_DATA_DIR, clock)):
+        supervisor.say("reload", {"number": 7, "labelled": ["new"]})
+        supervisor.send(new.model_dump_json().encode())
+        assert 7 == await supervisor.asked("reloaded")
+    assert ["new"] == list(collector.stages.endpoint.rules.sites)
+    await supervisor.close()
+    await turns()
