@@ -1,4 +1,4 @@
-"""nginx and Caddy in front: the blocks of docs/deployment.md, with other ports and a certificate of the test."""
+"""nginx, Caddy and HAProxy in front: the blocks of docs/deployment.md, with other ports and the test's certificate."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -161,6 +161,23 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
+def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[str]:
+    (folder / "collector.pem").write_bytes(
+        (folder / "certificate.pem").read_bytes() + (folder / "key.pem").read_bytes()
+    )
+    site = replaced(
+        block("haproxy"),
+        {
+            "127.0.0.1:8080": upstream,
+            ":443,[::]:443": f"127.0.0.1:{port}",
+            "/etc/haproxy/collector.pem": f"{folder}/collector.pem",
+            "inter 2s": f"inter {every}",  # a check is a connection, too
+        },
+    )
+    (folder / "haproxy.cfg").write_text(site)
+    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+
+
 @contextmanager
 def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
     """The proxy's process, until the block is left."""
@@ -181,7 +198,7 @@ def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
         popen.wait(END_S)
 
 
-@pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
+@pytest.fixture(params=[nginx, caddy, haproxy], ids=["nginx", "caddy", "haproxy"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
     name = request.param.__name__
     need(shutil.which(name, path=PROGRAMS) is not None, name)
@@ -214,6 +231,12 @@ def test_client_has_its_own_address_and_limit_and_no_other(proxy: Proxied) -> No
     assert BURST * [CLIENTS[0]] + [CLIENTS[1]] == [row["client_ip"] for row in proxy.process.rows()]
 
 
+def sayings(answer: Answer) -> set[tuple[str, str]]:
+    """The headers, but those that a proxy makes anew. HAProxy writes their names in small letters."""
+    headers = ((name.lower(), value) for name, value in answer.headers.items())
+    return {(name, value) for name, value in headers if name not in ("date", "server")}
+
+
 def test_answers_pass_unchanged(proxy: Proxied) -> None:
     """With the headers by which a page may read them, the refusals' as well; and nothing but `/public/` is there."""
     origin = b"Origin: " + ORIGIN.encode()
@@ -230,8 +253,7 @@ def test_answers_pass_unchanged(proxy: Proxied) -> None:
         assert (status, ORIGIN) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
         assert json.loads(answer.body)["message"]
         if status == 201:
-            ours = {name: value for name, value in straight.headers.items() if name not in ("Date", "Server")}
-            assert ours.items() <= dict(answer.headers.items()).items()
+            assert sayings(straight) <= sayings(answer)
     preflight = proxy.ask(head(origin, b"Access-Control-Request-Method: POST", method="OPTIONS"))
     assert (204, "86400") == (preflight.status, preflight.headers["Access-Control-Max-Age"])
     for path in ("/metrics", "/healthz", "/"):
@@ -249,6 +271,71 @@ def test_connection_to_the_collector_is_kept(proxy: Proxied) -> None:
 def test_proxy_offers_http_2(proxy: Proxied) -> None:
     with proxy.connect(http2=True) as connection:
         assert "h2" == connection.selected_alpn_protocol()
+
+
+@contextmanager
+def balanced(folder: Path, check: str) -> Iterator[tuple[Proxied, Callable[[str], None]]]:
+    """A collector behind HAProxy with such a check; and what waits until the check has had that outcome."""
+    need(shutil.which("haproxy", path=PROGRAMS) is not None, "haproxy")
+    folder.mkdir()
+    with serving(folder) as process:
+        port = free_port()
+        trust = certificate(folder)
+        command = haproxy(folder, urlsplit(process.url).netloc, port, every="50ms")
+        config = folder / "haproxy.cfg"
+        site = replaced(config.read_text(), {"option httpchk GET /healthz": check})
+        config.write_text(f"global\n    stats socket {folder}/stats\n{site}")
+
+        def status() -> str:
+            with socket.socket(socket.AF_UNIX) as stats:
+                stats.connect(str(folder / "stats"))
+                stats.sendall(b"show stat\n")
+                head, *lines = b"".join(iter(lambda: stats.recv(1 << 16), b"")).decode().splitlines()
+            names = head.removeprefix("# ").split(",")
+            rows = [dict(zip(names, line.split(","), strict=False)) for line in lines]
+            (server,) = [row for row in rows if row.get("svname") == "local"]
+            return f"{server['status']} {server['check_status']} {server['check_code']}"
+
+        with proxied(folder, command, port):
+            yield Proxied(process, port, trust), lambda outcome: wait_until(lambda: status() == outcome, outcome)
+
+
+def test_haproxy_sends_nothing_while_no_events_are_taken(tmp_path: Path) -> None:
+    """As while data_dir is not where it was; and what it would ask by itself is a 404."""
+    with balanced(tmp_path / "1", "option httpchk GET /healthz") as (proxy, checked):
+        checked("UP L7OK 200")
+        assert 201 == proxy.post().status
+        proxy.process.data_dir.rename(tmp_path / "elsewhere")
+        checked("DOWN L7STS 503")
+        assert (503, None) == ((answer := proxy.post()).status, answer.headers["Access-Control-Allow-Origin"])
+        (tmp_path / "elsewhere").rename(proxy.process.data_dir)
+        checked("UP L7OK 200")
+        assert 201 == proxy.post().status
+    with balanced(tmp_path / "2", "option httpchk") as (_, checked):
+        checked("DOWN L7STS 404")
+
+
+def test_haproxy_passes_no_cookies_and_one_address(tmp_path: Path) -> None:
+    """A page's cookies are none of the collector's business, and might fill the head that it takes."""
+    need(shutil.which("haproxy", path=PROGRAMS) is not None, "haproxy")
+    trust, port = certificate(tmp_path), free_port()
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        upstream.settimeout(END_S)
+        command = haproxy(tmp_path, f"127.0.0.1:{upstream.getsockname()[1]}", port)
+        with proxied(tmp_path, command, port):
+            plain = socket.create_connection(("127.0.0.1", port), timeout=END_S, source_address=(CLIENTS[0], 0))
+            with trust.wrap_socket(plain, server_hostname=HOST) as client:
+                forged = [b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-For: 203.0.113.8"]
+                client.sendall(request(body(), b"Cookie: a=b", *forged, b"Cookie: c=d"))
+                heard = b""
+                while not heard.startswith(b"POST "):  # the first check may come before it
+                    connection, _ = upstream.accept()
+                    with connection:
+                        heard = connection.recv(1 << 16)
+                        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+    lines = heard.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    assert [] == [line for line in lines if line.startswith(b"cookie")]
+    assert [b"x-forwarded-for: " + CLIENTS[0].encode()] == [line for line in lines if line.startswith(b"x-forwarded")]
 
 
 @pytest.mark.parametrize("proxy", [nginx], indirect=True)
