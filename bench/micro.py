@@ -30,6 +30,7 @@ from collector.edge.client_ip import client_address
 from collector.edge.head import END, HeadReader
 from collector.edge.rate_limit import TokenBuckets
 from collector.events import Event
+from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import accept, admit, arrive, to_values
 from collector.ingest.reader import read as read_plain
@@ -80,7 +81,7 @@ async def _micro() -> list[Result]:
     ]
     raw = list(bodies(EVENTS))
     buckets = TokenBuckets(RateLimit(), SystemClock())
-    policy = client_ip_policy("none", Path())
+    policy = client_ip_policy("none", DailyKeys(Path(), SystemClock()))
     read = [parse(body) for body in raw]
     events = [_event(accept(site, arrival, body, NOON_US, policy)) for arrival, body in zip(arrivals, raw, strict=True)]
     rows = [event.row for event in events]

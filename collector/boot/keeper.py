@@ -20,7 +20,7 @@ from collector.boot.control import Channel, encode, framed
 from collector.boot.door import Crowds
 from collector.boot.status import Vitals
 from collector.boot.stop import STOP_SIGNALS
-from collector.clock import Clock
+from collector.clock import Clock, sleep_unless
 from collector.config import Config
 from collector.metrics import Metrics
 from collector.sums import Family, counts, summed
@@ -109,7 +109,7 @@ class Keeper:
             when = f"in {retry_s:g} s" if retry_s else "at once"
             log.error("worker %d is dead (%s); replaced %s", self.number, why, when)
             self._metrics.worker_restarts.inc()
-            await self._wait(retry_s)
+            await sleep_unless(self._clock, retry_s, self._draining)
 
     def drain(self) -> None:
         """Let the worker drain and end, and start no other."""
@@ -254,14 +254,6 @@ class Keeper:
     def _send(self, kind: str, content: Any = None) -> None:
         if self._channel is not None:
             self._channel.send_encoded(encode(kind, content))
-
-    async def _wait(self, seconds: float) -> None:
-        """Sleep, unless it is time to drain."""
-        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
-        drain = asyncio.ensure_future(self._draining.wait())
-        await asyncio.wait([sleep, drain], return_when=asyncio.FIRST_COMPLETED)
-        sleep.cancel()
-        drain.cancel()
 
 
 def how(exit_code: int) -> str:

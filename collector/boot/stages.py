@@ -19,7 +19,8 @@ from collector.edge.collect import CollectEndpoint, Rules
 from collector.edge.ops import build_admin
 from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable, TokenBuckets
-from collector.ingest.enrich import client_ip_policy
+from collector.ingest.daily_key import DailyKeys
+from collector.ingest.enrich import client_ip_policy, needs_keys
 from collector.ingest.pipeline import replay
 from collector.journal.flush import SegmentFlush
 from collector.journal.flusher import Flusher
@@ -51,6 +52,7 @@ class Stages:
     flusher: Flusher
     endpoint: CollectEndpoint
     traffic: Traffic
+    keys: DailyKeys
     ordinary: OrdinaryRequests | None
     share: Share
     min_free_bytes: int
@@ -72,6 +74,17 @@ class Stages:
                 if exc.errno not in PASSING_ERRORS:
                     raise
                 log.error("%s failed, and will be tried again: %s", step.__qualname__, exc)
+        self.tend_keys()
+
+    def tend_keys(self) -> None:
+        """Have the keys of the day, if addresses are hashed. Blocks."""
+        self.keys.tend(needed=needs_keys(self.endpoint.rules.client_ip))
+
+    def rules_of(self, config: Config, clock: Clock) -> Rules:
+        """The rules of another configuration, all that they need made ready. Blocks: in a thread."""
+        rules = build_rules(config, clock, self.endpoint.rules.buckets.table, self.keys)
+        self.keys.tend(needed=needs_keys(rules.client_ip))
+        return rules
 
     def public_app(self) -> web.Application:
         return build_app(self.endpoint, self.traffic)
@@ -80,7 +93,7 @@ class Stages:
         return build_admin(self)
 
     def refusal(self) -> str | None:
-        return None if self.journal.can_append() else self.journal.refusing_because()
+        return self.keys.trouble if self.journal.can_append() else self.journal.refusing_because()
 
     def vitals(self) -> Vitals:
         return Vitals(
@@ -98,7 +111,8 @@ class Stages:
     def gauges(self) -> Gauges:
         """The numbers that are looked up when someone asks."""
         self.metrics.workers.labels("serving").set(1)
-        self.metrics.workers.labels("ready").set(int(self.journal.can_append()))
+        is_ready = int(self.refusal() is None)
+        self.metrics.workers.labels("ready").set(is_ready)
         return {
             "collector_buffered_bytes": (
                 "What the unpublished events are charged for",
@@ -119,7 +133,7 @@ class Stages:
                 self.endpoint.rules.buckets.__len__ if self.share == ALONE else 0,
             ),
             "collector_requests_under_way": ("Requests being answered", self.traffic.under_way),
-            "collector_ready": ("1 while events are taken", int(self.journal.can_append())),
+            "collector_ready": ("1 while events are taken", is_ready),
         }
 
 
@@ -167,7 +181,8 @@ def build_stages(
         clock=clock,
         metrics=metrics,
     )
-    rules = build_rules(config, clock, table or BucketTable(), root)
+    keys = DailyKeys(root, clock)
+    rules = build_rules(config, clock, table or BucketTable(), keys)
     endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
     traffic = Traffic()
     ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
@@ -180,19 +195,20 @@ def build_stages(
         flusher,
         endpoint,
         traffic,
+        keys,
         ordinary,
         share,
         storage.min_free_bytes,
     )
 
 
-def build_rules(config: Config, clock: Clock, table: BucketTable, root: Path) -> Rules:
-    """What requests are judged by. What is in the table stays there, whatever the limit was."""
+def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:
+    """What requests are judged by. What is in the table stays there, whatever the limit was. Touches no disk."""
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),
         trusted_proxies=AddressSet(config.server.trusted_proxies),
-        client_ip=client_ip_policy(config.privacy.client_ip, root),
+        client_ip=client_ip_policy(config.privacy.client_ip, keys or DailyKeys(config.storage.data_dir, clock)),
         max_body_bytes=config.server.max_body_bytes,
         body_timeout_s=config.server.body_timeout_s,
         max_connections_per_client=config.server.max_connections_per_client,

@@ -26,8 +26,8 @@ from aiohttp import web
 from collector.boot.claims import ACCEPTED_TOGETHER, BACKLOG, DataDir, StartError, max_connections
 from collector.boot.door import Crowds, Door
 from collector.boot.lag import watch_lag
-from collector.boot.stages import Stages, build_rules, build_stages
-from collector.clock import Clock
+from collector.boot.stages import Stages, build_stages
+from collector.clock import Clock, sleep_unless
 from collector.config import Config
 from collector.edge.connection import fits
 from collector.edge.ordinary import OrdinaryRequests
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 DISK_CHECK_S = 0.5  # with a supervisor's beat, events are refused within two seconds of a data_dir that is gone
 DISK_PATIENCE_S = 5.0  # a busy machine may take a second to answer; a network disk that is away never does
+KEYS_CHECK_S = 1.0
 MIN_FREE_INODES = 32  # a flush makes a few files at a time, and folders
 EXPIRE_EVERY_S = 3_600.0
 
@@ -155,9 +156,7 @@ class Worker:
     async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
         """Judge requests by this configuration from now on."""
         self.stages.metrics.label(config.sites if labelled is None else labelled)
-        endpoint = self.stages.endpoint
-        table = endpoint.rules.buckets.table
-        endpoint.rules = await asyncio.to_thread(build_rules, config, self._clock, table, self.stages.writer.data_dir)
+        self.stages.endpoint.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
         self._config = config
 
     async def _drain(self) -> int:
@@ -235,6 +234,7 @@ class Worker:
             self.stages.flusher.run(),
             self.stages.journal.broken.wait(),
             self._watch_disk(),
+            self._tend_keys(),
             watch_lag(self.stages.metrics.loop_lag_seconds),
             self._expire_hourly(),
             boss.orders(self),
@@ -271,6 +271,17 @@ class Worker:
                 self._refuse("the disk does not answer")
                 await looking  # no second look beside it: each takes a thread for as long
             await self.stages.journal.mend()
+
+    async def _tend_keys(self) -> None:
+        """Every second, and as soon as a key was missed, as when the clock has leapt; but not over and over in vain."""
+        keys = self.stages.keys
+        while True:
+            if keys.trouble is None:
+                await sleep_unless(self._clock, KEYS_CHECK_S, keys.missed)
+            else:
+                await self._clock.sleep(KEYS_CHECK_S)
+            keys.missed.clear()
+            await asyncio.to_thread(self.stages.tend_keys)
 
     async def _expire_hourly(self) -> None:
         storage = self._config.storage

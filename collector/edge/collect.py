@@ -16,6 +16,7 @@ from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
 from collector.edge.request import CLIENT, SITE, Bodies, BodyLost, Handler, read_body, unavailable
 from collector.events import Dropped, Event, Ignored, Reason, Refused
+from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import Arrival, accept, admit, arrive
 from collector.journal.journal import Journal
@@ -111,8 +112,8 @@ class CollectEndpoint:
         received_us = self._clock.now_us()
         try:
             outcome = accept(site, arrival, body, received_us, self.rules.client_ip)
-        except OSError as exc:
-            log.warning("an event was refused: the key of the day cannot be kept: %s", exc)
+        except KeyMissing as exc:
+            log.warning("an event was refused: its address cannot be hashed: %s", exc)
             return unavailable()
         if (
             isinstance(outcome, Ignored | Refused)

@@ -1,18 +1,15 @@
 """What the collector adds to an event: the time as a timestamp, and as much of the client as it may keep."""
 
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
-from pathlib import Path
 
 from collector.addresses import Address
 from collector.clock import SECONDS_PER_DAY, US_PER_DAY, US_PER_S
-from collector.publish.local import open_folder
+from collector.ingest.daily_key import DailyKeys
 
 # RFC 3339 section 5.6, with two liberties: the offset may be missing (then it is UTC), and a blank may
 # stand for the T (its own note allows that). datetime.fromisoformat takes far more than this.
@@ -24,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST_TEN_YEARS_US = 3_651 * US_PER_DAY  # with the leap days of 1904 or 2104 alone; most have two or three
 
 ClientIpPolicy = Callable[[Address, int], str | None]
-"""(address, received_us) to what may be written down of the address."""
+"""(address, received_us) to what may be written down of the address. Raises KeyMissing; does not block."""
 
 
 def event_time_us(text: str, received_us: int) -> int | None:
@@ -67,7 +64,7 @@ def _ten_years_us(day: int) -> int:
     return (today - then).days * US_PER_DAY
 
 
-def client_ip_policy(name: str, data_dir: Path) -> ClientIpPolicy:
+def client_ip_policy(name: str, keys: DailyKeys) -> ClientIpPolicy:
     """The policy of that name: `none`, `truncate`, `hash` or `full`."""
     match name:
         case "none":
@@ -75,10 +72,15 @@ def client_ip_policy(name: str, data_dir: Path) -> ClientIpPolicy:
         case "truncate":
             return lambda address, received_us: _truncate(address)
         case "hash":
-            return _DailyHash(data_dir / "client_ip.key")
+            return _DailyHash(keys)
         case "full":
             return lambda address, received_us: str(address)
     raise ValueError(f"{name} is no client IP policy")
+
+
+def needs_keys(policy: ClientIpPolicy) -> bool:
+    """Whether it asks for the key of the day."""
+    return isinstance(policy, _DailyHash)
 
 
 def _truncate(address: Address) -> str:
@@ -88,43 +90,11 @@ def _truncate(address: Address) -> str:
 
 
 class _DailyHash:
-    """A keyed hash of the address under a key that lives for one UTC day.
+    """A keyed hash of the address: the same all day, and another one the next day."""
 
-    The key's file holds the day's number (8 bytes, big-endian) and 32 random bytes. A restart finds it, and so does
-    every worker, so a client keeps its hash through the day; the next day's key overwrites it, and then nobody can tell
-    any more which address a hash was. Losing it costs no event, so it is not synced.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._day = -1
-        self._key = b""
+    def __init__(self, keys: DailyKeys) -> None:
+        self._keys = keys
 
     def __call__(self, address: Address, received_us: int) -> str:
-        day = received_us // US_PER_DAY
-        if day != self._day:
-            self._day, self._key = day, self._key_of(day)
-        return hashlib.blake2b(address.packed, key=self._key, digest_size=16).hexdigest()
-
-    def _key_of(self, day: int) -> bytes:
-        """The key of that day, made if need be: by one worker, while the others wait."""
-        with open_folder(self._path.parent) as folder:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # gone when the descriptor is closed
-            return self._kept_or_made(day)
-
-    def _kept_or_made(self, day: int) -> bytes:
-        stamp = day.to_bytes(8, "big")
-        try:
-            kept = self._path.read_bytes()
-        except FileNotFoundError:
-            kept = b""
-        # At midnight one worker may be a moment ahead of another, whose last event must not take the new key away.
-        if kept[:8] in (stamp, (day + 1).to_bytes(8, "big")) and len(kept) == 40:
-            return kept[8:]
-        key = os.urandom(32)
-        fresh = self._path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(stamp + key)
-        fresh.replace(self._path)
-        return key
+        key = self._keys.of(received_us // US_PER_DAY)
+        return hashlib.blake2b(address.packed, key=key, digest_size=16).hexdigest()

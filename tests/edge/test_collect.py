@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from collector.clock import US_PER_DAY
 from tests.edge.conftest import Connect, Serve
 from tests.edge.faults import ANSWERS, FAULTS, NEED_THE_BODY, collector_with, faulty
 from tests.edge.wire import Wire, head, request, tally
@@ -178,7 +179,7 @@ async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> 
         case "journal closed":
             await collector.stages.journal.close()
         case "no key of the day":
-            (collector.data_dir / "client_ip.new").mkdir()  # where the key is written first
+            collector.clock.us += 3 * US_PER_DAY  # a leap that no thread has seen yet
     stored = collector.stages.journal.unpublished_rows
     response = await collector.post(event())
     assert (503, "5") == (response.status, response.headers["Retry-After"])

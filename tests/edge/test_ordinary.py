@@ -212,11 +212,9 @@ async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wi
     assert 201 == (await wire.ask(request(body(), ORIGIN))).status
     endpoint = collector.stages.endpoint
     sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
-    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules.buckets.table, tmp_path)
+    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules.buckets.table)
     assert 403 == (await wire.ask(request(body(), ORIGIN))).status
-    endpoint.rules = build_rules(
-        config(tmp_path, {"other": {}}), collector.clock, endpoint.rules.buckets.table, tmp_path
-    )
+    endpoint.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, endpoint.rules.buckets.table)
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 
@@ -227,7 +225,7 @@ async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wi
     endpoint = collector.stages.endpoint
     for trusted, status in (([], 201), (["127.0.0.1"], 202), ([], 201)):
         settings = config(tmp_path, sites, server={"trusted_proxies": trusted})
-        endpoint.rules = build_rules(settings, collector.clock, endpoint.rules.buckets.table, tmp_path)
+        endpoint.rules = build_rules(settings, collector.clock, endpoint.rules.buckets.table)
         assert status == (await wire.ask(sent)).status
 
 

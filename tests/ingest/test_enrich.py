@@ -1,8 +1,5 @@
 """What the collector adds: the time as a timestamp, and as much of the client as it may keep."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.clock import US_PER_DAY
-from collector.ingest.enrich import client_ip_policy, event_time_us
+from collector.ingest.daily_key import DailyKeys
+from collector.ingest.enrich import client_ip_policy, event_time_us, needs_keys
 from tests.ingest.oracle import EPOCH, kept_of, moment_of
-from tests.support import NOON_US, config, event, running
+from tests.support import NOON_US, FakeClock
 
 LAST_SETTING = datetime(2232, 4, 18, tzinfo=UTC)  # Linux lets no clock be set beyond (TIME_SETTOD_SEC_MAX)
 TEN = datetime(2026, 5, 12, 10, tzinfo=UTC)
-DAY_US = NOON_US // US_PER_DAY * US_PER_DAY
 ARABIC_INDIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
 
 
@@ -206,6 +203,11 @@ def test_column_can_be_worked_with_in_pandas_whatever_is_sent(received: datetime
     assert all(time.year for time in kept.dt.to_pydatetime())
 
 
+@pytest.fixture
+def keys(tmp_path: Path, clock: FakeClock) -> DailyKeys:
+    return DailyKeys(tmp_path, clock)
+
+
 @pytest.mark.parametrize(
     ("kept", "policy", "address"),
     [
@@ -219,112 +221,12 @@ def test_column_can_be_worked_with_in_pandas_whatever_is_sent(received: datetime
         ("2001:db8::7", "full", "2001:db8:0::7"),
     ],
 )
-def test_policy_keeps_as_much_of_the_address(tmp_path: Path, kept: str | None, policy: str, address: str) -> None:
-    assert kept == client_ip_policy(policy, tmp_path)(ip_address(address), NOON_US)
-    assert [] == list(tmp_path.iterdir()), "only the hash needs a key"
+def test_policy_keeps_as_much_of_the_address(keys: DailyKeys, kept: str | None, policy: str, address: str) -> None:
+    made = client_ip_policy(policy, keys)
+    assert kept == made(ip_address(address), NOON_US)
+    assert not needs_keys(made)
 
 
-def test_unknown_policy_is_an_error(tmp_path: Path) -> None:
+def test_unknown_policy_is_an_error(keys: DailyKeys) -> None:
     with pytest.raises(ValueError, match="all is no client IP policy"):
-        client_ip_policy("all", tmp_path)
-
-
-def hashes(data_dir: Path, *received_us: int, address: str = "192.0.2.7") -> Iterator[str | None]:
-    """What a process started anew keeps of an address at these moments."""
-    policy = client_ip_policy("hash", data_dir)
-    return (policy(ip_address(address), moment) for moment in received_us)
-
-
-def test_hash_is_the_same_all_day_and_after_a_restart(tmp_path: Path) -> None:
-    first, last = hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY - 1)
-    (restarted,) = hashes(tmp_path, DAY_US + 5)
-    assert first is not None
-    assert (first, first) == (last, restarted)
-    assert "192" not in first or len(first) == 32
-
-
-def test_hash_changes_with_the_day_the_address_and_the_key(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    found = [
-        *hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY),
-        *hashes(tmp_path, DAY_US + US_PER_DAY, address="192.0.2.8"),
-        *hashes(tmp_path, DAY_US + US_PER_DAY, address="2001:db8::7"),
-        *hashes(other, DAY_US),
-    ]
-    assert 5 == len(set(found))
-
-
-def test_yesterdays_key_is_gone(tmp_path: Path) -> None:
-    """Nothing that is left on the disk can tell any more whose hash it was."""
-    (yesterday,) = hashes(tmp_path, DAY_US)
-    key = (tmp_path / "client_ip.key").read_bytes()[8:]
-    policy = client_ip_policy("hash", tmp_path)
-    policy(ip_address("192.0.2.7"), DAY_US + US_PER_DAY)
-    assert not [path.name for path in tmp_path.rglob("*") if key in path.read_bytes()]
-    (asked_again,) = hashes(tmp_path, DAY_US)
-    assert yesterday != asked_again
-
-
-def test_key_is_for_its_owner_alone(tmp_path: Path) -> None:
-    list(hashes(tmp_path, DAY_US, DAY_US + US_PER_DAY))
-    assert {"client_ip.key": 0o600} == {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    assert 32 == len((tmp_path / "client_ip.key").read_bytes()[8:])
-
-
-@pytest.mark.parametrize("left", [b"", b"\0" * 7, (DAY_US // US_PER_DAY).to_bytes(8, "big") + b"short"])
-def test_torn_key_is_made_anew(tmp_path: Path, left: bytes) -> None:
-    (tmp_path / "client_ip.key").write_bytes(left)
-    (tmp_path / "client_ip.new").write_bytes(b"left by a crash")
-    (first,) = hashes(tmp_path, DAY_US)
-    assert [first] == list(hashes(tmp_path, DAY_US))
-    assert ["client_ip.key"] == [path.name for path in tmp_path.iterdir()]
-
-
-async def test_disk_that_takes_no_key_refuses_until_it_does(tmp_path: Path) -> None:
-    """A full or failing disk is a 503 and no fault, and service resumes by itself."""
-    async with running(config(tmp_path / "data", privacy={"client_ip": "hash"})) as collector:
-        in_the_way = tmp_path / "data" / "client_ip.new"
-        in_the_way.mkdir()
-        statuses = [(await collector.post(event())).status]
-        in_the_way.rmdir()
-        statuses.append((await collector.post(event())).status)
-        await collector.flush()
-    assert [503, 201] == statuses
-    assert 1 == len(collector.rows())
-
-
-ROTATE = """
-import sys
-from ipaddress import ip_address
-from pathlib import Path
-from collector.clock import US_PER_DAY
-from collector.ingest.enrich import client_ip_policy
-policy = client_ip_policy("hash", Path(sys.argv[1]))
-for day in sys.stdin:
-    print(policy(ip_address("192.0.2.1"), int(day) * US_PER_DAY), flush=True)
-"""
-
-
-def test_processes_never_use_two_keys_on_one_day(tmp_path: Path) -> None:
-    """Three that come to 200 midnights together, and each must find or make the key."""
-    command = [sys.executable, "-c", ROTATE, str(tmp_path)]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    keys = set()
-    for day in range(200):
-        for each in started:
-            print(day, file=each.stdin, flush=True)
-        (key,) = {each.stdout.readline() for each in started if each.stdout}
-        keys.add(key)
-    for each in started:
-        each.communicate(timeout=60)
-    assert 200 == len(keys)
-
-
-def test_last_event_of_a_day_does_not_take_the_next_ones_key_away(tmp_path: Path) -> None:
-    """One worker is past midnight, the other has an event of a moment before, its first."""
-    client = ip_address("192.0.2.1")
-    early, late, third = (client_ip_policy("hash", tmp_path) for _ in range(3))
-    key = early(client, NOON_US + US_PER_DAY)
-    late(client, NOON_US)
-    assert key == third(client, NOON_US + US_PER_DAY)
+        client_ip_policy("all", keys)

@@ -9,12 +9,13 @@ import ujson
 from collector.config import SiteSettings
 from collector.edge.answers import FORMS
 from collector.events import COLUMNS, Dropped, Event, Ignored, Kind, Reason, Refused
+from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import Arrival, accept, admit, arrive
 from collector.parts.table import to_batch
 from collector.sites import Site, build_site
 from tests.ingest import oracle
-from tests.support import NOON_US, body, event
+from tests.support import NOON_US, FakeClock, body, event
 
 
 def site(**settings: Any) -> Site:
@@ -327,11 +328,13 @@ def test_unknown_fields_are_dropped() -> None:
     assert row(run(site(), arrival(), body())) == row(unknown)
 
 
-def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any) -> None:
+def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any, clock: FakeClock) -> None:
     asked: list[object] = []
     accept(site(), arrival(), body(), NOON_US, lambda *arguments: asked.append(arguments))
     assert [(ip_address("192.0.2.7"), NOON_US)] == asked
-    hashed = accept(site(), arrival(), body(), NOON_US, client_ip_policy("hash", tmp_path))
+    keys = DailyKeys(tmp_path, clock)
+    keys.tend(needed=True)
+    hashed = accept(site(), arrival(), body(), NOON_US, client_ip_policy("hash", keys))
     assert 32 == len(row(hashed)["client_ip"])
 
 

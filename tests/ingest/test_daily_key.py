@@ -1,0 +1,351 @@
+"""Daily keys: one a day for all processes of a data_dir, never waited for, gone from the disk when the day is over."""
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from collector.clock import US_PER_DAY
+from collector.ingest.daily_key import DailyKeys, KeyMissing
+from collector.ingest.enrich import client_ip_policy
+from tests.support import NOON_US, FakeClock
+
+DAY = NOON_US // US_PER_DAY
+CLIENT = ip_address("192.0.2.7")
+
+
+class Process:
+    """What one process has: keys that are tended every second, and the policy that uses them."""
+
+    def __init__(self, data_dir: Path, day: int = DAY, *, needed: bool = True) -> None:
+        self.clock = FakeClock()
+        self.keys = DailyKeys(data_dir, self.clock)
+        self.policy = client_ip_policy("hash", self.keys)
+        self._needed = needed
+        self.at(day)
+
+    def at(self, day: int) -> "Process":
+        """A second later its clock says that day."""
+        self.clock.us = day * US_PER_DAY + NOON_US % US_PER_DAY
+        self.keys.tend(needed=self._needed)
+        return self
+
+    def hash(self, day: int, address: str = "192.0.2.7") -> str | None:
+        return self.policy(ip_address(address), day * US_PER_DAY + 5)
+
+
+def names(data_dir: Path) -> list[str]:
+    return sorted(path.name for path in data_dir.iterdir())
+
+
+def key(day: int, fill: bytes = b"k") -> bytes:
+    """A key file as this version and the former write it."""
+    return day.to_bytes(8, "big") + 32 * fill
+
+
+def expected_hash(fill: bytes = b"k") -> str:
+    return hashlib.blake2b(CLIENT.packed, key=32 * fill, digest_size=16).hexdigest()
+
+
+KEY_FILES = ["client_ip-2026-05-28.key", "client_ip-2026-05-29.key"]
+
+
+def test_hash_is_the_same_all_day_in_all_processes_and_after_a_restart(tmp_path: Path) -> None:
+    one, other = Process(tmp_path), Process(tmp_path)
+    found = one.policy(CLIENT, DAY * US_PER_DAY)
+    assert found is not None
+    assert (found, found) == (other.hash(DAY), one.policy(CLIENT, (DAY + 1) * US_PER_DAY - 1))
+    assert found == Process(tmp_path).hash(DAY)
+    assert "192" not in found or len(found) == 32
+
+
+def test_hash_changes_with_the_day_the_address_and_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    process = Process(tmp_path)
+    found = [process.hash(DAY), process.hash(DAY + 1), Process(tmp_path / "other").hash(DAY)]
+    found += [process.hash(DAY, "192.0.2.8"), process.hash(DAY, "2001:db8::7")]
+    assert 5 == len(set(found))
+
+
+def test_key_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Process(tmp_path)
+    assert dict.fromkeys(KEY_FILES, 0o600) == {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert 2 == len({path.read_bytes()[8:] for path in tmp_path.iterdir()})
+    assert {40} == {path.stat().st_size for path in tmp_path.iterdir()}
+
+
+def test_key_of_a_day_that_is_over_is_gone_from_the_disk(tmp_path: Path) -> None:
+    """Nothing there can tell any more whose hash it was. In memory it stays, for a clock that is set back."""
+    process = Process(tmp_path)
+    of_yesterday, yesterday = process.hash(DAY), (tmp_path / KEY_FILES[0]).read_bytes()[8:]
+    process.at(DAY + 1)
+    assert [KEY_FILES[1], "client_ip-2026-05-30.key"] == names(tmp_path)
+    assert not [path.name for path in tmp_path.rglob("*") if yesterday in path.read_bytes()]
+    assert of_yesterday == process.hash(DAY)
+    with pytest.raises(KeyMissing, match="there is no key of 2026-05-28 yet"):
+        Process(tmp_path, DAY + 1).hash(DAY)
+    process.at(DAY + 2)
+    with pytest.raises(KeyMissing):
+        process.hash(DAY - 1)
+
+
+@pytest.mark.parametrize("days", [1, 400])
+def test_key_that_a_stopped_collector_left_is_gone_when_the_next_one_starts(tmp_path: Path, days: int) -> None:
+    """Also where addresses are not hashed any more, and no new key is made."""
+    Process(tmp_path)
+    Process(tmp_path, DAY + days, needed=False)
+    assert KEY_FILES[1:] * (days == 1) == names(tmp_path)
+
+
+def test_midnight_asks_the_disk_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first event of the day has the key that all have, wherever the thread is that looks after them."""
+    process = Process(tmp_path)
+    with monkeypatch.context() as patched:
+        for call in ("open", "link", "unlink", "listdir"):
+            patched.setattr(os, call, None)
+        first = process.hash(DAY + 1)
+    assert first == Process(tmp_path, DAY + 1).hash(DAY + 1) == process.at(DAY + 1).hash(DAY + 1)
+
+
+def test_event_of_a_day_without_a_key_is_never_hashed_under_another(tmp_path: Path) -> None:
+    """It is refused, and whoever looks after the keys is told at once."""
+    process = Process(tmp_path)
+    assert not process.keys.missed.is_set()
+    for day in (DAY + 2, DAY - 1):
+        process.keys.missed.clear()
+        with pytest.raises(KeyMissing):
+            process.hash(day)
+        assert process.keys.missed.is_set()
+
+
+def torn(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def linked(path: Path) -> None:
+    (path.parent / "elsewhere").write_bytes(key(DAY))
+    path.symlink_to("elsewhere")
+
+
+def listening(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # an address has at most 107 letters
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "nothing in it": lambda path: torn(path, b""),
+    "cut in its stamp": lambda path: torn(path, key(DAY)[:7]),
+    "cut in its key": lambda path: torn(path, key(DAY)[:39]),
+    "longer": lambda path: torn(path, key(DAY) + b"k"),
+    "zeros, as after a power cut": lambda path: torn(path, bytes(40)),
+    "of another day": lambda path: torn(path, key(DAY + 1)),
+    "a folder": lambda path: path.mkdir(),
+    "a link": linked,
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a pipe": os.mkfifo,
+    "a socket": listening,
+}
+
+
+@pytest.mark.parametrize("how", IN_THE_WAY)
+def test_what_is_no_key_costs_nobody_the_day(tmp_path: Path, how: str) -> None:
+    """All processes take the same other name, and what was there stays for a person to look at, while the day lasts."""
+    IN_THE_WAY[how](tmp_path / KEY_FILES[0])
+    before = os.lstat(tmp_path / KEY_FILES[0])
+    processes = [Process(tmp_path) for _ in range(3)]
+    for _ in range(2):
+        (found,) = {process.at(DAY).hash(DAY) for process in processes}
+    assert found != expected_hash()
+    assert before == os.lstat(tmp_path / KEY_FILES[0])
+    assert "client_ip-2026-05-28.1.key" in names(tmp_path)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        processes[0].at(DAY)
+    assert descriptors == len(os.listdir("/proc/self/fd"))
+    if how != "a folder":
+        processes[0].at(DAY + 1)
+        assert {KEY_FILES[1], "client_ip-2026-05-30.key"} == {*names(tmp_path)} - {"elsewhere"}
+
+
+def test_more_broken_files_than_there_are_names_are_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(10):
+        (tmp_path / f"client_ip-2026-05-28{f'.{number}' if number else ''}.key").touch()
+    process = Process(tmp_path)
+    assert "no key of today: [Errno 17] none of 10 files is a key" in (process.keys.trouble or "")
+    process.at(DAY)
+    assert 1 == len(caplog.records), "said once, though it is tried every second"
+    assert process.at(DAY + 1).hash(DAY + 1)
+    assert process.keys.trouble is None
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (key(DAY), {DAY: expected_hash()}),
+        (key(DAY + 1), {DAY + 1: expected_hash()}),
+        (key(DAY - 1), {}),
+        (key(DAY + 2), {}),
+        (b"", {}),
+        (key(DAY)[:-1], {}),
+    ],
+)
+def test_key_of_a_former_version_is_used_on_its_day_and_then_gone(
+    tmp_path: Path, left: bytes, expected: dict[int, str]
+) -> None:
+    """An update in the middle of a day changes no hash of that day."""
+    (tmp_path / "client_ip.key").write_bytes(left)
+    (tmp_path / "client_ip.new").write_bytes(b"left by a crash")
+    one, other = Process(tmp_path), Process(tmp_path)
+    assert [one.hash(DAY), one.hash(DAY + 1)] == [other.hash(DAY), other.hash(DAY + 1)]
+    assert expected == {day: one.hash(day) for day in (DAY, DAY + 1) if one.hash(day) == expected_hash()}
+    assert KEY_FILES == names(tmp_path)
+
+
+def test_key_of_a_former_version_is_swept_where_nothing_is_hashed(tmp_path: Path) -> None:
+    (tmp_path / "client_ip.key").write_bytes(key(DAY))
+    Process(tmp_path, needed=False)
+    assert ["client_ip.key"] == names(tmp_path), "as long as its day is"
+    Process(tmp_path, DAY + 1, needed=False)
+    assert [] == names(tmp_path)
+
+
+def test_what_a_killed_process_left_is_swept_when_its_day_is_over(tmp_path: Path) -> None:
+    """Before, it may be another worker's that is about to be linked."""
+    left = ["client_ip-2026-05-28.0123456789abcdef.new", "client_ip-2026-05-29.0123456789abcdef.new"]
+    foreign = ["client_ip-2026-05-28.key.bak", "client_ip-2026-05-28.key~", "client_ip-old.key", "lock"]
+    for name in (*left, *foreign):
+        (tmp_path / name).touch()
+    process = Process(tmp_path)
+    assert {*left, *foreign} <= {*names(tmp_path)}
+    process.at(DAY + 1)
+    assert {left[1], *foreign} == {*names(tmp_path)} - {KEY_FILES[1], "client_ip-2026-05-30.key"}
+    process.at(DAY + 2)
+    assert {*foreign} == {name for name in names(tmp_path) if not name.startswith("client_ip-2026-05-3")}
+
+
+def test_file_that_another_worker_sweeps_first_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    process, listdir = Process(tmp_path), os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*listdir(folder), "client_ip-2026-05-27.key"])
+    process.at(DAY + 1)
+    assert [] == caplog.messages
+    assert process.keys.trouble is None
+
+
+def test_clock_that_is_set_back_over_midnight_finds_the_day_as_it_was(tmp_path: Path) -> None:
+    """In the process that has seen it, and from it in one that starts then."""
+    process = Process(tmp_path)
+    of_day, of_next = process.hash(DAY), process.hash(DAY + 1)
+    process.at(DAY + 1).at(DAY)
+    restarted = Process(tmp_path)
+    assert (of_day, of_next) == (process.hash(DAY), process.hash(DAY + 1))
+    assert (of_day, of_next) == (restarted.hash(DAY), restarted.hash(DAY + 1))
+
+
+def test_clock_that_leaps_and_comes_back_leaves_all_processes_with_one_key_a_day(tmp_path: Path) -> None:
+    """Only one of them was tended meanwhile, and took today's and tomorrow's keys from the disk."""
+    leaping, steady = Process(tmp_path), Process(tmp_path)
+    of_day = leaping.hash(DAY)
+    leaping.at(DAY + 400).at(DAY)
+    steady.at(DAY)
+    restarted = Process(tmp_path)
+    everyone = (leaping, steady, restarted)
+    assert {of_day} == {process.hash(DAY) for process in everyone}
+    assert 1 == len({process.hash(DAY + 1) for process in everyone})
+    assert 1 == len({process.at(DAY + 1).hash(DAY + 1) for process in everyone})
+    assert 1 == len({process.at(DAY + 400).hash(DAY + 400) for process in everyone})
+
+
+def test_key_that_somebody_deletes_on_its_day_is_put_back(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    before = process.hash(DAY)
+    (tmp_path / KEY_FILES[0]).unlink()
+    process.at(DAY)
+    assert before == process.hash(DAY) == Process(tmp_path).hash(DAY)
+
+
+@pytest.mark.parametrize("call", ["open", "link", "fsync", "listdir"])
+def test_disk_that_fails_is_asked_again_and_costs_no_day_that_has_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def fails(*arguments: object, **keywords: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    process = Process(tmp_path)
+    before = process.hash(DAY + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fails)
+        for _ in range(3):
+            process.at(DAY + 1)
+            assert process.keys.trouble is None
+            assert before == process.hash(DAY + 1)
+        failing = Process(tmp_path, DAY + 2)
+    assert 2 == len(caplog.messages), "each says it once"
+    if call != "listdir":
+        assert "no key of today: [Errno 5] Input/output error" == failing.keys.trouble
+    failing.at(DAY + 2)
+    assert failing.keys.trouble is None
+    process.at(DAY + 2)
+    assert failing.hash(DAY + 2) == process.hash(DAY + 2)
+    assert ["client_ip-2026-05-30.key", "client_ip-2026-05-31.key"] == names(tmp_path)
+
+
+def test_key_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a name without its bytes would be a key of zeros, which all know."""
+    done: list[str] = []
+
+    def watch(call: str, real: Callable[..., None]) -> None:
+        def watched(*arguments: object) -> None:
+            done.append(call)
+            real(*arguments)
+
+        monkeypatch.setattr(os, call, watched)
+
+    watch("fsync", os.fsync)
+    watch("link", os.link)
+    Process(tmp_path)
+    assert 2 * ["fsync", "link", "fsync"] == done
+
+
+ROTATE = """
+import sys
+from pathlib import Path
+from tests.ingest.test_daily_key import DAY, Process
+process = Process(Path(sys.argv[1]), 0)
+for line in sys.stdin:
+    day = int(line)
+    process.at(day)
+    print(process.hash(day), process.hash(day + 1), flush=True)
+"""
+
+
+def test_processes_never_use_two_keys_on_one_day(tmp_path: Path) -> None:
+    """Three that come to 200 midnights together, sweep what is over, and find or make the next day's key."""
+    command = [sys.executable, "-c", ROTATE, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(3)
+    ]
+    keys = []
+    for day in range(200):
+        for each in started:
+            print(day, file=each.stdin, flush=True)
+        (found,) = {each.stdout.readline() for each in started if each.stdout}
+        keys.append(found.split())
+    for each in started:
+        each.communicate(timeout=60)
+    assert 200 == len({today for today, _ in keys})
+    assert [tomorrow for _, tomorrow in keys[:-1]] == [today for today, _ in keys[1:]]
+    assert 2 == len(names(tmp_path))
