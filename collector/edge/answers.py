@@ -4,6 +4,7 @@
 4xx and 5xx   {"message": ..., "errors": [{"message", "code", "field"?}]}
 """
 
+import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -82,18 +83,51 @@ FORMS = {
 }
 
 
+# The refusal of a head is that of the whole request, whoever it is for.
+FORMS_OF_HEADS = {
+    Reason.INVALID: Form(400, "BAD_REQUEST", close=True),
+    Reason.TOO_LARGE: Form(431, "HEADERS_TOO_LARGE", close=True),
+}
+
+
 def stored(origin: str | None) -> Answer:
     return Answer(201, _headers(origin), STORED)
 
 
 def dropped(origin: str | None, outcome: Dropped) -> Answer:
     """The answer to what is not stored; `origin` is the request's header."""
-    return _ignored(origin, outcome) if isinstance(outcome, Ignored) else _refused(origin, outcome)
+    return (
+        _ignored(origin, outcome) if isinstance(outcome, Ignored) else _refused(origin, outcome, FORMS[outcome.reason])
+    )
+
+
+class Last(web.Response):
+    """A response behind which no other is sent: its client need not wait until the connection is closed."""
+
+    _transport: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        self._transport = request.transport
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+
+def bad_head(origin: str | None, refused: Refused) -> web.Response:
+    """The request line can be read, and something behind it breaks HTTP, or is too much."""
+    answer = _refused(origin, refused, FORMS_OF_HEADS[refused.reason])
+    response = Last(status=answer.status, body=answer.body, headers=answer.headers)
+    response.headers[hdrs.CONNECTION] = "close"  # aiohttp answers what it cannot read in HTTP/1.0
+    response.force_close()
+    return response
 
 
 def bad_body(origin: str | None) -> Answer:
     """The head was HTTP, the body's framing is not."""
-    return _error(400, "Bad request", "BAD_REQUEST", _headers(origin), close=True)
+    return _refused(origin, Refused(Reason.INVALID, "Bad request"), FORMS_OF_HEADS[Reason.INVALID])
 
 
 def not_http() -> web.Response:
@@ -131,8 +165,7 @@ def _ignored(origin: str | None, outcome: Ignored) -> Answer:
     return Answer(202, headers, _json({"message": outcome.message}))
 
 
-def _refused(origin: str | None, outcome: Refused) -> Answer:
-    form = FORMS[outcome.reason]
+def _refused(origin: str | None, outcome: Refused, form: Form) -> Answer:
     headers = _headers(origin)
     headers[COLLECT_REASON] = outcome.reason.value
     headers.extend(form.headers)

@@ -37,7 +37,7 @@ class Traffic:
             response = await handler(request)
         finally:
             self.end()
-        if self.draining or _leaves_much_unread(request):
+        if self.draining or _leaves_much_unread(request) or getattr(request.protocol, "closes", False):
             response.force_close()
         return response
 

@@ -14,7 +14,7 @@ from collector.clock import Clock
 from collector.edge import answers
 from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
-from collector.edge.request import CLIENT, SITE, Bodies, BodyLost, Handler, read_body, unavailable
+from collector.edge.request import CLIENT, SITE, Bodies, BodyBroken, BodyLost, Handler, read_body, unavailable
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
@@ -77,8 +77,9 @@ class CollectEndpoint:
         site = request[SITE]
         try:
             outcome = await self._outcome(request, site)
-        except BodyLost:
-            self.metrics.of_site(site.id).count_dropped(Reason.ABORTED)
+        except BodyLost as exc:
+            broken = isinstance(exc, BodyBroken)
+            self.metrics.of_site(site.id).count_dropped(Reason.INVALID if broken else Reason.ABORTED)
             return answers.bad_body(request.headers.get(hdrs.ORIGIN)).to_response()  # if anybody is there to read it
         if isinstance(outcome, Event):
             self.metrics.of_site(site.id).count_stored()

@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp import StreamReader, hdrs, web, web_protocol
-from aiohttp.http import HttpProcessingError
-from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.http_parser import RawRequestMessage
 
 from collector.edge import answers
+from collector.edge.framing import Framing
 from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.pace import Pace
+from collector.edge.parser import ENOUGH, Parser, RefusedHead
+from collector.edge.refusal import MAX_HEAD_BYTES, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,6 @@ MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
 ANSWERED_POLL_S = 0.02
-
-NO_HTTP = b"\0\r\n\r\n"
-
-# What a head may take that comes in pieces. aiohttp bounds each of its lines, to 8 KB, and their number, to 128: 10,000
-# heads that never end would take 10 GB.
-MAX_HEAD_BYTES = 32_768
 
 # How many requests of one connection are parsed ahead. aiohttp's 32 heads of 128 short lines take 1.4 MB; and of those
 # that are parsed together none is answered if one is broken.
@@ -66,33 +61,16 @@ def fits() -> bool:
 web_protocol.MAX_MSG_QUEUE_SIZE = PARSED_AHEAD
 
 
-class Parser:
-    """aiohttp's parser, but it refuses where that one fails, as with the IndexError yarl has for `http://[::1]..@`."""
-
-    def __init__(self, parser: Any) -> None:
-        self._feed_data = parser.feed_data
-        self.feed_eof = parser.feed_eof
-        self.message_consumed = parser.message_consumed
-        self.pause_reading = parser.pause_reading
-        self.set_upgraded = parser.set_upgraded
-
-    def feed_data(self, data: bytes) -> Any:
-        try:
-            return self._feed_data(data)
-        except HttpProcessingError:
-            raise
-        except Exception as exc:
-            raise BadHttpMessage("cannot be parsed") from exc
-
-
 class Connection(web.RequestHandler):
     """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
 
     count_bad_request: Callable[[], None]
+    refuse: Callable[[Refusal | None], web.Response]
     head_timeout_s: Callable[[], float]
     pace: Pace
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     peer: str | None = None
+    closes = False  # nothing is read behind the request that is being answered; its answer says so
     _answering = False  # an ordinary request, behind aiohttp's back; or one may wait for its turn
     _held: bytes = b""  # what came meanwhile, or waits for its turn; the client is not read while there is any
     _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
@@ -101,6 +79,7 @@ class Connection(web.RequestHandler):
     _owed: int | None = 0
     _payload: StreamReader | None = None  # of the latest request, whether it is answered or not
     _patience: asyncio.TimerHandle | None = None  # runs while the client does not read
+    _rest: StreamReader | None = None  # of a request that is refused: it is dropped, until aiohttp closes
     _drops = False  # the parser will drop what comes in one piece with the end of the present request
     _head_bytes = 0  # of a head that has begun to come and is not complete
     _head_timer: asyncio.TimerHandle | None = None  # runs meanwhile; an ordinary request needs none
@@ -111,10 +90,11 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done() and not self._answering
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._framing = Framing()
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else None
         super().connection_made(transport)
-        self._parser = cast(Any, Parser(self._parser))
+        self._parser = cast(Any, Parser(self._parser, self._framing))
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=MAX_UNREAD_BYTES)
         if self._task_handler is not None:
             self._task_handler.add_done_callback(lambda _: _end(transport))
@@ -200,30 +180,51 @@ class Connection(web.RequestHandler):
 
     def _hand_on(self, data: bytes) -> None:
         """Let aiohttp have it."""
+        if self._rest is not None:
+            return
         within_a_head = self._is_new or (self.is_idle and not self._messages)
+        if within_a_head and self._owed == 0:
+            self._framing.restart()
         self._is_new = False
         known = len(self._messages)
         payload = self._payload
         is_late = payload is not None and not payload.is_eof() and not self._messages
-        super().data_received(data)
+        self._feed(data)
         if is_late and payload is not None and payload.is_eof():
             # aiohttp's parser counts a message when its body is complete; that this one is taken it was told before. It
             # would wait with what is behind it until more comes.
             cast(Any, self._parser).message_consumed()
-            super().data_received(b"")
+            self._feed(b"")
         if within_a_head:
             self._watch_head(len(data))
         if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
             self._owed = self._still_owed(data, self._owed, list(self._messages)[known:])
         self._stop_where_more_is_dropped(list(self._messages)[known:])
-        if not self._messages:
-            return
-        message, payload = self._messages[-1]
-        if isinstance(message, RawRequestMessage):
-            self._payload = payload
-        elif self._payload is not None and not self._payload.is_eof():
-            # The framing of a body broke. aiohttp queues its 400 behind the request under way, and would leave that
-            # waiting for a body that can no longer come.
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._refuse_behind(self._messages[-1][0])
+
+    def _feed(self, data: bytes) -> None:
+        """Let aiohttp's parser have it. Bound what frames a body, and read nothing behind one that has trailers."""
+        super().data_received(data)
+        for message, payload in self._messages:
+            if isinstance(message, RawRequestMessage):
+                self._payload = payload
+        if self._framing.is_endless:
+            self._framing.is_endless = False
+            super().data_received(ENOUGH)
+        elif self._framing.taken is not None and self._framing.taken.closes:
+            self._framing.taken = None
+            requests = [message for message, _ in self._messages if isinstance(message, RawRequestMessage)]
+            self._close_behind(requests[-1] if requests else None)
+
+    def _refuse_behind(self, error: Any) -> None:
+        """aiohttp has queued the answer to what cannot be read."""
+        if _refusal_of(error.exc) is not None:
+            # The rest may be on its way: closing at once would reset the connection under the answer.
+            self._rest = StreamReader(self, 1, loop=self._loop)
+            self._messages[-1] = error, self._rest
+        if self._payload is not None and not self._payload.is_eof():
+            # The framing of a body broke. The request under way would wait for a body that can no longer come.
             self._payload.set_exception(web.RequestPayloadError("bad framing"))
 
     def _stop_where_more_is_dropped(self, parsed: list[Any]) -> None:
@@ -231,17 +232,17 @@ class Connection(web.RequestHandler):
         if any(_drops_what_is_behind(message) for message, _ in parsed):
             self._drops = True
         if self._drops and self._owed is None:
-            self._close_behind_it()
+            self._close_behind(next((each for each, _ in self._messages if _drops_what_is_behind(each)), None))
         elif not self._owed:
             self._drops = False
 
-    def _close_behind_it(self) -> None:
-        """Close the connection when the request that makes the parser drop is answered, and those before it."""
+    def _close_behind(self, request: Any) -> None:
+        """Close the connection when that request is answered; None: the one that is being answered."""
         for at, (message, payload) in enumerate(self._messages):
-            if _drops_what_is_behind(message):
+            if message is request:
                 self._messages[at] = cast(Any, message)._replace(should_close=True), payload
                 return
-        self._close = True  # it is being answered
+        self._close = self.closes = True
 
     def _watch_head(self, more_bytes: int) -> None:
         """Bound the time and the size of a head that is not complete with so many more bytes."""
@@ -253,7 +254,7 @@ class Connection(web.RequestHandler):
             return
         self._head_bytes += more_bytes
         if self._head_bytes > MAX_HEAD_BYTES:
-            super().data_received(NO_HTTP)
+            super().data_received(ENOUGH)
         elif self._head_timer is None:
             self._head_timer = self._loop.call_later(self.head_timeout_s(), self._give_up_head)
 
@@ -280,10 +281,15 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
         """A client that has sent all of its requests may close its side; it still gets its answers."""
+        self._end_rest()
         if not self._is_answered():
             self._close_when_answered()
             return True
         return not self.pace.take_up(0, self._close_when_answered)
+
+    def _end_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.feed_eof()
 
     def _close_when_answered(self) -> None:
         if self._is_answered():
@@ -325,6 +331,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_waiting()
+        self._end_rest()
         # With a request that came in the same turn of the loop its handler would go on, and fail.
         woken = self._task_handler if self._waiter is not None and self._waiter.done() else None
         if self._head_timer is not None:
@@ -353,8 +360,11 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status != 400:
             return super().handle_error(request, status, exc, message)
-        self.count_bad_request()
-        return answers.not_http()
+        return self.refuse(_refusal_of(exc))
+
+
+def _refusal_of(exc: BaseException | None) -> Refusal | None:
+    return exc.refusal if isinstance(exc, RefusedHead) else None
 
 
 def _drops_what_is_behind(message: Any) -> bool:

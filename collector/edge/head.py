@@ -10,6 +10,8 @@ nothing is left to be looked up in a request (`python -m bench micro`).
 
 import re
 
+from collector.edge.refusal import is_host
+
 _REQUEST_LINE = re.compile(rb"POST /public/([A-Za-z0-9_-]{1,64})/analytics/collect/? HTTP/1\.1")
 # RFC 9110, 5.1 and 5.5, without what is obsolete or invisible. The value has no blank at its ends.
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
@@ -57,6 +59,7 @@ class Lines(dict[bytes, tuple[str, str]]):
         if (
             name in _NOT_ORDINARY
             or (name == "content-length" and not _LENGTH.fullmatch(value))
+            or (name == "host" and not is_host(value))
             or (name == "connection" and value.lower() not in ("keep-alive", "close"))
         ):
             raise NotOrdinary

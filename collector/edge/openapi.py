@@ -3,7 +3,7 @@
 from typing import Any
 
 from collector import VERSION
-from collector.edge.answers import COLLECT_REASON, FORMS
+from collector.edge.answers import COLLECT_REASON, FORMS, FORMS_OF_HEADS
 from collector.events import CONTRACT, Reason
 
 _HEADER = {"schema": {"type": "string"}}
@@ -77,14 +77,14 @@ def _responses() -> dict[str, Any]:
     responses = {
         "201": _response("Stored", "Message"),
         "202": _response("Not stored; the message says why", "Message", COLLECT_REASON),
-        "400": {"description": "Not HTTP"},
     }
-    for reason, form in FORMS.items():
+    for reason, form in [*FORMS.items(), *FORMS_OF_HEADS.items()]:
         if reason is not Reason.METHOD:  # no operation of this page can meet it
             names = [COLLECT_REASON, *(name for name, _ in form.headers)]
             if reason in (Reason.RATE_LIMITED, Reason.UNAVAILABLE):
                 names.append("Retry-After")
             responses[str(form.status)] = _response(form.code.replace("_", " ").capitalize(), "Error", *names)
+    responses["400"]["content"]["text/plain"] = {"schema": {"const": "Bad request\n"}}  # what is not HTTP
     return dict(sorted(responses.items()))
 
 

@@ -26,7 +26,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class BodyLost(Exception):
-    """The rest of the body cannot come: the client has gone, or what it sends are no chunks."""
+    """The rest of the body cannot come: the client has gone, or (`BodyBroken`) what it sends are no chunks."""
+
+
+class BodyBroken(BodyLost):
+    """Its client may still be there to be told."""
 
 
 class Bodies:
@@ -71,7 +75,9 @@ async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, ti
                     body = await _receive(request, max_bytes)
     except TimeoutError:
         return Refused(Reason.TIMEOUT, "Body was not received in time")
-    except (web.RequestPayloadError, ConnectionError) as exc:
+    except web.RequestPayloadError as exc:
+        raise BodyBroken from exc
+    except ConnectionError as exc:
         raise BodyLost from exc
     except RuntimeError as exc:  # so aiohttp says it of a connection that was lost before it was waited for
         if request.transport is not None:

@@ -6,12 +6,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from collector.edge import answers
 from collector.edge.client_ip import client_address
 from collector.edge.collect import Rules
 from collector.edge.connection import Connection
 from collector.edge.crowd import Crowd
 from collector.edge.ordinary import OrdinaryRequests
 from collector.edge.pace import Pace
+from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, Refusal
 from collector.metrics import Metrics
 
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
@@ -47,15 +49,30 @@ class Server(web.Server):
             "lingering_time": LINGERING_S,
             "auto_decompress": False,  # an encoding is refused, never unpacked
             "access_log": None,
+            # The parser bounds lines, each by itself; a head is bounded as a whole.
+            "max_line_size": MAX_HEAD_BYTES,
+            "max_field_size": MAX_HEAD_BYTES,
+            "max_headers": MAX_HEAD_LINES,
         }
 
     def __call__(self) -> web.RequestHandler:
         connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
         connection.count_bad_request = self._metrics.bad_requests.inc
+        connection.refuse = self._refuse
         connection.head_timeout_s = lambda: self._rules().body_timeout_s
         connection.pace = self._pace
         connection.ordinary = self._ordinary
         return connection
+
+    def _refuse(self, refusal: Refusal | None) -> web.Response:
+        """Answer a head that is refused, and count it: for the site that it names, if it can be read."""
+        if refusal is None:
+            self._metrics.bad_requests.inc()
+            return answers.not_http()
+        site = None if refusal.site_id is None else self._rules().sites.get(refusal.site_id)
+        counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
+        counts.count_dropped(refusal.refused.reason)
+        return answers.bad_head(refusal.origin, refusal.refused)
 
     @property
     def open_connections(self) -> int:

@@ -17,7 +17,7 @@ from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, n
 from collector.journal.record import Record
 from collector.sites import Site, host_of, origin_of
 
-# Longer ones are cut: browsers send about 120 characters, and a header may have 8,190.
+# Longer ones are cut: browsers send about 120 characters, and a head may have 32 KB.
 USER_AGENT_MAX_CHARACTERS = 512
 
 LONGEST_HOST = 253  # RFC 1035, 2.3.4, without the dot at its end

@@ -170,6 +170,7 @@ def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
         (b"X : y",),
         (b"X: a\nY: b",),
         (b"X: a\rY: b",),
+        (b"Host: bad host",),
     ],
 )
 def test_what_is_special_is_not_ordinary(lines: tuple[bytes, ...]) -> None:
@@ -180,6 +181,17 @@ def test_what_is_special_is_not_ordinary(lines: tuple[bytes, ...]) -> None:
 @pytest.mark.parametrize("length", [b"", b"+1", b"-1", b"0x1", b"1 1", b"1,1", b"123456789", "\u0661".encode(), b"1.0"])
 def test_length_is_plain_digits(length: bytes) -> None:
     assert read(head(b"Content-Length: " + length)) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "ordinary"),
+    [(b"a.example:80", True), (b"[::1]:80", True), (b"a b", False), (b"[1:2]", False), (b"a/b", False), (b"", False)],
+)
+def test_host_is_a_host(host: bytes, ordinary: bool) -> None:
+    reader = HeadReader()
+    for _ in range(2):
+        found = read(head(b"Content-Length: 0").replace(b"collector.example", host), reader)
+        assert ordinary == (found is not None)
 
 
 def test_head_without_host_or_length_is_not_ordinary() -> None:

@@ -1,6 +1,7 @@
 """Connections: kept and closed, pipelined, upgraded, drained; what is no HTTP; and faults of ours."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -131,11 +132,13 @@ async def test_what_is_behind_an_unknown_upgrade_is_not_read_from_its_midst(
     sent = request(body(), b"Connection: Upgrade", b"Upgrade: h2c")
     hidden = request(body(page_title=request(body(), site="hidden").decode()))
     at = hidden.index(b"POST", 1)
-    for piece in (sent[:cut], (sent + hidden)[len(sent[:cut]) : len(sent) + at], hidden[at:]):
+    for piece in (sent[:cut], (sent + hidden)[len(sent[:cut]) : len(sent) + at]):
         wire.send(piece)
         await asyncio.sleep(0.01)
     assert 201 == (await wire.answer()).status
-    assert b"" == await wire.rest()
+    with suppress(ConnectionResetError, RuntimeError):  # closed already: so asyncio says it, and so uvloop
+        wire.send(hidden[at:])
+        assert b"" == await wire.rest()
     assert ({"received": 1, "stored": 1}, {}) == (tally(collector), tally(collector, "(unknown)"))
 
 
@@ -143,20 +146,12 @@ NO_HTTP = {
     "TLS": TLS_HELLO,
     "words": b"hello\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "same length twice": request(body(), LENGTH),
-    "two lengths": request(body(), b"Content-Length: 4"),
-    "length and chunks": request(body(), CHUNKED),
-    "length with a sign": head(b"Content-Length: +4"),
-    "length below zero": head(b"Content-Length: -1"),
-    "two numbers": head(b"Content-Length: 4 4"),
-    "no chunks at all": head(b"Transfer-Encoding: gzip"),
-    "no colon": head(b"<script>alert(1)</script>"),
-    "NUL": head(b"X: a\0b"),
-    "long header": head(b"X: " + b"x" * 8200),
-    "many headers": head(*[b"X: y"] * 200),
-    "long target": head(target="/" + "x" * 8200),
     "target no ASCII": head(target="/\xff"),
     "target that yarl fails at": head(target="http://[::1]..@"),
+    "target without a slash": head(target="public/demo/analytics/collect"),
+    "star of another method": head(target="*"),
+    "long garbage": b"\0" + 40_000 * b"x",
+    "garbage that may become HTTP": 40_000 * b"x",
 }
 
 
@@ -164,7 +159,7 @@ NO_HTTP = {
 async def test_what_is_no_http_gets_a_fixed_text(
     collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing in the answer depends on what came, CORS included; the second `Content-Length` is smuggling."""
+    """Nothing in the answer depends on what came, CORS included. (What has a request line: test_refusal.py.)"""
     answer = await wire.ask(sent)
     assert (400, NOT_HTTP) == (answer.status, answer.body)
     assert not [name for name in answer.headers if name.startswith("Access-Control")]

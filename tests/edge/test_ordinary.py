@@ -171,6 +171,7 @@ async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Runnin
         b"Host: elsewhere.example",
         b"no colon",
         b"X: a\0b",
+        b"Host: bad host",
     ],
 )
 async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
@@ -182,7 +183,18 @@ async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
         other = await connect(collector)
         assert 400 == (await other.ask(request(body(), line))).status
         assert b"" == await other.rest()
-    assert {"received": 1, "stored": 1} == tally(collector)
+    assert {"received": 3, "stored": 1, "invalid": 2} == tally(collector)
+
+
+async def test_bad_host_is_refused_however_often_it_comes(collector: Running, connect: Connect) -> None:
+    """It is no line that is remembered."""
+    sent = request(body()).replace(b"collector.example", b"bad host")
+    for _ in range(3):
+        wire = await connect(collector)
+        assert 201 == (await wire.ask(request(body()))).status
+        assert 400 == (await wire.ask(sent)).status
+        assert b"" == await wire.rest()
+    assert {"received": 6, "stored": 3, "invalid": 3} == tally(collector)
 
 
 @pytest.mark.parametrize("lacking", [1, -1])

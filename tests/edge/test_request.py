@@ -114,9 +114,10 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     wire.send(head(CHUNKED) + begun)
     await until(lambda: collector.stages.traffic.under_way)
     wire.send(b"no chunk\r\n")
-    assert 400 == (await wire.answer()).status
+    answer = await wire.answer()
+    assert (400, "invalid") == (answer.status, answer.reason)
     assert b"" == await wire.rest()
-    assert 1 == tally(collector)["received"]
+    assert {"received": 1, "invalid": 1} == tally(collector)
 
 
 async def test_broken_chunks_that_nobody_waits_for_are_not_logged(

@@ -193,8 +193,8 @@ async def test_head_in_pieces_may_be_large_and_not_larger(collector: Running, co
     for _ in range(10):
         wire.send(4 * line)
         await asyncio.sleep(0)
-    assert 400 == (await wire.answer()).status
-    assert 1 == bad_requests(collector)
+    assert 431 == (await wire.answer()).status
+    assert {"received": 2, "stored": 1, "too_large": 1} == tally(collector)
 
 
 async def test_connections_beyond_those_of_one_client_cost_it_its_own(serve: Serve, connect: Connect) -> None:

@@ -25,6 +25,7 @@ SITES: dict[str, dict[str, Any]] = {
 }
 MAX_BODY_BYTES = 65_536
 MOST_WAITS = 20
+TRAILER = b"X-Trailer: t\r\n\r\n"
 
 # The lines of heads that browsers send through a proxy, without the request line and the length.
 _HEADS = [
@@ -39,7 +40,7 @@ _EXTRA_LINES: tuple[tuple[bytes, ...], ...] = (
     (b"Referer: http://[::1]:80/",),
     (b"User-Agent: \xff\x80",),
     (b"User-Agent: " + b"u" * 2_000,),
-    (b"Cookie: " + b"c" * 5_000,),
+    *((b"Cookie: " + b"c" * size,) for size in (5_000, 9_000, 25_000)),
     (b"X: a", b"X: b", b"x: c"),
     (b"X-Forwarded-For: 192.0.2.7, 192.0.2.8",),
     (b"X-Forwarded-For: 2001:db8::1%eth0, , 192.0.2.8:80",),
@@ -159,7 +160,8 @@ def _request(random: Random, name: str) -> Request:
     if version == b"1.1" and random.random() < 0.12:
         lines.append(b"Transfer-Encoding: chunked")
         framed = _chunked(random, body)
-        closes = closes or not plain  # where the answer does not wait for it: who knows how much is still to come?
+        # Where the answer does not wait for it: who knows how much is still to come? Behind trailers nothing is read.
+        closes = closes or not plain or framed.endswith(TRAILER)
     else:
         lines.append(b"Content-Length: %d" % len(body))
         framed = body
@@ -186,4 +188,4 @@ def _chunked(random: Random, body: bytes) -> bytes:
         at += size
         if len(framed) > 2 * len(body) + 5_000:  # a large body in tiny chunks
             framed, at = b"%x\r\n%b\r\n" % (len(body), body), len(body)
-    return framed + b"0\r\n" + random.choice((b"", b"", b"X-Trailer: t\r\n")) + b"\r\n"
+    return framed + b"0\r\n" + random.choice((b"\r\n", b"\r\n", TRAILER))

@@ -43,7 +43,7 @@ class Ledger:
     def _compare(self, conversation: Conversation, answers: list[Answer], cut: bool) -> None:
         intact = conversation.requests[: conversation.intact]
         expected = len(intact)
-        if conversation.is_wild and answers and answers[-1].status == 400:
+        if conversation.is_wild and answers and answers[-1].status in (400, 431):
             # What comes in one read with what is no HTTP may share its answer.
             answers, expected = answers[:-1], 0
         if b"upgrade" in conversation.sent.lower():  # behind one that is declined nothing is read

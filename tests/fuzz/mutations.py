@@ -33,6 +33,8 @@ _LINES = (
     b"Content-Encoding: gzip\r\nContent-Encoding: identity",
     b"Host: twice.example",
     b"Host: a b",
+    b"Transfer-Encoding:",
+    b"X: " + b"x" * 40_000,
     b" folded",
     b"\tfolded: too",
     b": no name",
@@ -102,6 +104,8 @@ _VERSIONS = (
     b"http/1.1",
     b"HTTP/1.\xb2",
     b"ICY",
+    b"RTSP/1.0",
+    b"HTTP/9.9",
 )
 _STRANGERS = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",

@@ -13,7 +13,7 @@ REASONS: dict[int, set[Reason | None]] = {
     201: {None},
     202: {Reason.INVALID, Reason.TRACKING_DISABLED, Reason.LOCALHOST, Reason.EXCLUDED_IP, Reason.EXCLUDED_PATH},
     204: {None},
-    400: {None},
+    400: {Reason.INVALID, None},
     403: {Reason.ORIGIN_NOT_ALLOWED},
     404: {Reason.UNKNOWN_SITE, Reason.NOT_FOUND},
     405: {Reason.METHOD},
@@ -21,12 +21,13 @@ REASONS: dict[int, set[Reason | None]] = {
     413: {Reason.TOO_LARGE},
     415: {Reason.ENCODING},
     422: {Reason.INVALID},
+    431: {Reason.TOO_LARGE},
     503: {Reason.UNAVAILABLE},
 }
 """The statuses that the fuzz may meet, and the reasons that come with each."""
 
-# aiohttp answers in the version of the request, whatever that is.
-_STATUS_LINE = re.compile(r"HTTP/[0-9]\.[0-9] ([1-5][0-9]{2}) ([A-Z][A-Za-z -]+)")
+# aiohttp answers in the version of the request.
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2}) ([A-Z][A-Za-z -]+)")
 _HEADER = re.compile(r"([A-Z][A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _ECHOED = ("Access-Control-Allow-Origin", "Access-Control-Allow-Headers")
 _ALWAYS = {"Server", "Content-Type", "Date"}
@@ -113,7 +114,10 @@ def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
 
 
 def _check_body(status: int, headers: dict[str, str], body: bytes) -> None:
-    if status == 204 or (status == 400 and body == b"Bad request\n"):
+    if status == 204:
+        return
+    if status == 400 and "Collect-Reason" not in headers:
+        _demand(body == b"Bad request\n", "another text", body)
         return
     _demand(headers["Content-Type"] == JSON, "another type", body)
     _demand(headers.get("Access-Control-Allow-Credentials") == "true", "no CORS", body)
