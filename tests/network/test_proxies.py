@@ -100,6 +100,24 @@ class Proxied:
     def post(self, *lines: bytes, data: bytes | None = None, client: str = CLIENTS[0]) -> Answer:
         return self.ask(request(body() if data is None else data, *lines), client)
 
+    def post_over_http_2(self, *lines: str) -> tuple[int, str]:
+        """Send an event with each of these header lines a field of its own: the status, and the head of the answer."""
+        answer = subprocess.run(
+            [
+                *("curl", "--silent", "--show-error", "--http2", "--cacert", self.process.folder / "certificate.pem"),
+                *("--resolve", f"{HOST}:{self.port}:127.0.0.1", "--data-binary", "@-", "--dump-header", "-"),
+                *("--output", "/dev/null", "--header", f"Origin: {ORIGIN}"),
+                *(word for line in lines for word in ("--header", line)),
+                f"https://{HOST}:{self.port}/public/demo/analytics/collect",
+            ],
+            input=body(),
+            capture_output=True,
+            check=True,
+            timeout=END_S,
+        ).stdout.decode()
+        assert answer.startswith("HTTP/2 ")
+        return int(answer.split()[1]), answer.lower()
+
     def heard(self, sent: bytes) -> bytes:
         """Everything that comes back until the proxy ends the connection."""
         with self.connect() as connection:
@@ -150,6 +168,14 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
     return ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
 
 
+def nginx_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
+    """nginx, but it passes cookies on."""
+    command = nginx(folder, upstream, port)
+    file = folder / "nginx.conf"
+    file.write_text(replaced(file.read_text(), {'proxy_set_header Cookie "";': ""}))
+    return command
+
+
 def caddy(folder: Path, upstream: str, port: int) -> list[str]:
     options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {folder}/caddy\n"
     files = f"tls {folder}/certificate.pem {folder}/key.pem"
@@ -178,6 +204,14 @@ def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[s
     return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
 
 
+def caddy_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
+    """Caddy, but it passes cookies on."""
+    command = caddy(folder, upstream, port)
+    file = folder / "Caddyfile"
+    file.write_text(replaced(file.read_text(), {"header_up -Cookie": ""}))
+    return command
+
+
 @contextmanager
 def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
     """The proxy's process, until the block is left."""
@@ -200,7 +234,7 @@ def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
 
 @pytest.fixture(params=[nginx, caddy, haproxy], ids=["nginx", "caddy", "haproxy"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
-    name = request.param.__name__
+    name = request.param.__name__.partition("_")[0]
     need(shutil.which(name, path=PROGRAMS) is not None, name)
     need(shutil.which("openssl") is not None, "openssl")
     told = tomllib.loads(block("toml"))
@@ -336,6 +370,47 @@ def test_haproxy_passes_no_cookies_and_one_address(tmp_path: Path) -> None:
     lines = heard.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
     assert [] == [line for line in lines if line.startswith(b"cookie")]
     assert [b"x-forwarded-for: " + CLIENTS[0].encode()] == [line for line in lines if line.startswith(b"x-forwarded")]
+
+
+def cookies(number: int) -> list[str]:
+    """Cookies of 3,000 bytes, which HTTP/2 sends apart and a proxy joins to one line."""
+    return [f"Cookie: c{n}={'c' * 2_997}" for n in range(number)]
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy, nginx_with_cookies, caddy_with_cookies], indirect=True)
+def test_cookies_of_a_page_cost_no_event(proxy: Proxied) -> None:
+    """Whether they are dropped, as the blocks have it, or passed on."""
+    need(shutil.which("curl") is not None, "curl")
+    assert [201, 201, 201] == [proxy.post_over_http_2(*cookies(number))[0] for number in (0, 3, 10)]
+    assert 201 == proxy.post(b"Cookie: " + b"; ".join(line[8:].encode() for line in cookies(10))).status
+
+
+@pytest.mark.parametrize("proxy", [nginx_with_cookies, caddy_with_cookies], indirect=True)
+def test_cookies_beyond_the_bound_are_refused_as_their_page_can_read(proxy: Proxied) -> None:
+    need(shutil.which("curl") is not None, "curl")
+    status, told = proxy.post_over_http_2(*cookies(12))
+    assert 431 == status
+    assert "collect-reason: too_large\r\n" in told
+    assert f"access-control-allow-origin: {ORIGIN}\r\n" in told
+    page = proxy.process.metrics()
+    assert {"too_large": 1} == page.by("reason", "collector_dropped_events_total", site="demo")
+    assert 201 == proxy.post_over_http_2(*cookies(3))[0]
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy], indirect=True)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Referer: https://shop.example/?" + 7_900 * "r",
+        "X-Forwarded-For: " + 900 * "1.1.1.1,",
+        "Sec-CH-UA: " + 500 * '"Brand";v="1", ',
+        "User-Agent: " + 7_900 * "u",
+    ],
+    ids=lambda line: line.partition(":")[0],
+)
+def test_other_long_headers_cost_no_event(proxy: Proxied, line: str) -> None:
+    need(shutil.which("curl") is not None, "curl")
+    assert 201 == proxy.post_over_http_2(line)[0]
 
 
 @pytest.mark.parametrize("proxy", [nginx], indirect=True)
