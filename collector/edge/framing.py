@@ -4,7 +4,8 @@ aiohttp's parser does not tell. It must be known for three things: the words of 
 request lines that it takes though they are not HTTP's (`RTSP/1.0`), and trailers: the parser adds the last of them to
 the headers of the request behind.
 
-Nothing is judged here. What is framed wrongly is followed no further, and the parser refuses it.
+So the parser is given one request at a time. Nothing is judged here: what is framed wrongly is followed no further, and
+the parser refuses it.
 """
 
 import re

@@ -14,7 +14,8 @@ from aiohttp import HttpVersion10, hdrs
 
 from collector.events import Reason, Refused
 
-# 10,000 heads that never end take 1 GB. HTTP/2 proxies join a page's cookies to one line of up to as much.
+# What anybody may make us keep who has not said yet what he wants. HTTP/2 proxies join a page's cookies to one line,
+# of up to as much.
 MAX_HEAD_BYTES = 32_768
 MAX_HEAD_LINES = 128
 
