@@ -1,0 +1,210 @@
+"""Proxies that run: from the blocks of docs/deployment.md, with other ports and a certificate of the test's."""
+
+import re
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+
+from tests.edge.wire import request
+from tests.support import body
+from tests.system.process import Answer, Process, wait_until
+
+PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+HOST = "collector.example"
+ORIGIN = "https://shop.example"
+CLIENTS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
+BURST = 12
+END_S = 10
+PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+NGINX = """
+daemon off;
+master_process off;
+user root;
+pid nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    {site}
+}}
+"""
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def replaced(text: str, changes: Mapping[str, str]) -> str:
+    for old, new in changes.items():
+        assert old in text, f"{old} is not in the document"
+        text = text.replace(old, new)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Proxied:
+    """A collector, and where its proxy listens."""
+
+    process: Process
+    port: int
+    trust: ssl.SSLContext
+
+    def connect(self, client: str = CLIENTS[0], *, http2: bool = False) -> ssl.SSLSocket:
+        self.trust.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=END_S, source_address=(client, 0))
+        return self.trust.wrap_socket(plain, server_hostname=HOST)
+
+    def ask(self, sent: bytes, client: str = CLIENTS[0]) -> Answer:
+        """Send a request on a connection of its own."""
+        with self.connect(client) as connection:
+            connection.sendall(sent)
+            response = HTTPResponse(connection)
+            response.begin()
+            return Answer(response.status, response.headers, response.read())
+
+    def post(self, *lines: bytes, data: bytes | None = None, client: str = CLIENTS[0]) -> Answer:
+        return self.ask(request(body() if data is None else data, *lines), client)
+
+    def post_over_http_2(self, *lines: str) -> tuple[int, str]:
+        """Send an event with each of these header lines a field of its own: the status, and the head of the answer."""
+        answer = subprocess.run(
+            [
+                *("curl", "--silent", "--show-error", "--http2", "--cacert", self.process.folder / "certificate.pem"),
+                *("--resolve", f"{HOST}:{self.port}:127.0.0.1", "--data-binary", "@-", "--dump-header", "-"),
+                *("--output", "/dev/null", "--header", f"Origin: {ORIGIN}"),
+                *(word for line in lines for word in ("--header", line)),
+                f"https://{HOST}:{self.port}/public/demo/analytics/collect",
+            ],
+            input=body(),
+            capture_output=True,
+            check=True,
+            timeout=END_S,
+        ).stdout.decode()
+        assert answer.startswith("HTTP/2 ")
+        return int(answer.split()[1]), answer.lower()
+
+    def heard(self, sent: bytes) -> bytes:
+        """Everything that comes back until the proxy ends the connection."""
+        with self.connect() as connection:
+            connection.sendall(sent)
+            heard = b""
+            try:
+                while data := connection.recv(1 << 16):
+                    heard += data
+            except (ConnectionError, ssl.SSLEOFError):
+                pass
+            return heard
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Make `certificate.pem` and `key.pem`; who trusts them."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"),
+            *("-keyout", "key.pem", "-out", "certificate.pem"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    return ssl.create_default_context(cafile=folder / "certificate.pem")
+
+
+def nginx(folder: Path, upstream: str, port: int) -> list[str]:
+    site = replaced(
+        block("nginx"),
+        {
+            "127.0.0.1:8080": upstream,
+            "[::]:443": f"127.0.0.1:{free_port()}",
+            "listen 443": f"listen 127.0.0.1:{port}",
+            "/etc/ssl/collector/fullchain.pem": f"{folder}/certificate.pem",
+            "/etc/ssl/collector/privkey.pem": f"{folder}/key.pem",
+        },
+    )
+    (folder / "nginx.conf").write_text(NGINX.format(site=site))
+    return ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
+
+
+def nginx_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
+    """nginx, but it passes cookies on."""
+    command = nginx(folder, upstream, port)
+    file = folder / "nginx.conf"
+    file.write_text(replaced(file.read_text(), {'proxy_set_header Cookie "";': ""}))
+    return command
+
+
+def caddy(folder: Path, upstream: str, port: int) -> list[str]:
+    options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {folder}/caddy\n"
+    files = f"tls {folder}/certificate.pem {folder}/key.pem"
+    site = replaced(
+        block("caddyfile"),
+        {"127.0.0.1:8080": upstream, f"{HOST} {{\n": f"https://{HOST}:{port} {{\n\tbind 127.0.0.1\n\t{files}\n"},
+    )
+    (folder / "Caddyfile").write_text(site.replace("{\n", options, 1))
+    return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[str]:
+    (folder / "collector.pem").write_bytes(
+        (folder / "certificate.pem").read_bytes() + (folder / "key.pem").read_bytes()
+    )
+    site = replaced(
+        block("haproxy"),
+        {
+            "127.0.0.1:8080": upstream,
+            ":443,[::]:443": f"127.0.0.1:{port}",
+            "/etc/haproxy/collector.pem": f"{folder}/collector.pem",
+            "inter 2s": f"inter {every}",  # a check is a connection, too
+        },
+    )
+    (folder / "haproxy.cfg").write_text(site)
+    return ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")]
+
+
+def caddy_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
+    """Caddy, but it passes cookies on."""
+    command = caddy(folder, upstream, port)
+    file = folder / "Caddyfile"
+    file.write_text(replaced(file.read_text(), {"header_up -Cookie": ""}))
+    return command
+
+
+@contextmanager
+def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
+    """The proxy's process, until the block is left."""
+    with (folder / "proxy.log").open("wb") as log:
+        env = {"HOME": str(folder), "PATH": PROGRAMS}
+        popen = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+
+    def listens() -> bool:
+        assert popen.poll() is None, (folder / "proxy.log").read_text()
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(listens, "the proxy listens")
+        yield
+    finally:
+        popen.kill()
+        popen.wait(END_S)
