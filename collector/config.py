@@ -176,20 +176,24 @@ class Server(Section):
     )
     max_body_bytes: int = Field(65536, ge=1, le=16 * 2**20, description="largest body taken, in bytes")
     body_timeout_s: float = Field(
-        10, gt=0, description="longest the head of a request, and then its body, may take to arrive, in seconds"
+        10,
+        gt=0,
+        le=86_400,
+        description="longest the head of a request, and then its body, may take to arrive, in seconds",
     )
     max_connections_per_client: int = Field(
         1000,
         ge=0,
         description="connections that one client may have to each worker, trusted proxies aside; 0: no limit",
     )
-    keepalive_timeout_s: float = Field(75, gt=0, description="longest a connection may idle, in seconds")
+    keepalive_timeout_s: float = Field(75, gt=0, le=86_400, description="longest a connection may idle, in seconds")
     fast_path: bool = Field(
         True, description="answer ordinary requests past aiohttp's request objects: the same answers for less CPU"
     )
     shutdown_timeout_s: float = Field(
         15,
         gt=0,
+        le=86_400,
         description="longest that draining waits for requests or a hanging disk, and tries a failing flush again",
     )
 

@@ -82,8 +82,10 @@ class DataDir:
         """Why the path does not lead to this folder any more, for a person; None while it does. May block."""
         try:
             there = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"data_dir {self.path} is gone: it was moved, or its volume is not mounted"
         except OSError as exc:
-            return f"data_dir {self.path} is gone ({exc.strerror}): it was moved, or its volume is not mounted"
+            return f"data_dir {self.path} cannot be looked at: {exc.strerror}"
         here = os.fstat(self.folder)
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
             return f"data_dir {self.path} is another folder than at the start: it was moved, or a volume (un)mounted"
@@ -93,8 +95,8 @@ class DataDir:
 @contextmanager
 def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
     """Make the data_dir, and lock it, so that nobody else writes to it. Raises StartError."""
-    path = data_dir.absolute()
     try:
+        path = data_dir.absolute()
         make_folder(path)
         with suppress(PermissionError):  # whoever made it may have been killed before its sync
             fsync_folder(path.parent)

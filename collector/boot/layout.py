@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from collector.boot.claims import DataDir, owned
 from collector.config import Storage
 from collector.config_file import ConfigError
 from collector.environment import ENV_PREFIX
@@ -12,6 +15,14 @@ from collector.journal.record import JOURNAL
 from collector.parts.naming import EVENTS
 
 _VARIABLE = f"{ENV_PREFIX}STORAGE__PARTITION_BY"
+
+
+@contextmanager
+def owned_in_layout(config_file: Path, storage: Storage, patience_s: float) -> Iterator[DataDir]:
+    """`owned`, and its layout checked again: who had it may have flushed while we waited. Raises also ConfigError."""
+    with owned(storage.data_dir, patience_s) as data_dir:
+        check_layout(config_file, storage)
+        yield data_dir
 
 
 def check_layout(config_file: Path, storage: Storage) -> None:
@@ -26,7 +37,7 @@ def check_layout(config_file: Path, storage: Storage) -> None:
         remedy = f"{stop} and move aside the parts of one of them: {EVENTS}/date=* or {EVENTS}/site=*"
     else:
         remedy = f"set it back to {json.dumps(before)}; or {stop} and move {EVENTS}/ aside"
-    where = _VARIABLE if _VARIABLE in os.environ else config_file
+    where = next((name for name in os.environ if name.upper() == _VARIABLE), config_file)
     what = (
         f"is {json.dumps(now)}, but {storage.data_dir} has {has} by {json.dumps(before)}, and readers take one layout"
     )

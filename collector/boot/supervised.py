@@ -64,6 +64,8 @@ class Supervised:
         self._clock = clock
         self._channel: Channel
         self._listening: asyncio.Task[None]
+        self._reloads = asyncio.Lock()  # one after the other
+        self._reloading: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
@@ -74,8 +76,10 @@ class Supervised:
         try:
             yield
         finally:
-            self._listening.cancel()
-            await asyncio.wait([self._listening])  # and if it had failed, that is in asyncio's log
+            tasks = [self._listening, *self._reloading]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # and who had failed is in asyncio's log
             self._channel.close()
 
     async def orders(self, worker: Worker) -> None:
@@ -96,6 +100,12 @@ class Supervised:
             log.error("the supervisor is dead: draining")
         worker.stop()
 
+    async def _reload(self, worker: Worker, config: bytes, number: int, labelled: list[str]) -> None:
+        async with self._reloads:
+            # In a thread: of 10,000 sites it takes 0.1 s.
+            await worker.take_over(await asyncio.to_thread(Config.model_validate_json, config), labelled)
+            self._channel.send("reloaded", number)
+
     async def _obey(self, worker: Worker, kind: str, content: Any) -> None:
         match kind:
             case "beat":
@@ -108,10 +118,10 @@ class Supervised:
             case "reload":
                 config = await self._channel.receive_bytes()
                 if config is not None:
-                    # In a thread: of 10,000 sites it takes 0.1 s.
-                    read = await asyncio.to_thread(Config.model_validate_json, config)
-                    await worker.take_over(read, content["labelled"])
-                    self._channel.send("reloaded", content["number"])
+                    # Beside what else the supervisor says: a disk that hangs may hold it, and beats must be answered.
+                    reloading = asyncio.create_task(self._reload(worker, config, **content))
+                    self._reloading.add(reloading)
+                    reloading.add_done_callback(self._reloading.discard)
             case "drain":
                 worker.stop()
             case "exit":

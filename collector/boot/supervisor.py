@@ -26,9 +26,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import PATIENCE_S, StartError, listen, owned, url
+from collector.boot.claims import PATIENCE_S, StartError, listen, url
 from collector.boot.door import CROWDS_BYTES, Crowds
 from collector.boot.keeper import Keeper, Shared, how
+from collector.boot.layout import owned_in_layout
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
 from collector.boot.status import Reporter, Vitals, problems
@@ -58,7 +59,7 @@ def serve(
 ) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError."""
     with (
-        owned(config.storage.data_dir, PATIENCE_S) as data_dir,
+        owned_in_layout(config_file, config.storage, PATIENCE_S) as data_dir,
         listen(config.server.host, config.server.port, "server", inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):

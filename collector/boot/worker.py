@@ -39,6 +39,7 @@ from collector.nice import be_nice
 from collector.parts.expire import expire
 from collector.parts.table import settle_memory_pool, to_batch
 from collector.share import ALONE, Share
+from collector.threads import LOOKS
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Worker:
         try:
             lost = await self.stages.flusher.drain(patience_s)
         except TimeoutError:
-            log.error("the disk does not answer: exiting; every acknowledged event is in the journal")
+            log.error("the disk does not answer: exiting; acknowledged events are in the journal or in parts")
             sys.stderr.flush()
             os._exit(1)  # its thread would hold an orderly exit for ever
         if lost:
@@ -300,11 +301,13 @@ class Worker:
 
     async def _trouble(self) -> str | None:
         """What keeps events from being taken: a data_dir that is not where it was, or a disk that is full."""
-        displaced = await asyncio.to_thread(self._data_dir.displaced)
+        displaced = await asyncio.get_running_loop().run_in_executor(LOOKS, self._data_dir.displaced)
         if displaced:
             return displaced
+        await self.stages.journal.look()
         try:
-            disk = await aiofiles.os.statvfs(self._data_dir.folder)
+            folder = self._data_dir.folder
+            disk = await aiofiles.os.statvfs(folder, executor=LOOKS)  # type: ignore[call-arg]  # its types lack it
         except OSError as exc:
             return f"data_dir cannot be looked at: {exc.strerror}"
         free_bytes = self.stages.journal.disk_free_bytes = disk.f_bavail * disk.f_frsize

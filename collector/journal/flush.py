@@ -29,6 +29,10 @@ Decode = Callable[[Record], tuple[Event, bool]]
 """A record to its event, and whether all of it still fits its columns."""
 
 
+class SegmentGone(Exception):
+    """The segment's file is not there, and its events are nowhere else."""
+
+
 class SegmentFlush:
     """Publishes segments, one call each."""
 
@@ -41,7 +45,8 @@ class SegmentFlush:
     def __call__(self, segment: Segment) -> list[Part]:
         """Publish the segment's parts, delete its file, and return the parts.
 
-        Raises OSError, or PartConflict where there is no file to keep; then nothing is lost: call it again.
+        Raises OSError, or PartConflict where there is no file to keep; then nothing is lost: call it again. Raises
+        SegmentGone, and then no other call will help.
         """
         columns = segment.columns or self._read(segment)
         segment.rows_of = columns.rows_of  # of what was read back, for who releases it
@@ -65,6 +70,10 @@ class SegmentFlush:
         except Unreadable:
             segment.failed_reads += 1
             raise
+        except FileNotFoundError:
+            if segment.has_file():  # something else is missing
+                raise
+            raise SegmentGone(f"{segment.path} is gone") from None
 
 
 def replay(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from collector.clock import Clock
+from collector.journal.flush import SegmentGone
 from collector.journal.flush_thread import NICE_FROM, FlushThread
 from collector.journal.journal import Journal
 from collector.journal.rejects import RejectedStore, Rejects
@@ -52,6 +53,7 @@ class Flusher:
         self._under_way: asyncio.Future[bool] | None = None
         self._thread = FlushThread(clock)
         self._draining = False
+        self._lost = 0  # acknowledged events whose segment is gone
 
     async def run(self) -> None:
         """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
@@ -79,8 +81,9 @@ class Flusher:
         if not self._journal.in_memory:
             await self._watch(publishing, patience_s)
         await publishing
+        unsaved = await self._thread.call(_without_file, list(self._journal.sealed), self._pressure)
         self._thread.shutdown()
-        return self._journal.unpublished_rows if self._journal.in_memory else 0
+        return self._lost + unsaved
 
     async def _publish_all(self, patience_s: float) -> None:
         if self._under_way is not None:
@@ -149,12 +152,18 @@ class Flusher:
             segment = next((segment for segment in waiting if segment.columns), waiting[0])
             try:
                 await self._publish(segment)
+            except SegmentGone as exc:
+                self._lost += segment.rows
+                self._metrics.flushes.labels("failed").inc()
+                log.error("%s; %s are lost, unless it is brought back before a start", exc, _events(segment))
+                self._journal.release(segment)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
                 failed.add(segment)
                 was_on_disk = segment.columns is None
-                segment.to_disk()
+                if await self._thread.call(Segment.has_file, segment, self._pressure):
+                    segment.to_disk()
                 self._metrics.flushes.labels("failed").inc()
-                where = "memory" if segment.path is None else "the journal"
+                where = "memory" if segment.columns else "the journal"
                 log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
                 if was_on_disk:
                     # To read back all that waits, only to fail, kept two thirds of a core busy for as long as a disk
@@ -202,6 +211,11 @@ class Flusher:
             log.warning("rejected events could not be written: %s", exc)
         self._metrics.rejected_kept.inc(kept)
         self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()) - kept)
+
+
+def _without_file(segments: list[Segment]) -> int:
+    """How many events die with the process."""
+    return sum(segment.rows for segment in segments if not segment.has_file())
 
 
 def _events(segment: Segment) -> str:

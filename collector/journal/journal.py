@@ -23,6 +23,7 @@ from collector.journal.buffer import Buffer
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Group
+from collector.threads import LOOKS
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ WAITING_EVENT_BYTES = 2_048  # of a waiting event's values and its future, beyon
 
 # Events that one turn of the event loop takes over from a commit, their answers sent: some 1 ms.
 TAKEN_OVER_AT_ONCE = 64
+
+# Sealed segments that wait for their last sync: then the next one waits to be sealed, and commits behind it.
+SEALING_MAX = 4
 
 # One segment open, one being flushed, one copied by its sort, one waiting: the memory a collector may take for events.
 MEMORY_SEGMENTS = 4
@@ -76,11 +80,12 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         # Nor for the sync of a sealed segment: with durability `write` up to 64 MiB of it are still to be written.
         self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._sealing: set[asyncio.Task[None]] = set()
+        self._sealing: dict[asyncio.Task[None], SegmentFile] = {}
         self._sealed_bytes = 0
         self._sealed_rows = 0
         self._sealed_rows_of: Counter[str] = Counter()  # by site, left-over segments aside
         self._failing: str | None = None  # why the last write failed
+        self._misplaced: str | None = None  # why the open segment would be lost at a kill
         self._overdue = False  # the open segment should be sealed, but no next one could be made
         self._closed = False
         self.opened_ns = clock.monotonic_ns()
@@ -142,14 +147,27 @@ class Journal:
             return
         await self._in_turn(self._change_segments)
 
+    async def look(self) -> None:
+        """See whether the open segment is where it was made. To be called every second or so, and `mend` after it.
+
+        Its events are still in memory; they are published from there, and the next ones go to another segment.
+        """
+        file = self._file
+        if file is None or await asyncio.get_running_loop().run_in_executor(LOOKS, file.has_its_name):
+            return
+        if self._file is file and not self._closed:
+            self._found_misplaced(file)
+
     async def mend(self) -> None:
         """Try again what failed: to write, to make a segment. To be called every second or so."""
-        if not self.in_memory and (self._failing or self._overdue):
+        if not self.in_memory and (self._failing or self._overdue or self._misplaced):
             await self._in_turn(self._mend)
 
     def release(self, segment: Segment) -> None:
         """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
         self.sealed.remove(segment)
+        for file in self._sealing.values():
+            file.is_released = file.is_released or file.id == segment.id
         self._sealed_bytes -= self._charge(segment)
         self._sealed_rows -= segment.rows
         if not self._sealed_rows:
@@ -171,12 +189,14 @@ class Journal:
             await asyncio.wait([self._committer])
         await self._turn.acquire()  # for good: nothing may touch the file any more
         if self._sealing:
-            await asyncio.wait(self._sealing)
+            await asyncio.wait(set(self._sealing))
         if self.in_memory:
             self._take_buffer()
         elif self._file is not None and not self.broken.is_set():
             file, self._file = self._file, None
             try:
+                if not await self._in_thread(file.has_its_name):
+                    self._found_misplaced(file)
                 await self._in_thread(file.seal)
             except SegmentBroken as exc:
                 self._fail(exc)
@@ -224,6 +244,8 @@ class Journal:
             return "draining"
         if self.trouble is not None or self._failing is not None:
             return self.trouble or self._failing
+        if self._misplaced is not None:
+            return self._misplaced
         if self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes >= self.max_bytes:
             return "the buffers are full" if self.in_memory else "the journal is full"
         if self._waiting_bytes >= WAITING_MAX_BYTES:
@@ -296,14 +318,18 @@ class Journal:
         if self._failing:
             log.info("the journal can be written again")
             self._failing = None
-        if self._overdue:
+        if self._overdue or self._misplaced:
             await self._change_segments()
 
     async def _change_segments(self) -> None:
         """Seal the open segment, the next one already made."""
-        if self._file is None or not self._buffer.rows or self.broken.is_set():
+        if self._file is None or self.broken.is_set() or not (self._buffer.rows or self._misplaced):
             return
+        if len(self._sealing) >= SEALING_MAX:
+            await asyncio.wait(set(self._sealing), return_when=asyncio.FIRST_COMPLETED)
         try:
+            if not await self._in_thread(self._file.has_its_name):
+                self._found_misplaced(self._file)
             fresh = await self._in_thread(self._store.create)
         except OSError as exc:
             if not self._overdue:
@@ -316,9 +342,10 @@ class Journal:
         sealed, self._file = self._file, fresh
         self._take_buffer(sealed)
         self._overdue = False
+        self._misplaced = None
         sealing = asyncio.create_task(self._seal(sealed))
-        self._sealing.add(sealing)
-        sealing.add_done_callback(self._sealing.discard)
+        self._sealing[sealing] = sealed
+        sealing.add_done_callback(self._sealing.pop)
 
     async def _seal(self, file: SegmentFile) -> None:
         """Sync a segment that takes no more events; its flush need not wait for that."""
@@ -341,7 +368,7 @@ class Journal:
             buffer.rows_of,
             buffer.columns(),
         )
-        if self.flush_under_way or any(other.columns for other in self.sealed):
+        if not self._misplaced and (self.flush_under_way or any(other.columns for other in self.sealed)):
             # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
             segment.to_disk()
         self.sealed.append(segment)
@@ -353,6 +380,12 @@ class Journal:
     def _charge(self, segment: Segment) -> int:
         """What it counts for against the limit: with durability `memory` left-over files do not."""
         return segment.size_bytes if self.in_memory is (segment.path is None) else 0
+
+    def _found_misplaced(self, file: SegmentFile) -> None:
+        why = f"the open segment {file.path} is gone: it was moved or deleted"
+        if why != self._misplaced:
+            log.error("refusing events: %s", why)
+        self._misplaced = why
 
     def _fail(self, exc: OSError | SegmentBroken) -> None:
         why = f"the journal cannot be written: {exc}"

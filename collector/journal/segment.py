@@ -79,6 +79,10 @@ class Segment:
         if self.path is not None:
             self.columns, self.rows_of = None, {}
 
+    def has_file(self) -> bool:
+        """Whether its events are on the disk, too. Blocks."""
+        return self.path is not None and self.path.exists()
+
 
 class SegmentFile:
     """The file of the open segment. Blocks; the journal's thread owns it."""
@@ -89,6 +93,8 @@ class SegmentFile:
         self._descriptor = descriptor
         self._seed = crc_seed(segment_id)
         self._fsync = fsync
+        self._identity = _identity(os.fstat(descriptor))
+        self.is_released = False  # all of it is published: its bytes need not reach the disk any more
         self._committed = HEADER_BYTES  # up to here every byte is acknowledged; behind it none is
 
     def commit(self, events: Iterable[Event]) -> None:
@@ -114,10 +120,23 @@ class SegmentFile:
         self._append(bytes(PROBE_BYTES))  # killed here, zeros stay: they are no record
         self._cut()
 
+    def has_its_name(self) -> bool:
+        """Whether it is still where it was made: what has no name is gone when the process is. May block.
+
+        Takes no descriptor, which may be closed meanwhile.
+        """
+        try:
+            return _identity(os.stat(self.path)) == self._identity
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # it cannot be told
+            return True
+
     def seal(self) -> None:
         """Sync, whatever the durability, and close. Raises SegmentBroken."""
         try:
-            sync_data(self._descriptor)
+            if not self.is_released:
+                sync_data(self._descriptor)
         except OSError as exc:
             raise SegmentBroken(f"{self.path}: fsync failed: {exc.strerror}") from exc
         finally:
@@ -142,6 +161,10 @@ class SegmentFile:
                 sync_data(self._descriptor)
         except OSError as exc:
             raise SegmentBroken(f"{self.path}: cannot be cut back: {exc.strerror}") from exc
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
 
 
 def _write_all(descriptor: int, data: bytes, size_bytes: int) -> None:

@@ -14,6 +14,7 @@ from tests.crash.conftest import need
 from tests.crash.disk import mount
 from tests.support import event
 from tests.system.process import Process, configure, run, serving, wait_until
+from tests.system.test_storage import failing_disk
 
 NEVER = {"flush_interval_s": 3600}
 OFTEN = {"flush_interval_s": 0.3}
@@ -128,14 +129,58 @@ def test_worker_that_is_replaced_meanwhile_works_in_the_folder_and_refuses(tmp_p
         assert 0 == process.stop()
 
 
-def test_data_dir_that_is_deleted_is_not_made_again(tmp_path: Path) -> None:
-    """What was not flushed is gone with it, and the stop says so; a new start makes a new one."""
-    with serving(tmp_path, storage=OFTEN) as process:
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("storage", [NEVER, OFTEN], ids=["before a flush", "at a flush"])
+def test_events_of_a_data_dir_that_is_deleted_are_said_to_be_lost(
+    tmp_path: Path, storage: dict[str, float], workers: int
+) -> None:
+    """It is not made again. Their segment has no name any more, so no start will find it."""
+    server = {"workers": workers, "shutdown_timeout_s": 0.5}
+    with serving(tmp_path, server=server, storage=storage) as process:
+        assert 201 == post(process, "lost")
         shutil.rmtree(process.data_dir)
         refuses(process, "is gone")
-        assert process.stop() in (0, 1)
+        if storage is OFTEN:
+            process.logged("no new segment can be made")
+        assert 1 == process.stop()
         assert not process.data_dir.exists()
+        assert "1 acknowledged events could not be written and are lost" in process.log()
         assert "Traceback" not in process.log()
+
+
+@pytest.mark.parametrize("moved", ["journal", "journal/0", "everything"])
+def test_events_are_published_from_memory_where_their_segment_was_moved_away(tmp_path: Path, moved: str) -> None:
+    """And the next ones go to a segment that the next start finds."""
+    with serving(tmp_path, storage=NEVER) as process:
+        assert 201 == post(process, "before")
+        aside = tmp_path / "aside"
+        aside.mkdir()
+        for path in process.data_dir.iterdir() if moved == "everything" else [process.data_dir / moved]:
+            path.rename(aside / path.name)
+        process.logged("refusing events: the open segment journal/0/")
+        process.logged("published 1 events in 1 parts")
+        taken(process)
+        process.popen.kill()
+        process.exit_code()
+    assert 0 == run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path).returncode
+    assert {"before", "again"} == {row["session_id"] for row in process.rows()}
+
+
+def test_segments_that_are_gone_are_said_to_be_lost_and_hold_nothing(tmp_path: Path) -> None:
+    """They were on disk alone, because flushes failed."""
+    storage = {"flush_interval_s": 0.2, "segment_max_bytes": 65_536, "journal_max_bytes": 10**6}
+    with serving(tmp_path, storage=storage) as process:
+        with failing_disk(process.data_dir):
+            assert 201 == post(process, "lost")
+            process.logged("flush failed; 1 events stay in the journal")
+            for segment in (process.data_dir / "journal" / "0").glob("*.segment"):
+                segment.unlink()
+        process.logged("1 events are lost, unless it is brought back before a start")
+        process.published()
+        taken(process)
+        assert 1 == process.stop()
+        assert "1 acknowledged events could not be written and are lost" in process.log()
+    assert {"again"} == {row["session_id"] for row in process.rows()}
 
 
 def test_relative_paths_of_the_configuration_hold_for_a_reload(tmp_path: Path) -> None:
