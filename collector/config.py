@@ -6,7 +6,7 @@ The README's table is tested against these. `collector/config_file.py` reads the
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from collector.addresses import Network, parse_address, parse_network
@@ -30,6 +31,7 @@ _URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORE
 _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
 _ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # such a host can only be an IPv4 address
 MAX_WORKERS = 256
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # Readers of Hive partitions take this folder for "no value": pandas fails, and the others read a null. Of the other ids
 # that look like something else (`null`, `nan`, `true`, `007`), none makes a reader fail (tests/system/test_readers.py).
@@ -80,7 +82,16 @@ def _allowed_origin(value: str) -> str:
     if match is None or not 0 < int(match["port"] or 1) <= 65535:
         punycode = "" if value.isascii() else ", in punycode (xn--), as browsers send it"
         raise ValueError(f'should be "https://host", "https://host:port", "*.host" or "null"{punycode}')
+    if match["scheme"] in _NEVER_ORIGINS:
+        raise ValueError(f"has a scheme that no page's origin has; {_NEVER_ORIGINS[match['scheme']]}")
     return as_origin(match["scheme"], _as_sent(match["host"]), match["port"])
+
+
+# Schemes of URLs, and what the page has for its origin (HTML, 7.1.1) instead.
+_NEVER_ORIGINS = {
+    "ws": 'a web socket has that of its page, "http://host"',
+    "wss": 'a web socket has that of its page, "https://host"',
+} | dict.fromkeys(("ftp", "file", "data", "about", "blob", "javascript"), 'such a page has "null"')
 
 
 def as_origin(scheme: str, host: str, port: str | None) -> str:
@@ -274,6 +285,16 @@ class SiteSettings(Section):
     )
     strict: bool = Field(False, description="answer 422 with every error, for a site being integrated")
 
+    @model_validator(mode="after")
+    def _localhost_can_match(self) -> Self:
+        for origin in () if self.allow_localhost else self.allowed_origins:
+            if origin.startswith("*.") and origin.endswith(".localhost"):
+                raise ValueError(
+                    f'allowed_origins: "{origin}" matches nothing while allow_localhost is false; list the origin by '
+                    'name, such as "https://localhost", or set allow_localhost'
+                )
+        return self
+
 
 class Config(Section):
     """The whole file."""
@@ -284,3 +305,11 @@ class Config(Section):
     rate_limit: RateLimit = RateLimit()
     privacy: Privacy = Privacy()
     sites: dict[SiteId, SiteSettings] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        server, admin = self.server, self.admin
+        overlap = server.host == admin.host or not _EVERYWHERE.isdisjoint((server.host, admin.host))
+        if server.port and server.port == admin.port and overlap:
+            raise ValueError(f"server.port and admin.port are both {server.port}; one of them should be another")
+        return self

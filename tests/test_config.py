@@ -152,3 +152,51 @@ def test_address_or_name_is_a_host(tmp_path: Path, host: str) -> None:
 @pytest.mark.parametrize("site_id", ["__hive_default_partition__", "null", "nan", "true", "007", "-", "x" * 64])
 def test_site_id_that_readers_can_read_is_taken(tmp_path: Path, site_id: str) -> None:
     assert [site_id] == list(read(tmp_path, f"[sites.{site_id}]").sites)
+
+
+@pytest.mark.parametrize("origin", ["*.localhost", "*.shop.localhost", "*.LOCALHOST."])
+def test_wildcard_on_localhost_that_can_match_nothing_is_an_error(tmp_path: Path, origin: str) -> None:
+    text = f'{SITE}allowed_origins = ["https://www.example.com", "{origin}"]'
+    (error,) = errors_of(tmp_path, text)
+    assert "matches nothing while allow_localhost is false; list the origin by name" in error
+    assert read(tmp_path, f"{text}\nallow_localhost = true").sites
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        ("wss://www.example.com", 'a web socket has that of its page, "https://host"'),
+        ("ws://www.example.com", 'a web socket has that of its page, "http://host"'),
+        ("ftp://www.example.com", 'such a page has "null"'),
+        ("file://localhost", 'such a page has "null"'),
+    ],
+)
+def test_scheme_that_no_origin_has_is_an_error(tmp_path: Path, origin: str, words: str) -> None:
+    (error,) = errors_of(tmp_path, f'{SITE}allowed_origins = ["{origin}"]')
+    assert f"has a scheme that no page's origin has; {words}" in error
+
+
+@pytest.mark.parametrize(
+    ("server", "admin", "free"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("127.0.0.1", "::", False),
+        ("127.0.0.1", "127.0.0.2", True),
+    ],
+)
+def test_ports_that_meet_are_an_error(tmp_path: Path, server: str, admin: str, free: bool) -> None:
+    text = f'[server]\nhost = "{server}"\nport = 8080\n[admin]\nhost = "{admin}"\nport = 8080\n{SITE}'
+    if free:
+        assert read(tmp_path, text).sites
+    else:
+        (error,) = errors_of(tmp_path, text)
+        assert "server.port and admin.port are both 8080" in error
+    assert read(tmp_path, text.replace("8080", "0")).sites, "each takes a free one"
+
+
+@pytest.mark.parametrize("key", ["body_timeout_s", "keepalive_timeout_s", "shutdown_timeout_s"])
+def test_time_without_end_is_an_error(tmp_path: Path, key: str) -> None:
+    """No clock counts so far: a stop ended in a traceback, and lost events."""
+    (error,) = errors_of(tmp_path, f"[server]\n{key} = 1e300\n{SITE}")
+    assert f"server.{key}: should be less than or equal to 86400" in error

@@ -95,8 +95,8 @@ class DataDir:
 @contextmanager
 def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
     """Make the data_dir, and lock it, so that nobody else writes to it. Raises StartError."""
+    path = absolute(data_dir)
     try:
-        path = data_dir.absolute()
         make_folder(path)
         with suppress(PermissionError):  # whoever made it may have been killed before its sync
             fsync_folder(path.parent)
@@ -118,6 +118,14 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
         if displaced:
             raise StartError(displaced)
         yield held
+
+
+def absolute(data_dir: Path) -> Path:
+    """The path from the root. Raises StartError."""
+    try:
+        return data_dir.absolute()
+    except FileNotFoundError:
+        raise StartError(f"data_dir {data_dir}: is relative, and the working directory is gone") from None
 
 
 def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:

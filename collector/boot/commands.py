@@ -14,7 +14,7 @@ from collector.boot.claims import StartError, owned
 from collector.boot.doctor.command import doctor
 from collector.boot.inspect import inspect, shown
 from collector.boot.install import install
-from collector.boot.layout import check_layout
+from collector.boot.layout import check_layout, unreadable
 from collector.boot.lines import Line, lines
 from collector.boot.stages import build_stages
 from collector.clock import SystemClock
@@ -23,6 +23,7 @@ from collector.config_file import ConfigError, load
 from collector.edge.request import too_large
 from collector.events import CONTRACT, Event, Refused
 from collector.ingest.pipeline import accept, arrive, tracking_enabled
+from collector.journal.record import JOURNAL
 from collector.log import set_up_logging
 from collector.parts.expire import expire as drop_days
 from collector.parts.table import EVENT_SCHEMA
@@ -35,6 +36,8 @@ def check_config(file: Path) -> int:
     """Read the file as `serve` would, environment included, and look whether the data_dir fits it."""
     config = load(file)
     check_layout(file, config.storage)
+    for unseen in unreadable(config.storage.data_dir):
+        print(f"{unseen}: cannot be looked into, so partition_by was not held against it", file=sys.stderr)
     print(f"{file}: good; {len(config.sites)} sites")
     return 0
 
@@ -77,6 +80,9 @@ def recover(config_file: Path) -> int:
     config = load(config_file)
     set_up_logging(logging.WARNING)
     data_dir = _folder(config.storage.data_dir)
+    if not (data_dir / JOURNAL).exists():  # maybe its volume is not mounted: nothing should be made beneath it
+        print("recovered 0 events from 0 segments; 0 are left")
+        return 0
     with owned(data_dir) as owner, owner.entered() as root:
         stages = build_stages(config, SystemClock(), root=root)
         try:
@@ -90,11 +96,11 @@ def recover(config_file: Path) -> int:
                 events = sum(part.rows for part in stages.flush_segment(segment))
             except Exception as exc:  # noqa: BLE001 - whatever it is, the segment stays, and keeps back no other
                 left += 1
-                print(f"{segment.path}: stays: {exc}", file=sys.stderr)
+                print(f"{data_dir / str(segment.path)}: stays: {exc}", file=sys.stderr)
             else:
                 rows += events
                 if not sys.stderr.isatty():
-                    print(f"{segment.path}: {events} events")
+                    print(f"{data_dir / str(segment.path)}: {events} events")
     left += stages.store.newer
     print(f"recovered {rows} events from {len(segments) + stages.store.newer - left} segments; {left} are left")
     return 1 if left else 0

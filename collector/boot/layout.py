@@ -25,6 +25,22 @@ def owned_in_layout(config_file: Path, storage: Storage, patience_s: float) -> I
         yield data_dir
 
 
+def unreadable(data_dir: Path) -> list[Path]:
+    """The folders that the layout shows in, and that this user may not look into."""
+    folders = (data_dir, data_dir / EVENTS, data_dir / JOURNAL)
+    return [folder for folder in folders if not _may_list(folder)][:1]
+
+
+def _may_list(folder: Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return False
+    except OSError:  # it is not there, or no folder: then it has no parts
+        return True
+    return True
+
+
 def check_layout(config_file: Path, storage: Storage) -> None:
     """Raises ConfigError where the data_dir has parts or segments of the other layout; no data_dir has none."""
     now, before = storage.partition_by, other(storage.partition_by)

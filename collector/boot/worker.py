@@ -127,6 +127,7 @@ class Worker:
     async def run(self, public: socket.socket, boss: Boss) -> int:
         """Serve until told to stop, then drain. The exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
+        log.info("data_dir is %s; paths in this log are relative to it", self._data_dir.path)
         # A scrape, a reload, expiry, a look at the disk: nobody waits for them as a client does for an answer.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=be_nice))
         await self._check_disk()

@@ -138,6 +138,37 @@ async def test_numbers_that_come_late_answer_who_asks_next_and_nobody_twice(kept
     assert ([], [counter]) == await last
 
 
+async def test_worker_answers_beats_and_drains_while_a_disk_holds_its_reload(
+    collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be taken for one that hangs, and killed. Reloads are taken over in their order."""
+    monkeypatch.setattr("collector.boot.stop.StopSignals.listen", lambda signals: None)
+    held, taken = asyncio.Event(), list[str]()
+    ours, supervisor = await peers()
+    worker = Worker(config(collector.data_dir), collector.stages, UNUSED_DATA_DIR, clock)
+
+    async def take_over(new: Config, labelled: Any) -> None:
+        await held.wait()
+        taken.extend(new.sites)
+
+    monkeypatch.setattr(worker, "take_over", take_over)
+    async with Supervised(ours, clock).attached(worker):
+        for number, site in enumerate(("first", "second")):
+            supervisor.say("reload", {"number": number, "labelled": []})
+            supervisor.send(config(collector.data_dir, {site: {}}).model_dump_json().encode())
+        supervisor.say("beat")
+        supervisor.say("drain")
+        assert None is (await supervisor.asked("beat"))[0]
+        supervisor.say("beat")
+        await supervisor.asked("beat")
+        assert (True, []) == (worker.is_stopping, taken)
+        held.set()
+        assert [0, 1] == [await supervisor.asked("reloaded") for _ in range(2)]
+    assert ["first", "second"] == taken
+    await supervisor.close()
+    await turns()
+
+
 async def test_worker_reads_a_configuration_beside_its_loop(
     collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,14 +1,18 @@
 """A `partition_by` that does not fit what is kept: what is said, and by which commands."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from collector.boot.cli import main
+from collector.boot.commands import check_config
 from collector.boot.layout import check_layout
 from collector.config import Storage
 from collector.config_file import ConfigError
 from tests.journal.test_layout import DAY, ID, put
+from tests.system.process import configure
 
 BY_SITE, BY_DATE = ("site", "date"), ("date",)
 PART = {BY_SITE: f"events/site=demo/{DAY}/{ID}.parquet", BY_DATE: f"events/{DAY}/{ID}.parquet"}
@@ -74,3 +78,23 @@ def test_commands_refuse_it_and_touch_nothing(
     assert ("", 1) == (out, len(err.splitlines()))
     assert err.startswith(f'collector: {file}: storage.partition_by: is ["date"], but ')
     assert before == sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("unseen", [".", "events", "journal"])
+def test_check_config_says_what_it_may_not_look_into(
+    tmp_path: Path, unseen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As any other user than the collector's: then a changed layout would pass."""
+    file = configure(tmp_path)
+    (tmp_path / "data" / "events").mkdir(parents=True)
+    (tmp_path / "data" / "journal").mkdir()
+    scandir = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if Path(folder) == tmp_path / "data" / unseen:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may look into everything
+    assert 0 == check_config(file)
+    assert f"{tmp_path / 'data' / unseen}: cannot be looked into" in capsys.readouterr().err

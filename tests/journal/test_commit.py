@@ -58,6 +58,12 @@ def fail(exc: Exception) -> Callable[..., Any]:
     return raise_it
 
 
+async def turns(number: int) -> None:
+    """Let the event loop, and the threads beside it, go on."""
+    for _ in range(number):
+        await asyncio.sleep(0.001)
+
+
 def large_event(text_bytes: int) -> Event:
     """One that becomes columns at once, with so much text in them."""
     event = make_event(size_bytes=BATCH_BYTES)
@@ -360,6 +366,41 @@ async def test_sync_of_a_sealed_segment_keeps_no_answer_back(journal: Journal, m
         may_go_on.set()
     await journal.close()
     assert [["a"], ["b"]] == [sites_in_file(segment) for segment in journal.sealed]
+
+
+async def test_segment_that_is_released_before_its_sync_is_not_synced(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events are in parts; on a slow disk a queue of such syncs held a stop up, and kept their descriptors."""
+    synced: list[int] = []
+    monkeypatch.setattr("collector.journal.segment.sync_data", synced.append)
+    may_go_on = threading.Event()
+    journal._seal_thread.submit(may_go_on.wait, 10)
+    await journal.append(make_event())
+    before = len(synced)
+    await journal.seal()
+    journal.release(journal.sealed[0])
+    may_go_on.set()
+    await journal.close()
+    assert before + 1 == len(synced), "the last one, which is open, alone"
+
+
+async def test_sealed_segments_that_wait_for_their_sync_are_bounded(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = threading.Event()
+    journal._seal_thread.submit(may_go_on.wait, 10)
+    for _ in range(module.SEALING_MAX):
+        await journal.append(make_event())
+        await journal.seal()
+    await journal.append(make_event())
+    sealing = asyncio.create_task(journal.seal())
+    await turns(50)
+    assert (module.SEALING_MAX, False) == (len(journal.sealed), sealing.done())
+    may_go_on.set()
+    await sealing
+    assert module.SEALING_MAX + 1 == len(journal.sealed)
+    await journal.close()
 
 
 async def test_failed_sync_of_a_sealed_segment_breaks_the_journal(

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from collector.boot.worker import DISK_CHECK_S
 from tests.crash.conftest import need
 from tests.crash.disk import mount
 from tests.support import event
-from tests.system.process import Process, configure, run, serving, wait_until
+from tests.system.process import COMMAND, Process, configure, environment, run, serving, wait_until
 from tests.system.test_storage import failing_disk
 
 NEVER = {"flush_interval_s": 3600}
@@ -215,6 +216,49 @@ def test_volume_that_is_unmounted_is_not_written_beneath(tmp_path: Path) -> None
             assert {"before", "again"} == {row["session_id"] for row in process.rows()}
     finally:
         subprocess.run(["umount", "--lazy", data_dir], check=False, capture_output=True)
+
+
+LOOK_HANGS = """
+import os, sys, threading, time
+from collector.boot import claims
+from collector.boot.cli import main
+really = claims.DataDir.displaced
+def displaced(data_dir):
+    if os.path.exists("hang"):
+        time.sleep(3600)
+    return really(data_dir)
+claims.DataDir.displaced = displaced
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_look_that_never_returns_holds_no_stop(tmp_path: Path) -> None:
+    """As of a network disk that is away: what is stored is published, and the exit waits for nobody."""
+    command = (sys.executable, "-c", LOOK_HANGS)
+    with serving(tmp_path, command=command, server={"shutdown_timeout_s": 1}, storage=NEVER) as process:
+        assert 201 == post(process, "kept")
+        (process.data_dir / "hang").touch()
+        process.logged("refusing events: the disk does not answer")
+        assert 0 == process.stop()
+    assert {"kept"} == {row["session_id"] for row in process.rows()}
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor", "recover"])
+def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, command: str) -> None:
+    file = configure(tmp_path, storage={"data_dir": "data"})
+    (tmp_path / "gone").mkdir()
+    script = f'rmdir ../gone && exec "$@" {command} --config {file}'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND],
+        cwd=tmp_path / "gone",
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (1, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+    assert done.stderr.startswith("collector: data_dir data: is")
 
 
 def test_data_dir_is_looked_at_often_enough_to_refuse_within_two_seconds() -> None:

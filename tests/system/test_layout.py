@@ -1,12 +1,14 @@
 """`partition_by` changed where there are events already: refused, until there is room for the new layout."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.crash.rounds import kill
 from tests.support import read_rows
-from tests.system.process import configure, run, serving
+from tests.system.process import COMMAND, configure, environment, run, serving, wait_until
 from tests.system.test_recover import LONG, left_behind, segments
 
 BY_DATE = {"partition_by": ["date"]}
@@ -70,6 +72,35 @@ def test_running_collector_has_the_layout_of_its_open_segment(tmp_path: Path) ->
         done = run("check-config", "collector.toml", folder=tmp_path)
         assert (2, True) == (done.returncode, "segments in journal/ by" in done.stderr), done.stderr
         kill(process)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_layout_is_looked_at_again_when_the_collector_before_has_ended(tmp_path: Path, workers: int) -> None:
+    """With durability `memory` nothing tells of it until its last flush, for which the next one waits."""
+    (tmp_path / "next").mkdir()
+    data_dir = {"data_dir": tmp_path / "data"}
+    configure(tmp_path / "next", server={"workers": workers}, storage=BY_DATE | data_dir)
+    with serving(tmp_path, storage=LONG | {"durability": "memory"}) as process:
+        assert 201 == process.post().status
+        following = subprocess.Popen(
+            [*COMMAND, "serve"], cwd=tmp_path / "next", env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        try:
+            wait_until(lambda: waits_for_a_lock(following.pid), "the next one waits for the lock")
+            assert 0 == process.stop()
+            _, words = following.communicate(timeout=30)
+        finally:
+            following.kill()
+    assert (2, True) == (following.returncode, "storage.partition_by: is" in words), words
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether it has opened the lock that another process has."""
+    folder = Path(f"/proc/{pid}/fd")
+    try:
+        return any(os.readlink(link).endswith("/data/lock") for link in folder.iterdir())
+    except FileNotFoundError:
+        return False
 
 
 def test_folders_that_expiry_has_emptied_hold_no_layout(tmp_path: Path) -> None:

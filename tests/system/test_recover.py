@@ -114,6 +114,15 @@ def test_recover_that_leaves_a_segment_exits_1_and_says_why(tmp_path: Path) -> N
     assert f"{newer_path}: format 2" in shown.stderr
 
 
+def test_recover_makes_nothing_where_there_is_no_journal(tmp_path: Path) -> None:
+    """The folder may be where a volume is to be mounted."""
+    (tmp_path / "data").mkdir()
+    configure(tmp_path)
+    done = run("recover", "--config", "collector.toml", folder=tmp_path)
+    assert (0, "recovered 0 events from 0 segments; 0 are left\n") == (done.returncode, done.stdout)
+    assert [] == list((tmp_path / "data").iterdir())
+
+
 def test_recover_without_a_data_dir_is_an_error(tmp_path: Path) -> None:
     config_file = configure(tmp_path)
     done = run("recover", "--config", config_file, folder=tmp_path)

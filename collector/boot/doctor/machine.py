@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 import pyarrow.parquet as pq
 
-from collector.boot.claims import StartError, listen
+from collector.boot.claims import StartError, absolute, listen
 from collector.config import Config
 from collector.journal.quarantine import QUARANTINE
 from collector.journal.record import JOURNAL
@@ -88,8 +88,8 @@ class Machine:
 
 
 def look_at(config: Config) -> Machine:
-    """The machine, as a collector with this configuration would find it."""
-    data_dir = config.storage.data_dir.absolute()
+    """The machine, as a collector with this configuration would find it. Raises StartError."""
+    data_dir = absolute(config.storage.data_dir)
     admin, server = config.admin, config.server
     return Machine(
         user=os.geteuid(),
