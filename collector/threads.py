@@ -26,8 +26,8 @@ class DaemonThreads(Executor):
             else:
                 future.set_result(result)
 
-        Thread(target=run, name="look", daemon=True).start()
+        Thread(target=run, name="unjoined", daemon=True).start()
         return future
 
 
-LOOKS = DaemonThreads()
+UNJOINED = DaemonThreads()

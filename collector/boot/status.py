@@ -16,7 +16,7 @@ import aiofiles.os
 
 from collector.boot.notify import Manager
 from collector.clock import Clock
-from collector.threads import LOOKS
+from collector.threads import UNJOINED
 
 REFRESH_S = 5.0
 
@@ -112,7 +112,7 @@ class Reporter:
     async def refresh(self) -> None:
         """Show the line of this moment."""
         try:
-            disk = await aiofiles.os.statvfs(self._data_dir, executor=LOOKS)  # type: ignore[call-arg]  # its types lack it
+            disk = await aiofiles.os.statvfs(self._data_dir, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
             free_bytes = disk.f_bavail * disk.f_frsize
         except OSError:
             free_bytes = None

@@ -39,7 +39,7 @@ from collector.nice import be_nice
 from collector.parts.expire import expire
 from collector.parts.table import settle_memory_pool, to_batch
 from collector.share import ALONE, Share
-from collector.threads import LOOKS
+from collector.threads import UNJOINED
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ class Worker:
             else:
                 await self._clock.sleep(KEYS_CHECK_S)
             keys.missed.clear()
-            await asyncio.to_thread(self.stages.tend_keys)
+            await asyncio.get_running_loop().run_in_executor(UNJOINED, self.stages.tend_keys)
 
     async def _expire_hourly(self) -> None:
         storage = self._config.storage
@@ -302,13 +302,13 @@ class Worker:
 
     async def _trouble(self) -> str | None:
         """What keeps events from being taken: a data_dir that is not where it was, or a disk that is full."""
-        displaced = await asyncio.get_running_loop().run_in_executor(LOOKS, self._data_dir.displaced)
+        displaced = await asyncio.get_running_loop().run_in_executor(UNJOINED, self._data_dir.displaced)
         if displaced:
             return displaced
         await self.stages.journal.look()
         try:
             folder = self._data_dir.folder
-            disk = await aiofiles.os.statvfs(folder, executor=LOOKS)  # type: ignore[call-arg]  # its types lack it
+            disk = await aiofiles.os.statvfs(folder, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
         except OSError as exc:
             return f"data_dir cannot be looked at: {exc.strerror}"
         free_bytes = self.stages.journal.disk_free_bytes = disk.f_bavail * disk.f_frsize

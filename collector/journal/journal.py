@@ -23,7 +23,7 @@ from collector.journal.buffer import Buffer
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Group
-from collector.threads import LOOKS
+from collector.threads import UNJOINED
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Journal:
         Its events are still in memory; they are published from there, and the next ones go to another segment.
         """
         file = self._file
-        if file is None or await asyncio.get_running_loop().run_in_executor(LOOKS, file.has_its_name):
+        if file is None or await asyncio.get_running_loop().run_in_executor(UNJOINED, file.has_its_name):
             return
         if self._file is file and not self._closed:
             self._found_misplaced(file)
