@@ -31,7 +31,6 @@ _URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORE
 _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
 _ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # such a host can only be an IPv4 address
 MAX_WORKERS = 256
-_EVERYWHERE = frozenset({"0.0.0.0", "::"})
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # Readers of Hive partitions take this folder for "no value": pandas fails, and the others read a null. Of the other ids
 # that look like something else (`null`, `nan`, `true`, `007`), none makes a reader fail (tests/system/test_readers.py).
@@ -305,11 +304,3 @@ class Config(Section):
     rate_limit: RateLimit = RateLimit()
     privacy: Privacy = Privacy()
     sites: dict[SiteId, SiteSettings] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        server, admin = self.server, self.admin
-        overlap = server.host == admin.host or not _EVERYWHERE.isdisjoint((server.host, admin.host))
-        if server.port and server.port == admin.port and overlap:
-            raise ValueError(f"server.port and admin.port are both {server.port}; one of them should be another")
-        return self

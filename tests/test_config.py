@@ -176,25 +176,6 @@ def test_scheme_that_no_origin_has_is_an_error(tmp_path: Path, origin: str, word
     assert f"has a scheme that no page's origin has; {words}" in error
 
 
-@pytest.mark.parametrize(
-    ("server", "admin", "free"),
-    [
-        ("127.0.0.1", "127.0.0.1", False),
-        ("0.0.0.0", "127.0.0.1", False),
-        ("127.0.0.1", "::", False),
-        ("127.0.0.1", "127.0.0.2", True),
-    ],
-)
-def test_ports_that_meet_are_an_error(tmp_path: Path, server: str, admin: str, free: bool) -> None:
-    text = f'[server]\nhost = "{server}"\nport = 8080\n[admin]\nhost = "{admin}"\nport = 8080\n{SITE}'
-    if free:
-        assert read(tmp_path, text).sites
-    else:
-        (error,) = errors_of(tmp_path, text)
-        assert "server.port and admin.port are both 8080" in error
-    assert read(tmp_path, text.replace("8080", "0")).sites, "each takes a free one"
-
-
 @pytest.mark.parametrize("key", ["body_timeout_s", "keepalive_timeout_s", "shutdown_timeout_s"])
 def test_time_without_end_is_an_error(tmp_path: Path, key: str) -> None:
     """No clock counts so far: a stop ended in a traceback, and lost events."""

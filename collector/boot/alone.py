@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import PATIENCE_S, listen, url
-from collector.boot.layout import owned_in_layout
+from collector.boot.claims import PATIENCE_S, listen, owned, url
+from collector.boot.layout import check_layout
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
 from collector.boot.status import Reporter, problems
@@ -27,22 +27,23 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
-    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError."""
-    with (
-        owned_in_layout(config_file, config.storage, PATIENCE_S) as data_dir,
-        # Before there is a segment: each start that finds a port taken would leave one behind.
-        listen(config.server.host, config.server.port, "server", inherited) as public,
-        listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
-        data_dir.entered() as root,
-    ):
-        clock = SystemClock()
-        stages = open_stages(config, clock, root=root)
-        reloads = Reloads(config_file, config, stages.metrics, manager)
-        reporter = Reporter(
-            manager, clock, data_dir.folder, stages.vitals, lambda: problems(stages.refusal(), reloads.failure)
-        )
-        signals = Signals(reloads, reporter, manager, clock, public, admin)
-        return run(Worker(config, stages, data_dir, clock), public, signals)
+    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError, ConfigError."""
+    with owned(config.storage.data_dir, PATIENCE_S) as data_dir:
+        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
+        with (
+            # Before there is a segment: each start that finds a port taken would leave one behind.
+            listen(config.server.host, config.server.port, "server", inherited) as public,
+            listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
+            data_dir.entered() as root,
+        ):
+            clock = SystemClock()
+            stages = open_stages(config, clock, root=root)
+            reloads = Reloads(config_file, config, stages.metrics, manager)
+            reporter = Reporter(
+                manager, clock, data_dir.folder, stages.vitals, lambda: problems(stages.refusal(), reloads.failure)
+            )
+            signals = Signals(reloads, reporter, manager, clock, public, admin)
+            return run(Worker(config, stages, data_dir, clock), public, signals)
 
 
 class Signals:

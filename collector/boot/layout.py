@@ -2,11 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from collector.boot.claims import DataDir, owned
 from collector.config import Storage
 from collector.config_file import ConfigError
 from collector.environment import ENV_PREFIX
@@ -15,14 +12,6 @@ from collector.journal.record import JOURNAL
 from collector.parts.naming import EVENTS
 
 _VARIABLE = f"{ENV_PREFIX}STORAGE__PARTITION_BY"
-
-
-@contextmanager
-def owned_in_layout(config_file: Path, storage: Storage, patience_s: float) -> Iterator[DataDir]:
-    """`owned`, and its layout checked again: who had it may have flushed while we waited. Raises also ConfigError."""
-    with owned(storage.data_dir, patience_s) as data_dir:
-        check_layout(config_file, storage)
-        yield data_dir
 
 
 def unreadable(data_dir: Path) -> list[Path]:

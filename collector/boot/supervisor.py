@@ -26,10 +26,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from collector.boot.admin import serving_admin
-from collector.boot.claims import PATIENCE_S, StartError, listen, url
+from collector.boot.claims import PATIENCE_S, StartError, listen, owned, url
 from collector.boot.door import CROWDS_BYTES, Crowds
 from collector.boot.keeper import Keeper, Shared, how
-from collector.boot.layout import owned_in_layout
+from collector.boot.layout import check_layout
 from collector.boot.notify import Manager
 from collector.boot.reload import Reloads
 from collector.boot.status import Reporter, Vitals, problems
@@ -57,12 +57,13 @@ def serve(
     inherited: Mapping[str, socket.socket],
     manager: Manager,
 ) -> int:
-    """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError."""
+    """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError, ConfigError."""
     with (
-        owned_in_layout(config_file, config.storage, PATIENCE_S) as data_dir,
+        owned(config.storage.data_dir, PATIENCE_S) as data_dir,
         listen(config.server.host, config.server.port, "server", inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
+        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
         try:
             table, crowds = shared_memory("rate-limit", table_bytes()), shared_memory("connections", CROWDS_BYTES)
         except Unsupported as exc:

@@ -127,13 +127,13 @@ class Worker:
     async def run(self, public: socket.socket, boss: Boss) -> int:
         """Serve until told to stop, then drain. The exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
-        log.info("data_dir is %s; paths in this log are relative to it", self._data_dir.path)
         # A scrape, a reload, expiry, a look at the disk: nobody waits for them as a client does for an answer.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=be_nice))
         await self._check_disk()
         async with boss.attached(self):
             async with self._serving_public(public):
                 boss.serving()
+                log.info("data_dir is %s; paths in this log are relative to it", self._data_dir.path)
                 failed = await self._until_stopped(boss)
                 boss.draining()
             code = await self._drain()

@@ -52,11 +52,15 @@ class Parser:
             raise RefusedHead(framing.head) from exc
         except Exception as exc:
             raise RefusedHead from exc
-        for message, _ in found[0]:
+        messages = []
+        for message, payload in found[0]:
             head = framing.take()
             fault = fault_of(message, head)
             if fault is not None:
                 raise RefusedHead(head, fault)
+            # Behind some upgrades nothing is followed, and trailers there would be headers of the request behind.
+            is_last = message.chunked and not head
+            messages.append((message._replace(should_close=True) if is_last else message, payload))
         if framing.is_waiting:  # the parser takes no head where one ends, as with HTTP/2's preface
             raise RefusedHead(framing.head)
-        return found
+        return messages, *found[1:]

@@ -30,19 +30,19 @@ Followed = list[tuple[bytes, bool]]
 def follow(*pieces: bytes, framing: Framing | None = None) -> tuple[Followed, bytes]:
     """The requests, as a parser takes them one after the other, and what it was given of them."""
     framing = framing or Framing()
-    found: list[Framed] = []
+    found: list[tuple[bytes, Framed]] = []
     given = b""
     for piece in pieces:
         given += framing.feed(piece)
         while True:
-            if framing.take():
+            if taken := framing.take():
                 assert framing.taken is not None
-                found.append(framing.taken)
+                found.append((taken, framing.taken))
             if not framing.is_whole:
                 break
             framing.free()
             given += framing.feed(b"")
-    return [(each.head, each.closes) for each in found], given
+    return [(taken, framed.closes) for taken, framed in found], given
 
 
 # A whole request, and whether its connection may not go on.
@@ -143,7 +143,7 @@ def test_head_that_has_begun_is_told(ended: bool) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        head(b"Connection: Upgrade", b"Upgrade: h2c"),
+        head(b"Connection: Upgrade", b"upgrade:\tWebSocket "),
         head(method="CONNECT", target="a:1"),
         head(CHUNKED) + b"no size\r\n",
         head(CHUNKED) + b"5\nhello",
