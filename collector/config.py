@@ -6,7 +6,7 @@ The README's table is tested against these. `collector/config_file.py` reads the
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,6 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from collector.addresses import Network, parse_address, parse_network
@@ -283,16 +282,6 @@ class SiteSettings(Section):
         False, description="whether pages on localhost count; those that `allowed_origins` names do anyhow"
     )
     strict: bool = Field(False, description="answer 422 with every error, for a site being integrated")
-
-    @model_validator(mode="after")
-    def _localhost_can_match(self) -> Self:
-        for origin in () if self.allow_localhost else self.allowed_origins:
-            if origin.startswith("*.") and origin.endswith(".localhost"):
-                raise ValueError(
-                    f'allowed_origins: "{origin}" matches nothing while allow_localhost is false; list the origin by '
-                    'name, such as "https://localhost", or set allow_localhost'
-                )
-        return self
 
 
 class Config(Section):

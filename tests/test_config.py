@@ -154,14 +154,6 @@ def test_site_id_that_readers_can_read_is_taken(tmp_path: Path, site_id: str) ->
     assert [site_id] == list(read(tmp_path, f"[sites.{site_id}]").sites)
 
 
-@pytest.mark.parametrize("origin", ["*.localhost", "*.shop.localhost", "*.LOCALHOST."])
-def test_wildcard_on_localhost_that_can_match_nothing_is_an_error(tmp_path: Path, origin: str) -> None:
-    text = f'{SITE}allowed_origins = ["https://www.example.com", "{origin}"]'
-    (error,) = errors_of(tmp_path, text)
-    assert "matches nothing while allow_localhost is false; list the origin by name" in error
-    assert read(tmp_path, f"{text}\nallow_localhost = true").sites
-
-
 @pytest.mark.parametrize(
     ("origin", "words"),
     [
