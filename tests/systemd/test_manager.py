@@ -26,9 +26,10 @@ from pathlib import Path
 from collector.boot import cli, status
 status.REFRESH_S = 0.05
 refresh = status.Reporter.refresh
+here = Path.cwd()  # later it works in data_dir
 async def stuck(self):
-    if Path("stop").exists():
-        threading.Thread(target=Path("stopped").touch).start()
+    if (here / "stop").exists():
+        threading.Thread(target=(here / "stopped").touch).start()
         time.sleep(3600)
     await refresh(self)
 status.Reporter.refresh = stuck
