@@ -58,12 +58,6 @@ def fail(exc: Exception) -> Callable[..., Any]:
     return raise_it
 
 
-async def turns(number: int) -> None:
-    """Let the event loop, and the threads beside it, go on."""
-    for _ in range(number):
-        await asyncio.sleep(0.001)
-
-
 def large_event(text_bytes: int) -> Event:
     """One that becomes columns at once, with so much text in them."""
     event = make_event(size_bytes=BATCH_BYTES)
@@ -395,11 +389,39 @@ async def test_sealed_segments_that_wait_for_their_sync_are_bounded(
         await journal.seal()
     await journal.append(make_event())
     sealing = asyncio.create_task(journal.seal())
-    await turns(50)
+    # Nothing tells that it waits. Without the bound it is done in some 10 ms, which a busy machine makes longer.
+    await asyncio.wait([sealing], timeout=1)
     assert (module.SEALING_MAX, False) == (len(journal.sealed), sealing.done())
     may_go_on.set()
     await sealing
     assert module.SEALING_MAX + 1 == len(journal.sealed)
+    await journal.close()
+
+
+async def test_segment_that_has_lost_its_name_stays_in_memory_beside_another(journal: Journal) -> None:
+    """What is in memory is all there is of it. A close looks for itself: nobody may have looked since."""
+    await journal.append(make_event("a"))
+    await journal.seal()
+    for site, end in (("b", journal.seal), ("c", journal.close)):
+        await journal.append(make_event(site))
+        assert journal._file is not None
+        journal._file.path.unlink()
+        await end()
+    assert [["a"], ["b"], ["c"]] == [sites_in_memory(segment) for segment in journal.sealed]
+    assert [True, False, False] == [segment.has_file() for segment in journal.sealed]
+
+
+async def test_look_refuses_until_another_segment_is_open(journal: Journal) -> None:
+    assert journal._file is not None
+    await journal.look()
+    assert journal.can_append()
+    await journal.append(make_event("a"))
+    journal._file.path.unlink()
+    await journal.look()
+    assert journal.refusing_because().endswith("is gone: it was moved or deleted")
+    await journal.mend()
+    assert await journal.append(make_event("b"))
+    assert [["a"]] == [sites_in_memory(segment) for segment in journal.sealed]
     await journal.close()
 
 

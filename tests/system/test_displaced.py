@@ -167,6 +167,18 @@ def test_events_are_published_from_memory_where_their_segment_was_moved_away(tmp
     assert {"before", "again"} == {row["session_id"] for row in process.rows()}
 
 
+def test_events_stay_in_memory_while_their_flush_fails_and_their_segment_is_gone(tmp_path: Path) -> None:
+    with serving(tmp_path, storage=NEVER) as process:
+        with failing_disk(process.data_dir):
+            assert 201 == post(process, "kept")
+            for segment in (process.data_dir / "journal" / "0").glob("*.segment"):
+                segment.unlink()
+            process.logged("flush failed; 1 events stay in memory")
+        process.published()
+        assert 0 == process.stop()
+    assert {"kept"} == {row["session_id"] for row in process.rows()}
+
+
 def test_segments_that_are_gone_are_said_to_be_lost_and_hold_nothing(tmp_path: Path) -> None:
     """They were on disk alone, because flushes failed."""
     storage = {"flush_interval_s": 0.2, "segment_max_bytes": 65_536, "journal_max_bytes": 10**6}
