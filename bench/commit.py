@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.stall import milliseconds, sample_events
-from collector.boot.worker import warm_up
 from collector.clock import SystemClock
+from collector.daemon.worker import warm_up
 from collector.events import Event
 from collector.journal import journal as journal_module
 from collector.journal.journal import Journal
@@ -40,7 +40,7 @@ async def measure(durability: str, gather_s: float, rate: int, seconds: float, f
     journal.open()
     events = cycle(sample_events(1_000, 1))
     waited_s: list[float] = []
-    under_way: set[asyncio.Task[None]] = set()
+    in_flight: set[asyncio.Task[None]] = set()
 
     async def one(event: Event) -> None:
         started = time.perf_counter()
@@ -52,11 +52,11 @@ async def measure(durability: str, gather_s: float, rate: int, seconds: float, f
     while (now := time.perf_counter() - started) < seconds:
         while sent < now * rate:
             task = asyncio.create_task(one(next(events)))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
             sent += 1
         await asyncio.sleep(TICK_S)
-    await asyncio.gather(*under_way)
+    await asyncio.gather(*in_flight)
     spent_s = cpu_s() - cpu
     commits = metrics.registry.get_sample_value("collector_journal_commits_total", {"outcome": "done"}) or 0
     await journal.close()

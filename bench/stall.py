@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.sample import bodies
-from collector.boot.worker import GIL_SWITCH_S
 from collector.clock import SystemClock
 from collector.config import SiteSettings
+from collector.daemon.worker import GIL_SWITCH_S
 from collector.events import Event
 from collector.ingest.pipeline import accept, arrive, replay
-from collector.journal.flush import SegmentFlush
+from collector.journal.flush.quarantine import Quarantine
+from collector.journal.flush.segment_flush import SegmentFlush
 from collector.journal.journal import Journal
-from collector.journal.quarantine import Quarantine
 from collector.journal.segment import SegmentStore
 from collector.metrics import Metrics
 from collector.parts.table import settle_memory_pool
@@ -40,7 +40,7 @@ ARRIVAL = arrive(
     IPv4Address("192.0.2.1"), "https://www.example.com", None, "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
 )
 NOON_US = 1_780_000_000_000_000
-BEAT_S = 0.001
+HEARTBEAT_S = 0.001
 # Sites, whether parts are by site, and whether the events are read back from the segment's file, as after a crash.
 SCENARIOS = (
     (1, True, False),
@@ -54,15 +54,15 @@ SCENARIOS = (
 
 
 class Heart:
-    """Beats in the event loop, and notes how late each beat was, in seconds."""
+    """Beats in the event loop, and notes how late each heartbeat was, in seconds."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
 
     async def run(self) -> None:
         while True:
-            due = time.perf_counter() + BEAT_S
-            await asyncio.sleep(BEAT_S)
+            due = time.perf_counter() + HEARTBEAT_S
+            await asyncio.sleep(HEARTBEAT_S)
             self.late.append(time.perf_counter() - due)
 
     @contextmanager

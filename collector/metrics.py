@@ -117,14 +117,14 @@ class Metrics:
             registry=self.registry,
         )
         self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
-        self.crowded_out = Counter(
-            "collector_crowded_out_connections",
+        self.evicted = Counter(
+            "collector_evicted_connections",
             "Connections closed because there were too many: of one client, or in all",
             ["bound"],
             registry=self.registry,
         )
         for bound in ("client", "all"):
-            self.crowded_out.labels(bound)
+            self.evicted.labels(bound)
         self.workers = Gauge(
             "collector_workers",
             "Worker processes: how many there should be, how many serve, how many of them take events",

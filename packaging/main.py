@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from collector.boot.cli import main
-from collector.boot.streams import open_closed
+from collector.cli.main import main
+from collector.cli.streams import open_closed
 
 open_closed()  # or the lock would be a standard stream
 # Each process for itself: the launcher's lock is not handed down to workers, and they may outlive their supervisor.

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiohttp import web
 
-from collector.boot.claims import DataDir, listen
-from collector.boot.stages import Stages, build_stages
 from collector.config import Config
+from collector.daemon.resources import DataDir, listen
+from collector.daemon.wiring import Stages, build_stages
 from collector.edge.connection import fits
 from collector.edge.server import Server
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from collector.boot.commands import schema
+from collector.cli.commands import schema
 from collector.events import COLUMNS, CONTRACT, FIELDS, FieldError, Kind, Reason
 from collector.parts.table import EVENT_SCHEMA
 from tests.ingest import oracle

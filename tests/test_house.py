@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.boot.cli import main
-from collector.boot.stages import build_stages
+from collector.cli.main import main
 from collector.config import Config, Section, SiteSettings
+from collector.daemon.wiring import build_stages
 from collector.events import Reason
 from tests.support import FakeClock, config
 

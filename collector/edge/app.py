@@ -5,7 +5,7 @@ import logging
 
 from aiohttp import hdrs, web
 
-from collector.edge import answers
+from collector.edge import responses
 from collector.edge.collect import PATH, CollectEndpoint
 from collector.edge.rate_limit import rate_limit
 from collector.edge.request import Handler
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 UNREAD_KEPT_BYTES = 16_384
 
 
-class Traffic:
+class InFlight:
     """The requests under way, and whether their answers should close their connections."""
 
     def __init__(self) -> None:
-        self.under_way = 0
+        self.in_flight = 0
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,14 +43,14 @@ class Traffic:
 
     def begin(self) -> None:
         """One more request is under way."""
-        if not self.under_way:
+        if not self.in_flight:
             self._idle.clear()
-        self.under_way += 1
+        self.in_flight += 1
 
     def end(self) -> None:
         """It is answered."""
-        self.under_way -= 1
-        if not self.under_way:
+        self.in_flight -= 1
+        if not self.in_flight:
             self._idle.set()
 
     async def idle(self) -> None:
@@ -58,7 +58,7 @@ class Traffic:
         await self._idle.wait()
 
 
-def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
+def build_app(endpoint: CollectEndpoint, traffic: InFlight) -> web.Application:
     """The public application."""
 
     @web.middleware
@@ -72,7 +72,7 @@ def build_app(endpoint: CollectEndpoint, traffic: Traffic) -> web.Application:
     async def health(request: web.Request) -> web.StreamResponse:
         """Whether events are taken. It is no event, and costs no token; an event that is sent here went astray."""
         if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
-            return answers.health(endpoint.journal.can_append() and not traffic.draining).to_response()
+            return responses.health(endpoint.journal.can_append() and not traffic.draining).to_response()
         response = endpoint.drop(request, Refused(Reason.METHOD, "Method not allowed"))
         response.headers[hdrs.ALLOW] = f"{hdrs.METH_GET}, {hdrs.METH_HEAD}"
         return response

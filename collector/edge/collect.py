@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from collector.addresses import AddressSet
 from collector.clock import Clock
-from collector.edge import answers
+from collector.edge import responses
 from collector.edge.client_ip import client_address
 from collector.edge.rate_limit import TokenBuckets
 from collector.edge.request import CLIENT, SITE, Bodies, BodyBroken, BodyLost, Handler, read_body, unavailable
@@ -19,8 +19,8 @@ from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import Arrival, accept, admit, arrive
+from collector.journal.flush.rejects import Rejected, Rejects
 from collector.journal.journal import Journal
-from collector.journal.rejects import Rejected, Rejects
 from collector.metrics import Metrics
 from collector.sites import Site, Sites
 
@@ -61,7 +61,7 @@ class CollectEndpoint:
         if site_id is None:
             return await handler(request)
         if request.method == hdrs.METH_OPTIONS:
-            return answers.preflight(request).to_response()
+            return responses.preflight(request).to_response()
         if request.method != hdrs.METH_POST:
             return self.drop(request, Refused(Reason.METHOD, "Method not allowed"))
         site = self.rules.sites.get(site_id)
@@ -80,10 +80,10 @@ class CollectEndpoint:
         except BodyLost as exc:
             broken = isinstance(exc, BodyBroken)
             self.metrics.of_site(site.id).count_dropped(Reason.INVALID if broken else Reason.ABORTED)
-            return answers.bad_body(request.headers.get(hdrs.ORIGIN)).to_response()  # if anybody is there to read it
+            return responses.bad_body(request.headers.get(hdrs.ORIGIN)).to_response()  # if anybody is there to read it
         if isinstance(outcome, Event):
             self.metrics.of_site(site.id).count_stored()
-            return answers.stored(request.headers.get(hdrs.ORIGIN)).to_response()
+            return responses.stored(request.headers.get(hdrs.ORIGIN)).to_response()
         return self.drop(request, outcome)
 
     async def nowhere(self, request: web.Request) -> web.StreamResponse:
@@ -129,4 +129,4 @@ class CollectEndpoint:
         site = request.get(SITE)
         counts = self.metrics.of_unknown if site is None else self.metrics.of_site(site.id)
         counts.count_dropped(outcome.reason)
-        return answers.dropped(request.headers.get(hdrs.ORIGIN), outcome).to_response()
+        return responses.dropped(request.headers.get(hdrs.ORIGIN), outcome).to_response()

@@ -3,7 +3,7 @@
 All that this project takes from inside aiohttp is here, in PRIVATE_NAMES. The tests of tests/edge fail if these change
 their meaning; setup.cfg admits only the version they were tested with, and `fits` looks at them at start.
 
-A connection passes ordinary requests (collector/edge/ordinary.py) by aiohttp's handler while that is idle and at the
+A connection passes ordinary requests (collector/edge/fast_path.py) by aiohttp's handler while that is idle and at the
 border of two requests; everything else it hands on, and aiohttp never learns of the others.
 """
 
@@ -17,12 +17,12 @@ import aiohttp
 from aiohttp import StreamReader, hdrs, web, web_protocol
 from aiohttp.http_parser import RawRequestMessage
 
-from collector.edge import answers
+from collector.edge import responses
+from collector.edge.fast_path import OrdinaryRequests
 from collector.edge.framing import Framing
-from collector.edge.ordinary import OrdinaryRequests
-from collector.edge.pace import Pace
 from collector.edge.parser import ENOUGH, Parser, RefusedHead
 from collector.edge.refusal import MAX_HEAD_BYTES, Refusal
+from collector.edge.turn_budget import TurnBudget
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Connection(web.RequestHandler):
     count_bad_request: Callable[[], None]
     refuse: Callable[[Refusal | None], web.Response]
     head_timeout_s: Callable[[], float]
-    pace: Pace
+    turn_budget: TurnBudget
     ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
     peer: str | None = None
     closes = False  # nothing is read behind the request that is being answered; its answer says so
@@ -105,7 +105,7 @@ class Connection(web.RequestHandler):
             self._hold(data)
         elif self._owed != 0 or self.ordinary is None or not self._is_free():
             self._hand_on(data)
-        elif self.pace.take_up(len(data), self._go_on):
+        elif self.turn_budget.take_up(len(data), self._go_on):
             self._take_up(data)
         else:
             self._answering = True
@@ -262,7 +262,7 @@ class Connection(web.RequestHandler):
         self._head_timer = None
         if self.transport is not None and self.is_idle and not self._messages:
             self.count_bad_request()
-            self.transport.write(answers.late_head().to_bytes(formatdate(usegmt=True), close=True))
+            self.transport.write(responses.late_head().to_bytes(formatdate(usegmt=True), close=True))
             self.force_close()
 
     @staticmethod
@@ -280,12 +280,12 @@ class Connection(web.RequestHandler):
         return lacking if lacking >= 0 else None
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
-        """A client that has sent all of its requests may close its side; it still gets its answers."""
+        """A client that has sent all of its requests may close its side; it still gets its responses."""
         self._end_rest()
         if not self._is_answered():
             self._close_when_answered()
             return True
-        return not self.pace.take_up(0, self._close_when_answered)
+        return not self.turn_budget.take_up(0, self._close_when_answered)
 
     def _end_rest(self) -> None:
         if self._rest is not None:

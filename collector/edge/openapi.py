@@ -3,7 +3,7 @@
 from typing import Any
 
 from collector import VERSION
-from collector.edge.answers import COLLECT_REASON, FORMS, FORMS_OF_HEADS
+from collector.edge.responses import COLLECT_REASON, FORMS, FORMS_OF_HEADS
 from collector.events import CONTRACT, Reason
 
 _HEADER = {"schema": {"type": "string"}}

@@ -9,7 +9,7 @@ from collector.edge.framing import Framing
 from collector.edge.refusal import fault_of, read_refusal
 
 ENOUGH = b"\0\r\n\r\n"
-"""Told to the parser, it refuses what it is reading."""
+"""OnCommit to the parser, it refuses what it is reading."""
 
 
 class RefusedHead(BadHttpMessage):

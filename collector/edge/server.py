@@ -6,14 +6,14 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from collector.edge import answers
+from collector.edge import responses
 from collector.edge.client_ip import client_address
 from collector.edge.collect import Rules
 from collector.edge.connection import Connection
-from collector.edge.crowd import Crowd
-from collector.edge.ordinary import OrdinaryRequests
-from collector.edge.pace import Pace
+from collector.edge.connection_limit import ConnectionLimit
+from collector.edge.fast_path import OrdinaryRequests
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, Refusal
+from collector.edge.turn_budget import TurnBudget
 from collector.metrics import Metrics
 
 # After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
@@ -42,8 +42,8 @@ class Server(web.Server):
         self._metrics = metrics
         self._rules = rules
         self._ordinary = ordinary
-        self._pace = Pace()
-        self._crowd = Crowd(max_connections)
+        self._turn_budget = TurnBudget()
+        self._limit = ConnectionLimit(max_connections)
         self._options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
             "lingering_time": LINGERING_S,
@@ -60,7 +60,7 @@ class Server(web.Server):
         connection.count_bad_request = self._metrics.bad_requests.inc
         connection.refuse = self._refuse
         connection.head_timeout_s = lambda: self._rules().body_timeout_s
-        connection.pace = self._pace
+        connection.turn_budget = self._turn_budget
         connection.ordinary = self._ordinary
         return connection
 
@@ -68,16 +68,16 @@ class Server(web.Server):
         """Answer a head that is refused, and count it: for the site that it names, if it can be read."""
         if refusal is None:
             self._metrics.bad_requests.inc()
-            return answers.not_http()
+            return responses.not_http()
         site = None if refusal.site_id is None else self._rules().sites.get(refusal.site_id)
         counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
         counts.count_dropped(refusal.refused.reason)
-        return answers.bad_head(refusal.origin, refusal.refused)
+        return responses.bad_head(refusal.origin, refusal.refused)
 
     @property
     def open_connections(self) -> int:
         """How many there are. (`connections` would list them.)"""
-        return len(self._crowd)
+        return len(self._limit)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection; where there are too many, one of the oldest that is idle makes room, or else it goes."""
@@ -88,11 +88,11 @@ class Server(web.Server):
         address = client_address(handler.peer, (), rules.trusted_proxies)
         bounded = rules.max_connections_per_client and address not in rules.trusted_proxies
         client = rules.buckets.client_of(address) if bounded else None
-        going = self._crowd.enter(handler, client, rules.max_connections_per_client)
+        going = self._limit.enter(handler, client, rules.max_connections_per_client)
         if going is None:
             return
         leaver, bound = going
-        self._metrics.crowded_out.labels(bound).inc()
+        self._metrics.evicted.labels(bound).inc()
         if leaver is handler:
             # Not yet: its task has not begun, and would find it lost.
             asyncio.get_running_loop().call_soon(handler.force_close)
@@ -102,4 +102,4 @@ class Server(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self._metrics.connections.dec()
-        self._crowd.leave(cast(Connection, handler))
+        self._limit.leave(cast(Connection, handler))

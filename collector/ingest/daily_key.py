@@ -53,7 +53,7 @@ class DailyKeys:
     """The keys of the days around now: in memory for the event loop, kept on the disk by `tend`."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.trouble: str | None = None  # why there is no key of today, for a person
+        self.blocked_reason: str | None = None  # why there is no key of today, for a person
         self.missed = asyncio.Event()  # somebody needed a key that was not there: `tend` is due at once
         self._files = KeyFiles(folder)
         self._clock = clock
@@ -74,7 +74,8 @@ class DailyKeys:
     def tend(self, *, needed: bool) -> None:
         """See to it that the keys are there, if they are needed, and that those of days that are over are not.
 
-        Blocks. What fails is logged, and tried again by the next call; `trouble` says it where no event can be hashed.
+        Blocks. What fails is logged, and tried again by the next call; `blocked_reason` says why no event can
+        be hashed.
         """
         with self._turn:
             today = self._clock.now_us() // US_PER_DAY
@@ -92,7 +93,7 @@ class DailyKeys:
             except OSError as exc:
                 failures.append(exc)
             self._tell(failures)
-            self.trouble = f"no key of today: {failures[0]}" if needed and today not in self._keys else None
+            self.blocked_reason = f"no key of today: {failures[0]}" if needed and today not in self._keys else None
 
     def _keep(self, day: int) -> None:
         """The disk decides: what is there, all have. But a key that somebody deleted too early is put back."""

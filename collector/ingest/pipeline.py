@@ -169,7 +169,7 @@ def to_values(event: dict[str, Any], received_us: int) -> Row:
 
 
 def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
-    """202, because a beacon's page cannot mend it; 422 where the site asks to be told."""
+    """202, because a beacon's page cannot act on it; 422 where the site asks to be told."""
     if site.strict:
         return Refused(Reason.INVALID, str(exc), errors=exc.errors)
     return Ignored(Reason.INVALID, str(exc))

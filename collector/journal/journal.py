@@ -46,7 +46,7 @@ MEMORY_SEGMENTS = 4
 
 T = TypeVar("T")
 
-Told = Callable[[bool], object]
+OnCommit = Callable[[bool], object]
 """Called once with whether an event is stored; must not raise."""
 
 
@@ -71,8 +71,8 @@ class Journal:
         self._metrics = metrics
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
-        self._waiting: list[tuple[Event, Told]] = []
-        self._committing: Iterator[tuple[Event, Told]] = iter(())  # what nobody has been told of yet
+        self._waiting: list[tuple[Event, OnCommit]] = []
+        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # what nobody has been told of yet
         self._waiting_bytes = 0  # of both
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
@@ -91,13 +91,13 @@ class Journal:
         self.opened_ns = clock.monotonic_ns()
         self.sealed: list[Segment] = []
         self.disk_free_bytes = 0  # as of the last look
-        self.trouble: str | None = None  # what keeps events from being taken, for a person; None: nothing
+        self.blocked_reason: str | None = None  # what keeps events from being taken, for a person; None: nothing
         self.flush_due = asyncio.Event()
         self.flush_under_way = False  # of a sealed segment, whose events are in memory meanwhile
         self.broken = asyncio.Event()  # nothing can be acknowledged any more: the process should end
 
     def open(self) -> None:
-        """Make the first segment. Blocks; raises OSError, and then `mend` tries again; or SegmentBroken."""
+        """Make the first segment. Blocks; raises OSError, and then `retry` tries again; or SegmentBroken."""
         if not self.in_memory:
             self._failing = "the journal is not open"
             self._file = self._store.create()
@@ -126,7 +126,7 @@ class Journal:
         self.submit(event, lambda stored: None if committed.done() else committed.set_result(stored))
         return await committed
 
-    def submit(self, event: Event, told: Told) -> None:
+    def submit(self, event: Event, told: OnCommit) -> None:
         """Store the event, which `can_append` has just allowed; `told` is called once it is decided, maybe at once."""
         if self.in_memory:
             self._buffer.append(event)
@@ -148,7 +148,7 @@ class Journal:
         await self._in_turn(self._change_segments)
 
     async def look(self) -> None:
-        """See whether the open segment is where it was made. To be called every second or so, and `mend` after it.
+        """See whether the open segment is where it was made. To be called every second or so, and `retry` after it.
 
         Its events are still in memory; they are published from there, and the next ones go to another segment.
         """
@@ -158,7 +158,7 @@ class Journal:
         if self._file is file and not self._closed:
             self._found_misplaced(file)
 
-    async def mend(self) -> None:
+    async def retry(self) -> None:
         """Try again what failed: to write, to make a segment. To be called every second or so."""
         if not self.in_memory and (self._failing or self._overdue or self._misplaced):
             await self._in_turn(self._mend)
@@ -242,8 +242,8 @@ class Journal:
     def _refusal(self) -> str | None:
         if self._closed:
             return "draining"
-        if self.trouble is not None or self._failing is not None:
-            return self.trouble or self._failing
+        if self.blocked_reason is not None or self._failing is not None:
+            return self.blocked_reason or self._failing
         if self._misplaced is not None:
             return self._misplaced
         if self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes >= self.max_bytes:

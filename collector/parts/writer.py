@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
-from collector.parts.expire import sweep
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
-from collector.publish.local import Folders, fsync_file, fsync_folder
+from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 
 # Arrow writes each page of each column by itself; gathered like this a part of 170 rows takes 2.2 ms instead of 2.9.
 WRITE_BYTES = 1 << 18

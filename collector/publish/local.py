@@ -6,6 +6,7 @@ killed after it, the file is there and the second name in `staging/` is swept li
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ MAX_KNOWN = 65_536
 class Folders:
     """The folders below `root`, each synced in its parent before what it holds counts.
 
-    A process that serves works in its data_dir, and its root is `.` (see collector/boot/claims.py): wherever that
+    A process that serves works in its data_dir, and its root is `.` (see collector/daemon/resources.py): wherever that
     folder is moved, its paths lead there; and if it is deleted, nothing can be made in its place.
 
     A folder that is there already is synced too, once by each process: whoever made it may have been killed before its
@@ -121,3 +122,12 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def sweep(trash: Path) -> None:
+    """Delete what is in the folder, if it is there. The folder stays: a full disk might not give it back."""
+    for left in trash.glob("*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

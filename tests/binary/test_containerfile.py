@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from collector.boot.cli import main
+from collector.cli.main import main
 from collector.config_file import load
 from tests.binary.conftest import BUILT, ROOT
 from tests.system.process import READY_S, serving, wait_until

@@ -81,7 +81,7 @@ def test_killed_in_the_middle_it_leaves_what_the_next_start_deletes(binary: Path
 @pytest.mark.parametrize("there", [False, True], ids=["gone", "empty"])
 def test_what_a_power_cut_or_a_cleaner_took_is_unpacked_again(binary: Path, unpack_dir: Path, there: bool) -> None:
     folder = unpack(binary)
-    file = folder / "app" / "collector" / "boot" / "cli.pyc"
+    file = folder / "app" / "collector" / "cli" / "main.pyc"
     file.unlink()
     if there:
         file.touch()

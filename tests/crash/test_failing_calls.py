@@ -310,7 +310,7 @@ def test_slow_disk_slows_acknowledgements_alone(tmp_path: Path) -> None:
 
 SMALL_WAITING_ROOM = """
 import sys
-from collector.boot.cli import main
+from collector.cli.main import main
 from collector.journal import journal
 journal.WAITING_MAX_BYTES = 20_000
 sys.exit(main(sys.argv[1:]))

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from collector.boot.stages import Stages, build_stages
+from collector.daemon.wiring import Stages, build_stages
 from collector.events import Event
 from collector.ingest.pipeline import replay
 from collector.journal import record
-from collector.journal.flush import replay as read_back
-from collector.journal.quarantine import Quarantine
+from collector.journal.flush.quarantine import Quarantine
+from collector.journal.flush.segment_flush import replay as read_back
 from collector.journal.record import HEADER_BYTES, Header, crc_seed, encode, encode_header
 from collector.journal.segment import Segment
 from collector.metrics import Metrics

@@ -145,7 +145,7 @@ if __name__ == "__main__":
     if as_module:
         del sys.argv[0]
     sys.path[0] = os.getcwd() if as_module else str(Path(sys.argv[0]).parent)
-    import_module("collector.boot.worker").warm_up()  # what pyarrow imports later is not the collector's either
+    import_module("collector.daemon.worker").warm_up()  # what pyarrow imports later is not the collector's either
     _attach(os.getpid(), Path(log_file), *json.loads(options_json))
     if as_module:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

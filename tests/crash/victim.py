@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from collector.boot.cli import main
+from collector.cli.main import main
 
 record: Any = import_module("collector.journal.record")
 segment: Any = import_module("collector.journal.segment")

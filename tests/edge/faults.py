@@ -96,5 +96,5 @@ async def collector_with(serve: Serve, *faults: str) -> Running:
     )
     if "rate" in faults:
         collector.stages.endpoint.rules.buckets.take(LOOPBACK)
-    collector.stages.journal.trouble = "disk space is low" if "no room" in faults else None
+    collector.stages.journal.blocked_reason = "disk space is low" if "no room" in faults else None
     return collector

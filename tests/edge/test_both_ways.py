@@ -151,7 +151,7 @@ async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         counts, stored = [], []
         for collector in (one, other):
             counts.append(per_site(collector.stages.metrics.snapshot({}, {})().decode()))
-            assert 0 == collector.stages.traffic.under_way
+            assert 0 == collector.stages.traffic.in_flight
             await collector.flush()
             rows = [row for site in SITES for row in collector.rows(site) if row.pop("received_at")]
             stored.append(sorted(map(repr, rows)))

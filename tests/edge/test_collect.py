@@ -172,7 +172,7 @@ async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> 
     collector = await serve(storage=least, privacy={"client_ip": "hash"})
     match cause:
         case "disk low":
-            collector.stages.journal.trouble = "disk space is low"
+            collector.stages.journal.blocked_reason = "disk space is low"
         case "buffers full":
             while collector.stages.journal.can_append():
                 assert 201 == (await collector.post(event(page_title="x" * 500))).status
@@ -190,7 +190,7 @@ async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> 
 async def test_service_resumes_when_space_returns(collector: Running) -> None:
     statuses = []
     for low in (False, True, False):
-        collector.stages.journal.trouble = "disk space is low" if low else None
+        collector.stages.journal.blocked_reason = "disk space is low" if low else None
         statuses.append((await collector.post(event())).status)
     assert [201, 503, 201] == statuses
 

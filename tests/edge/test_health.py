@@ -39,7 +39,7 @@ async def test_collector_that_takes_no_events_is_not_healthy(
     """And says nothing of why: `/readyz` does, to those who run it."""
     match cause:
         case "disk low":
-            collector.stages.journal.trouble = "disk space is low"
+            collector.stages.journal.blocked_reason = "disk space is low"
         case "journal closed":
             await collector.stages.journal.close()
         case "draining":
@@ -52,7 +52,7 @@ async def test_collector_that_takes_no_events_is_not_healthy(
 async def test_health_returns_with_the_space(collector: Running, wire: Wire) -> None:
     statuses = []
     for low in (False, True, False):
-        collector.stages.journal.trouble = "disk space is low" if low else None
+        collector.stages.journal.blocked_reason = "disk space is low" if low else None
         statuses.append((await wire.ask(head(method="GET", target=PATH))).status)
     assert [200, 503, 200] == statuses
 

@@ -208,7 +208,7 @@ async def test_fault_of_ours_shows_nothing(
     assert "SECRET" not in f"{answer.body!r} {answer.headers}"
     assert "SECRET" in caplog.text
     assert {"received": 1, "internal": 1} == tally(collector)
-    assert 0 == collector.stages.traffic.under_way
+    assert 0 == collector.stages.traffic.in_flight
     assert 201 == (await wire.ask(request(body()))).status
 
 
@@ -229,10 +229,10 @@ async def test_draining_collector_answers_and_closes(collector: Running, connect
 async def test_collector_is_idle_when_every_request_is_answered(collector: Running, wire: Wire) -> None:
     """Draining waits for this: for a request whose body is on its way as well."""
     wire.send(head(LENGTH))
-    await until(lambda: collector.stages.traffic.under_way)
+    await until(lambda: collector.stages.traffic.in_flight)
     wire.send(body())
     await soon(collector.stages.traffic.idle())
-    assert 0 == collector.stages.traffic.under_way
+    assert 0 == collector.stages.traffic.in_flight
     assert 201 == (await wire.answer()).status
 
 

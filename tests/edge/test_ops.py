@@ -57,7 +57,7 @@ async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, 
     collector = await serve(storage={"segment_max_bytes": 65536, "journal_max_bytes": 65536})
     match cause:
         case "disk":
-            collector.stages.journal.trouble = "disk space is low"
+            collector.stages.journal.blocked_reason = "disk space is low"
         case "full":
             while (await collector.post(event(page_title="x" * 500))).status == 201:
                 pass
@@ -73,7 +73,7 @@ async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, 
 async def test_readiness_returns_with_the_space(collector: Running, admin: Admin) -> None:
     statuses = []
     for low in (True, False):
-        collector.stages.journal.trouble = "disk space is low" if low else None
+        collector.stages.journal.blocked_reason = "disk space is low" if low else None
         statuses.append((await read(admin, "/readyz"))[0])
     assert [503, 200] == statuses
 

@@ -109,7 +109,7 @@ async def test_head_that_breaks_http_is_refused_as_its_page_can_read(
     assert_refused(answer, 400, "invalid", "BAD_REQUEST")
     assert b"" == await wire.rest()
     assert ({"received": 1, "invalid": 1}, {}) == (tally(collector), tally(collector, "(unknown)"))
-    assert 0 == bad_requests(collector) == collector.stages.traffic.under_way
+    assert 0 == bad_requests(collector) == collector.stages.traffic.in_flight
     assert not caplog.records
 
 
@@ -433,7 +433,7 @@ async def test_what_frames_a_body_is_bounded(
         return
     wire.send(first)
     if site == "demo":
-        await until(lambda: collector.stages.traffic.under_way)
+        await until(lambda: collector.stages.traffic.in_flight)
         wire.send(more)
         assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
         assert {"received": 1, "invalid": 1} == tally(collector)

@@ -112,7 +112,7 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     collector = await serve(server={"body_timeout_s": 1})
     wire = await connect(collector)
     wire.send(head(CHUNKED) + begun)
-    await until(lambda: collector.stages.traffic.under_way)
+    await until(lambda: collector.stages.traffic.in_flight)
     wire.send(b"no chunk\r\n")
     answer = await wire.answer()
     assert (400, "invalid") == (answer.status, answer.reason)
@@ -138,7 +138,7 @@ async def test_client_gone_before_its_body_is_counted_and_no_more(
 ) -> None:
     """It happens all day: a traceback in the log for each would bury what matters."""
     wire.send(sent)
-    await until(lambda: collector.stages.traffic.under_way)
+    await until(lambda: collector.stages.traffic.in_flight)
     wire.close()
     await until(lambda: tally(collector))
     await soon(collector.stages.traffic.idle())
@@ -189,8 +189,8 @@ async def test_body_that_was_asked_for_is_stored(collector: Running, wire: Wire)
 async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collector: Running, wire: Wire) -> None:
     """There was room when its head came; what counts is whether it was stored."""
     wire.send(head(LENGTH))
-    await until(lambda: collector.stages.traffic.under_way)
-    collector.stages.journal.trouble = "disk space is low"
+    await until(lambda: collector.stages.traffic.in_flight)
+    collector.stages.journal.blocked_reason = "disk space is low"
     assert 503 == (await wire.ask(body())).status
     assert {"received": 1, "unavailable": 1} == tally(collector)
 
@@ -201,7 +201,7 @@ async def test_refusal_of_the_moment_asks_for_no_body(serve: Serve, connect: Con
     wire = await connect(collector)
     if refusing == "rate":
         await wire.ask(request(body()))
-    collector.stages.journal.trouble = "disk space is low" if refusing == "disk" else None
+    collector.stages.journal.blocked_reason = "disk space is low" if refusing == "disk" else None
     assert {"rate": 429, "disk": 503}[refusing] == (await wire.ask(WANTED)).status
 
 

@@ -12,7 +12,7 @@ import uvloop
 
 from collector.edge.app import UNREAD_KEPT_BYTES
 from collector.edge.connection import Connection
-from collector.edge.crowd import OLDEST_ASKED
+from collector.edge.connection_limit import OLDEST_ASKED
 from collector.edge.request import Bodies
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, tally, until
@@ -21,10 +21,8 @@ from tests.support import Running, body, config, running
 LENGTH = b"Content-Length: %d" % len(body())
 
 
-def crowded_out(collector: Running, bound: str = "all") -> float | None:
-    return collector.stages.metrics.registry.get_sample_value(
-        "collector_crowded_out_connections_total", {"bound": bound}
-    )
+def evicted(collector: Running, bound: str = "all") -> float | None:
+    return collector.stages.metrics.registry.get_sample_value("collector_evicted_connections_total", {"bound": bound})
 
 
 def bad_requests(collector: Running) -> float | None:
@@ -41,13 +39,13 @@ async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: 
         busy, idle, answered = [await connect(collector) for _ in range(3)]
         busy.send(head(LENGTH) + body()[:10])
         assert 201 == (await answered.ask(request(body()))).status
-        await until(lambda: collector.stages.traffic.under_way)
+        await until(lambda: collector.stages.traffic.in_flight)
         newcomer = await connect(collector)
         assert b"" == await idle.rest()
         assert [201, 201] == [(await wire.ask(request(body()))).status for wire in (newcomer, answered)]
         busy.send(body()[10:])
         assert 201 == (await busy.answer()).status
-        assert 1 == crowded_out(collector)
+        assert 1 == evicted(collector)
 
 
 async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, connect: Connect) -> None:
@@ -55,7 +53,7 @@ async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, conn
         busy = [await connect(collector) for _ in range(3)]
         for wire in busy:
             wire.send(head(LENGTH) + body()[:10])
-        await until(lambda: 3 == collector.stages.traffic.under_way)
+        await until(lambda: 3 == collector.stages.traffic.in_flight)
         assert b"" == await (await connect(collector)).rest()
         for wire in busy:
             wire.send(body()[10:])
@@ -86,7 +84,7 @@ async def test_requests_that_wait_for_their_turn_are_answered(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
-    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    monkeypatch.setattr("collector.edge.turn_budget.TURN_BYTES", 1)
     collector = await serve()
     wires = [await connect(collector) for _ in range(20)]
     for wire in wires:
@@ -99,7 +97,7 @@ async def test_requests_that_wait_for_their_turn_are_answered(
 async def test_event_is_stored_if_its_client_leaves_before_its_turn(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    monkeypatch.setattr("collector.edge.turn_budget.TURN_BYTES", 1)
     collector = await serve()
     for wire in [await connect(collector) for _ in range(20)]:
         wire.send(request(body()))
@@ -110,7 +108,7 @@ async def test_event_is_stored_if_its_client_leaves_before_its_turn(
 async def test_connections_that_are_closed_together_all_go(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collector.edge.pace.TURN_BYTES", 1)
+    monkeypatch.setattr("collector.edge.turn_budget.TURN_BYTES", 1)
     collector = await serve()
     wires = [await connect(collector) for _ in range(20)]
     for wire in wires:
@@ -201,13 +199,13 @@ async def test_connections_beyond_those_of_one_client_cost_it_its_own(serve: Ser
     collector = await serve(server={"max_connections_per_client": 3})
     busy, idle, other = [await connect(collector) for _ in range(3)]
     busy.send(head(LENGTH) + body()[:10])
-    await until(lambda: collector.stages.traffic.under_way)
+    await until(lambda: collector.stages.traffic.in_flight)
     newcomer = await connect(collector)
     assert b"" == await idle.rest()
     busy.send(body()[10:])
     assert 201 == (await busy.answer()).status
     assert [201, 201] == [(await wire.ask(request(body()))).status for wire in (newcomer, other)]
-    assert (1, 0) == (crowded_out(collector, "client"), crowded_out(collector))
+    assert (1, 0) == (evicted(collector, "client"), evicted(collector))
 
 
 @pytest.mark.parametrize("server", [{"max_connections_per_client": 0}, {"trusted_proxies": ["127.0.0.0/8"]}])
@@ -308,7 +306,7 @@ async def test_bodies_that_are_coming_in_are_bounded_together(serve: Serve, conn
     slow = [await connect(collector) for _ in range(2)]
     for wire in slow:
         wire.send(head(LENGTH) + body()[:10])
-    await until(lambda: 2 == collector.stages.traffic.under_way)
+    await until(lambda: 2 == collector.stages.traffic.in_flight)
     third = await connect(collector)
     answer = await third.ask(head(LENGTH) + body()[:10])
     assert (503, "unavailable", "5") == (answer.status, answer.reason, answer.headers["Retry-After"])
@@ -318,7 +316,7 @@ async def test_bodies_that_are_coming_in_are_bounded_together(serve: Serve, conn
     assert [201, 201] == [(await wire.answer()).status for wire in slow]
     again = await connect(collector)
     again.send(head(LENGTH) + body()[:10])
-    await until(lambda: collector.stages.traffic.under_way)
+    await until(lambda: collector.stages.traffic.in_flight)
     again.send(body()[10:])
     assert 201 == (await again.answer()).status
 

@@ -13,12 +13,12 @@ UPGRADES = {
     "h2c": head(b"Connection: Upgrade", b"Upgrade: h2c", method="GET"),
     "a header alone": head(b"Upgrade: x", method="GET"),
 }
-ALONE = UPGRADES["a header alone"]  # of no connection: what comes in one piece with it is followed
+ONLY_WORKER = UPGRADES["a header alone"]  # of no connection: what comes in one piece with it is followed
 
 
 @pytest.mark.parametrize(
     ("first", "at_once"),
-    [*((first, False) for first in UPGRADES.values()), (ALONE, True)],
+    [*((first, False) for first in UPGRADES.values()), (ONLY_WORKER, True)],
     ids=[*UPGRADES, "in one piece"],
 )
 async def test_trailer_behind_an_upgrade_is_no_header_of_the_next_request(
@@ -54,7 +54,7 @@ async def test_head_behind_an_upgrade_is_bounded_and_counted(
 ) -> None:
     collector = await serve()
     wire = await connect(collector)
-    wire.send(ALONE + behind)
+    wire.send(ONLY_WORKER + behind)
     assert 405 == (await wire.answer("GET")).status
     answer = await wire.answer()
     assert (status, reason) == (answer.status, answer.reason)
@@ -64,7 +64,7 @@ async def test_head_behind_an_upgrade_is_bounded_and_counted(
 async def test_other_protocol_behind_an_upgrade_is_no_http(serve: Serve, connect: Connect) -> None:
     collector = await serve()
     wire = await connect(collector)
-    wire.send(ALONE + request(body()).replace(b"HTTP/1.1", b"RTSP/1.0"))
+    wire.send(ONLY_WORKER + request(body()).replace(b"HTTP/1.1", b"RTSP/1.0"))
     assert 405 == (await wire.answer("GET")).status
     assert 400 == (await wire.answer()).status
     assert {} == tally(collector)

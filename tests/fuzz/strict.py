@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from collector.edge.answers import JSON
+from collector.edge.responses import JSON
 from collector.events import Reason
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

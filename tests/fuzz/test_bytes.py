@@ -64,7 +64,7 @@ class Subject:
             for site in received
             for reason in page.by("reason", "collector_dropped_events_total", site=site)
         )
-        assert 0 == page.value("collector_requests_under_way")
+        assert 0 == page.value("collector_requests_in_flight")
         self.sizes.append((int(page.value("process_resident_memory_bytes")), int(page.value("process_open_fds"))))
 
     def _new_rows(self) -> Iterator[tuple[str | None, ...]]:

@@ -182,11 +182,11 @@ def test_more_broken_files_than_there_are_names_are_trouble(tmp_path: Path, capl
     for number in range(10):
         (tmp_path / f"client_ip-2026-05-28{f'.{number}' if number else ''}.key").touch()
     process = Process(tmp_path)
-    assert "no key of today: [Errno 17] none of 10 files is a key" in (process.keys.trouble or "")
+    assert "no key of today: [Errno 17] none of 10 files is a key" in (process.keys.blocked_reason or "")
     process.at(DAY)
     assert 1 == len(caplog.records), "said once, though it is tried every second"
     assert process.at(DAY + 1).hash(DAY + 1)
-    assert process.keys.trouble is None
+    assert process.keys.blocked_reason is None
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_file_that_another_worker_sweeps_first_is_no_trouble(
     monkeypatch.setattr(os, "listdir", lambda folder: [*listdir(folder), "client_ip-2026-05-27.key"])
     process.at(DAY + 1)
     assert [] == caplog.messages
-    assert process.keys.trouble is None
+    assert process.keys.blocked_reason is None
 
 
 def test_clock_that_is_set_back_over_midnight_finds_the_day_as_it_was(tmp_path: Path) -> None:
@@ -289,14 +289,14 @@ def test_disk_that_fails_is_asked_again_and_costs_no_day_that_has_its_key(
         patched.setattr(os, call, fails)
         for _ in range(3):
             process.at(DAY + 1)
-            assert process.keys.trouble is None
+            assert process.keys.blocked_reason is None
             assert before == process.hash(DAY + 1)
         failing = Process(tmp_path, DAY + 2)
     assert 2 == len(caplog.messages), "each says it once"
     if call != "listdir":
-        assert "no key of today: [Errno 5] Input/output error" == failing.keys.trouble
+        assert "no key of today: [Errno 5] Input/output error" == failing.keys.blocked_reason
     failing.at(DAY + 2)
-    assert failing.keys.trouble is None
+    assert failing.keys.blocked_reason is None
     process.at(DAY + 2)
     assert failing.hash(DAY + 2) == process.hash(DAY + 2)
     assert ["client_ip-2026-05-30.key", "client_ip-2026-05-31.key"] == names(tmp_path)

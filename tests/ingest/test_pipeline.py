@@ -7,7 +7,7 @@ import pytest
 import ujson
 
 from collector.config import SiteSettings
-from collector.edge.answers import FORMS
+from collector.edge.responses import FORMS
 from collector.events import COLUMNS, Dropped, Event, Ignored, Kind, Reason, Refused
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy

@@ -219,9 +219,9 @@ async def test_failed_commit_refuses_all_its_events_until_the_disk_is_mended(
     assert "No space left on device" in journal.refusing_because()
     with monkeypatch.context() as patch:
         patch.setattr(SegmentFile, "probe", fail(OSError(ENOSPC, "No space left on device")))
-        await journal.mend()
+        await journal.retry()
         assert not journal.can_append()
-    await journal.mend()
+    await journal.retry()
     assert await journal.append(make_event())
     await journal.close()
     assert [["a"]] == [sites_in_file(segment) for segment in journal.sealed]
@@ -233,7 +233,7 @@ async def test_broken_segment_ends_all_acknowledging(journal: Journal, monkeypat
         patch.setattr(SegmentFile, "commit", fail(SegmentBroken("fsync failed")))
         assert not await journal.append(make_event())
     assert journal.broken.is_set()
-    await journal.mend()
+    await journal.retry()
     assert not await journal.append(make_event())
     await journal.close()
     assert [] == journal.sealed, "nothing is flushed by a process that does not know what its file holds"
@@ -258,9 +258,9 @@ async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
         stored = [await journal.append(large_event(10_000)) for _ in range(25)]
         assert 20 * [True] + 5 * [False] == stored
         assert "no new segment can be made" == journal.refusing_because()
-        await journal.mend()
+        await journal.retry()
         assert not journal.sealed
-    await journal.mend()
+    await journal.retry()
     assert [20] == [segment.rows for segment in journal.sealed]
     assert await journal.append(make_event())
     await journal.close()
@@ -278,7 +278,7 @@ async def test_journal_that_could_not_be_opened_is_opened_when_it_can(tmp_path: 
         journal.open()
     assert not await journal.append(make_event())
     (tmp_path / "journal").unlink()
-    await journal.mend()
+    await journal.retry()
     assert await journal.append(make_event())
     await journal.close()
 
@@ -419,7 +419,7 @@ async def test_look_refuses_until_another_segment_is_open(journal: Journal) -> N
     journal._file.path.unlink()
     await journal.look()
     assert journal.refusing_because().endswith("is gone: it was moved or deleted")
-    await journal.mend()
+    await journal.retry()
     assert await journal.append(make_event("b"))
     assert [["a"]] == [sites_in_memory(segment) for segment in journal.sealed]
     await journal.close()

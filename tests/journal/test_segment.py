@@ -14,7 +14,7 @@ from collector.journal import segment as module
 from collector.journal.record import HEADER_BYTES, Header, Record, encode_header, scan
 from collector.journal.segment import SegmentBroken, SegmentFile, SegmentStore
 from collector.publish.local import Folders
-from collector.share import Share
+from collector.worker_slot import WorkerSlot
 from tests.journal.test_record import ID, make_event
 
 
@@ -28,7 +28,7 @@ def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worke
     """Of two workers: each its own folder, and the first those of workers that are no more."""
     for folder in ("0", "1", "2", "7", "old"):
         SegmentStore(Folders(tmp_path), folder, by_site=True, durability="write").create().close()
-    share = Share(worker, 2)
+    share = WorkerSlot(worker, 2)
     store = SegmentStore(Folders(tmp_path), share.folder, by_site=True, durability="write", adopts=share.adopts)
     assert adopted == {segment.path.parent.name for segment in store.left_over() if segment.path}
 

@@ -202,4 +202,4 @@ async def test_flood_is_stopped(process: Process, begin: bytes, more: bytes, exp
 
 def nobody_is_left(process: Process) -> None:
     wait_until(lambda: process.metrics().value("collector_connections") == 0, "every connection is closed")
-    assert 0 == process.metrics().value("collector_requests_under_way")
+    assert 0 == process.metrics().value("collector_requests_in_flight")

@@ -13,7 +13,7 @@ from tests.system.process import Process, serving, wait_until
 
 OF_ONE_CLIENT = 100  # the bound, so that ten addresses reach it
 DESCRIPTORS = 2_600  # of which as many as OTHER_DESCRIPTORS says are for other things: 2,088 connections
-CROWDED_OUT = "collector_crowded_out_connections_total"
+CROWDED_OUT = "collector_evicted_connections_total"
 
 
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])

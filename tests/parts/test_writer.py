@@ -18,7 +18,7 @@ from collector.parts.naming import new_segment_id
 from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
 from collector.publish.local import Folders
-from collector.share import Share
+from collector.worker_slot import WorkerSlot
 from tests.support import NOON_US, read_rows
 
 writer_module: Any = import_module("collector.parts.writer")  # Any: its imports are replaced below
@@ -215,7 +215,7 @@ def test_prepare_sweeps_what_killed_processes_left(tmp_path: Path, worker: int, 
     for path in left.values():
         path.parent.mkdir(parents=True)
         path.write_bytes(b"half a part")
-    share = Share(worker, 2)
+    share = WorkerSlot(worker, 2)
     PartWriter(Folders(tmp_path), share.folder, compression="zstd", adopts=share.adopts).prepare()
     assert swept == {name for name, path in left.items() if not path.exists()}
 

@@ -50,4 +50,4 @@ if __name__ == "__main__":
     sys.platform = "darwin"
     import_module("collector.portable")
     sys.platform = "linux"
-    sys.exit(import_module("collector.boot.cli").main(sys.argv[1:]))
+    sys.exit(import_module("collector.cli.main").main(sys.argv[1:]))

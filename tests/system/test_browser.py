@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from collector.boot.claims import listen
+from collector.daemon.resources import listen
 from tests.system.process import Process, serving, wait_until
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

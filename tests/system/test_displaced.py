@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.boot.supervisor import BEAT_S
-from collector.boot.worker import DISK_CHECK_S
+from collector.daemon.worker import DISK_CHECK_S
+from collector.daemon.workers.supervisor import HEARTBEAT_S
 from tests.crash.conftest import need
 from tests.crash.disk import mount
 from tests.support import event
@@ -232,14 +232,14 @@ def test_volume_that_is_unmounted_is_not_written_beneath(tmp_path: Path) -> None
 
 LOOK_HANGS = """
 import os, sys, threading, time
-from collector.boot import claims
-from collector.boot.cli import main
-really = claims.DataDir.displaced
+from collector.daemon import resources
+from collector.cli.main import main
+really = resources.DataDir.displaced
 def displaced(data_dir):
     if os.path.exists("hang"):
         time.sleep(3600)
     return really(data_dir)
-claims.DataDir.displaced = displaced
+resources.DataDir.displaced = displaced
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -275,7 +275,7 @@ def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, 
 
 def test_data_dir_is_looked_at_often_enough_to_refuse_within_two_seconds() -> None:
     """By a worker, and then by the supervisor that asks it; half a second is for a busy machine."""
-    assert DISK_CHECK_S + BEAT_S <= 1.5
+    assert DISK_CHECK_S + HEARTBEAT_S <= 1.5
 
 
 def workers_of(process: Process) -> list[int]:

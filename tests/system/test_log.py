@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from collector.flood import MAX_ALIKE
+from collector.log.rate_limit import MAX_ALIKE
+from tests.log.test_setup import fields
 from tests.system.process import READY_S, Process, configure, environment, serving
-from tests.test_log import fields
 
 CONNECTIONS = 1_000
 
@@ -36,7 +36,7 @@ import sys
 from aiohttp import web
 from collector.edge.connection import Connection
 Connection.handle_error = web.RequestHandler.handle_error
-from collector.boot.cli import main
+from collector.cli.main import main
 sys.exit(main())
 """
 
@@ -82,23 +82,24 @@ def test_flood_of_a_library_is_a_few_lines_and_a_count(tmp_path: Path) -> None:
 
 
 def test_crash_of_the_process_is_one_happening(tmp_path: Path) -> None:
-    broken = "import sys; from collector.boot import alone, cli; alone.owned = None; sys.exit(cli.main())"
+    broken = "import sys; from collector.cli.main import main; from collector.daemon import single_process as daemon"
+    broken += "; daemon.owned = None; sys.exit(main())"
     config = configure(tmp_path)
     command = [sys.executable, "-c", broken, "serve", "--config", str(config)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=30)
     heads = [line for line in done.stderr.splitlines() if not line.startswith("    ")]
     assert (1, 1) == (done.returncode, len(heads)), done.stderr
-    assert " CRITICAL collector.log: the process ends: TypeError" in heads[0]
+    assert " CRITICAL collector.log.setup: the process ends: TypeError" in heads[0]
 
 
 # As systemd starts it, with its journal at another place.
 UNDER_SYSTEMD = """
 import os, sys
-from collector import log
+from collector.log import setup as log
 log.JOURNAL_SOCKET = {path!r}
 stderr = os.fstat(2)
 os.environ["JOURNAL_STREAM"] = f"{{stderr.st_dev}}:{{stderr.st_ino}}"
-from collector.boot.cli import main
+from collector.cli.main import main
 sys.exit(main())
 """
 
@@ -140,4 +141,4 @@ def test_under_systemd_without_its_socket_lines_have_priorities(tmp_path: Path) 
         assert 0 == process.stop()
     lines = process.log().splitlines()
     assert {"<6>", "<3>"} == {line[:3] for line in lines}
-    assert lines[0].startswith("<6>collector.boot.admin: admin on ")
+    assert lines[0].startswith("<6>collector.daemon.admin: admin on ")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from collector.nice import NICE
+from collector.thread_priority import NICE
 from tests.support import body, event, read_rows
 from tests.system import wire
 from tests.system.process import (
@@ -214,7 +214,7 @@ def half_sent(process: Process, data: bytes) -> Iterator[socket.socket]:
     host, port = process.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as connection:
         connection.sendall(wire.head("demo", len(data)) + data[: len(data) // 2])
-        wait_until(lambda: process.metrics().value("collector_requests_under_way") == 1, "the request is under way")
+        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is under way")
         yield connection
 
 

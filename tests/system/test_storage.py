@@ -203,7 +203,7 @@ def test_disk_that_is_mended_while_draining_loses_nothing(tmp_path: Path) -> Non
 
 HANGING_SYNC = """
 import sys, time
-from collector.boot.cli import main
+from collector.cli.main import main
 from collector.parts import writer
 writer.fsync_file = lambda path: time.sleep(3600)
 sys.exit(main(sys.argv[1:]))

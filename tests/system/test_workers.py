@@ -231,7 +231,7 @@ def test_workers_end_when_the_supervisor_is_killed_and_the_next_start_goes_on(tm
     with two_workers(tmp_path, server={"shutdown_timeout_s": 3, "body_timeout_s": 60}) as process:
         ids = posted(process, 20)
         pids = workers(process)
-        with under_way(process):
+        with in_flight(process):
             kill(process)
             with two_workers(tmp_path) as again:
                 assert not any(alive(pid) for pid in pids.values())
@@ -242,12 +242,12 @@ def test_workers_end_when_the_supervisor_is_killed_and_the_next_start_goes_on(tm
 
 
 @contextmanager
-def under_way(process: Process) -> Iterator[None]:
+def in_flight(process: Process) -> Iterator[None]:
     """A request whose body does not come."""
     address = urlsplit(process.url)
     with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
         connection.sendall(wire.head("demo", 100) + b"{")
-        wait_until(lambda: process.metrics().value("collector_requests_under_way") == 1, "the request is under way")
+        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is under way")
         yield
 
 

@@ -27,7 +27,7 @@ SITE = "demo"
 
 
 @dataclass(slots=True)
-class Crowd:
+class Seen:
     """What became of the requests: `fine`, or what went wrong, by kind of connection."""
 
     own: Counter[str] = field(default_factory=Counter)
@@ -45,9 +45,9 @@ class Crowd:
 
 
 @contextmanager
-def crowd(host: Host, ledger: Ledger) -> Iterator[Crowd]:
+def crowd(host: Host, ledger: Ledger) -> Iterator[Seen]:
     """Send until the block is left, and then wait for every answer."""
-    seen = Crowd()
+    seen = Seen()
     stop = threading.Event()
     thread = threading.Thread(target=host.on_its_network, args=(lambda: asyncio.run(_send(seen, ledger, stop)),))
     thread.start()
@@ -59,7 +59,7 @@ def crowd(host: Host, ledger: Ledger) -> Iterator[Crowd]:
         assert not thread.is_alive(), "every request has an end"
 
 
-async def _send(seen: Crowd, ledger: Ledger, stop: threading.Event) -> None:
+async def _send(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         for _ in range(STAYING):
@@ -71,7 +71,7 @@ async def _send(seen: Crowd, ledger: Ledger, stop: threading.Event) -> None:
             await asyncio.sleep(max(0.0, began + number / PER_S - loop.time()))
 
 
-async def _one(seen: Crowd, ledger: Ledger) -> None:
+async def _one(seen: Seen, ledger: Ledger) -> None:
     """One request on a connection of its own."""
     began = asyncio.get_running_loop().time()
     try:
@@ -86,7 +86,7 @@ async def _one(seen: Crowd, ledger: Ledger) -> None:
     seen.slowest_s = max(seen.slowest_s, asyncio.get_running_loop().time() - began)
 
 
-async def _stay(seen: Crowd, ledger: Ledger, stop: threading.Event) -> None:
+async def _stay(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
     """Request after request on one connection; a new one where it was closed."""
     while not stop.is_set():
         try:

@@ -19,13 +19,13 @@ from typing import TypeVar
 
 import pytest
 
-from collector.boot.install import unit_files
+from collector.cli.install import unit_files
 from tests.crash.conftest import need
 from tests.crash.rounds import Ledger, verdict
 from tests.support import body
 from tests.system import wire
 from tests.system.process import Settings, toml, wait_until
-from tests.systemd.crowd import SITE, URL, Crowd, crowd
+from tests.systemd.crowd import SITE, URL, Seen, crowd
 from tests.systemd.host import Host, booted
 
 ROOT = Path(__file__).parents[2]
@@ -407,6 +407,6 @@ def killed(unit: Unit, number: signal.Signals) -> None:
     assert victim != unit.main_pid()
 
 
-def report(what: str, clients: Crowd) -> None:
+def report(what: str, clients: Seen) -> None:
     """For `pytest -s`: what the requirement asks to be counted."""
     print(f"{what}: own {dict(clients.own)}, staying {dict(clients.staying)}, slowest {clients.slowest_s:.2f} s")

@@ -23,7 +23,8 @@ PING_S = 0.1  # a third of the watchdog's timeout
 STUCK = """
 import sys, threading, time
 from pathlib import Path
-from collector.boot import cli, status
+from collector.cli import main
+from collector.daemon import status
 status.REFRESH_S = 0.05
 refresh = status.Reporter.refresh
 here = Path.cwd()  # later it works in data_dir
@@ -33,7 +34,7 @@ async def stuck(self):
         time.sleep(3600)
     await refresh(self)
 status.Reporter.refresh = stuck
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))
 """
 
 # What a manager does between fork and exec: descriptors 3 and 4 are the sockets, for the pid that it becomes.

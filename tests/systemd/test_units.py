@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.boot.cli import main
-from collector.boot.install import BINARY_VARIABLE, unit_files
+from collector.cli.install import BINARY_VARIABLE, unit_files
+from collector.cli.main import main
 from tests.crash.conftest import need
 
 UNITS = Path(__file__).parents[2] / "systemd"

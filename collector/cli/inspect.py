@@ -1,0 +1,251 @@
+"""`collector inspect`: what is in a data_dir, a segment or a part, and whether all of it can be read."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from collector.cli.found import Found, below, is_gone, open_file, what_it_is
+from collector.daemon.resources import StartError
+from collector.journal.flush.quarantine import QUARANTINE
+from collector.journal.record import HEADER_BYTES, Record, decode_header, scan
+from collector.journal.segment import SEGMENT_NAME
+from collector.log.setup import escape as on_one_line
+from collector.parts.naming import STAGING
+from collector.parts.table import EVENT_SCHEMA
+
+T = TypeVar("T")
+
+RECEIVED = EVENT_SCHEMA.field("received_at")
+OUTSIDE = f"{RECEIVED.name} lies outside the years 1 to 9999"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# A file or a pipe has no width of its own; this fits the longest site id.
+WIDTH_OF_FILES = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What one part or segment holds; `problem` says what of it cannot be read, in one line."""
+
+    path: Path
+    rows: int = 0
+    size_bytes: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    problem: str | None = None
+    note: str | None = None
+    has_events: bool = False
+
+
+def inspect(path: Path, newest: int) -> int:
+    """Print tables of the parts and segments that are there, then the newest rows of parts that were asked for.
+
+    The exit code is 1 if one is broken. Raises StartError where nothing is there.
+    """
+    root, found = _found(path)
+    files = sorted(found.paths)
+    kept = [file for file in files if file.parent.name == QUARANTINE and os.path.isfile(file) and file != path]
+    of_quarantine = frozenset(kept)
+    segments = [file for file in files if SEGMENT_NAME.fullmatch(file.name) and file not in of_quarantine]
+    parts = [file for file in files if file.suffix == ".parquet" or (file == path and not segments)]
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
+    looked = _still_there(look(part) for part in shown(parts, "reading"))
+    of_segments = _still_there(look_at_segment(segment) for segment in shown(segments, "reading"))
+    rows, unshown = _newest_events([health for health in looked if not health.problem], newest)
+    if looked or not segments:
+        console.print(_table(root, looked, "parts"))
+    if segments:
+        console.print(_table(root, of_segments, "segments"))
+    for file in kept:
+        with suppress(OSError):
+            print(f"in quarantine: {on_one_line(str(file.relative_to(root)))}: {file.stat().st_size} bytes")
+    for health in of_segments:
+        if health.note:
+            print(f"{on_one_line(str(health.path))}: {health.note}")
+    unread = [Health(folder, problem=_why(exc)) for folder, exc in found.unread]
+    broken = [health for health in unread + looked + of_segments + unshown if health.problem]
+    for health in broken:
+        print(on_one_line(f"broken: {health.path}: {health.problem}"), file=sys.stderr)
+    for row in rows:
+        print(json.dumps(row, default=str, ensure_ascii=False))
+    return 1 if broken else 0
+
+
+def _found(path: Path) -> tuple[Path, Found]:
+    """The folder that names are shown from, and what is to be looked at. Raises StartError."""
+    try:
+        if path.is_dir():
+            return path, below(path, lambda name: name != STAGING)
+        kind = what_it_is(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StartError(f"{path}: no such file or folder") from None
+    except OSError as exc:
+        raise StartError(f"{path}: {exc.strerror}") from None
+    if kind is not None:
+        raise StartError(f"{path}: {kind}; it should be a data_dir, a segment or a part")
+    return path.parent, Found([path])
+
+
+def _still_there(looked: Iterable[Health]) -> list[Health]:
+    """Without what a collector that serves has released or dropped meanwhile: that is no fault."""
+    return [health for health in looked if not health.problem or not is_gone(health.path)]
+
+
+def look_at_segment(path: Path) -> Health:
+    """Read every record of a segment, its CRC included. A torn tail is no fault: a crash leaves one."""
+    rows = damaged = torn = 0
+    moments: list[int] = []  # the first and the last
+    match = SEGMENT_NAME.fullmatch(path.name)
+    try:
+        with open_file(path) as file:
+            head = file.read(HEADER_BYTES)
+            header = decode_header(head)
+            damaged += HEADER_BYTES if header is None and len(head) == HEADER_BYTES else 0
+            for found in scan(file, header.segment_id if header else match[1] if match else ""):
+                if isinstance(found, Record):
+                    rows += 1
+                    moments = _ends([*moments, found.received_us])
+                elif found.tail:
+                    torn = found.end - found.start
+                else:
+                    damaged += found.end - found.start
+            size_bytes = file.tell()  # its name may be gone already
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, it keeps back no other
+        return Health(path, problem=_why(exc))
+    first, last = map(_moment, moments or (None, None))
+    damage = f"{damaged} bytes are damaged" if damaged else None
+    problem = damage or (OUTSIDE if moments and None in (first, last) else None)
+    note = f"a torn tail of {torn} bytes; with fsync and a sound disk acknowledged to nobody" if torn else None
+    return Health(path, rows, size_bytes, first, last, problem, note)
+
+
+def look(path: Path) -> Health:
+    """Read the whole part, checksums included."""
+    try:
+        with open_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
+            return _of_part(path, part, os.fstat(file.fileno()).st_size)
+    except Exception as exc:  # noqa: BLE001 - likewise; a foreign file fails in ways of its own
+        return Health(path, problem=_why(exc))
+
+
+def _of_part(path: Path, part: pq.ParquetFile, size_bytes: int) -> Health:
+    schema = part.schema_arrow
+    times = [field.type for field in schema if field.name == RECEIVED.name]
+    if times != [RECEIVED.type]:
+        has = f"has {len(times) or 'no'} column{'s' * (len(times) > 1)} {RECEIVED.name}"
+        kind = f"{RECEIVED.name} is {times[0]}, and should be {RECEIVED.type}" if len(times) == 1 else has
+        return Health(path, size_bytes=size_bytes, problem=kind)
+    rows = without = 0
+    moments: list[int] = []  # the first and the last
+    for batch in part.iter_batches():
+        column = batch[RECEIVED.name]
+        rows += len(column)
+        without += column.null_count
+        span = pc.min_max(column.cast(pa.int64())).as_py()
+        moments = _ends([*moments, *(us for us in span.values() if us is not None)])
+    first, last = map(_moment, moments or (None, None))
+    promised = (part.metadata.metadata or {}).get(b"collector.rows")
+    problem = None
+    if promised not in (None, b"%d" % rows):
+        problem = f"{rows} rows, but its footer promises {promised!r}"
+    elif without:
+        problem = f"{without} rows have no {RECEIVED.name}"
+    elif moments and None in (first, last):
+        problem = OUTSIDE
+    return Health(path, rows, size_bytes, first, last, problem, has_events=schema.names == EVENT_SCHEMA.names)
+
+
+def _ends(moments: list[int]) -> list[int]:
+    return [min(moments), max(moments)] if moments else []
+
+
+def _moment(us: int | None) -> datetime | None:
+    """None where no calendar of Python has it."""
+    try:
+        return None if us is None else EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        return None
+
+
+def _why(exc: Exception) -> str:
+    """The first line of what is wrong."""
+    said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    return said.strip().partition("\n")[0] or type(exc).__name__
+
+
+def shown(paths: Sequence[T], doing: str) -> Iterator[T]:
+    """The same, with a progress bar where there is a terminal."""
+    terminal = Console(stderr=True)
+    yield from track(paths, doing, console=terminal, disable=not terminal.is_terminal, transient=True)
+
+
+def _table(root: Path, looked: list[Health], what: str) -> Table:
+    table = Table(box=box.SIMPLE, show_footer=True)
+    readable = [health for health in looked if not health.problem]
+    table.add_column("folder", "all", overflow="fold")
+    table.add_column(what, str(len(looked)), justify="right")
+    table.add_column("rows", str(sum(health.rows for health in looked)), justify="right")
+    table.add_column("size", decimal(sum(health.size_bytes for health in looked)), justify="right")
+    table.add_column("received from")
+    table.add_column("to")
+    table.add_column("health", "good" if len(readable) == len(looked) else f"{len(looked) - len(readable)} broken")
+    for folder, group in groupby(looked, key=lambda health: health.path.parent):
+        parts = list(group)
+        broken = sum(1 for health in parts if health.problem)
+        times = [time for health in parts for time in (health.first, health.last) if time]
+        table.add_row(
+            escape(on_one_line(str(folder.relative_to(root)))),
+            str(len(parts)),
+            str(sum(health.rows for health in parts)),
+            decimal(sum(health.size_bytes for health in parts)),
+            _second(min(times, default=None)),
+            _second(max(times, default=None)),
+            f"{broken} broken" if broken else "good",
+        )
+    return table
+
+
+def _second(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S") if time else "-"
+
+
+def _newest_events(readable: list[Health], newest: int) -> tuple[list[dict[str, Any]], list[Health]]:
+    """The events received last, whatever parts they are in, what is null left out; rejected events are none.
+
+    And the parts whose rows cannot be shown.
+    """
+    parts = [health for health in readable if health.rows and health.has_events] if newest else []
+    rows: list[dict[str, Any]] = []
+    unshown = []
+    for health in sorted(parts, key=lambda health: str(health.last), reverse=True):
+        if len(rows) == newest and rows[0][RECEIVED.name] >= health.last:
+            break  # this part, and so all that follow, end before the oldest row that is wanted
+        try:
+            with open_file(health.path) as file, pq.ParquetFile(file) as part:
+                last = part.read().sort_by(RECEIVED.name).slice(max(0, health.rows - newest)).to_pylist()
+        except FileNotFoundError:  # a collector that serves has dropped it meanwhile
+            continue
+        except Exception as exc:  # noqa: BLE001 - no part of ours; the others' rows are shown
+            unshown.append(Health(health.path, problem=f"its rows cannot be shown: {_why(exc)}"))
+            continue
+        rows = sorted(rows + last, key=lambda row: row[RECEIVED.name])[-newest:]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows], unshown

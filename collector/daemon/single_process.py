@@ -1,0 +1,85 @@
+"""One process that serves without a supervisor: it claims the data_dir and both ports, and signals are its controller.
+
+SIGTERM and SIGINT stop it, a second one at once (collector/daemon/stop_signals.py). SIGHUP reads the configuration
+again. Nothing here starts it again when it dies: systemd does that, and a small machine needs no second process for it.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from collector.clock import Clock, SystemClock
+from collector.config import Config
+from collector.daemon.admin import serving_admin
+from collector.daemon.layout import check_layout
+from collector.daemon.reload import Reloads
+from collector.daemon.resources import PATIENCE_S, listen, owned, url
+from collector.daemon.sd_notify import Manager
+from collector.daemon.status import Reporter, problems
+from collector.daemon.stop_signals import StopSignals
+from collector.daemon.worker import Worker, open_stages, run
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
+    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError, ConfigError."""
+    with owned(config.storage.data_dir, PATIENCE_S) as data_dir:
+        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
+        with (
+            # Before there is a segment: each start that finds a port taken would leave one behind.
+            listen(config.server.host, config.server.port, "server", inherited) as public,
+            listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
+            data_dir.entered() as root,
+        ):
+            clock = SystemClock()
+            stages = open_stages(config, clock, root=root)
+            reloads = Reloads(config_file, config, stages.metrics, manager)
+            reporter = Reporter(
+                manager, clock, data_dir.folder, stages.stats, lambda: problems(stages.refusal(), reloads.failure)
+            )
+            signals = SignalController(reloads, reporter, manager, clock, public, admin)
+            return run(Worker(config, stages, data_dir, clock), public, signals)
+
+
+class SignalController:
+    """The controller of a worker that is alone."""
+
+    def __init__(
+        self,
+        reloads: Reloads,
+        reporter: Reporter,
+        manager: Manager,
+        clock: Clock,
+        public: socket.socket,
+        admin: socket.socket,
+    ) -> None:
+        self._reloads = reloads
+        self._reporter = reporter
+        self._manager = manager
+        self._clock = clock
+        self._public = public
+        self._admin = admin
+
+    @asynccontextmanager
+    async def attached(self, worker: Worker) -> AsyncIterator[None]:
+        StopSignals(self._clock, worker.stop, worker.exit_at_once).listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
+        worker.stages.metrics.workers.labels("configured").set(1)
+        async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
+            yield
+
+    def serving(self) -> None:
+        log.info("listening on %s", url(self._public))
+        self._manager.ready()
+
+    def draining(self) -> None:
+        self._reporter.drain()
+
+    async def orders(self, worker: Worker) -> None:
+        """SIGHUP: sites and limits change at once; a bad file changes nothing."""
+        await self._reloads.run(worker.take_over)

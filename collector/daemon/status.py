@@ -1,0 +1,125 @@
+"""The status line: what `systemctl status` shows of us, what is wrong before what is well.
+
+receiving 310/s, 2 segments, 41 GB free
+refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
+last reload failed: collector.toml: sites: missing ... (and 2 more); receiving ...
+draining: 3 requests under way, 1,200 events to publish
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiofiles.os
+
+from collector.clock import Clock
+from collector.daemon.sd_notify import Manager
+from collector.threads import UNJOINED
+
+REFRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The few numbers of a moment; those of several workers can be added."""
+
+    received: int = 0  # since the start
+    segments: int = 0  # sealed, and waiting to be published: `collector_journal_segments`
+    in_flight: int = 0  # requests
+    unpublished: int = 0  # events
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(*(mine + yours for mine, yours in zip(self.numbers(), other.numbers(), strict=True)))
+
+    def numbers(self) -> tuple[int, int, int, int]:
+        """As they are sent to a supervisor."""
+        return (self.received, self.segments, self.in_flight, self.unpublished)
+
+
+def problems(refusal: str | None, reload_failure: str | None) -> list[str]:
+    """What is wrong, the worst first."""
+    refusing = [f"refusing events: {refusal}"] if refusal else []
+    return [*refusing, reload_failure] if reload_failure else refusing
+
+
+def serving_line(wrong: Iterable[str], per_s: float, stats: Stats, free_bytes: int | None) -> str:
+    """What a person wants to know of a collector that serves."""
+    free = "disk unknown" if free_bytes is None else f"{_gb(free_bytes)} GB free"
+    segments = "1 segment" if stats.segments == 1 else f"{stats.segments:,} segments"
+    return "; ".join([*wrong, f"receiving {per_s:,.0f}/s, {segments}, {free}"])
+
+
+def draining_line(stats: Stats) -> str:
+    return f"draining: {stats.in_flight:,} requests under way, {stats.unpublished:,} events to publish"
+
+
+def _gb(size_bytes: int) -> str:
+    gb = size_bytes / 1e9
+    return f"{gb:,.0f}" if gb >= 10 else f"{gb:.1f}"
+
+
+class Reporter:
+    """Pings the manager and shows the line, as coroutines of the event loop."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        clock: Clock,
+        data_dir: int | Path,
+        stats: Callable[[], Stats],
+        problems: Callable[[], list[str]],
+    ) -> None:
+        """`data_dir`: a descriptor of it, where it may be moved."""
+        self._manager = manager
+        self._clock = clock
+        self._data_dir = data_dir
+        self._stats = stats
+        self._problems = problems
+        self._is_draining = False
+        self._seen = (clock.monotonic_ns(), 0)
+
+    @asynccontextmanager
+    async def reporting(self) -> AsyncIterator[None]:
+        """Do both until the block is left."""
+        tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._report())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)  # and who had failed is in asyncio's log
+
+    async def _ping(self) -> None:
+        """For ever: as long as the loop turns, and no longer."""
+        while True:
+            self._manager.ping()
+            await self._clock.sleep(self._manager.ping_every_s)
+
+    async def _report(self) -> None:
+        """For ever; apart from the pings, because a disk that hangs may hold it."""
+        while True:
+            await self.refresh()
+            await self._clock.sleep(REFRESH_S)
+
+    def drain(self) -> None:
+        """Tell that we stop, and from now on how far that is."""
+        self._is_draining = True
+        self._manager.stopping()
+        self._manager.status(draining_line(self._stats()))
+
+    async def refresh(self) -> None:
+        """Show the line of this moment."""
+        try:
+            disk = await aiofiles.os.statvfs(self._data_dir, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
+            free_bytes = disk.f_bavail * disk.f_frsize
+        except OSError:
+            free_bytes = None
+        stats = self._stats()
+        now_ns = self._clock.monotonic_ns()
+        then_ns, before = self._seen
+        self._seen = (now_ns, stats.received)
+        per_s = max(0, stats.received - before) / max(1e-3, (now_ns - then_ns) / 1e9)
+        serving = serving_line(self._problems(), per_s, stats, free_bytes)
+        self._manager.status(draining_line(stats) if self._is_draining else serving)

@@ -1,0 +1,215 @@
+"""The stages of one process, built from the last to the first and handed to one another."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client.core import Metric
+
+from collector.addresses import AddressSet
+from collector.clock import Clock
+from collector.config import Config
+from collector.daemon.status import Stats
+from collector.edge.app import InFlight, build_app
+from collector.edge.collect import CollectEndpoint, Rules
+from collector.edge.fast_path import OrdinaryRequests
+from collector.edge.ops import build_admin
+from collector.edge.rate_limit import BucketTable, TokenBuckets
+from collector.ingest.daily_key import DailyKeys
+from collector.ingest.enrich import client_ip_policy, needs_keys
+from collector.ingest.pipeline import replay
+from collector.journal.flush.flusher import Flusher
+from collector.journal.flush.quarantine import Quarantine
+from collector.journal.flush.rejects import RejectedStore, Rejects
+from collector.journal.flush.segment_flush import SegmentFlush
+from collector.journal.journal import Journal
+from collector.journal.segment import SegmentStore
+from collector.metrics import Gauges, Metrics
+from collector.parts.writer import PartWriter
+from collector.publish.local import Folders
+from collector.sites import build_sites
+from collector.worker_slot import ONLY_WORKER, WorkerSlot
+
+log = logging.getLogger(__name__)
+
+# What time or an operator's hand can heal while we run; anything else at start is a data_dir that cannot be used.
+PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a worker runs."""
+
+    metrics: Metrics
+    writer: PartWriter
+    store: SegmentStore
+    journal: Journal
+    flush_segment: SegmentFlush
+    flusher: Flusher
+    endpoint: CollectEndpoint
+    traffic: InFlight
+    keys: DailyKeys
+    ordinary: OrdinaryRequests | None
+    share: WorkerSlot
+    min_free_bytes: int
+
+    def open(self) -> None:
+        """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
+
+        A disk that is full, or a process out of descriptors, is no error: the journal refuses until it can be opened.
+        """
+        left_over = self.store.left_over()
+        if left_over:
+            size_bytes = sum(segment.size_bytes for segment in left_over)
+            log.info("recovering %d segments of %d bytes beside serving", len(left_over), size_bytes)
+        self.journal.adopt(left_over)
+        for step in (self.writer.prepare, self.journal.open):
+            try:
+                step()
+            except OSError as exc:
+                if exc.errno not in PASSING_ERRORS:
+                    raise
+                log.error("%s failed, and will be tried again: %s", step.__qualname__, exc)
+        self.tend_keys()
+
+    def tend_keys(self) -> None:
+        """Have the keys of the day, if addresses are hashed. Blocks."""
+        self.keys.tend(needed=needs_keys(self.endpoint.rules.client_ip))
+
+    def rules_of(self, config: Config, clock: Clock) -> Rules:
+        """The rules of another configuration, all that they need made ready. Blocks: in a thread."""
+        rules = build_rules(config, clock, self.endpoint.rules.buckets.table, self.keys)
+        self.keys.tend(needed=needs_keys(rules.client_ip))
+        return rules
+
+    def public_app(self) -> web.Application:
+        return build_app(self.endpoint, self.traffic)
+
+    def admin_app(self) -> web.Application:
+        return build_admin(self)
+
+    def refusal(self) -> str | None:
+        return self.keys.blocked_reason if self.journal.can_append() else self.journal.refusing_because()
+
+    def stats(self) -> Stats:
+        return Stats(
+            self.metrics.received, len(self.journal.sealed), self.traffic.in_flight, self.journal.unpublished_rows
+        )
+
+    async def metrics_page(self) -> bytes:
+        # In a thread: 18,000 series take 0.15 s, and an event must not wait for them.
+        return await asyncio.to_thread(self.metrics.snapshot(self.journal.buffered_by_site(), self.gauges()))
+
+    def families(self) -> Callable[[], Iterable[Metric]]:
+        """The numbers of this moment, for a thread to look through."""
+        return self.metrics.families(self.journal.buffered_by_site(), self.gauges())
+
+    def gauges(self) -> Gauges:
+        """The numbers that are looked up when someone asks."""
+        self.metrics.workers.labels("serving").set(1)
+        is_ready = int(self.refusal() is None)
+        self.metrics.workers.labels("ready").set(is_ready)
+        return {
+            "collector_buffered_bytes": (
+                "What the unpublished events are charged for",
+                self.journal.unpublished_bytes,
+            ),
+            "collector_buffered_max_bytes": ("Where events are refused", self.journal.max_bytes),
+            "collector_disk_free_bytes": ("Free space of the disk that has data_dir", self.journal.disk_free_bytes),
+            "collector_disk_min_free_bytes": ("Below which events are refused", self.min_free_bytes),
+            "collector_journal_segments": ("Sealed segments that are not published yet", len(self.journal.sealed)),
+            "collector_recovering_segments": (
+                "Those of them that dead processes left",
+                sum(segment.left_over for segment in self.journal.sealed),
+            ),
+            "collector_newer_segments": ("Segments that only a later version can read", self.store.newer),
+            "collector_rate_limit_clients": (
+                "Clients whose token bucket is not full",
+                # Several workers share the table, and their supervisor looks into it.
+                self.endpoint.rules.buckets.__len__ if self.share == ONLY_WORKER else 0,
+            ),
+            "collector_requests_in_flight": ("Requests being answered", self.traffic.in_flight),
+            "collector_ready": ("1 while events are taken", is_ready),
+        }
+
+
+def build_stages(
+    config: Config,
+    clock: Clock,
+    share: WorkerSlot = ONLY_WORKER,
+    table: BucketTable | None = None,
+    labelled: Iterable[str] | None = None,
+    root: Path | None = None,
+) -> Stages:
+    """Everything but sockets and signals, of one of several workers. Touches no disk.
+
+    `labelled`: the sites with series of their own, where a supervisor has chosen them for all. `root`: the data_dir as
+    this process finds it, see `DataDir.entered`; by default as it is configured.
+    """
+    storage = config.storage
+    root = storage.data_dir if root is None else root
+    journal_max_bytes = share.of(storage.journal_max_bytes)
+    metrics = Metrics(config.sites if labelled is None else labelled)
+    folders = Folders(root)
+    writer = PartWriter(folders, share.folder, compression=storage.compression, adopts=share.adopts)
+    store = SegmentStore(
+        folders,
+        share.folder,
+        by_site="site" in storage.partition_by,
+        durability=storage.durability,
+        adopts=share.adopts,
+    )
+    flush_segment = SegmentFlush(store, writer, Quarantine(folders, share.folder, metrics), replay)
+    journal = Journal(
+        store,
+        segment_max_bytes=min(storage.segment_max_bytes, journal_max_bytes),
+        journal_max_bytes=journal_max_bytes,
+        clock=clock,
+        metrics=metrics,
+    )
+    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, share=share)
+    flusher = Flusher(
+        journal,
+        flush_segment,
+        rejects,
+        RejectedStore(writer, storage.rejected_max_bytes, share),
+        interval_s=storage.flush_interval_s,
+        clock=clock,
+        metrics=metrics,
+    )
+    keys = DailyKeys(root, clock)
+    rules = build_rules(config, clock, table or BucketTable(), keys)
+    endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
+    traffic = InFlight()
+    ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
+    return Stages(
+        metrics,
+        writer,
+        store,
+        journal,
+        flush_segment,
+        flusher,
+        endpoint,
+        traffic,
+        keys,
+        ordinary,
+        share,
+        storage.min_free_bytes,
+    )
+
+
+def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:
+    """What requests are judged by. What is in the table stays there, whatever the limit was. Touches no disk."""
+    return Rules(
+        sites=build_sites(config.sites),
+        buckets=TokenBuckets(config.rate_limit, clock, table),
+        trusted_proxies=AddressSet(config.server.trusted_proxies),
+        client_ip=client_ip_policy(config.privacy.client_ip, keys or DailyKeys(config.storage.data_dir, clock)),
+        max_body_bytes=config.server.max_body_bytes,
+        body_timeout_s=config.server.body_timeout_s,
+        max_connections_per_client=config.server.max_connections_per_client,
+    )

@@ -1,0 +1,119 @@
+"""The acceptor of one of several workers. It takes one connection at a time, and leaves the next to whoever has fewer.
+
+An event loop's own server takes all waiting connections in one turn, and connections live long: of 64 that came at once
+a worker under load got 3, and of 64 that came one after the other an idle one got 9 (uvloop, two workers). With this
+acceptor it was 25 at least. Each worker publishes its number of connections in shared memory. One that has more than
+its share holds back for HOLD_BACK_S, so that the others can take what waits. If none does (it may hang, or be busier
+than its number of connections says), the connection is accepted all the same.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from mmap import mmap
+
+from collector.config import MAX_WORKERS
+
+log = logging.getLogger(__name__)
+
+HOLD_BACK_S = 0.002
+OUT_OF_DESCRIPTORS_S = 1.0  # then some may have been closed
+UNEVEN = 2  # so many more than a sibling has, or an eighth of all, are no reason to hold back
+
+_ABSENT = 1 << 32  # of a worker that is not there: nobody holds back for it
+
+
+class ConnectionCounts:
+    """How many connections each worker has."""
+
+    def __init__(self, file: int, workers: int) -> None:
+        self._of = memoryview(mmap(file, CONNECTION_COUNTS_BYTES)).cast("Q")[:workers]
+
+    def tell(self, worker: int, connections: int) -> None:
+        self._of[worker] = connections
+
+    def leave(self, worker: int) -> None:
+        """The worker is not there."""
+        self._of[worker] = _ABSENT
+
+    def has_more(self, worker: int) -> bool:
+        """Whether the worker should leave the next connection to another."""
+        mine = self._of[worker]
+        return mine > min(self._of) + max(UNEVEN, mine >> 3)
+
+
+CONNECTION_COUNTS_BYTES = 8 * MAX_WORKERS
+
+
+class Acceptor:
+    """Accepts connections from the shared socket for one worker."""
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        connections: Callable[[], int],
+        connection_counts: ConnectionCounts,
+        worker: int,
+    ) -> None:
+        self._bound = bound
+        self._factory = factory
+        self._connections = connections
+        self._connection_counts = connection_counts
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._holding_back: asyncio.TimerHandle | None = None
+        self._entering: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Let connections in, from the next turn of the loop on."""
+        self._connection_counts.tell(self._worker, self._connections())
+        self._loop.add_reader(self._bound, self._let_in)
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        if self._holding_back is not None:
+            self._holding_back.cancel()
+        self._loop.remove_reader(self._bound)
+        self._bound.close()
+        self._connection_counts.leave(self._worker)
+
+    def _let_in(self) -> None:
+        """Somebody waits: let one in, or hold back for a moment."""
+        self._connection_counts.tell(self._worker, self._connections() + len(self._entering))
+        if self._connection_counts.has_more(self._worker):
+            self._hold_back(HOLD_BACK_S)
+        else:
+            self._accept()
+
+    def _hold_back(self, seconds: float) -> None:
+        self._loop.remove_reader(self._bound)
+        self._holding_back = self._loop.call_later(seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self._holding_back = None
+        self._loop.add_reader(self._bound, self._let_in)
+        self._accept()  # whoever still waits was wanted by nobody else
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._bound.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # a sibling was faster, or the client has gone
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            log.error("no connection can be accepted: %s", exc)
+            self._hold_back(OUT_OF_DESCRIPTORS_S)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._enter(connection))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
+
+    async def _enter(self, connection: socket.socket) -> None:
+        with suppress(OSError):  # the client has gone
+            await self._loop.connect_accepted_socket(self._factory, connection)

@@ -1,0 +1,191 @@
+"""The supervisor: keeps N workers serving on one socket, and speaks for all of them.
+
+It claims the data_dir and both ports, starts the workers by exec, and hands each, by descriptor, what they share: the
+public socket (whose queue no dead worker takes along, as it would with SO_REUSEPORT), the lock of the data_dir (which
+so lives as long as any of them), and the table of the rate limit. A worker that dies is replaced at once, or after a
+while if it does so again and again; one that hangs is killed first. Its segments are recovered by its replacement,
+beside serving.
+
+Ready (`/readyz`, `collector_ready`) means that one worker takes events. A worker that is being replaced accepts no
+connection, so it costs nothing; one that refuses events answers 503 where its siblings would not have, but to be taken
+out of service for it would lose what those do take. `collector_workers` tells how many are ready.
+
+Why not gunicorn, whose arbiter runs aiohttp's workers? It shares its socket as we do, and replaces what dies. But to it
+all workers are alike, and here each has a journal, which its successor must recover and nobody else may touch. It forks
+what it has loaded, where an arbiter that stays small must exec; it tells a hang by the age of a file that the worker
+touches; and it has no channel to its workers: to ask for numbers, to hand a checked configuration to all, to let them
+know that it is dead. What would be left to it is waiting for children.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from collector.clock import Clock, SystemClock
+from collector.config import Config
+from collector.daemon.admin import serving_admin
+from collector.daemon.layout import check_layout
+from collector.daemon.reload import Reloads
+from collector.daemon.resources import PATIENCE_S, StartError, listen, owned, url
+from collector.daemon.sd_notify import Manager
+from collector.daemon.status import Reporter, Stats, problems
+from collector.daemon.stop_signals import StopSignals
+from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
+from collector.daemon.workers.aggregate import Family, families, summed, to_metrics
+from collector.daemon.workers.handle import Shared, WorkerHandle, how
+from collector.edge.rate_limit import BucketTable, table_bytes
+from collector.metrics import Gauges, Metrics, page
+from collector.portable import Unsupported, shared_memory
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+METRICS_S = 2.0  # how long a scrape waits for a worker; then it shows what that one said last
+RELOADED_S = 30.0
+SECOND_SIGNAL_S = 1.0  # how long a worker that is to exit at once may take to say what that costs
+
+
+def serve(
+    config: Config,
+    config_file: Path,
+    workers: int,
+    command: list[str],
+    inherited: Mapping[str, socket.socket],
+    manager: Manager,
+) -> int:
+    """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError, ConfigError."""
+    with (
+        owned(config.storage.data_dir, PATIENCE_S) as data_dir,
+        listen(config.server.host, config.server.port, "server", inherited) as public,
+        listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
+    ):
+        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
+        try:
+            table, connection_counts = (
+                shared_memory("rate-limit", table_bytes()),
+                shared_memory("connections", CONNECTION_COUNTS_BYTES),
+            )
+        except Unsupported as exc:
+            raise StartError(f"server.workers = {config.server.workers}: {exc}; set it to 1") from None
+        shared = Shared(command, workers, data_dir, public.fileno(), table, connection_counts)
+        return asyncio.run(Supervisor(config, config_file, shared, SystemClock(), manager).run(public, admin))
+
+
+class Supervisor:
+    """All workers, as one."""
+
+    def __init__(
+        self, config: Config, config_file: Path, shared: Shared, clock: Clock, manager: Manager | None = None
+    ) -> None:
+        self._shared = shared
+        self._table = BucketTable(file=shared.table)
+        self._clock = clock
+        self._metrics = Metrics(config.sites)
+        self._metrics.workers.labels("configured").set(shared.workers)
+        self._manager = manager or Manager()
+        self._reloads = Reloads(config_file, config, self._metrics, self._manager)
+        self._reporter = Reporter(self._manager, clock, shared.data_dir.folder, self._stats, self._problems)
+        connection_counts = ConnectionCounts(shared.connection_counts, shared.workers)
+        self._handles = [
+            WorkerHandle(number, shared, lambda: self._reloads.running, self._metrics, clock, connection_counts)
+            for number in range(shared.workers)
+        ]
+        self._stop = asyncio.Event()
+        self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
+
+    async def run(self, public: socket.socket, admin: socket.socket) -> int:
+        """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
+        self._signals.listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
+        keeping = [asyncio.create_task(handle.keep()) for handle in self._handles]
+        duties = [asyncio.create_task(duty) for duty in (self._heartbeat(), self._reloads.run(self._hand_over))]
+        greetings = [
+            asyncio.create_task(self._say_when_one_serves()),
+            asyncio.create_task(self._say_when_all_serve(public)),
+        ]
+        async with serving_admin(self, admin), self._reporter.reporting():
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stop, *keeping, *duties], return_when=asyncio.FIRST_COMPLETED)
+            self._stop.set()
+            self._reporter.drain()
+            for handle in self._handles:
+                handle.drain()
+            public.close()  # nobody may wait in it for workers that are gone
+            await asyncio.wait(keeping)
+        failed = [task.exception() for task in (*keeping, *duties) if task.done() and task.exception()]
+        for task in (stop, *greetings, *duties):
+            task.cancel()
+        await asyncio.gather(stop, *greetings, *duties, return_exceptions=True)
+        for exc in failed:
+            raise exc or AssertionError
+        undrained = [handle for handle in self._handles if handle.exit_code]
+        for handle in undrained:
+            log.error("worker %d did not drain: %s", handle.number, how(handle.exit_code))
+        return 1 if undrained else 0
+
+    def refusal(self) -> str | None:
+        """Why no event would be taken; None where one worker takes them."""
+        if self._stop.is_set():
+            return "draining"
+        refusals = [handle.refusal for handle in self._handles if handle.serves]
+        return None if None in refusals else (refusals or ["no worker serves"])[0]
+
+    async def metrics_page(self) -> bytes:
+        """The sums over all workers, dead ones included in what only grows."""
+        numbers = await asyncio.gather(*(handle.ask_metrics(METRICS_S) for handle in self._handles))
+        return await asyncio.to_thread(self._render, [page for of_handle in numbers for page in of_handle])
+
+    def _render(self, pages: Iterable[list[Family]]) -> bytes:
+        now_ns = self._clock.monotonic_ns()
+        gauges: Gauges = {
+            "collector_rate_limit_clients": ("Clients whose token bucket is not full", self._table.clients(now_ns)),
+            "collector_ready": ("1 while events are taken", 0),
+        }
+        own = families(self._metrics.families({}, gauges)())
+        return page(to_metrics(summed([own, *pages])))
+
+    def _stats(self) -> Stats:
+        return sum((handle.stats for handle in self._handles), Stats())
+
+    def _problems(self) -> list[str]:
+        serving = sum(handle.serves for handle in self._handles)
+        missing = [f"{serving} of {len(self._handles)} workers serve"] if serving < len(self._handles) else []
+        return problems(self.refusal(), self._reloads.failure) + missing
+
+    async def _say_when_one_serves(self) -> None:
+        """Then whoever waits to be accepted is served: ready, as in `/readyz`."""
+        served = [asyncio.create_task(handle.served.wait()) for handle in self._handles]
+        await asyncio.wait(served, return_when=asyncio.FIRST_COMPLETED)
+        self._manager.ready()
+        for task in served:
+            task.cancel()
+
+    async def _say_when_all_serve(self, public: socket.socket) -> None:
+        await asyncio.gather(*(handle.served.wait() for handle in self._handles))
+        log.info("listening on %s with %d workers", url(public), len(self._handles))
+
+    async def _heartbeat(self) -> None:
+        while True:
+            for handle in self._handles:
+                handle.heartbeat()
+            await self._clock.sleep(HEARTBEAT_S)
+
+    def _exit_at_once(self) -> None:
+        for handle in self._handles:
+            handle.exit_at_once()
+        asyncio.get_running_loop().call_later(SECOND_SIGNAL_S, self._kill)
+
+    def _kill(self) -> None:
+        for handle in self._handles:
+            handle.kill()
+
+    async def _hand_over(self, config: Config) -> None:
+        """The file was checked once, here; what the workers get is good."""
+        self._metrics.label(config.sites)
+        with suppress(TimeoutError):  # who does not answer will be killed, and its replacement starts with the new one
+            async with asyncio.timeout(RELOADED_S):
+                await asyncio.gather(*(handle.reload() for handle in self._handles))

@@ -1,0 +1,222 @@
+"""The flusher: when sealed segments become parts, one segment at a time, in a thread of its own.
+
+A timer seals the open segment; a full one seals itself. What is in memory is flushed first, then what is only on disk:
+segments that dead processes left, and those for which there was no room. A segment whose flush fails stays and is tried
+again, with back-off, for as long as the process lives; of those on disk one at a time, until one succeeds.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from collector.clock import Clock
+from collector.journal.flush.rejects import RejectedStore, Rejects
+from collector.journal.flush.segment_flush import SegmentGone
+from collector.journal.flush.thread import NICE_FROM, FlushThread
+from collector.journal.journal import Journal
+from collector.journal.segment import Segment
+from collector.metrics import Metrics
+from collector.parts.writer import Part
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+# What is sealed meanwhile waits too. On a full disk, the usual case, to try it would fail as well; beside a segment
+# that fails alone it costs new rows this much delay, half of the default `flush_interval_s`.
+LONGEST_RETRY_S = 30.0
+
+FlushSegment = Callable[[Segment], list[Part]]
+
+
+class Flusher:
+    """Publishes what the journal seals, until it is told to drain."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        flush_segment: FlushSegment,
+        rejects: Rejects,
+        rejected_store: RejectedStore,
+        *,
+        interval_s: float,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._journal = journal
+        self._flush_segment = flush_segment
+        self._rejects = rejects
+        self._rejected_store = rejected_store
+        self._interval_s = interval_s
+        self._clock = clock
+        self._metrics = metrics
+        self._under_way: asyncio.Future[bool] | None = None
+        self._thread = FlushThread(clock)
+        self._draining = False
+        self._lost = 0  # acknowledged events whose segment is gone
+
+    async def run(self) -> None:
+        """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._seal_on_time())
+            loops.create_task(self._flush_when_due())
+
+    async def flush(self) -> bool:
+        """Publish all sealed segments, and the rejects; False if any segment could not be."""
+        done = await self._flush_while(lambda segment: True)
+        await self._write_rejects()
+        return done
+
+    async def drain(self, patience_s: float) -> int:
+        """Close the journal and publish everything. The number of events that die with the process, unpublished.
+
+        A failing flush is tried again until `patience_s` is over; one that gets on may take as long as it needs. What
+        then is in the journal and in no part is left to the next start. Raises TimeoutError where the disk does not
+        answer a commit, or holds a flush for so long; not with durability `memory`, for the events would be lost.
+        """
+        async with asyncio.timeout(patience_s):
+            await self._journal.close()
+        self._draining = True
+        publishing = asyncio.create_task(self._publish_all(patience_s))
+        if not self._journal.in_memory:
+            await self._watch(publishing, patience_s)
+        await publishing
+        unsaved = await self._thread.call(_without_file, list(self._journal.sealed), self._pressure)
+        self._thread.shutdown()
+        return self._lost + unsaved
+
+    async def _publish_all(self, patience_s: float) -> None:
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        until_ns = self._clock.monotonic_ns() + round(patience_s * 1e9)
+        waited_s, retry_s = 0.0, FIRST_RETRY_S
+        # Left-over segments have waited for a process once and can again; those of this one should be in parts.
+        while (
+            not await self._flush_while(lambda segment: not segment.left_over or self._clock.monotonic_ns() < until_ns)
+            and waited_s < patience_s
+            and not all(segment.left_over for segment in self._journal.sealed)
+        ):
+            await self._clock.sleep(retry_s)
+            waited_s += retry_s
+        await self._write_rejects()
+
+    async def _watch(self, publishing: asyncio.Task[None], patience_s: float) -> None:
+        """Return when it is done. Raises TimeoutError once the flush thread hangs for so long, or twice that."""
+        while not publishing.done():
+            before = self._thread.cpu_ns()
+            time_is_over = asyncio.create_task(self._clock.sleep(patience_s))
+            await asyncio.wait([publishing, time_is_over], return_when=asyncio.FIRST_COMPLETED)
+            # Parts are no measure: one of a gigabyte may take longer. But whatever gets on uses the CPU, be it to read
+            # or to write; a thread that the kernel holds does not.
+            if time_is_over.done() and before is not None and self._thread.cpu_ns() == before:
+                publishing.cancel()
+                raise TimeoutError("the disk holds a flush")
+            time_is_over.cancel()
+
+    def _pressure(self, flushing: Segment | None = None) -> float:
+        """How much of the time is over that it has: 0 none, 1 all."""
+        waiting = [segment for segment in self._journal.sealed if segment is not flushing]
+        if self._draining or any(segment.columns for segment in waiting):
+            return 1.0
+        if flushing is not None and flushing.columns is None:
+            return NICE_FROM  # read back, mostly in Python: a higher priority gained nothing, the interpreter decides
+        open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
+        return max(open_s / self._interval_s, self._journal.fullness, NICE_FROM if waiting else 0.0)
+
+    async def _seal_on_time(self) -> None:
+        while True:
+            left_ns = self._journal.opened_ns + round(self._interval_s * 1e9) - self._clock.monotonic_ns()
+            if left_ns > 0:
+                await self._clock.sleep(left_ns / 1e9)
+            else:
+                await self._journal.seal()
+                self._journal.flush_due.set()  # for the rejects, if nothing else
+
+    async def _flush_when_due(self) -> None:
+        retry_s = 0.0  # nothing failed
+        while True:
+            if retry_s:
+                await self._clock.sleep(retry_s)
+            else:
+                await self._journal.flush_due.wait()
+            self._journal.flush_due.clear()
+            # Shielded: a flush that has begun is finished, and its parts and rejects counted, before a drain begins.
+            self._under_way = asyncio.ensure_future(self.flush())
+            done = await asyncio.shield(self._under_way)
+            retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
+
+    async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
+        # A set: a day of a failing disk leaves thousands of segments, and the event loop waits while one is chosen.
+        failed: set[Segment] = set()
+        while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
+            segment = next((segment for segment in waiting if segment.columns), waiting[0])
+            try:
+                await self._publish(segment)
+            except SegmentGone as exc:
+                self._lost += segment.rows
+                self._metrics.flushes.labels("failed").inc()
+                log.error("%s; %s are lost, unless it is brought back before a start", exc, _events(segment))
+                self._journal.release(segment)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
+                failed.add(segment)
+                was_on_disk = segment.columns is None
+                if await self._thread.call(Segment.has_file, segment, self._pressure):
+                    segment.to_disk()
+                self._metrics.flushes.labels("failed").inc()
+                where = "memory" if segment.columns else "the journal"
+                log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
+                if was_on_disk:
+                    # To read back all that waits, only to fail, kept two thirds of a core busy for as long as a disk
+                    # was full. One tells whether it still is; the others go first next time, if this one is to blame.
+                    self._journal.put_last(segment)
+                    return False
+            else:
+                self._journal.release(segment)
+                if segment.left_over and not any(other.left_over for other in self._journal.sealed):
+                    log.info("recovered every segment")
+        return not failed
+
+    async def _publish(self, segment: Segment) -> None:
+        started = time.perf_counter()
+        self._journal.flush_under_way = True
+        try:
+            parts = await self._thread.call(self._flush_segment, segment, lambda: self._pressure(segment))
+        finally:
+            self._journal.flush_under_way = False
+        took_s = time.perf_counter() - started
+        rows = sum(part.rows for part in parts)
+        log.info(
+            "%s %d events in %d parts in %.2f s",
+            "recovered" if segment.left_over else "published",
+            rows,
+            len(parts),
+            took_s,
+        )
+        if segment.left_over:
+            self._metrics.recovered_events.inc(rows)
+        self._metrics.flush_seconds.observe(took_s)
+        self._metrics.flushes.labels("published").inc()
+        self._metrics.published_events.inc(rows)
+        self._metrics.parts.inc(len(parts))
+        self._metrics.part_bytes.inc(sum(part.size_bytes for part in parts))
+
+    async def _write_rejects(self) -> None:
+        taken = self._rejects.take()
+        if not taken:
+            return
+        kept = 0
+        try:
+            kept = await self._thread.call(self._rejected_store.write, taken, self._pressure)
+        except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
+            log.warning("rejected events could not be written: %s", exc)
+        self._metrics.rejected_kept.inc(kept)
+        self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()) - kept)
+
+
+def _without_file(segments: list[Segment]) -> int:
+    """How many events die with the process."""
+    return sum(segment.rows for segment in segments if not segment.has_file())
+
+
+def _events(segment: Segment) -> str:
+    return f"the events of left-over segment {segment.id}" if segment.left_over else f"{segment.rows} events"

@@ -1,0 +1,179 @@
+"""Blocks that fail or are cancelled: what was begun for them is ended, and the failure goes on to whoever asked."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.daemon.admin import serving_admin
+from collector.daemon.resources import listen
+from collector.daemon.sd_notify import Manager
+from collector.daemon.status import Reporter, Stats
+from collector.daemon.wiring import build_stages
+from collector.daemon.worker import Worker
+from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
+from collector.daemon.workers.child import SupervisorController
+from collector.portable import shared_memory
+from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
+
+
+class Failed(Exception):
+    """What the block failed of."""
+
+
+async def fail() -> None:
+    raise Failed
+
+
+async def be_cancelled() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+BODIES = pytest.mark.parametrize(("body", "failure"), [(fail, Failed), (be_cancelled, asyncio.CancelledError)])
+
+
+async def fails(block: Any, body: Any, failure: type[BaseException]) -> None:
+    """Run the body in that block, in a task of its own, and see its failure come out."""
+
+    async def run() -> None:
+        async with block:
+            await body()
+
+    task = asyncio.create_task(run())
+    await asyncio.wait([task], timeout=30)
+    with pytest.raises(failure):
+        task.result()
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """Every task but the test's own."""
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What the block hears is heard by nobody behind it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@BODIES
+async def test_admin_listener_is_closed(collector: Running, body: Any, failure: type[BaseException]) -> None:
+    bound = listen("127.0.0.1", 0, "admin")
+    address = bound.getsockname()
+    await fails(serving_admin(collector.stages, bound), body, failure)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address).close()
+
+
+async def test_admin_listener_that_cannot_begin_leaves_nothing(
+    collector: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned: list[str] = []
+
+    async def cleanup(runner: Any) -> None:
+        cleaned.append("runner")
+
+    monkeypatch.setattr("aiohttp.web.AppRunner.cleanup", cleanup)
+    closed = socket.socket()
+    closed.close()
+    block = serving_admin(collector.stages, closed)
+    with pytest.raises(OSError):  # noqa: PT011 - whatever it is
+        await block.__aenter__()
+    assert ["runner"] == cleaned
+
+
+@BODIES
+async def test_reports_to_the_manager_end(
+    tmp_path: Path, clock: FakeClock, body: Any, failure: type[BaseException]
+) -> None:
+    before = others()
+    reporter = Reporter(Manager(), clock, tmp_path, Stats, list)
+    await fails(reporter.reporting(), body, failure)
+    assert before == others()
+
+
+@BODIES
+async def test_channel_to_the_supervisor_is_closed(
+    tmp_path: Path, clock: FakeClock, signals: None, body: Any, failure: type[BaseException]
+) -> None:
+    before = others()
+    ours, theirs = socket.socketpair()
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED_DATA_DIR, clock)
+    with ours:
+        ours.settimeout(10)
+        await fails(SupervisorController(theirs, clock).attached(worker), body, failure)
+        assert b"" == await asyncio.to_thread(ours.recv, 1), "the supervisor sees its end"
+    assert before == others()
+
+
+async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
+    tmp_path: Path, clock: FakeClock, signals: None
+) -> None:
+    ours, theirs = socket.socketpair()
+    worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED_DATA_DIR, clock)
+    with ours:
+        ours.settimeout(10)
+        supervised = SupervisorController(theirs, clock)
+        async with supervised.attached(worker):
+            ours.sendall(b"\0\0\0\4what")
+            await asyncio.wait([supervised._listening], timeout=10)
+        assert b"" == await asyncio.to_thread(ours.recv, 1)
+
+
+@asynccontextmanager
+async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIterator[tuple[Worker, socket.socket]]:
+    """A worker that could serve, and its socket."""
+    stages = build_stages(config(data_dir), clock)
+    stages.open()
+    connection_counts = (
+        ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 1) if several else None
+    )
+    bound = listen("127.0.0.1", 0, "server")
+    bound.setblocking(False)
+    try:
+        yield Worker(config(data_dir), stages, UNUSED_DATA_DIR, clock, connection_counts), bound
+    finally:
+        bound.close()
+        await stages.journal.close()
+
+
+@BODIES
+@pytest.mark.parametrize("several", [False, True])
+async def test_public_listener_drains(
+    tmp_path: Path,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    several: bool,
+    body: Any,
+    failure: type[BaseException],
+) -> None:
+    """Connections are closed, those that idle at once, and no other is taken."""
+    monkeypatch.setattr("collector.daemon.worker.LAST_REQUESTS_S", 0)
+    monkeypatch.setattr("collector.daemon.worker.warm_up", lambda: None)
+    monkeypatch.setattr(clock, "sleep", asyncio.sleep)
+    async with public(tmp_path, clock, several=several) as (worker, bound):
+        opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+        async def connect_and(end: Any) -> None:
+            opened.append(await asyncio.open_connection(*bound.getsockname()))
+            opened[0][1].write(b"OPTIONS /public/demo/analytics/collect HTTP/1.1\r\nHost: x\r\n\r\n")
+            await opened[0][0].readuntil(b"\r\n\r\n")
+            await end()
+
+        await fails(worker._serving_public(bound), lambda: connect_and(body), failure)
+        (reader, writer) = opened[0]
+        async with asyncio.timeout(10):
+            assert b"" == await reader.read()
+        writer.close()
+        assert worker.stages.traffic.draining

@@ -1,0 +1,92 @@
+"""A reload: what is taken over at once, what waits for a restart and is named, and what a bad file changes."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from collector.config import Config
+from collector.config_file import load
+from collector.daemon.reload import Reloads
+from collector.daemon.sd_notify import Manager
+from collector.metrics import Metrics
+
+SITE = "[sites.demo]\n"
+AT_ONCE = {
+    "[server]\nmax_body_bytes = 1000\n": ("server", "max_body_bytes"),
+    "[server]\nbody_timeout_s = 3\n": ("server", "body_timeout_s"),
+    "[server]\nmax_connections_per_client = 7\n": ("server", "max_connections_per_client"),
+    '[server]\ntrusted_proxies = ["192.0.2.1"]\n': ("server", "trusted_proxies"),
+    "[rate_limit]\nburst = 5\n": ("rate_limit", "burst"),
+    '[privacy]\nclient_ip = "full"\n': ("privacy", "client_ip"),
+}
+WITH_A_RESTART = {
+    "[server]\nport = 8081\n": "server.port",
+    "[server]\nworkers = 3\n": "server.workers",
+    "[admin]\nport = 9091\n": "admin.port",
+    '[storage]\ndata_dir = "elsewhere"\n': "storage.data_dir",
+}
+
+
+def reloaded(file: Path, text: str) -> tuple[Reloads, Metrics, list[Config]]:
+    """What a collector that runs with the defaults makes of that file, and what it hands over."""
+    file.write_text(SITE)
+    running = load(file)
+    metrics, handed_over = Metrics(running.sites), list[Config]()
+    done = asyncio.Event()
+
+    class OnCommit(Manager):
+        def reloaded(self) -> None:
+            done.set()
+
+    async def hand_over(config: Config) -> None:
+        handed_over.append(config)
+
+    async def once() -> None:
+        reloads.tell()
+        task = asyncio.create_task(reloads.run(hand_over))
+        async with asyncio.timeout(30):
+            await done.wait()
+        task.cancel()
+
+    reloads = Reloads(file, running, metrics, OnCommit())
+    file.write_text(text)
+    asyncio.run(once())
+    return reloads, metrics, handed_over
+
+
+@pytest.mark.parametrize(("text", "key"), AT_ONCE.items())
+def test_what_can_change_at_once_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, key: tuple[str, str]
+) -> None:
+    reloads, _, handed_over = reloaded(tmp_path / "collector.toml", SITE + text)
+    section, name = key
+    (config,) = handed_over
+    assert getattr(getattr(load(tmp_path / "collector.toml"), section), name) == getattr(getattr(config, section), name)
+    assert config == reloads.running
+    assert "restart" not in caplog.text
+
+
+@pytest.mark.parametrize(("text", "name"), WITH_A_RESTART.items())
+def test_what_waits_for_a_restart_is_named_and_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, name: str
+) -> None:
+    before, _, _ = reloaded(tmp_path / "collector.toml", SITE)
+    with caplog.at_level(logging.WARNING):
+        after, _, _ = reloaded(tmp_path / "collector.toml", SITE + text)
+    assert [f"reload: {name} changes only with a restart"] == caplog.messages
+    assert before.running == after.running
+
+
+def test_bad_file_is_handed_to_nobody_and_shown_with_all_its_errors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = SITE + "[server]\nport = 'x'\n[rate_limit]\nburst = -1\n"
+    reloads, metrics, handed_over = reloaded(tmp_path / "collector.toml", text)
+    assert [] == handed_over
+    assert 2 == len(caplog.messages)
+    assert "last reload failed: " in (reloads.failure or "")
+    assert "(and 1 more)" in (reloads.failure or "")
+    assert 1 == metrics.registry.get_sample_value("collector_last_reload_failed")
+    assert 1 == metrics.registry.get_sample_value("collector_reloads_total", {"outcome": "failed"})

@@ -1,0 +1,105 @@
+"""Floods in the log: a few lines and a count, soon after, whatever comes in."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from collector.log.rate_limit import MAX_ALIKE, MAX_KINDS, PERIOD_S, RateLimitFilter
+
+
+class Flood:
+    """A filter whose clock and timers stand still until told to go."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.said: list[str] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.filter = RateLimitFilter(
+            lambda record: self.said.append(record.getMessage()),
+            lambda: self.now_s,
+            lambda seconds, function: self.timers.append((self.now_s + seconds, function)),
+        )
+
+    def log(self, message: str, *args: object, name: str = "collector") -> bool:
+        return self.filter.filter(logging.LogRecord(name, logging.WARNING, "", 0, message, args, None))
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+        due = [function for at, function in self.timers if at <= self.now_s]
+        self.timers = [(at, function) for at, function in self.timers if at > self.now_s]
+        for function in due:
+            function()
+
+
+@pytest.fixture
+def flood() -> Flood:
+    return Flood()
+
+
+def test_flood_that_just_ends_is_counted_when_its_period_is_over(flood: Flood) -> None:
+    passed = [flood.log("from %s", number) for number in range(100)]
+    assert [True] * MAX_ALIKE + [False] * (100 - MAX_ALIKE) == passed
+    flood.advance(PERIOD_S - 1)
+    assert [] == flood.said
+    flood.advance(1)
+    assert [f"{100 - MAX_ALIKE} more like this in {PERIOD_S:g} s: from 99"] == flood.said
+    flood.advance(10 * PERIOD_S)
+    assert 1 == len(flood.said)
+
+
+def test_flood_that_goes_on_is_counted_once_a_period(flood: Flood) -> None:
+    passed = 0
+    for _ in range(100):
+        passed += sum(flood.log("from %s", number) for number in range(30))
+        flood.advance(1)
+    assert (10 * MAX_ALIKE, 10) == (passed, len(flood.said))
+
+
+def test_nothing_is_said_and_no_timer_set_where_nothing_is_left_out(flood: Flood) -> None:
+    for _ in range(100):
+        assert flood.log("once a second")
+        flood.advance(1)
+    assert ([], []) == (flood.said, flood.timers)
+
+
+def test_flood_holds_back_nothing_else(flood: Flood) -> None:
+    for number in range(100):
+        flood.log("from %s", number)
+    assert flood.log("from %s to you", 1)
+    assert flood.log("from %s", 1, name="asyncio")
+
+
+@pytest.mark.parametrize(
+    "text", ["accept failed\nsocket: {}", "Exception in callback <bound of 0x7f00{}>", "descriptor {} is in use"]
+)
+def test_what_libraries_write_is_alike_by_its_first_line_numbers_aside(flood: Flood, text: str) -> None:
+    """asyncio puts the whole text into the record: an address or a descriptor must not make it a kind of its own."""
+    passed = [flood.log(text.format(number)) for number in range(100)]
+    assert MAX_ALIKE == sum(passed)
+
+
+def test_kinds_without_number_have_a_bound(flood: Flood) -> None:
+    """Texts that are all new, as if a client wrote them."""
+    letters = str.maketrans("0123456789", "abcdefghij")
+    passed = [flood.log(f"kind {number}".translate(letters)) for number in range(10 * MAX_KINDS)]
+    assert MAX_KINDS + MAX_ALIKE == sum(passed)
+    assert len(flood.filter._kinds) <= MAX_KINDS + 1
+    flood.advance(PERIOD_S)
+    assert 1 == len(flood.said)
+    assert {} == flood.filter._kinds
+
+
+def test_count_passes_the_filter_it_is_from() -> None:
+    """It is handled by the same handler."""
+    said: list[str] = []
+
+    def say(record: logging.LogRecord) -> None:
+        assert held.filter(record)
+        said.append(record.getMessage())
+
+    held = RateLimitFilter(say, later=lambda seconds, function: None)
+    for _ in range(2 * MAX_ALIKE):
+        held.filter(logging.LogRecord("collector", logging.ERROR, "", 0, "again", None, None))
+    held.tell()
+    assert [f"{MAX_ALIKE} more like this in {PERIOD_S:g} s: again"] == said
