@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from collector.cli.commands import schema
+from collector.cli.main import main
 from collector.events import COLUMNS, CONTRACT, FIELDS, FieldError, Kind, Reason
 from collector.parts.table import EVENT_SCHEMA
 from tests.ingest import oracle
@@ -69,7 +69,7 @@ def test_arrow_type_follows_the_kind_and_every_column_may_be_null() -> None:
 
 def test_schema_that_readers_get_is_the_golden_one(capsys: pytest.CaptureFixture[str]) -> None:
     """To change it on purpose: collector schema --parquet > tests/golden/arrow-schema.txt."""
-    assert 0 == schema(parquet=True)
+    assert 0 == main(["schema", "--parquet"])
     assert GOLDEN.read_text() == capsys.readouterr().out
 
 

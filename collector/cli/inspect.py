@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,10 +20,10 @@ from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
-from collector.cli.found import Found, below, is_gone, open_file, what_it_is
+from collector.cli.files import Listing, is_gone, not_a_file, open_file, walk
+from collector.cli.progress import with_progress
 from collector.daemon.resources import StartError
 from collector.journal.flush.quarantine import QUARANTINE
 from collector.journal.record import HEADER_BYTES, Record, decode_header, scan
@@ -29,8 +31,6 @@ from collector.journal.segment import SEGMENT_NAME
 from collector.log.setup import escape as on_one_line
 from collector.parts.naming import STAGING
 from collector.parts.table import EVENT_SCHEMA
-
-T = TypeVar("T")
 
 RECEIVED = EVENT_SCHEMA.field("received_at")
 OUTSIDE = f"{RECEIVED.name} lies outside the years 1 to 9999"
@@ -54,13 +54,27 @@ class Health:
     has_events: bool = False
 
 
-def inspect(path: Path, newest: int) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument(
+        "--rows", type=_rows, default=0, metavar="N", help="print the newest N events too, as JSON lines"
+    )
+
+
+def _rows(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) is None:
+        raise ArgumentTypeError(f"{text!r} should be a number of rows, such as 5")
+    return int(text)
+
+
+def run(arguments: Namespace) -> int:
     """Print tables of the parts and segments that are there, then the newest rows of parts that were asked for.
 
     The exit code is 1 if one is broken. Raises StartError where nothing is there.
     """
-    root, found = _found(path)
-    files = sorted(found.paths)
+    path: Path = arguments.path
+    root, listing = _listing(path)
+    files = sorted(listing.paths)
     kept = [file for file in files if file.parent.name == QUARANTINE and os.path.isfile(file) and file != path]
     of_quarantine = frozenset(kept)
     segments = [file for file in files if SEGMENT_NAME.fullmatch(file.name) and file not in of_quarantine]
@@ -68,9 +82,9 @@ def inspect(path: Path, newest: int) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
-    looked = _still_there(look(part) for part in shown(parts, "reading"))
-    of_segments = _still_there(look_at_segment(segment) for segment in shown(segments, "reading"))
-    rows, unshown = _newest_events([health for health in looked if not health.problem], newest)
+    looked = _still_there(look(part) for part in with_progress(parts, "reading"))
+    of_segments = _still_there(look_at_segment(segment) for segment in with_progress(segments, "reading"))
+    rows, unshown = _newest_events([health for health in looked if not health.problem], arguments.rows)
     if looked or not segments:
         console.print(_table(root, looked, "parts"))
     if segments:
@@ -81,7 +95,7 @@ def inspect(path: Path, newest: int) -> int:
     for health in of_segments:
         if health.note:
             print(f"{on_one_line(str(health.path))}: {health.note}")
-    unread = [Health(folder, problem=_why(exc)) for folder, exc in found.unread]
+    unread = [Health(folder, problem=_why(exc)) for folder, exc in listing.unread]
     broken = [health for health in unread + looked + of_segments + unshown if health.problem]
     for health in broken:
         print(on_one_line(f"broken: {health.path}: {health.problem}"), file=sys.stderr)
@@ -90,19 +104,19 @@ def inspect(path: Path, newest: int) -> int:
     return 1 if broken else 0
 
 
-def _found(path: Path) -> tuple[Path, Found]:
+def _listing(path: Path) -> tuple[Path, Listing]:
     """The folder that names are shown from, and what is to be looked at. Raises StartError."""
     try:
         if path.is_dir():
-            return path, below(path, lambda name: name != STAGING)
-        kind = what_it_is(path)
+            return path, walk(path, lambda name: name != STAGING)
+        kind = not_a_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise StartError(f"{path}: no such file or folder") from None
     except OSError as exc:
         raise StartError(f"{path}: {exc.strerror}") from None
     if kind is not None:
         raise StartError(f"{path}: {kind}; it should be a data_dir, a segment or a part")
-    return path.parent, Found([path])
+    return path.parent, Listing([path])
 
 
 def _still_there(looked: Iterable[Health]) -> list[Health]:
@@ -190,12 +204,6 @@ def _why(exc: Exception) -> str:
     """The first line of what is wrong."""
     said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     return said.strip().partition("\n")[0] or type(exc).__name__
-
-
-def shown(paths: Sequence[T], doing: str) -> Iterator[T]:
-    """The same, with a progress bar where there is a terminal."""
-    terminal = Console(stderr=True)
-    yield from track(paths, doing, console=terminal, disable=not terminal.is_terminal, transient=True)
 
 
 def _table(root: Path, looked: list[Health], what: str) -> Table:

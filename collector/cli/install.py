@@ -1,4 +1,4 @@
-"""The command `install`: this program and its units, where a service manager finds them.
+"""`collector install`: this program and its units, where a service manager finds them.
 
     PREFIX/bin/collector                 this one file
     PREFIX/lib/collector/                where it is unpacked, once for each version
@@ -11,6 +11,7 @@ killed meanwhile leaves the old file or the new. Everything can be done again.
 
 import os
 import subprocess
+from argparse import ArgumentParser, Namespace
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from collector.daemon.resources import StartError
 from collector.portable import LINUX
 from collector.publish.local import fsync_file, fsync_folder, make_folder
 
+DEFAULT_PREFIX = Path("/usr/local")
 WRITTEN_FOR = "/usr/local/"  # the prefix in the units as they are in the repository
 CONFIG = Path("/etc/collector/collector.toml")
 BINARY_VARIABLE = "COLLECTOR_BINARY"  # set by the launcher: the path of the single file that was started
@@ -27,8 +29,21 @@ _SOURCES = files("collector") / "systemd"
 _UNITS = (".service", ".socket", ".mount", ".timer")
 
 
-def install(prefix: Path, root: Path) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="of the system to install into; default: %(default)s",
+    )
+
+
+def run(arguments: Namespace) -> int:
     """Install below `root`; the files speak of `prefix` without it. Raises StartError."""
+    prefix: Path = arguments.prefix
+    root: Path = arguments.root
     if not LINUX:
         raise StartError("install: needs Linux, and systemd for its units")
     binary = os.environ.get(BINARY_VARIABLE)

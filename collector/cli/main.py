@@ -1,24 +1,34 @@
-"""The command line: what is asked for, and the exit code.
+"""The command line: one module a command, and the exit code.
 
-0 done; 1 failed (port taken, data_dir unusable, an event that would not be stored); 2 wrong usage or configuration.
+Each command's module has `add_arguments(parser)` and `run(arguments)`, which returns the exit code: 0 done; 1 failed
+(port taken, data_dir unusable, an event that would not be stored); 2 wrong usage or configuration.
 """
 
 import argparse
-import re
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
 from collector.build import BUILD_LINE
 from collector.cli.streams import set_up_streams, unwritten
 from collector.config_file import ConfigError
 from collector.daemon.resources import StartError
-from collector.daemon.serve import serve, serve_as_worker
 from collector.log.setup import complain
 
-DEFAULT_CONFIG = Path("collector.toml")
-DEFAULT_PREFIX = Path("/usr/local")
+# Each command, and its line in the help. Its module has its name, with `_` for `-`.
+COMMANDS = {
+    "serve": "run until SIGTERM; drains, flushes, exits 0",
+    "worker": None,  # started by a supervisor, not by people: in no help
+    "check-config": "exit 0, or print every error and exit 2",
+    "validate": "newline-delimited events: what would become of each; nothing is stored",
+    "inspect": "what is in a data_dir, a segment or a part: rows, times, sizes, health",
+    "recover": "turn left-over segments into parts without serving",
+    "expire": "drop the parts of days that are over; also while a collector serves",
+    "doctor": "whether this machine would hold a collector, and how much of one",
+    "install": "put this program and its systemd units in their places",
+    "schema": "the contract, or the columns that readers get",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +56,8 @@ def _is_unwritten() -> bool:
 
 def _code_of(argv: Sequence[str]) -> int:
     try:
-        return _run(_parser().parse_args(argv), argv)
+        arguments = _parser(argv).parse_args(argv)
+        code: int = arguments.run(arguments)
     except ConfigError as exc:
         for line in exc.errors:
             complain(line)
@@ -58,119 +69,20 @@ def _code_of(argv: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    return code
 
 
-def _run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    match arguments.command:
-        case "serve":
-            return serve(arguments.config, argv)
-        case "worker":
-            return serve_as_worker(arguments.control)
-    from collector.cli import commands  # and with it pyarrow, only now: a supervisor never needs it
-
-    match arguments.command:
-        case "check-config":
-            return commands.check_config(arguments.file)
-        case "validate":
-            return commands.validate(arguments.file, arguments.site, arguments.config)
-        case "inspect":
-            return commands.inspect(arguments.path, arguments.rows)
-        case "recover":
-            return commands.recover(arguments.config)
-        case "expire":
-            return commands.expire(arguments.older_than, arguments.config)
-        case "doctor":
-            return commands.doctor(arguments.config, arguments.rate)
-        case "install":
-            return commands.install(arguments.prefix, arguments.root)
-        case _:
-            return commands.schema(parquet=arguments.parquet)
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for these arguments: it knows every command by name, and the arguments of the one that is called."""
     parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
     parser.add_argument("--version", action="version", version=BUILD_LINE)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-
-    serve = subparsers.add_parser("serve", help="run until SIGTERM; drains, flushes, exits 0")
-    serve.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-
-    worker = subparsers.add_parser("worker")  # for a supervisor: in no help
-    worker.add_argument("number", type=int)  # for whoever reads a list of processes
-    worker.add_argument("control", type=int)
-
-    check = subparsers.add_parser("check-config", help="exit 0, or print every error and exit 2")
-    check.add_argument("file", type=Path, metavar="FILE")
-
-    validate = subparsers.add_parser(
-        "validate", help="newline-delimited events: what would become of each; nothing is stored"
-    )
-    validate.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
-    validate.add_argument("--site", metavar="ID", help="judge by this site's settings; default: a site without any")
-    validate.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-
-    inspect = subparsers.add_parser(
-        "inspect", help="what is in a data_dir, a segment or a part: rows, times, sizes, health"
-    )
-    inspect.add_argument("path", type=Path, metavar="PATH")
-    inspect.add_argument(
-        "--rows", type=_rows, default=0, metavar="N", help="print the newest N events too, as JSON lines"
-    )
-
-    recover = subparsers.add_parser("recover", help="turn left-over segments into parts without serving")
-    recover.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-
-    expire = subparsers.add_parser("expire", help="drop the parts of days that are over; also while a collector serves")
-    expire.add_argument(
-        "--older-than", type=_days, required=True, metavar="DAYS", help="such as 400d: days before the last 400 ones"
-    )
-    expire.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-
-    doctor = subparsers.add_parser("doctor", help="whether this machine would hold a collector, and how much of one")
-    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
-    doctor.add_argument(
-        "--rate",
-        type=_rate,
-        default=100,
-        metavar="N",
-        help="events a second that the disk is to last for; default: 100",
-    )
-
-    install = subparsers.add_parser("install", help="put this program and its systemd units in their places")
-    install.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
-    install.add_argument(
-        "--root",
-        type=Path,
-        default=Path("/"),
-        metavar="DIR",
-        help="of the system to install into; default: %(default)s",
-    )
-
-    schema = subparsers.add_parser("schema", help="the contract, or the columns that readers get")
-    which = schema.add_mutually_exclusive_group(required=True)
-    which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
-    which.add_argument("--parquet", action="store_true", help="the columns of a part")
+    for command, words in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=words) if words else subparsers.add_parser(command)
+        if argv[:1] == [command]:
+            # Only this command's module is imported: a supervisor needs neither pyarrow nor rich, and without them
+            # takes a third of the memory.
+            module = import_module(f"collector.cli.{command.replace('-', '_')}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     return parser
-
-
-def _days(text: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,4})d", text, re.ASCII)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
-    return int(match[1])
-
-
-def _rows(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,30}", text, re.ASCII) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a number of rows, such as 5")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate <= 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a number of events a second, such as 100")
-    return rate

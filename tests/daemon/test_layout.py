@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from collector.cli.commands import check_config
 from collector.cli.main import main
 from collector.config import Storage
 from collector.config_file import ConfigError
@@ -96,5 +95,5 @@ def test_check_config_says_what_it_may_not_look_into(
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may look into everything
-    assert 0 == check_config(file)
+    assert 0 == main(["check-config", str(file)])
     assert f"{tmp_path / 'data' / unseen}: cannot be looked into" in capsys.readouterr().err

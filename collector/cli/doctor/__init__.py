@@ -6,3 +6,7 @@ checks.py    judges what was found, each check from values to findings
 verdict.py   says in words what durability and rate the machine holds
 command.py   all of it, from the configuration file to the exit code
 """
+
+from collector.cli.doctor.command import add_arguments, run
+
+__all__ = ["add_arguments", "run"]

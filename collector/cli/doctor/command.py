@@ -1,12 +1,13 @@
 """The command, from the configuration file to the exit code."""
 
-from pathlib import Path
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from collector.cli.config_argument import add_config_argument
 from collector.cli.doctor.checks import Examined, Finding, Grade, examine
 from collector.cli.doctor.machine import look_at
 from collector.cli.doctor.speed import measure_cpu, measure_disk
@@ -20,12 +21,33 @@ WIDTH_OF_FILES = 120
 _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "bold red"}
 
 
-def doctor(config_file: Path, rate: float) -> int:
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config_argument(parser)
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=100,
+        metavar="N",
+        help="events a second that the disk is to last for; default: 100",
+    )
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 1e9:
+        raise ArgumentTypeError(f"{text!r} should be a number of events a second, such as 100")
+    return rate
+
+
+def run(arguments: Namespace) -> int:
     """Look, measure, and say; 1 if something would keep a collector from serving. Raises ConfigError, StartError."""
-    config = load(config_file)
+    config = load(arguments.config)
     if not LINUX:
         raise StartError("doctor: needs Linux, whose limits and devices it looks at")
-    check_layout(config_file, config.storage)
+    check_layout(arguments.config, config.storage)
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
@@ -34,7 +56,7 @@ def doctor(config_file: Path, rate: float) -> int:
         machine = look_at(config)
         disk = measure_disk(machine.folder)
         cpu = measure_cpu(config)
-    found = Examined(config=config, machine=machine, disk=disk, cpu=cpu, rate=rate)
+    found = Examined(config=config, machine=machine, disk=disk, cpu=cpu, rate=arguments.rate)
     findings = examine(found)
     console.print(_table(findings))
     for line in verdict(found):

@@ -1,7 +1,7 @@
-"""What lies in a folder: every file below it, and the content of those that are files.
+"""Files whose names may lie: list a folder, and open what is a regular file.
 
-Nothing is trusted to be what its name says. A pipe that is called `x.parquet` would be waited for, a folder or a link
-may lead nowhere, and what is there now may be gone when it is opened.
+A pipe may be called `x.parquet`, and opening it would block. A link may lead nowhere. A file that was listed may be
+gone when it is opened.
 """
 
 import os
@@ -20,21 +20,21 @@ _KINDS = (
 )
 
 
-class NoFile(OSError):
-    """It is there, and no file; `strerror` says what it is."""
+class NotAFile(OSError):
+    """The path exists, and is no regular file; `strerror` says what it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Listing:
     """Everything below a folder but its links' targets, and the folders that could not be looked into, with why."""
 
     paths: list[Path] = field(default_factory=list)
     unread: list[tuple[Path, OSError]] = field(default_factory=list)
 
 
-def below(root: Path, passes: Callable[[str], bool]) -> Found:
-    """What is there. Folders whose names do not pass are left out, and all that is in them."""
-    found = Found()
+def walk(root: Path, passes: Callable[[str], bool]) -> Listing:
+    """List it. Folders whose names do not pass are left out, and all that is in them."""
+    listing = Listing()
     waiting = [root]
     while waiting:
         folder = waiting.pop()
@@ -44,15 +44,15 @@ def below(root: Path, passes: Callable[[str], bool]) -> Found:
         except (FileNotFoundError, NotADirectoryError):  # since it was listed
             continue
         except OSError as exc:
-            found.unread.append((folder, exc))
+            listing.unread.append((folder, exc))
             continue
-        found.paths.extend(path for path, is_folder in there if not is_folder or passes(path.name))
+        listing.paths.extend(path for path, is_folder in there if not is_folder or passes(path.name))
         waiting += [path for path, is_folder in there if is_folder and passes(path.name)]
-    return found
+    return listing
 
 
-def what_it_is(path: Path) -> str | None:
-    """In words, where it is no file; None where it is one. Raises OSError."""
+def not_a_file(path: Path) -> str | None:
+    """What it is, in words; None for a regular file. Raises OSError."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -63,15 +63,15 @@ def what_it_is(path: Path) -> str | None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open what is a file, to read; nothing is waited for. Raises NoFile, OSError."""
-    kind = what_it_is(path)
+    """Open a regular file to read, without blocking. Raises NotAFile, OSError."""
+    kind = not_a_file(path)
     if kind is not None:
-        raise NoFile(0, kind)
+        raise NotAFile(0, kind)
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def is_gone(path: Path) -> bool:
-    """Whether it is not there any more; what cannot be seen is."""
+    """Whether it no longer exists. False where that cannot be told."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,0 +1,50 @@
+"""`collector recover`: turn left-over segments into parts, without serving."""
+
+import logging
+import sys
+from argparse import ArgumentParser, Namespace
+
+from collector.cli.config_argument import add_config_argument
+from collector.cli.data_dir import existing
+from collector.cli.progress import with_progress
+from collector.clock import SystemClock
+from collector.config_file import load
+from collector.daemon.resources import StartError, owned
+from collector.daemon.wiring import build_stages
+from collector.journal.record import JOURNAL
+from collector.log.setup import set_up_logging
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config_argument(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """1 if any segment is left."""
+    config = load(arguments.config)
+    set_up_logging(logging.WARNING)
+    data_dir = existing(config.storage.data_dir)
+    if not (data_dir / JOURNAL).exists():  # maybe its volume is not mounted: nothing should be made beneath it
+        print("recovered 0 events from 0 segments; 0 are left")
+        return 0
+    with owned(data_dir) as owner, owner.entered() as root:
+        stages = build_stages(config, SystemClock(), root=root)
+        try:
+            stages.writer.prepare()
+            segments = stages.store.left_over()
+        except OSError as exc:
+            raise StartError(f"data_dir {data_dir}: {exc.strerror}: {data_dir / str(exc.filename)}") from None
+        rows = left = 0
+        for segment in with_progress(segments, "recovering"):
+            try:
+                events = sum(part.rows for part in stages.flush_segment(segment))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the segment stays, and keeps back no other
+                left += 1
+                print(f"{data_dir / str(segment.path)}: stays: {exc}", file=sys.stderr)
+            else:
+                rows += events
+                if not sys.stderr.isatty():
+                    print(f"{data_dir / str(segment.path)}: {events} events")
+    left += stages.store.newer
+    print(f"recovered {rows} events from {len(segments) + stages.store.newer - left} segments; {left} are left")
+    return 1 if left else 0

@@ -1,0 +1,22 @@
+"""`collector schema`: the contract as JSON Schema, or the columns of a part."""
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from collector.events import CONTRACT
+from collector.parts.table import EVENT_SCHEMA
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
+    which.add_argument("--parquet", action="store_true", help="the columns of a part")
+
+
+def run(arguments: Namespace) -> int:
+    if arguments.parquet:
+        for field in EVENT_SCHEMA:
+            print(f"{field.name}: {field.type}")
+    else:
+        print(json.dumps(CONTRACT, indent=2, ensure_ascii=False))
+    return 0

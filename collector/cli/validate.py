@@ -1,0 +1,74 @@
+"""`collector validate`: what would become of each event of a file. Nothing is stored."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from rich.progress import wrap_file
+
+from collector.cli.config_argument import add_config_argument
+from collector.cli.ndjson import Line, lines
+from collector.config import Config, Server, SiteSettings
+from collector.config_file import ConfigError, load
+from collector.daemon.resources import StartError
+from collector.edge.request import too_large
+from collector.events import Event, Refused
+from collector.ingest.pipeline import accept, arrive, tracking_enabled
+from collector.sites import Site, build_site
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
+    parser.add_argument("--site", metavar="ID", help="judge by this site's settings; default: a site without any")
+    add_config_argument(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print what would become of each line, for a strict site with every error; 1 if any would not be stored."""
+    site, max_body_bytes = _site(arguments.site, arguments.config)
+    arrival = arrive(IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
+    total = dropped = 0
+    for number, body in _lines(arguments.file, max_body_bytes):
+        total += 1
+        outcome = (
+            tracking_enabled(site, arrival)
+            or too_large(len(body), max_body_bytes)
+            or accept(site, arrival, body, 0, lambda address, received_us: None)
+        )
+        if isinstance(outcome, Event):
+            print(f"{number}: stored")
+            continue
+        dropped += 1
+        errors = outcome.errors if isinstance(outcome, Refused) else ()  # all of them, of a strict site
+        for words in errors or (outcome.message,):
+            print(f"{number}: {outcome.reason.value}: {words}")
+    print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
+    return 1 if dropped else 0
+
+
+def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:
+    """The site and the largest body it takes."""
+    if site_id is None:
+        return build_site("any", SiteSettings()), Server().max_body_bytes
+    config: Config = load(config_file)
+    if site_id not in config.sites:
+        raise ConfigError([f"{config_file}: has no site {site_id}"])
+    return build_site(site_id, config.sites[site_id]), config.server.max_body_bytes
+
+
+def _lines(file: str, largest_bytes: int) -> Iterator[Line]:
+    path = None if file == "-" else Path(file)
+    try:
+        if path is None:
+            yield from lines(sys.stdin.buffer, largest_bytes)
+            return
+        with path.open("rb") as source:
+            if sys.stderr.isatty():
+                with wrap_file(source, total=path.stat().st_size, description="validating") as shown:
+                    yield from lines(shown, largest_bytes)
+            else:
+                yield from lines(source, largest_bytes)
+    except OSError as exc:
+        raise StartError(f"{path or 'standard input'}: cannot be read: {exc.strerror}") from None

@@ -1,0 +1,17 @@
+"""The command line, called in the test's own process."""
+
+from pathlib import Path
+
+import pytest
+
+from collector.cli.main import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code, also where argparse leaves by itself."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as exc:
+        return -1 if exc.code is None else int(exc.code)

@@ -1,0 +1,196 @@
+"""`collector validate`: what it says of each line is what HTTP says of a body."""
+
+import io
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.in_process import Capture, run
+from tests.support import body
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "collector.toml"
+    file.write_text(
+        '[sites.shop]\nexcluded_paths = ["/admin/*"]\n[sites.off]\ntracking = false\n[sites.strict]\nstrict = true\n'
+    )
+    return file
+
+
+# One line of input, and what would become of it.
+VERDICTS: tuple[tuple[bytes, str], ...] = (
+    (body(), "stored"),
+    (body(event_time="yesterday", unknown=[1]), "stored"),
+    (b"{}", "invalid: Validation error: session_id is required"),
+    (b"not json", "invalid: Validation error: body is not one JSON object"),
+    (body(visitor_id="short"), "invalid: Validation error: visitor_id must have at least 8 characters"),
+    (body(page_path="/admin/x"), "stored"),
+    (b"\xff", "invalid: Validation error: body is not UTF-8"),
+)
+
+
+def test_validate_gives_each_line_of_a_file_its_verdict(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"\n".join(line for line, _ in VERDICTS))
+    assert run("validate", file) == 1
+    out, err = capsys.readouterr()
+    for number, ((_, verdict), line) in enumerate(zip(VERDICTS, out.splitlines(), strict=True), 1):
+        assert line.startswith(f"{number}: {verdict}")
+    assert err == "3 of 7 events would be stored\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]], ids=["default", "dash"])
+def test_validate_reads_standard_input(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Blank lines are no events, and count as lines; CR LF ends one as well as LF."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body() + b"\r\n\n  \n" + body() + b"\n")))
+    assert run("validate", *arguments) == 0
+    assert ("1: stored\n4: stored\n", "2 of 2 events would be stored\n") == capsys.readouterr()
+
+
+def test_validate_of_nothing_is_0(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "empty").touch()
+    assert run("validate", tmp_path / "empty") == 0
+    assert ("", "0 of 0 events would be stored\n") == capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("site", "changes", "code", "verdict"),
+    [
+        ("shop", {}, 0, "stored"),
+        ("shop", {"page_path": "/admin/x?y"}, 1, "excluded_path: Page path is excluded"),
+        ("shop", {"event_type": 5}, 1, "invalid: Validation error: event_type must be"),
+        ("off", {}, 1, "tracking_disabled: Tracking is disabled for this site"),
+        ("strict", {"event_type": 5}, 1, "invalid: Validation error: event_type must be"),
+    ],
+)
+def test_validate_judges_by_the_settings_of_a_site(
+    site: str, changes: dict[str, Any], code: int, verdict: str, config_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "events"
+    file.write_bytes(body(**changes))
+    assert run("validate", file, "--site", site, "--config", config_file) == code
+    assert capsys.readouterr().out.startswith(f"1: {verdict}")
+
+
+def test_validate_refuses_what_is_too_large_to_be_taken(tmp_path: Path, capsys: Capture) -> None:
+    """The endpoint answers 413 beyond `max_body_bytes`, so such a line would not be stored."""
+    file = tmp_path / "events"
+    file.write_bytes(body(page_referrer="x" * 65_536))
+    assert run("validate", file) == 1
+    assert capsys.readouterr().out.startswith("1: too_large: ")
+
+
+LARGEST = 65_536
+BOM = b"\xef\xbb\xbf"
+
+
+def sized(size_bytes: int) -> bytes:
+    """A valid event of that size."""
+    return body(page_referrer="x" * (size_bytes - len(body(page_referrer=""))))
+
+
+# What is in a file, and what is said of its lines.
+FILES: dict[str, tuple[bytes, list[str]]] = {
+    "largest with LF": (sized(LARGEST) + b"\n", ["1: stored"]),
+    "largest with CR LF": (sized(LARGEST) + b"\r\n", ["1: stored"]),
+    "largest without either": (sized(LARGEST), ["1: stored"]),
+    "largest behind a byte order mark": (BOM + sized(LARGEST) + b"\n", ["1: stored"]),
+    "a byte more": (sized(LARGEST + 1) + b"\n" + body(), ["1: too_large: ", "2: stored"]),
+    "a byte more at the end": (body() + b"\n" + sized(LARGEST + 1), ["1: stored", "2: too_large: "]),
+    "a blank too many": (sized(LARGEST) + b" \r\n", ["1: too_large: "]),
+    "CR that ends no line": (sized(LARGEST) + b"\r", ["1: too_large: "]),
+    "many times the largest": (sized(10 * LARGEST + 7) + b"\n" + body(), ["1: too_large: ", "2: stored"]),
+    "blank lines": (b"\n\r\n" + body() + b"\n \t \n\n{}\n\n", ["3: stored", "6: invalid: "]),
+    "a blank line without end": (b" " * (3 * LARGEST) + b"\n" + body(), ["2: stored"]),
+    "a byte order mark and nothing": (BOM, []),
+    "a byte order mark alone in its line": (BOM + b"\n" + body(), ["2: stored"]),
+    "two files that were joined": (BOM + body() + b"\n" + BOM + body(), ["1: stored", "2: stored"]),
+    "half a byte order mark": (BOM[:2], ["1: invalid: Validation error: body is not UTF-8"]),
+    "UTF-16": (body().decode().encode("utf-16"), ["1: invalid: Validation error: body is not UTF-8"]),
+    "junk": (bytes(range(11, 256)) * 2, ["1: invalid: Validation error: body is not UTF-8"]),
+    "NULs": (bytes(100), ["1: invalid: Validation error: body is not one JSON object"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_validate_says_of_each_line_what_http_says_of_a_body(name: str, tmp_path: Path, capsys: Capture) -> None:
+    """Its number is that in an editor; the byte order mark is the file's, and what ends a line is no part of it."""
+    data, said = FILES[name]
+    (tmp_path / "events").write_bytes(data)
+    stored = sum(": stored" in line for line in said)
+    assert (0 if stored == len(said) else 1) == run("validate", tmp_path / "events")
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(said) == len(lines)
+    assert all(line.startswith(words) for line, words in zip(lines, said, strict=True)), lines
+    assert f"{stored} of {len(said)} events would be stored\n" == err
+
+
+def test_validate_lists_every_error_of_a_strict_site(config_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    """As its 422 does; other sites hear of the first alone, and either way it is one event."""
+    (tmp_path / "events").write_bytes(b'\n{"visitor_id": "short", "lcp": "fast"}\n' + body())
+    errors = [
+        "session_id is required",
+        "event_type is required",
+        "page_path is required",
+        "event_time is required",
+        "visitor_id must have at least 8 characters",
+        "lcp must be a number or null",
+    ]
+    assert 1 == run("validate", tmp_path / "events", "--site", "strict", "--config", config_file)
+    out, err = capsys.readouterr()
+    *refused, stored = out.splitlines()
+    assert sorted(f"2: invalid: Validation error: {error}" for error in errors) == sorted(refused)
+    assert ("3: stored", "1 of 2 events would be stored\n") == (stored, err)
+    assert 1 == run("validate", tmp_path / "events", "--site", "shop", "--config", config_file)
+    assert 2 == len(capsys.readouterr().out.splitlines())
+
+
+def test_validate_holds_no_line_that_is_too_large(tmp_path: Path, capsys: Capture) -> None:
+    """100 MB without a line end take no more memory than the largest event."""
+    file = tmp_path / "events"
+    with file.open("wb") as sparse:
+        sparse.truncate(100_000_000)
+    tracemalloc.start()
+    try:
+        assert 1 == run("validate", file)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 10_000_000
+    assert capsys.readouterr().out.startswith("1: too_large: ")
+
+
+def test_validate_of_a_folder_is_1(tmp_path: Path, capsys: Capture) -> None:
+    assert run("validate", tmp_path) == 1
+    assert ("", f"collector: {tmp_path}: cannot be read: Is a directory\n") == capsys.readouterr()
+
+
+def test_name_that_is_no_text_is_told_on_one_line(capsys: Capture) -> None:
+    assert run("validate", "no\nsuch\udcff\x1b[2J") == 1
+    assert (
+        "",
+        "collector: no\\nsuch\\udcff\\x1b[2J: cannot be read: No such file or directory\n",
+    ) == capsys.readouterr()
+
+
+def test_validate_says_what_it_lacks(config_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    nothing = tmp_path / "nothing"
+    assert run("validate", nothing) == 1
+    assert ("", f"collector: {nothing}: cannot be read: No such file or directory\n") == capsys.readouterr()
+    assert run("validate", nothing, "--site", "nosuch", "--config", config_file) == 2
+    assert ("", f"collector: {config_file}: has no site nosuch\n") == capsys.readouterr()
+    assert run("validate", nothing, "--site", "shop", "--config", nothing) == 2
+    assert ("", f"collector: {nothing}: cannot be read: No such file or directory\n") == capsys.readouterr()
+
+
+def test_validate_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events").write_bytes(body() + b"\n{}\n")
+    (tmp_path / "collector.toml").write_text("[sites.demo]\n")
+    assert run("validate", "events", "--site", "demo") == 1
+    assert ["collector.toml", "events"] == sorted(path.name for path in tmp_path.iterdir())
