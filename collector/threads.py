@@ -19,6 +19,8 @@ class DaemonThreads(Executor):
         future: Future[T] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return  # whoever called gave up before it began
             try:
                 result = function(*arguments, **keywords)
             except BaseException as exc:  # noqa: BLE001 - for whoever waits
