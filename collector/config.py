@@ -197,7 +197,7 @@ class Server(Section):
     )
     keepalive_timeout_s: float = Field(75, gt=0, le=86_400, description="longest a connection may idle, in seconds")
     fast_path: bool = Field(
-        True, description="answer ordinary requests past aiohttp's request objects: the same answers for less CPU"
+        True, description="answer most requests without aiohttp's request objects: the same answers for less CPU"
     )
     shutdown_timeout_s: float = Field(
         15,
@@ -223,7 +223,7 @@ class Storage(Section):
     journal_max_bytes: int = Field(
         4 * 2**30,
         ge=65536,
-        description="unflushed bytes at which events are refused, an equal share for each worker; with durability "
+        description="unflushed bytes at which events are refused, an equal part for each worker; with durability "
         "`memory` never more than 4 segments each",
     )
     durability: Literal["fsync", "write", "memory"] = Field(

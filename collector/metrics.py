@@ -119,7 +119,7 @@ class Metrics:
         self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
         self.evicted = Counter(
             "collector_evicted_connections",
-            "Connections closed because there were too many: of one client, or in all",
+            "Connections evicted because there were too many: of one client, or in all",
             ["bound"],
             registry=self.registry,
         )
@@ -182,12 +182,12 @@ class Metrics:
         return self._sites[UNKNOWN_SITE]
 
     def snapshot(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], bytes]:
-        """A function that renders the numbers of this moment, for a thread to call: it takes a while."""
+        """A function that renders the metrics of this moment, for a thread to call: it takes a while."""
         families = self.families(buffered_by_site, gauges)
         return lambda: page(families())
 
     def families(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], Iterable[Metric]]:
-        """A function that gives the numbers of this moment, for a thread to call."""
+        """A function that gives the metrics of this moment, for a thread to call."""
         sites = [(name, counts.received, counts.stored, dict(counts.dropped)) for name, counts in self._sites.items()]
         buffered: dict[str, int] = {}
         for site_id, rows in buffered_by_site.items():

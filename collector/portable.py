@@ -85,10 +85,10 @@ def threads_have_priorities() -> bool:
     return LINUX and hasattr(os, "setpriority")
 
 
-def set_thread_nice(nice: int, thread: int) -> None:
-    """Set how far a thread of this process is behind it, on Linux; elsewhere nothing. Raises PermissionError."""
+def set_thread_priority(priority: int, thread: int) -> None:
+    """Set the nice value of a thread, relative to its process, on Linux; elsewhere nothing. Raises PermissionError."""
     if threads_have_priorities():
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + nice)
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + priority)
 
 
 def core_time_ns(thread: int) -> tuple[int, int] | None:

@@ -1,11 +1,11 @@
-"""A worker's share of what a data_dir has once: its folders, its limits, its hourly duties."""
+"""Worker slots: which folders, which part of each limit, and which hourly duties a worker has."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """The share of one of several workers; by default there is one, and everything is its own."""
+    """One worker's number, of how many. By default it is the only one, and everything is its own."""
 
     worker: int = 0
     workers: int = 1

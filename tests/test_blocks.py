@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # They ask what is so where the block went well.
-ONLY_WHERE_IT_WENT_WELL = {"costs_at_most", "counting", "draining", "ordinary_clients"}
+ONLY_WHERE_IT_WENT_WELL = {"costs_at_most", "counting", "draining", "regular_clients"}
 
 
 def test_every_block_ends_what_it_began() -> None:

@@ -93,7 +93,7 @@ def sites_with_series(metrics: Metrics) -> set[str]:
 
 
 def test_configuration_decides_who_has_series_and_not_who_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or each of several workers would choose others, and their sums had a thousand sites for each worker."""
+    """Or each of several workers would choose others, and the aggregated page had a thousand sites for each worker."""
     monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 2)
     sites = ["a", "b", "c", "d"]
     for order in permutations(sites):

@@ -98,7 +98,7 @@ def test_thread_has_no_priority_of_its_own_elsewhere(monkeypatch: pytest.MonkeyP
     """There the number of a thread may be another process's."""
     monkeypatch.setattr(portable, "LINUX", False)
     monkeypatch.setattr(os, "setpriority", lambda *arguments: pytest.fail("somebody's priority is changed"))
-    portable.set_thread_nice(5, 1)
+    portable.set_thread_priority(5, 1)
     assert not portable.threads_have_priorities()
 
 

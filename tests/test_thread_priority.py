@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from collector.thread_priority import NICE, core_time, lower_priority, may_raise_priority
+from collector.thread_priority import LOW_PRIORITY, core_time, lower_priority, may_raise_priority
 
 NOBODY = 65534
 
@@ -25,7 +25,7 @@ print(may_raise_priority())
 
 
 @pytest.mark.parametrize(("limit", "may"), [(0, False), (20, True)])
-def test_who_may_hurry_depends_on_the_limit(limit: int, may: bool) -> None:
+def test_who_may_raise_a_priority_depends_on_the_limit(limit: int, may: bool) -> None:
     """As the unit sets it; the kernel counts from 20 down."""
     asked = subprocess.run([sys.executable, "-c", ASK, str(limit)], capture_output=True, text=True, check=False)
     if "not allowed to raise maximum limit" in asked.stderr:
@@ -39,7 +39,7 @@ def test_to_ask_leaves_the_asking_thread_as_it_is() -> None:
     assert before == os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_thread_is_nice_and_its_process_is_not() -> None:
+def test_thread_has_a_lower_priority_than_its_process() -> None:
     of: dict[str, int] = {}
 
     def look() -> None:
@@ -49,7 +49,7 @@ def test_thread_is_nice_and_its_process_is_not() -> None:
     thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    assert NICE == of["thread"] - of["process"]
+    assert LOW_PRIORITY == of["thread"] - of["process"]
 
 
 def test_core_time_is_told_of_a_thread() -> None:

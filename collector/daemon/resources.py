@@ -1,4 +1,4 @@
-"""What a process claims of its machine before it serves: the data_dir, and its ports."""
+"""The resources a process acquires before it serves: the data_dir, file descriptors, and its ports."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from collector.publish.local import fsync_folder, make_folder
 
 log = logging.getLogger(__name__)
 
-# 10,000 connections with a request under way take 80 MB, their bodies aside.
+# 10,000 connections with a request in flight take 80 MB, their bodies aside.
 MAX_CONNECTIONS = 10_000
 
 # What else needs descriptors: parts, the admin listener, and connections that are accepted before they can be counted:
@@ -43,7 +43,7 @@ class StartError(Exception):
 
 
 def max_connections() -> int:
-    """Claim the file descriptors that we may need; how many connections they are enough for."""
+    """Raise the limit of file descriptors as far as needed; how many connections it is enough for."""
     limit = raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     return min(MAX_CONNECTIONS, max(limit // 2, limit - OTHER_DESCRIPTORS))
 

@@ -1,4 +1,4 @@
-"""One process that serves without a supervisor: it claims the data_dir and both ports, and signals are its controller.
+"""One process that serves without a supervisor: it owns the data_dir and both ports, and signals control it.
 
 SIGTERM and SIGINT stop it, a second one at once (collector/daemon/stop_signals.py). SIGHUP reads the configuration
 again. Nothing here starts it again when it dies: systemd does that, and a small machine needs no second process for it.
@@ -47,7 +47,7 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
 
 
 class SignalController:
-    """The controller of a worker that is alone."""
+    """The controller of the only worker: signals."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class SignalController:
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
         StopSignals(self._clock, worker.stop, worker.exit_at_once).listen()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
         worker.stages.metrics.workers.labels("configured").set(1)
         async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
             yield

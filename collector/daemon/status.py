@@ -3,7 +3,7 @@
 receiving 310/s, 2 segments, 41 GB free
 refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
 last reload failed: collector.toml: sites: missing ... (and 2 more); receiving ...
-draining: 3 requests under way, 1,200 events to publish
+draining: 3 requests in flight, 1,200 events to publish
 """
 
 import asyncio
@@ -23,7 +23,7 @@ REFRESH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The few numbers of a moment; those of several workers can be added."""
+    """What the status line shows; the stats of several workers can be added."""
 
     received: int = 0  # since the start
     segments: int = 0  # sealed, and waiting to be published: `collector_journal_segments`
@@ -31,9 +31,9 @@ class Stats:
     unpublished: int = 0  # events
 
     def __add__(self, other: "Stats") -> "Stats":
-        return Stats(*(mine + yours for mine, yours in zip(self.numbers(), other.numbers(), strict=True)))
+        return Stats(*(mine + yours for mine, yours in zip(self.values(), other.values(), strict=True)))
 
-    def numbers(self) -> tuple[int, int, int, int]:
+    def values(self) -> tuple[int, int, int, int]:
         """As they are sent to a supervisor."""
         return (self.received, self.segments, self.in_flight, self.unpublished)
 
@@ -52,7 +52,7 @@ def serving_line(wrong: Iterable[str], per_s: float, stats: Stats, free_bytes: i
 
 
 def draining_line(stats: Stats) -> str:
-    return f"draining: {stats.in_flight:,} requests under way, {stats.unpublished:,} events to publish"
+    return f"draining: {stats.in_flight:,} requests in flight, {stats.unpublished:,} events to publish"
 
 
 def _gb(size_bytes: int) -> str:

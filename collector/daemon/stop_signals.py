@@ -17,7 +17,7 @@ SAME_STOP_S = 1.0
 
 
 class StopSignals:
-    """Hears them: `stop` is called at the first, and `exit_at_once` at each that belongs to no stop so far."""
+    """Handles them: `stop` is called at the first, and `exit_at_once` at each that belongs to no stop so far."""
 
     def __init__(self, clock: Clock, stop: Callable[[], object], exit_at_once: Callable[[], object]) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class StopSignals:
         self._first: tuple[int, int] | None = None  # the signal, and when it came
 
     def listen(self) -> None:
-        """Hear them in the running loop from now on.
+        """Receive them in the running loop from now on.
 
         Not by `add_signal_handler`: a loop that is closed puts the system's default in its place, and the same stop,
         come again behind a drain that is done, would end the process by the signal and not with its exit code.
@@ -36,7 +36,7 @@ class StopSignals:
         def arrived(number: int, _: object) -> None:
             at_ns = self._clock.monotonic_ns()
             if not loop.is_closed():
-                loop.call_soon_threadsafe(self.hear, number, at_ns)
+                loop.call_soon_threadsafe(self.receive, number, at_ns)
             elif not self._is_same_stop(number, at_ns):
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
@@ -46,7 +46,7 @@ class StopSignals:
         # Python takes its handlers away before it takes itself down, and there is nothing left to wait for.
         atexit.register(_ignore_all)
 
-    def hear(self, number: int, at_ns: int) -> None:
+    def receive(self, number: int, at_ns: int) -> None:
         """A signal has come, at that time of the monotonic clock."""
         if self._first is None:
             self._first = (number, at_ns)

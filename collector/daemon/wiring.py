@@ -171,7 +171,7 @@ def build_stages(
         clock=clock,
         metrics=metrics,
     )
-    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, share=share)
+    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, slot=share)
     flusher = Flusher(
         journal,
         flush_segment,

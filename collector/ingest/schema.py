@@ -56,7 +56,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if type(event) is not dict:
         raise InvalidEvent(FieldError(None, "is not one JSON object"))
     if b"\\u" in body:
-        _mend_surrogates(event)
+        _replace_surrogates(event)
     return event
 
 
@@ -139,7 +139,7 @@ def _out_of_range(field: str | None) -> FieldError:
     return FieldError(field, "holds a number beyond the range of a float64")
 
 
-def _mend_surrogates(event: dict[str, Any]) -> None:
+def _replace_surrogates(event: dict[str, Any]) -> None:
     """Put U+FFFD for what UTF-8, and so Arrow, cannot hold: a browser that cuts a title makes such halves."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isascii():

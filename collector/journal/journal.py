@@ -1,6 +1,6 @@
 """The journal: where an accepted event becomes a stored one.
 
-One segment is open. Its commits are grouped: while one is under way the next gathers, and an event is stored when its
+One segment is open. Its commits are grouped: while one is running the next gathers, and an event is stored when its
 commit is done. Sealing the segment and taking its buffer is one step, between two commits, so that the events of a
 segment and the parts of its flush are the same set. What is not yet published counts against one limit, and at each of
 its limits the journal refuses rather than grow.
@@ -72,7 +72,7 @@ class Journal:
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[tuple[Event, OnCommit]] = []
-        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # what nobody has been told of yet
+        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # whose `on_commit` has not been called yet
         self._waiting_bytes = 0  # of both
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
@@ -93,7 +93,7 @@ class Journal:
         self.disk_free_bytes = 0  # as of the last look
         self.blocked_reason: str | None = None  # what keeps events from being taken, for a person; None: nothing
         self.flush_due = asyncio.Event()
-        self.flush_under_way = False  # of a sealed segment, whose events are in memory meanwhile
+        self.flush_running = False  # of a sealed segment, whose events are in memory meanwhile
         self.broken = asyncio.Event()  # nothing can be acknowledged any more: the process should end
 
     def open(self) -> None:
@@ -126,15 +126,15 @@ class Journal:
         self.submit(event, lambda stored: None if committed.done() else committed.set_result(stored))
         return await committed
 
-    def submit(self, event: Event, told: OnCommit) -> None:
-        """Store the event, which `can_append` has just allowed; `told` is called once it is decided, maybe at once."""
+    def submit(self, event: Event, on_commit: OnCommit) -> None:
+        """Store the event, which `can_append` has just allowed. `on_commit` is called once that is decided."""
         if self.in_memory:
             self._buffer.append(event)
             if self._filled() >= 1:
                 self._take_buffer()
-            told(True)
+            on_commit(True)
             return
-        self._waiting.append((event, told))
+        self._waiting.append((event, on_commit))
         self._waiting_bytes += event.size_bytes + WAITING_EVENT_BYTES
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_rounds())
@@ -161,7 +161,7 @@ class Journal:
     async def retry(self) -> None:
         """Try again what failed: to write, to make a segment. To be called every second or so."""
         if not self.in_memory and (self._failing or self._overdue or self._misplaced):
-            await self._in_turn(self._mend)
+            await self._in_turn(self._try_again)
 
     def release(self, segment: Segment) -> None:
         """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
@@ -266,8 +266,8 @@ class Journal:
         except BaseException as exc:
             # A fault of ours. What was committed is in the journal; the next process takes it from there.
             self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
-            for _, told in (*self._committing, *self._waiting):
-                told(False)
+            for _, on_commit in (*self._committing, *self._waiting):
+                on_commit(False)
             raise
         finally:
             self._committer = None
@@ -289,8 +289,8 @@ class Journal:
         for start in range(0, len(group), TAKEN_OVER_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            for event, told in islice(self._committing, TAKEN_OVER_AT_ONCE):
-                told(stored)
+            for event, on_commit in islice(self._committing, TAKEN_OVER_AT_ONCE):
+                on_commit(stored)
                 self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 if stored:
                     self._buffer.append(event)
@@ -304,7 +304,7 @@ class Journal:
 
         await asyncio.shield(asyncio.create_task(taken()))
 
-    async def _mend(self) -> None:
+    async def _try_again(self) -> None:
         if self._closed or self.broken.is_set():
             return
         try:
@@ -368,7 +368,7 @@ class Journal:
             buffer.rows_of,
             buffer.columns(),
         )
-        if not self._misplaced and (self.flush_under_way or any(other.columns for other in self.sealed)):
+        if not self._misplaced and (self.flush_running or any(other.columns for other in self.sealed)):
             # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
             segment.to_disk()
         self.sealed.append(segment)

@@ -1,9 +1,9 @@
-"""Floods in the log: alike records become a few lines, and soon after a count of the others.
+"""The rate limit of the log: of similar records a few are written, then a count of the others.
 
-Time is cut into periods, each begun by the first record after the last. In a period the first MAX_ALIKE of a kind pass;
-at its end, by a timer, so that a flood which just stops is told too, each kind says how many were left out. Records are
-of a kind if one line of code wrote them, or one line of text in what asyncio and libraries write, numbers aside: theirs
-are addresses and descriptors. Kinds beyond MAX_KINDS share one, so memory and lines have a bound whatever comes in.
+Time is cut into periods, each begun by the first record after the last. In a period the first MAX_ALIKE of a kind pass.
+At its end a line for each kind counts the others; a timer sees to that when no more records come. Records are of one
+kind if their texts are equal before arguments are filled in, numbers aside: asyncio and libraries write addresses and
+descriptors into theirs. Kinds beyond MAX_KINDS share one, so memory and lines are bounded whatever comes in.
 """
 
 import logging
@@ -32,16 +32,16 @@ class _Kind:
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets MAX_ALIKE records of a kind pass in a period; `say` is given a record with the count of the others."""
+    """Lets MAX_ALIKE records of a kind pass in a period; `emit` gets a record with the count of the others."""
 
     def __init__(
         self,
-        say: Callable[[logging.LogRecord], object],
+        emit: Callable[[logging.LogRecord], object],
         now_s: Callable[[], float] = time.monotonic,
         later: Later | None = None,
     ) -> None:
         super().__init__()
-        self._say = say
+        self._emit = emit
         self._now_s = now_s
         self._later = later or _in_a_thread
         self._lock = threading.Lock()  # a flush and a timer log beside the event loop
@@ -61,16 +61,16 @@ class RateLimitFilter(logging.Filter):
             passes = kind.seen <= MAX_ALIKE
             if not passes:
                 if not any(other.latest for other in self._kinds.values()):
-                    self._later(self._ends_s - now_s, self.tell)
+                    self._later(self._ends_s - now_s, self.report)
                 kind.latest = record
-        self._tell(counts)
+        self._report(counts)
         return passes
 
-    def tell(self) -> None:
-        """End the period, and say what was left out in it."""
+    def report(self) -> None:
+        """End the period, and report what was left out in it."""
         with self._lock:
             counts = self._end()
-        self._tell(counts)
+        self._report(counts)
 
     def _kind(self, record: logging.LogRecord) -> _Kind:
         text = str(record.msg)[:_KIND_CHARACTERS].partition("\n")[0]
@@ -83,7 +83,7 @@ class RateLimitFilter(logging.Filter):
         ended, self._kinds, self._ends_s = self._kinds, {}, 0.0
         return [kind for kind in ended.values() if kind.latest]
 
-    def _tell(self, counts: list[_Kind]) -> None:
+    def _report(self, counts: list[_Kind]) -> None:
         for kind in counts:
             latest, left_out = kind.latest, kind.seen - MAX_ALIKE
             assert latest is not None
@@ -92,7 +92,7 @@ class RateLimitFilter(logging.Filter):
                 latest.name, latest.levelno, latest.pathname, latest.lineno, message, None, None, latest.funcName
             )
             count.left_out = left_out
-            self._say(count)
+            self._emit(count)
 
 
 def _in_a_thread(seconds: float, function: Callable[[], None]) -> None:

@@ -41,9 +41,9 @@ def set_up_logging(level: int = logging.INFO, worker: int | None = None) -> None
             handler = JournalHandler(worker, handler, JOURNAL_SOCKET)
     else:
         handler.setFormatter(Lines(worker))
-    flood = RateLimitFilter(handler.handle)
-    handler.addFilter(flood)
-    atexit.register(flood.tell)
+    rate_limit = RateLimitFilter(handler.handle)
+    handler.addFilter(rate_limit)
+    atexit.register(rate_limit.report)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     sys.excepthook = _log_crash
 

@@ -57,7 +57,7 @@ class Disk:
         _run("umount", str(self.folder))
         if not self.journal:
             self._cut_image.replace(self._image)
-            # Mends what a file system without a journal needs mended; 1 says that there was something.
+            # Repairs a file system without a journal; exit code 1 says that there was something to repair.
             subprocess.run(["e2fsck", "-fy", str(self._image)], check=False, capture_output=True)
         _run("mount", *self._mounted())
 

@@ -27,7 +27,7 @@ from tests.crash.tracing import calls, ended, may_trace, nth_call, options, trac
 from tests.system.process import Process, configure, environment, run, wait_until
 from tests.system.test_storage import failing_disk
 
-UNDER_WAY = 60  # events that a collector acknowledges before it is told to stop
+ACKED_BEFORE_STOP = 60  # events that a collector acknowledges before it is told to stop
 CONNECTIONS = 4
 KILLED = -signal.SIGKILL
 
@@ -112,7 +112,7 @@ def recover_killed(folder: Path, *strace: str) -> int:
 
 def serve_killed(folder: Path, ledger: Ledger, *strace: str) -> int:
     """Serve a few events under strace, beside a recovery if there is a backlog; stop. The exit code: 0 or KILLED."""
-    log, enough = folder / "strace", len(ledger.acked) + UNDER_WAY
+    log, enough = folder / "strace", len(ledger.acked) + ACKED_BEFORE_STOP
     with perhaps_serving(folder, traced(log, *strace)) as process:
         if process is None:
             wait_until(lambda: "+++ killed by SIGKILL" in log.read_text(errors="replace"), "it was killed")
@@ -285,7 +285,7 @@ def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:
             victim_serving(folder, prefix=prefix, storage=storage) as process,
             load(process.url, ledger, CONNECTIONS),
         ):
-            wait_until(lambda: len(ledger.acked) >= UNDER_WAY, "it serves")
+            wait_until(lambda: len(ledger.acked) >= ACKED_BEFORE_STOP, "it serves")
             (segment,) = (folder / "data" / "journal" / "0").iterdir()
             prlimit(process.popen.pid, RLIMIT_FSIZE, (segment.stat().st_size + 1_500, RLIM_INFINITY))
             assert KILLED == process.exit_code()

@@ -124,10 +124,10 @@ async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
     worker = Worker(config(tmp_path), build_stages(config(tmp_path), clock), UNUSED_DATA_DIR, clock)
     with ours:
         ours.settimeout(10)
-        supervised = SupervisorController(theirs, clock)
-        async with supervised.attached(worker):
+        controller = SupervisorController(theirs, clock)
+        async with controller.attached(worker):
             ours.sendall(b"\0\0\0\4what")
-            await asyncio.wait([supervised._listening], timeout=10)
+            await asyncio.wait([controller._listening], timeout=10)
         assert b"" == await asyncio.to_thread(ours.recv, 1)
 
 

@@ -8,7 +8,7 @@ from collector.metrics import Metrics
 
 
 async def test_stall_of_the_loop_is_seen() -> None:
-    """Held for 0.2 s between two beats, it is late by 0.19 s at least; a machine that is busy makes it later still."""
+    """Held for 0.2 s between two ticks, it is late by 0.19 s at least; a machine that is busy makes it later still."""
     metrics = Metrics()
     watching = asyncio.create_task(watch_loop_lag(metrics.loop_lag_seconds))
     await asyncio.sleep(0)

@@ -44,7 +44,7 @@ def reloaded(file: Path, text: str) -> tuple[Reloads, Metrics, list[Config]]:
         handed_over.append(config)
 
     async def once() -> None:
-        reloads.tell()
+        reloads.request()
         task = asyncio.create_task(reloads.run(hand_over))
         async with asyncio.timeout(30):
             await done.wait()

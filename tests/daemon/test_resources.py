@@ -1,4 +1,4 @@
-"""What a process claims before it serves."""
+"""The resources a process acquires before it serves."""
 
 import fcntl
 from errno import ENOLCK

@@ -34,7 +34,7 @@ def test_line_says_what_is_wrong_first(
 
 def test_vitals_of_workers_are_added() -> None:
     assert Stats(4, 6, 8, 10) == Stats(1, 2, 3, 4) + Stats(3, 4, 5, 6)
-    assert "draining: 8 requests under way, 1,200 events to publish" == draining_line(Stats(4, 6, 8, 1_200))
+    assert "draining: 8 requests in flight, 1,200 events to publish" == draining_line(Stats(4, 6, 8, 1_200))
 
 
 class Heard(Manager):
@@ -58,4 +58,4 @@ async def test_rate_is_that_since_the_last_line(tmp_path: Path, clock: FakeClock
     assert ["receiving 200/s", "receiving 100/s", "receiving 0/s"] == [line.split(",")[0] for line in manager.lines]
     reporter.drain()
     await reporter.refresh()
-    assert 2 * ["draining: 0 requests under way, 0 events to publish"] == manager.lines[3:]
+    assert 2 * ["draining: 0 requests in flight, 0 events to publish"] == manager.lines[3:]

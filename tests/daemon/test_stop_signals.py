@@ -32,5 +32,5 @@ def test_same_signal_within_a_second_is_the_same_stop(
     heard: list[str] = []
     signals = StopSignals(clock, lambda: heard.append("stop"), lambda: heard.append("exit"))
     for number, at_ns in arrivals:
-        signals.hear(number, at_ns)
+        signals.receive(number, at_ns)
     assert expected == heard

@@ -132,7 +132,7 @@ def _read(body: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(event, dict) or "\0" in text or _holds_infinity(event):  # ... but for NUL
         return None
-    return {name: _mended(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {name: _without_surrogates(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _holds_infinity(value: object) -> bool:
@@ -143,7 +143,7 @@ def _holds_infinity(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _mended(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 

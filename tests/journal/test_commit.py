@@ -154,10 +154,10 @@ async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(jour
 
 async def test_segment_that_is_sealed_while_another_is_read_back_is_on_disk_alone(journal: Journal) -> None:
     """The flush has that one in memory."""
-    journal.flush_under_way = True
+    journal.flush_running = True
     await journal.append(make_event("a"))
     await journal.seal()
-    journal.flush_under_way = False
+    journal.flush_running = False
     await journal.append(make_event("b"))
     await journal.seal()
     assert [False, True] == [segment.columns is not None for segment in journal.sealed]
@@ -209,7 +209,7 @@ async def test_segments_of_dead_processes_count_against_the_limit(tmp_path: Path
     await journal.close()
 
 
-async def test_failed_commit_refuses_all_its_events_until_the_disk_is_mended(
+async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

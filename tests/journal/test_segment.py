@@ -28,8 +28,8 @@ def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worke
     """Of two workers: each its own folder, and the first those of workers that are no more."""
     for folder in ("0", "1", "2", "7", "old"):
         SegmentStore(Folders(tmp_path), folder, by_site=True, durability="write").create().close()
-    share = WorkerSlot(worker, 2)
-    store = SegmentStore(Folders(tmp_path), share.folder, by_site=True, durability="write", adopts=share.adopts)
+    slot = WorkerSlot(worker, 2)
+    store = SegmentStore(Folders(tmp_path), slot.folder, by_site=True, durability="write", adopts=slot.adopts)
     assert adopted == {segment.path.parent.name for segment in store.left_over() if segment.path}
 
 

@@ -1,4 +1,4 @@
-"""Floods in the log: a few lines and a count, soon after, whatever comes in."""
+"""The rate limit of the log: a few lines and a count, whatever comes in."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from collector.log.rate_limit import MAX_ALIKE, MAX_KINDS, PERIOD_S, RateLimitFilter
 
 
-class Flood:
+class Limited:
     """A filter whose clock and timers stand still until told to go."""
 
     def __init__(self) -> None:
@@ -33,61 +33,61 @@ class Flood:
 
 
 @pytest.fixture
-def flood() -> Flood:
-    return Flood()
+def limited() -> Limited:
+    return Limited()
 
 
-def test_flood_that_just_ends_is_counted_when_its_period_is_over(flood: Flood) -> None:
-    passed = [flood.log("from %s", number) for number in range(100)]
+def test_records_that_are_left_out_are_counted_when_their_period_is_over(limited: Limited) -> None:
+    passed = [limited.log("from %s", number) for number in range(100)]
     assert [True] * MAX_ALIKE + [False] * (100 - MAX_ALIKE) == passed
-    flood.advance(PERIOD_S - 1)
-    assert [] == flood.said
-    flood.advance(1)
-    assert [f"{100 - MAX_ALIKE} more like this in {PERIOD_S:g} s: from 99"] == flood.said
-    flood.advance(10 * PERIOD_S)
-    assert 1 == len(flood.said)
+    limited.advance(PERIOD_S - 1)
+    assert [] == limited.said
+    limited.advance(1)
+    assert [f"{100 - MAX_ALIKE} more like this in {PERIOD_S:g} s: from 99"] == limited.said
+    limited.advance(10 * PERIOD_S)
+    assert 1 == len(limited.said)
 
 
-def test_flood_that_goes_on_is_counted_once_a_period(flood: Flood) -> None:
+def test_records_that_keep_coming_are_counted_once_a_period(limited: Limited) -> None:
     passed = 0
     for _ in range(100):
-        passed += sum(flood.log("from %s", number) for number in range(30))
-        flood.advance(1)
-    assert (10 * MAX_ALIKE, 10) == (passed, len(flood.said))
+        passed += sum(limited.log("from %s", number) for number in range(30))
+        limited.advance(1)
+    assert (10 * MAX_ALIKE, 10) == (passed, len(limited.said))
 
 
-def test_nothing_is_said_and_no_timer_set_where_nothing_is_left_out(flood: Flood) -> None:
+def test_nothing_is_said_and_no_timer_set_where_nothing_is_left_out(limited: Limited) -> None:
     for _ in range(100):
-        assert flood.log("once a second")
-        flood.advance(1)
-    assert ([], []) == (flood.said, flood.timers)
+        assert limited.log("once a second")
+        limited.advance(1)
+    assert ([], []) == (limited.said, limited.timers)
 
 
-def test_flood_holds_back_nothing_else(flood: Flood) -> None:
+def test_other_records_pass(limited: Limited) -> None:
     for number in range(100):
-        flood.log("from %s", number)
-    assert flood.log("from %s to you", 1)
-    assert flood.log("from %s", 1, name="asyncio")
+        limited.log("from %s", number)
+    assert limited.log("from %s to you", 1)
+    assert limited.log("from %s", 1, name="asyncio")
 
 
 @pytest.mark.parametrize(
     "text", ["accept failed\nsocket: {}", "Exception in callback <bound of 0x7f00{}>", "descriptor {} is in use"]
 )
-def test_what_libraries_write_is_alike_by_its_first_line_numbers_aside(flood: Flood, text: str) -> None:
+def test_what_libraries_write_is_alike_by_its_first_line_numbers_aside(limited: Limited, text: str) -> None:
     """asyncio puts the whole text into the record: an address or a descriptor must not make it a kind of its own."""
-    passed = [flood.log(text.format(number)) for number in range(100)]
+    passed = [limited.log(text.format(number)) for number in range(100)]
     assert MAX_ALIKE == sum(passed)
 
 
-def test_kinds_without_number_have_a_bound(flood: Flood) -> None:
+def test_kinds_without_number_have_a_bound(limited: Limited) -> None:
     """Texts that are all new, as if a client wrote them."""
     letters = str.maketrans("0123456789", "abcdefghij")
-    passed = [flood.log(f"kind {number}".translate(letters)) for number in range(10 * MAX_KINDS)]
+    passed = [limited.log(f"kind {number}".translate(letters)) for number in range(10 * MAX_KINDS)]
     assert MAX_KINDS + MAX_ALIKE == sum(passed)
-    assert len(flood.filter._kinds) <= MAX_KINDS + 1
-    flood.advance(PERIOD_S)
-    assert 1 == len(flood.said)
-    assert {} == flood.filter._kinds
+    assert len(limited.filter._kinds) <= MAX_KINDS + 1
+    limited.advance(PERIOD_S)
+    assert 1 == len(limited.said)
+    assert {} == limited.filter._kinds
 
 
 def test_count_passes_the_filter_it_is_from() -> None:
@@ -101,5 +101,5 @@ def test_count_passes_the_filter_it_is_from() -> None:
     held = RateLimitFilter(say, later=lambda seconds, function: None)
     for _ in range(2 * MAX_ALIKE):
         held.filter(logging.LogRecord("collector", logging.ERROR, "", 0, "again", None, None))
-    held.tell()
+    held.report()
     assert [f"{MAX_ALIKE} more like this in {PERIOD_S:g} s: again"] == said

@@ -1,4 +1,4 @@
-"""What attacks have in common: addresses to come from, ordinary clients beside them, and what they may cost."""
+"""What attacks have in common: addresses to come from, regular clients beside them, and what they may cost."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from tests.support import body
 from tests.system.process import Process
 from tests.system.wire import connect, read_reply, request
 
-# Attackers have addresses of their own; ordinary clients come from 127.0.0.1, as the tests' own HTTP client does.
+# Attackers have addresses of their own; regular clients come from 127.0.0.1, as the tests' own HTTP client does.
 ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 12))
 ORDINARY_CLIENTS = 4
 PATIENCE_S = 60.0
@@ -87,7 +87,7 @@ async def enemies(process: Process, many: int, *, reads: bool = True) -> AsyncIt
 
 
 @asynccontextmanager
-async def ordinary_clients(process: Process) -> AsyncIterator[None]:
+async def regular_clients(process: Process) -> AsyncIterator[None]:
     """Clients that send events all the while, over connections that they keep and over new ones: each gets its 201."""
     over = asyncio.Event()
     statuses: list[int] = []

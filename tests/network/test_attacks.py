@@ -1,4 +1,4 @@
-"""Attacks of single kinds on the real process: each is ended, costs little, and keeps no ordinary client from its 201.
+"""Attacks of single kinds on the real process: each is ended, costs little, and keeps no regular client from its 201.
 
 The collector has a second of patience for a head and for a body, so that the slow ones do not take ten.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.edge.wire import chunk, head, request
-from tests.network.battle import MB, Enemy, costs_at_most, enemies, ordinary_clients
+from tests.network.battle import MB, Enemy, costs_at_most, enemies, regular_clients
 from tests.support import body
 from tests.system.process import Process, serving, wait_until
 
@@ -113,7 +113,7 @@ BROKEN: dict[str, tuple[bytes, list[int]]] = {
 async def test_what_is_broken_ends_its_connection(
     process: Process, sent: bytes, expected: list[int], whole: bool
 ) -> None:
-    """Whether it comes in one piece, which might be an ordinary request, or in two."""
+    """Whether it comes in one piece, which might be a request of the fast path, or in two."""
     read = hidden_requests(process)
     with costs_at_most(process, 16 * MB):
         async with enemies(process, 1) as (enemy,):
@@ -175,7 +175,7 @@ FLOODS: dict[str, tuple[bytes, bytes, set[int]]] = {
 async def test_slow_clients_are_given_up(process: Process) -> None:
     """All kinds of them at once."""
     with costs_at_most(process, 32 * MB):
-        async with ordinary_clients(process), enemies(process, EACH * len(DRIBBLES)) as slow:
+        async with regular_clients(process), enemies(process, EACH * len(DRIBBLES)) as slow:
             kinds = {kind: slow[number :: len(DRIBBLES)] for number, kind in enumerate(DRIBBLES)}
             async with asyncio.TaskGroup() as group:
                 for kind, these in kinds.items():
@@ -191,7 +191,7 @@ async def test_slow_clients_are_given_up(process: Process) -> None:
 @pytest.mark.parametrize(("begin", "more", "expected"), FLOODS.values(), ids=FLOODS)
 async def test_flood_is_stopped(process: Process, begin: bytes, more: bytes, expected: set[int]) -> None:
     with costs_at_most(process, 64 * MB):
-        async with ordinary_clients(process), enemies(process, 20) as flooding:
+        async with regular_clients(process), enemies(process, 20) as flooding:
             async with asyncio.TaskGroup() as group:
                 for enemy in flooding:
                     group.create_task(_pour(enemy, begin, more))

@@ -76,7 +76,7 @@ def drive(process: Process, folder: Path) -> None:
     process.logged("nothing changed")
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["alone", "supervised"])
+@pytest.fixture(scope="module", params=[1, 2], ids=["single process", "two workers"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """/metrics of a real process to which something has happened."""
     folder = tmp_path_factory.mktemp("ops")

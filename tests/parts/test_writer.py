@@ -215,8 +215,8 @@ def test_prepare_sweeps_what_killed_processes_left(tmp_path: Path, worker: int, 
     for path in left.values():
         path.parent.mkdir(parents=True)
         path.write_bytes(b"half a part")
-    share = WorkerSlot(worker, 2)
-    PartWriter(Folders(tmp_path), share.folder, compression="zstd", adopts=share.adopts).prepare()
+    slot = WorkerSlot(worker, 2)
+    PartWriter(Folders(tmp_path), slot.folder, compression="zstd", adopts=slot.adopts).prepare()
     assert swept == {name for name, path in left.items() if not path.exists()}
 
 

@@ -9,26 +9,27 @@ from tests.support import event
 from tests.system.process import serving, wait_until
 
 DESCRIPTORS = 400
-CROWDED_OUT = "collector_evicted_connections_total"
+EVICTED = "collector_evicted_connections_total"
 UNFINISHED = b"POST /public/demo/analytics/collect HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
 
 
-def test_crowd_of_unfinished_requests_keeps_out_no_flush_no_admin_and_no_log(tmp_path: Path) -> None:
+def test_unfinished_requests_beyond_the_limit_keep_out_no_flush_no_admin_and_no_log(tmp_path: Path) -> None:
     """asyncio alone wrote 456,126 lines in 12 s, and neither `/readyz` nor a part could be opened."""
-    with serving(tmp_path, descriptors=DESCRIPTORS, storage={"flush_interval_s": 0.5}) as process, ExitStack() as crowd:
+    with (
+        serving(tmp_path, descriptors=DESCRIPTORS, storage={"flush_interval_s": 0.5}) as process,
+        ExitStack() as clients,
+    ):
         assert 201 == process.post(event(session_id="before")).status
         address = urlsplit(process.url)
         for _ in range(2 * DESCRIPTORS):
-            sock = crowd.enter_context(socket.create_connection((address.hostname, address.port), timeout=5))
+            sock = clients.enter_context(socket.create_connection((address.hostname, address.port), timeout=5))
             with suppress(ConnectionError):  # it may be one too many already
                 sock.sendall(UNFINISHED)
         assert (200, "ready\n") == process.ask("/readyz")
         process.published()
-        wait_until(
-            lambda: process.metrics().value(CROWDED_OUT, bound="all") >= DESCRIPTORS, "the others have been closed"
-        )
-        crowd.close()
-        wait_until(lambda: process.metrics().value("collector_connections") == 0, "the crowd has gone")
+        wait_until(lambda: process.metrics().value(EVICTED, bound="all") >= DESCRIPTORS, "the others have been closed")
+        clients.close()
+        wait_until(lambda: process.metrics().value("collector_connections") == 0, "the connections are closed")
         assert 201 == process.post(event(session_id="after")).status
         assert 0 == process.stop()
         assert ["before", "after"] == [row["session_id"] for row in process.rows()]

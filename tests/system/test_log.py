@@ -65,7 +65,7 @@ def test_port_scan_and_what_is_not_http_write_no_line(tmp_path: Path, workers: i
         assert before == process.log()
 
 
-def test_flood_of_a_library_is_a_few_lines_and_a_count(tmp_path: Path) -> None:
+def test_repeated_lines_of_a_library_are_a_few_and_a_count(tmp_path: Path) -> None:
     """If aiohttp were to log again, a traceback for each: MAX_ALIKE of a kind, then the count."""
     with serving(tmp_path, command=(sys.executable, "-c", AS_AIOHTTP_LOGS)) as process:
         before = len(process.log().splitlines())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from collector.thread_priority import NICE
+from collector.thread_priority import LOW_PRIORITY
 from tests.support import body, event, read_rows
 from tests.system import wire
 from tests.system.process import (
@@ -210,27 +210,27 @@ async def test_sigterm_under_load_loses_nothing_that_was_acknowledged(tmp_path: 
 
 @contextmanager
 def half_sent(process: Process, data: bytes) -> Iterator[socket.socket]:
-    """A request under way: its head and half its body are there."""
+    """A request in flight: its head and half its body are there."""
     host, port = process.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as connection:
         connection.sendall(wire.head("demo", len(data)) + data[: len(data) // 2])
-        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is under way")
+        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is in flight")
         yield connection
 
 
 def test_scrape_leaves_the_core_to_the_event_loop(tmp_path: Path) -> None:
-    """A nicer thread than the loop's renders it. (The flush thread is nice too, but here there is nothing to flush.)"""
+    """A thread of lower priority renders it. (So is the flush thread, but here there is nothing to flush.)"""
     with serving(tmp_path) as process:
         process.metrics()
         loop = os.getpriority(os.PRIO_PROCESS, process.popen.pid)
-        nice = set()
+        priorities = set()
         for task in Path(f"/proc/{process.popen.pid}/task").iterdir():
             with suppress(ProcessLookupError):  # it has just ended
-                nice.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
-        assert loop + NICE in nice
+                priorities.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
+        assert loop + LOW_PRIORITY in priorities
 
 
-def test_request_under_way_at_sigterm_is_stored_and_its_connection_closed(tmp_path: Path) -> None:
+def test_request_in_flight_at_sigterm_is_stored_and_its_connection_closed(tmp_path: Path) -> None:
     data = body(session_id="late")
     with serving(tmp_path) as process, half_sent(process, data) as connection:
         process.send_signal(signal.SIGTERM)

@@ -43,7 +43,7 @@ def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
     address, data = urlsplit(process.url), body()
     with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
         connection.sendall(wire.head("demo", len(data)) + data[:1])
-        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is under way")
+        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is in flight")
         stop()
         process.logged("draining: 1 requests under way")
         yield

@@ -116,7 +116,7 @@ def failing_disk(data_dir: Path) -> Iterator[None]:
     [("memory", "memory", "the buffers are full"), ("write", "the journal", "the journal is full")],
 )
 def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: str, where: str, full: str) -> None:
-    """Events are taken until the limit, then refused; once the disk is mended all is as before."""
+    """Events are taken until the limit, then refused; once the disk works again all is as before."""
     storage = {
         "flush_interval_s": 0.2,
         "segment_max_bytes": SMALL_SEGMENT,
@@ -191,7 +191,7 @@ def test_start_that_finds_a_port_taken_leaves_no_segment(tmp_path: Path, section
     assert [] == list((tmp_path / "data").rglob("*.segment"))
 
 
-def test_disk_that_is_mended_while_draining_loses_nothing(tmp_path: Path) -> None:
+def test_disk_that_is_repaired_while_draining_loses_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, server={"shutdown_timeout_s": 30}) as process:
         with failing_disk(process.data_dir):
             assert process.post().status == 201

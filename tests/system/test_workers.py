@@ -1,4 +1,4 @@
-"""Several workers behind a supervisor: what is shared, what is summed, and what happens when one of them is gone."""
+"""Several workers behind a supervisor: what is shared, what is aggregated, and what happens when one is gone."""
 
 import asyncio
 import os
@@ -81,7 +81,7 @@ def posted(process: Process, count: int, prefix: str = "s") -> set[str]:
     return set(ids)
 
 
-def test_workers_share_the_socket_and_their_numbers_are_summed(tmp_path: Path) -> None:
+def test_workers_share_the_socket_and_their_metrics_are_aggregated(tmp_path: Path) -> None:
     with two_workers(tmp_path) as process:
         ids = posted(process, 60)
         assert process.post(b"{").status == 202
@@ -143,7 +143,7 @@ def test_supervisor_stays_small(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_killed_worker_is_replaced_and_its_segments_recovered_at_once(tmp_path: Path, number: int) -> None:
-    """Nothing is flushed but what the replacement finds. What the dead one counted stays in the sums."""
+    """Nothing is flushed but what the replacement finds. The dead one's counters are kept."""
     with two_workers(tmp_path, storage=LONG) as process:
         ids = posted(process, 40)
         assert {"demo": 40} == stored(process)
@@ -209,7 +209,7 @@ async def test_queued_connections_outlive_a_killed_worker(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
-    """A scrape does not wait for it, nor does what it counted leave the sums; the other serves on."""
+    """A scrape does not wait for it, and its counters are kept; the other serves on."""
     with two_workers(tmp_path, storage=LONG) as process:
         ids = posted(process, 20)
         assert {"demo": 20} == stored(process)
@@ -247,7 +247,7 @@ def in_flight(process: Process) -> Iterator[None]:
     address = urlsplit(process.url)
     with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
         connection.sendall(wire.head("demo", 100) + b"{")
-        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is under way")
+        wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is in flight")
         yield
 
 

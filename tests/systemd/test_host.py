@@ -1,4 +1,4 @@
-"""The installed collector on a booted host: every way in which it is started, stopped, upgraded, broken and mended.
+"""The installed collector on a booted host: every way in which it is started, stopped, upgraded, broken and repaired.
 
 Refused and unanswered requests are counted by an open loop of clients, and a ledger of acknowledged ids is compared
 with the parts after each scenario: each exactly once.
@@ -25,7 +25,7 @@ from tests.crash.rounds import Ledger, verdict
 from tests.support import body
 from tests.system import wire
 from tests.system.process import Settings, toml, wait_until
-from tests.systemd.crowd import SITE, URL, Seen, crowd
+from tests.systemd.clients import SITE, URL, Seen, sending
 from tests.systemd.host import Host, booted
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def test_bad_configuration_is_refused_with_its_reason_and_not_tried_for_ever(uni
     """Although clients go on to connect, each of whom would start the next try."""
     unit.systemctl("stop")
     unit.host.write(CONFIG, "[server]\nprot = 1\n[sites.demo]\n")
-    with crowd(unit.host, Ledger()) as clients:
+    with sending(unit.host, Ledger()) as clients:
         assert 0 != unit.systemctl("start", check=False)
         wait_until(lambda: unit.host.show("collector.socket", "ActiveState") == "inactive", "the port is closed")
         refused = clients.own["ConnectionRefusedError"]
@@ -248,7 +248,7 @@ def test_reload_keeps_the_last_good_configuration_and_shows_that_it_does(unit: U
 @with_one_worker_and_with_two
 def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Unit, newer: Path) -> None:
     put(unit.host, newer, "/opt/collector-newer")
-    with crowd(unit.host, unit.ledger) as clients:
+    with sending(unit.host, unit.ledger) as clients:
         for program in ("/opt/collector", "/opt/collector-newer"):
             clients.sees(200)
             before = unit.main_pid()
@@ -288,13 +288,13 @@ def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(un
 
 @with_one_worker_and_with_two
 def test_killed_main_process_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
-    """But for the requests under way, which nobody can answer any more."""
-    with crowd(unit.host, unit.ledger) as clients:
+    """But for the requests in flight, which nobody can answer any more."""
+    with sending(unit.host, unit.ledger) as clients:
         clients.sees(200)
         killed(unit, signal.SIGKILL)
         clients.sees(200)
     report("SIGKILL", clients)
-    assert clients.failed().keys() <= UNDER_WAY
+    assert clients.failed().keys() <= CUT_OFF
     assert sum(clients.failed().values()) < 10
     assert unit.settled() is None
 
@@ -302,14 +302,14 @@ def test_killed_main_process_refuses_nobody_and_loses_nothing(unit: Unit) -> Non
 @pytest.mark.parametrize("unit", [2], indirect=True, ids=["2 workers"])
 def test_killed_worker_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
     wait_until(lambda: len(unit.worker_pids()) == 2, "two workers run")
-    with crowd(unit.host, unit.ledger) as clients:
+    with sending(unit.host, unit.ledger) as clients:
         clients.sees(200)
         victim = unit.worker_pids()[0]
         unit.host.run("kill", "-KILL", str(victim))
         wait_until(lambda: len(set(unit.worker_pids()) - {victim}) == 2, "it is replaced")
         clients.sees(200)
     report("SIGKILL of a worker", clients)
-    assert clients.failed().keys() <= UNDER_WAY
+    assert clients.failed().keys() <= CUT_OFF
     assert 0 == unit.restarts()
     assert unit.settled() is None
 
@@ -318,7 +318,7 @@ def test_killed_worker_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
 def test_stuck_main_process_is_killed_and_started_again(unit: Unit) -> None:
     unit.drop_in("watchdog", SHORT_WATCHDOG)
     unit.systemctl("restart")
-    with crowd(unit.host, unit.ledger) as clients:
+    with sending(unit.host, unit.ledger) as clients:
         clients.sees(100)
         killed(unit, signal.SIGSTOP)
         clients.sees(100)
@@ -395,7 +395,7 @@ def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
     unit.systemctl("disable", "--quiet", "--now", "srv-collector-events.mount")
 
 
-UNDER_WAY = {"ConnectionResetError", "IncompleteReadError"}
+CUT_OFF = {"ConnectionResetError", "IncompleteReadError"}
 
 
 def killed(unit: Unit, number: signal.Signals) -> None:

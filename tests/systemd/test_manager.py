@@ -127,7 +127,7 @@ def test_manager_hears_of_start_reload_and_stop(tmp_path: Path, workers: int) ->
         wait_until(lambda: 5 == len(started.changes()), "a bad file is an end of the reload too")
         assert 0 == started.stop()
         assert "STOPPING=1" == started.changes()[-1]
-        started.says("STATUS=draining: 0 requests under way, 0 events to publish")
+        started.says("STATUS=draining: 0 requests in flight, 0 events to publish")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,8 +1,8 @@
 """`collector doctor`: would this machine hold a collector, and how much of one?
 
-machine.py   looks things up, and judges nothing
+machine.py   looks things up
 speed.py     measures: the disk's syncs, the CPU of an event
-checks.py    judges what was found, each check from values to findings
+checks.py    the checks, each from what was found to findings
 verdict.py   says in words what durability and rate the machine holds
 command.py   all of it, from the configuration file to the exit code
 """

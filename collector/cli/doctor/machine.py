@@ -1,4 +1,4 @@
-"""What the machine is like: looked up, nothing judged, nothing changed.
+"""What the machine is like: looked up, nothing changed.
 
 It runs beside a collector that serves: it takes no lock and no port for longer than a bind.
 """

@@ -60,7 +60,7 @@ class CpuSpeed:
     """What an event takes of one core, as far as it was measured."""
 
     request_s: float  # from the bytes of a request to the bytes of its answer
-    row_s: float  # its record in the journal, its columns, its share of a part
+    row_s: float  # its record in the journal, its columns, its part of a part
     record_bytes: int
     part_bytes: float  # in a part of EVENTS rows
 
@@ -154,12 +154,12 @@ def measure_cpu(config: Config) -> CpuSpeed:
         return build_stages(quiet, SystemClock())
 
     def answer_all(stages: Stages) -> None:
-        ordinary = stages.ordinary
-        assert ordinary is not None
+        fast_path = stages.ordinary
+        assert fast_path is not None
         for request in requests:
-            found = ordinary.find(request)
+            found = fast_path.find(request)
             assert found is not None
-            ordinary.answer(found, "127.0.0.1", lambda data, close: answered.append(data))
+            fast_path.answer(found, "127.0.0.1", lambda data, close: answered.append(data))
 
     def keep_all(events: list[Event]) -> None:
         records[:] = [encode(event, 1) for event in events]
@@ -172,7 +172,7 @@ def measure_cpu(config: Config) -> CpuSpeed:
     request_s = _cpu_s(fresh, answer_all, CPU_S * 2 / 3)
     assert all(answer.startswith(b"HTTP/1.1 201") for answer in answered), answered[0]
     stages = fresh()
-    stages.journal.submit = lambda event, told: kept.append(event)  # type: ignore[method-assign]  # no disk
+    stages.journal.submit = lambda event, on_commit: kept.append(event)  # type: ignore[method-assign]  # no disk
     answer_all(stages)
     row_s = _cpu_s(lambda: kept, keep_all, CPU_S / 3)
     return CpuSpeed(

@@ -1,10 +1,10 @@
-"""The acceptor of one of several workers. It takes one connection at a time, and leaves the next to whoever has fewer.
+"""The acceptor of one of several workers. It accepts one connection at a time, and leaves the next to one with fewer.
 
-An event loop's own server takes all waiting connections in one turn, and connections live long: of 64 that came at once
-a worker under load got 3, and of 64 that came one after the other an idle one got 9 (uvloop, two workers). With this
-acceptor it was 25 at least. Each worker publishes its number of connections in shared memory. One that has more than
-its share holds back for HOLD_BACK_S, so that the others can take what waits. If none does (it may hang, or be busier
-than its number of connections says), the connection is accepted all the same.
+An event loop's own server accepts all waiting connections in one turn, and connections live long: of 64 that came at
+once a worker under load got 3, and of 64 that came one after the other an idle one got 9 (uvloop, two workers). With
+this acceptor it was 25 at least. Each worker publishes its number of connections in shared memory. A worker with more
+than the others waits HOLD_BACK_S before it accepts, so that they can. If none does (it may hang, or be busier than its
+number of connections says), the connection is accepted all the same.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ HOLD_BACK_S = 0.002
 OUT_OF_DESCRIPTORS_S = 1.0  # then some may have been closed
 UNEVEN = 2  # so many more than a sibling has, or an eighth of all, are no reason to hold back
 
-_ABSENT = 1 << 32  # of a worker that is not there: nobody holds back for it
+_ABSENT = 1 << 32  # the count of a worker that is not running: no other holds back for it
 
 
 class ConnectionCounts:
-    """How many connections each worker has."""
+    """How many connections each worker has, in memory that all workers share."""
 
     def __init__(self, file: int, workers: int) -> None:
         self._of = memoryview(mmap(file, CONNECTION_COUNTS_BYTES)).cast("Q")[:workers]
 
-    def tell(self, worker: int, connections: int) -> None:
+    def set(self, worker: int, connections: int) -> None:
         self._of[worker] = connections
 
-    def leave(self, worker: int) -> None:
-        """The worker is not there."""
+    def set_absent(self, worker: int) -> None:
+        """The worker is not running."""
         self._of[worker] = _ABSENT
 
     def has_more(self, worker: int) -> bool:
@@ -69,21 +69,21 @@ class Acceptor:
         self._entering: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Let connections in, from the next turn of the loop on."""
-        self._connection_counts.tell(self._worker, self._connections())
-        self._loop.add_reader(self._bound, self._let_in)
+        """Accept connections, from the next turn of the loop on."""
+        self._connection_counts.set(self._worker, self._connections())
+        self._loop.add_reader(self._bound, self._connection_waits)
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more."""
         if self._holding_back is not None:
             self._holding_back.cancel()
         self._loop.remove_reader(self._bound)
         self._bound.close()
-        self._connection_counts.leave(self._worker)
+        self._connection_counts.set_absent(self._worker)
 
-    def _let_in(self) -> None:
-        """Somebody waits: let one in, or hold back for a moment."""
-        self._connection_counts.tell(self._worker, self._connections() + len(self._entering))
+    def _connection_waits(self) -> None:
+        """Accept one connection, or hold back for a moment."""
+        self._connection_counts.set(self._worker, self._connections() + len(self._entering))
         if self._connection_counts.has_more(self._worker):
             self._hold_back(HOLD_BACK_S)
         else:
@@ -91,12 +91,12 @@ class Acceptor:
 
     def _hold_back(self, seconds: float) -> None:
         self._loop.remove_reader(self._bound)
-        self._holding_back = self._loop.call_later(seconds, self._come_back)
+        self._holding_back = self._loop.call_later(seconds, self._resume)
 
-    def _come_back(self) -> None:
+    def _resume(self) -> None:
         self._holding_back = None
-        self._loop.add_reader(self._bound, self._let_in)
-        self._accept()  # whoever still waits was wanted by nobody else
+        self._loop.add_reader(self._bound, self._connection_waits)
+        self._accept()  # what still waits was accepted by no other worker
 
     def _accept(self) -> None:
         try:

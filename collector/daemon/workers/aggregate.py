@@ -1,4 +1,4 @@
-"""Sums: the numbers of several processes as those of one.
+"""Aggregation: the metrics of several processes as those of one.
 
 Counters, histograms and most gauges are added up; a few gauges are facts that adding would spoil. A process sends its
 families as JSON:
@@ -37,7 +37,7 @@ _SAMPLES_AT_ONCE = 1_000
 
 
 def families(metrics: Iterable[Metric]) -> list[Family]:
-    """The numbers of this process."""
+    """The metrics of this process."""
     return [
         [metric.name, metric.type, metric.documentation, [[s.name, s.labels, s.value] for s in metric.samples]]
         for metric in metrics
@@ -56,12 +56,12 @@ def _encode(name: str, kind: str, text: str, samples: list[Any]) -> str:
 
 
 def counts(page: list[Family]) -> list[Family]:
-    """What stays true of a process that is dead: what it counted, not what it held."""
+    """What stays true of a process that is dead: its counters and histograms, not its gauges."""
     return [family for family in page if family[1] in ("counter", "histogram")]
 
 
-def summed(pages: Iterable[list[Family]]) -> list[Family]:
-    """One page of several."""
+def aggregate(pages: Iterable[list[Family]]) -> list[Family]:
+    """One page of several, each number added up or merged."""
     found: dict[str, tuple[str, str, dict[tuple[Any, ...], float]]] = {}
     for page in pages:
         for name, kind, text, samples in page:

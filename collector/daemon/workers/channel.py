@@ -1,15 +1,15 @@
-"""The control channel: what the supervisor and a worker tell each other, over a pair of sockets.
+"""The control channel: the messages between the supervisor and a worker, over a pair of sockets.
 
     length (4 bytes, big-endian)  JSON: [kind, content]
 
     supervisor to worker   start {config, labelled, worker, workers, data_dir, descriptors}, heartbeat,
-                           numbers, reload {number, labelled} and then the configuration, drain, exit
-    worker to supervisor   serving, heartbeat [REFUSAL, VITALS...], numbers FAMILIES, reloaded NUMBER, failed WHY
+                           metrics, reload {number, labelled} and then the configuration, drain, exit
+    worker to supervisor   serving, heartbeat [REFUSAL, STATS...], metrics FAMILIES, reloaded NUMBER, failed WHY
 
-The configuration of a reload comes behind its message, with a length of its own: to take 2 MB of JSON out of JSON would
-hold the worker's loop for 4 ms. Reloads are numbered, so that the late answer to one that was given up is not taken for
-that to the next one. Else nobody asks twice before there is an answer, beats aside, so what waits in the sockets is
-bounded. The end of the channel says that the other side is dead: no third process has an end of it.
+The configuration of a reload comes behind its message, with a length of its own: to decode 2 MB of JSON within JSON
+would hold the worker's loop for 4 ms. Reloads are numbered, so that a late reply to one that was given up is not taken
+for the reply to the next. Heartbeats aside, no request is sent again before it is answered, so what waits in the
+sockets is bounded. The end of the channel means that the other side is dead: no third process has an end of it.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A worker that has a supervisor: it is started with one descriptor, the control channel, and told the rest over it.
+"""A worker process that a supervisor starts: it gets one descriptor, the control channel, and the rest over it.
 
 Signals of its own ask it to drain, as often as they come: a terminal's Ctrl-C and a stop by systemd reach the
 supervisor and the workers alike, and the second signal that a worker sees is not the second that a person sent. When
@@ -38,26 +38,26 @@ def serve(control: int) -> int:
     if first is None:
         return 1
     _, start = first
-    share = WorkerSlot(start["worker"], start["workers"])
-    set_up_logging(worker=share.worker)
+    slot = WorkerSlot(start["worker"], start["workers"])
+    set_up_logging(worker=slot.worker)
     config, clock = Config.model_validate_json(start["config"]), SystemClock()
     path, *descriptors = start["data_dir"]
     data_dir, table = DataDir(Path(path), *descriptors), BucketTable(file=start["table"])
     with ExitStack() as opened:
         try:
             root = opened.enter_context(data_dir.entered())
-            stages = open_stages(config, clock, share, table, start["labelled"], root)
+            stages = open_stages(config, clock, slot, table, start["labelled"], root)
         except StartError as exc:
             end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
             return 1
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
-        worker = Worker(config, stages, data_dir, clock, ConnectionCounts(start["connection_counts"], share.workers))
+        worker = Worker(config, stages, data_dir, clock, ConnectionCounts(start["connection_counts"], slot.workers))
         return run(worker, public, SupervisorController(end, clock))
 
 
 class SupervisorController:
-    """The controller of a worker among several."""
+    """The controller of a worker that has a supervisor: messages over the control channel."""
 
     def __init__(self, end: socket.socket, clock: Clock) -> None:
         self._end = end
@@ -95,7 +95,7 @@ class SupervisorController:
     async def _listen(self, worker: Worker) -> None:
         """Do what the supervisor says, also while draining."""
         while message := await self._channel.receive():
-            await self._obey(worker, *message)
+            await self._handle(worker, *message)
         if not worker.is_stopping:
             log.error("the supervisor is dead: draining")
         worker.stop()
@@ -106,19 +106,19 @@ class SupervisorController:
             await worker.take_over(await asyncio.to_thread(Config.model_validate_json, config), labelled)
             self._channel.send("reloaded", number)
 
-    async def _obey(self, worker: Worker, kind: str, content: Any) -> None:
+    async def _handle(self, worker: Worker, kind: str, content: Any) -> None:
         match kind:
             case "heartbeat":
-                self._channel.send("heartbeat", [worker.stages.refusal(), *worker.stages.stats().numbers()])
-            case "numbers":
+                self._channel.send("heartbeat", [worker.stages.refusal(), *worker.stages.stats().values()])
+            case "metrics":
                 look = worker.stages.families()
                 self._channel.send_encoded(
-                    await asyncio.to_thread(lambda: framed(f'["numbers",{encode_families(families(look()))}]'.encode()))
+                    await asyncio.to_thread(lambda: framed(f'["metrics",{encode_families(families(look()))}]'.encode()))
                 )
             case "reload":
                 config = await self._channel.receive_bytes()
                 if config is not None:
-                    # Beside what else the supervisor says: a disk that hangs may hold it, and beats must be answered.
+                    # In a task: a disk that hangs may hold it, and heartbeats must be answered.
                     reloading = asyncio.create_task(self._reload(worker, config, **content))
                     self._reloading.add(reloading)
                     reloading.add_done_callback(self._reloading.discard)

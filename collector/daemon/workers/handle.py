@@ -1,8 +1,8 @@
-"""A handle: one place among the workers, and whoever has it now.
+"""Worker handles: the supervisor's side of each worker process.
 
-It starts a worker, hears that it serves, asks it for signs of life and for numbers, and starts the next one when it is
-dead. What a dead worker counted stays in the sums, as it last said it: a counter that fell would look to Prometheus
-like a restart, and the rest like a spike.
+A handle starts a worker, sends it heartbeats, fetches its metrics, and starts the next one when it is dead. A dead
+worker's counters are kept at their last fetched values: to Prometheus a counter that falls is a restart, and the whole
+rest of it a spike.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from collector.daemon.resources import DataDir, StartError
 from collector.daemon.status import Stats
 from collector.daemon.stop_signals import STOP_SIGNALS
 from collector.daemon.workers.acceptor import ConnectionCounts
-from collector.daemon.workers.aggregate import Family, counts, summed
+from collector.daemon.workers.aggregate import Family, aggregate, counts
 from collector.daemon.workers.channel import Channel, encode, framed
 from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# Beats that may go unanswered, one a second. They are counted, not timed: a supervisor that was itself stopped for a
-# minute must not take its workers for dead. The longest stall of a loop that we have measured is 0.2 s.
+# Heartbeats that may go unanswered, one a second. They are counted, not timed: a supervisor that was itself stopped for
+# a minute must not take its workers for dead. The longest stall of a loop that we have measured is 0.2 s.
 HEARTBEATS_UNANSWERED = 10
 HEARTBEATS_UNTIL_SERVING = 300  # it imports, makes folders, reads the heads of left-over segments
 
@@ -39,8 +39,8 @@ LONGEST_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What all workers get; the last three are descriptors."""
+class WorkerResources:
+    """What every worker is started with; the last three are descriptors."""
 
     command: list[str]
     workers: int
@@ -55,12 +55,12 @@ class Shared:
 
 
 class WorkerHandle:
-    """Keeps one place filled."""
+    """Runs one worker after the other in one slot."""
 
     def __init__(
         self,
         number: int,
-        shared: Shared,
+        resources: WorkerResources,
         config: Callable[[], Config],
         metrics: Metrics,
         clock: Clock,
@@ -72,12 +72,12 @@ class WorkerHandle:
         self.refusal: str | None = None  # as of the last heartbeat
         self.stats = Stats()  # likewise
         self.exit_code = 0
-        self._shared = shared
+        self._resources = resources
         self._config = config
         self._metrics = metrics
         self._clock = clock
         self._connection_counts = connection_counts
-        self._connection_counts.leave(number)
+        self._connection_counts.set_absent(number)
         self._process: Process | None = None
         self._channel: Channel | None = None
         self._unanswered = 0
@@ -85,18 +85,18 @@ class WorkerHandle:
         self._start_error: str | None = None
         self._past: list[Family] = []  # what dead workers counted
         self._past_received = 0  # likewise
-        self._last: list[Family] = []  # what this one said last
-        self._numbers: asyncio.Future[None] | None = None
+        self._last: list[Family] = []  # the present one's, as last fetched
+        self._metrics_reply: asyncio.Future[None] | None = None
         self._reloads: dict[int, asyncio.Future[None]] = {}  # those that wait for an answer, by number
         self._reload_numbers = count(1)
 
-    async def keep(self) -> None:
-        """Have a worker until told to drain. Raises StartError if the first one says that none can serve."""
+    async def run(self) -> None:
+        """Run workers until told to drain. Raises StartError if the first one reports that none can serve."""
         retry_s: float | None = None
         while not self._draining.is_set():
             started_ns = self._clock.monotonic_ns()
             try:
-                self.exit_code = await self._one_life()
+                self.exit_code = await self._run_worker()
             except OSError as exc:  # no process to be had, or no descriptors
                 self.exit_code, self._start_error = 1, f"cannot be started: {exc}"
             if self._draining.is_set():
@@ -105,7 +105,7 @@ class WorkerHandle:
                 raise StartError(self._start_error)
             steady = self._clock.monotonic_ns() - started_ns > STEADY_S * 1e9
             retry_s = 0.0 if steady or retry_s is None else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
-            why = self._start_error or how(self.exit_code)
+            why = self._start_error or describe_exit(self.exit_code)
             when = f"in {retry_s:g} s" if retry_s else "at once"
             log.error("worker %d is dead (%s); replaced %s", self.number, why, when)
             self._metrics.worker_restarts.inc()
@@ -117,7 +117,7 @@ class WorkerHandle:
         self._send("drain")
 
     def exit_at_once(self) -> None:
-        """End the worker now, but let it say what that costs."""
+        """End the worker now; it logs what that costs."""
         self._send("exit")
 
     def kill(self) -> None:
@@ -135,25 +135,25 @@ class WorkerHandle:
         elif self.serves:
             self._send("heartbeat")
 
-    async def ask_metrics(self, patience_s: float) -> tuple[list[Family], list[Family]]:
-        """What its dead workers counted, and what the present one says; if it says nothing, what it had counted."""
+    async def fetch_metrics(self, patience_s: float) -> tuple[list[Family], list[Family]]:
+        """The counters of its dead workers, and the metrics of the present one.
+
+        If that does not reply in time, its counters as last fetched.
+        """
         is_fresh = False
         if self.serves:
-            if self._numbers is None:
-                self._numbers = asyncio.get_running_loop().create_future()
-                self._send("numbers")
-            # Maybe by others too, or by one that has given up: what comes is of the moment when the worker heard of it,
-            # which takes seconds only where it hangs, and then that moment is still to come.
-            asked = self._numbers
-            await asyncio.wait([asked], timeout=patience_s)
-            is_fresh = asked.done()
+            if self._metrics_reply is None:
+                self._metrics_reply = asyncio.get_running_loop().create_future()
+                self._send("metrics")
+            # Scrapes share a request, also one whose scrape has timed out: the worker looks its metrics up when it
+            # reads the request, and only a worker that hangs has not read it within seconds.
+            reply = self._metrics_reply
+            await asyncio.wait([reply], timeout=patience_s)
+            is_fresh = reply.done()
         return self._past, self._last if is_fresh else counts(self._last)
 
     async def reload(self) -> None:
-        """Hand the present configuration over; returns when requests are judged by it.
-
-        Whoever does not want to wait so long may cancel it.
-        """
+        """Send the worker the present configuration; returns when the worker uses it. May be cancelled."""
         # In a thread: of 10,000 sites it takes 30 ms.
         config = await asyncio.to_thread(lambda: framed(self._config().model_dump_json().encode()))
         if self._channel is None:
@@ -167,12 +167,12 @@ class WorkerHandle:
         finally:
             self._reloads.pop(number, None)
 
-    async def _one_life(self) -> int:
+    async def _run_worker(self) -> int:
         """From the start of a worker to its exit code."""
         ours, theirs = socket.socketpair()
         with theirs:
-            inherited = (theirs.fileno(), *self._shared.descriptors)
-            command = [*self._shared.command, "worker", str(self.number), str(theirs.fileno())]
+            inherited = (theirs.fileno(), *self._resources.descriptors)
+            command = [*self._resources.command, "worker", str(self.number), str(theirs.fileno())]
             # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
@@ -181,17 +181,17 @@ class WorkerHandle:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._channel = await Channel.over(ours)
         self._unanswered, self._start_error = 0, None
-        data_dir = self._shared.data_dir
+        data_dir = self._resources.data_dir
         self._send(
             "start",
             {
                 **self._settings(),
                 "worker": self.number,
-                "workers": self._shared.workers,
-                "public": self._shared.public,
+                "workers": self._resources.workers,
+                "public": self._resources.public,
                 "data_dir": [str(data_dir.path), data_dir.folder, data_dir.lock],
-                "table": self._shared.table,
-                "connection_counts": self._shared.connection_counts,
+                "table": self._resources.table,
+                "connection_counts": self._resources.connection_counts,
             },
         )
         if self._draining.is_set():
@@ -199,18 +199,18 @@ class WorkerHandle:
         await self._listen(self._channel)
         code = await self._process.wait()
         self._channel.close()
-        self._forget()
+        self._worker_died()
         return code
 
     def _settings(self) -> dict[str, Any]:
         return {"config": self._config().model_dump_json(), "labelled": self._metrics.labelled}
 
     async def _listen(self, channel: Channel) -> None:
-        """Hear what the worker says, to its end."""
+        """Handle what the worker sends, until it ends."""
         while message := await channel.receive():
-            self._hear(*message)
+            self._handle(*message)
 
-    def _hear(self, kind: str, content: Any) -> None:
+    def _handle(self, kind: str, content: Any) -> None:
         self._unanswered = 0
         match kind:
             case "serving":
@@ -220,31 +220,30 @@ class WorkerHandle:
             case "heartbeat":
                 self.refusal, received, *others = content
                 self.stats = Stats(self._past_received + received, *others)
-            case "numbers":
+            case "metrics":
                 self._last = content
-                self._metrics_came()
+                self._metrics_replied()
             case "reloaded":
                 self._reloaded(content)
             case "failed":
                 self._start_error = content
 
-    def _forget(self) -> None:
-        """The worker is dead."""
-        self._connection_counts.leave(self.number)
+    def _worker_died(self) -> None:
+        self._connection_counts.set_absent(self.number)
         self._process = self._channel = self.refusal = None
         self._past_received = self.stats.received
         self.stats = Stats(self._past_received)
         self.serves = False
-        self._past = summed([self._past, counts(self._last)])
+        self._past = aggregate([self._past, counts(self._last)])
         self._last = []
-        self._metrics_came()
+        self._metrics_replied()
         for number in list(self._reloads):
             self._reloaded(number)  # the next worker starts with it
 
-    def _metrics_came(self) -> None:
-        asked, self._numbers = self._numbers, None
-        if asked is not None and not asked.done():
-            asked.set_result(None)
+    def _metrics_replied(self) -> None:
+        reply, self._metrics_reply = self._metrics_reply, None
+        if reply is not None and not reply.done():
+            reply.set_result(None)
 
     def _reloaded(self, number: int) -> None:
         answered = self._reloads.pop(number, None)
@@ -256,7 +255,7 @@ class WorkerHandle:
             self._channel.send_encoded(encode(kind, content))
 
 
-def how(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exit code {exit_code}"
     names = {number.value: number.name for number in signal.Signals}  # of most: real-time signals have none

@@ -1,6 +1,6 @@
 """The supervisor: keeps N workers serving on one socket, and speaks for all of them.
 
-It claims the data_dir and both ports, starts the workers by exec, and hands each, by descriptor, what they share: the
+It owns the data_dir and both ports, starts the workers by exec, and passes each, by descriptor, what they share: the
 public socket (whose queue no dead worker takes along, as it would with SO_REUSEPORT), the lock of the data_dir (which
 so lives as long as any of them), and the table of the rate limit. A worker that dies is replaced at once, or after a
 while if it does so again and again; one that hangs is killed first. Its segments are recovered by its replacement,
@@ -13,7 +13,7 @@ out of service for it would lose what those do take. `collector_workers` tells h
 Why not gunicorn, whose arbiter runs aiohttp's workers? It shares its socket as we do, and replaces what dies. But to it
 all workers are alike, and here each has a journal, which its successor must recover and nobody else may touch. It forks
 what it has loaded, where an arbiter that stays small must exec; it tells a hang by the age of a file that the worker
-touches; and it has no channel to its workers: to ask for numbers, to hand a checked configuration to all, to let them
+touches; and it has no channel to its workers: to fetch metrics, to hand a checked configuration to all, to let them
 know that it is dead. What would be left to it is waiting for children.
 """
 
@@ -35,8 +35,8 @@ from collector.daemon.sd_notify import Manager
 from collector.daemon.status import Reporter, Stats, problems
 from collector.daemon.stop_signals import StopSignals
 from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
-from collector.daemon.workers.aggregate import Family, families, summed, to_metrics
-from collector.daemon.workers.handle import Shared, WorkerHandle, how
+from collector.daemon.workers.aggregate import Family, aggregate, families, to_metrics
+from collector.daemon.workers.handle import WorkerHandle, WorkerResources, describe_exit
 from collector.edge.rate_limit import BucketTable, table_bytes
 from collector.metrics import Gauges, Metrics, page
 from collector.portable import Unsupported, shared_memory
@@ -44,7 +44,7 @@ from collector.portable import Unsupported, shared_memory
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-METRICS_S = 2.0  # how long a scrape waits for a worker; then it shows what that one said last
+METRICS_S = 2.0  # how long a scrape waits for a worker; then it has that one's last counters
 RELOADED_S = 30.0
 SECOND_SIGNAL_S = 1.0  # how long a worker that is to exit at once may take to say what that costs
 
@@ -71,28 +71,33 @@ def serve(
             )
         except Unsupported as exc:
             raise StartError(f"server.workers = {config.server.workers}: {exc}; set it to 1") from None
-        shared = Shared(command, workers, data_dir, public.fileno(), table, connection_counts)
-        return asyncio.run(Supervisor(config, config_file, shared, SystemClock(), manager).run(public, admin))
+        resources = WorkerResources(command, workers, data_dir, public.fileno(), table, connection_counts)
+        return asyncio.run(Supervisor(config, config_file, resources, SystemClock(), manager).run(public, admin))
 
 
 class Supervisor:
     """All workers, as one."""
 
     def __init__(
-        self, config: Config, config_file: Path, shared: Shared, clock: Clock, manager: Manager | None = None
+        self,
+        config: Config,
+        config_file: Path,
+        resources: WorkerResources,
+        clock: Clock,
+        manager: Manager | None = None,
     ) -> None:
-        self._shared = shared
-        self._table = BucketTable(file=shared.table)
+        self._resources = resources
+        self._table = BucketTable(file=resources.table)
         self._clock = clock
         self._metrics = Metrics(config.sites)
-        self._metrics.workers.labels("configured").set(shared.workers)
+        self._metrics.workers.labels("configured").set(resources.workers)
         self._manager = manager or Manager()
         self._reloads = Reloads(config_file, config, self._metrics, self._manager)
-        self._reporter = Reporter(self._manager, clock, shared.data_dir.folder, self._stats, self._problems)
-        connection_counts = ConnectionCounts(shared.connection_counts, shared.workers)
+        self._reporter = Reporter(self._manager, clock, resources.data_dir.folder, self._stats, self._problems)
+        connection_counts = ConnectionCounts(resources.connection_counts, resources.workers)
         self._handles = [
-            WorkerHandle(number, shared, lambda: self._reloads.running, self._metrics, clock, connection_counts)
-            for number in range(shared.workers)
+            WorkerHandle(number, resources, lambda: self._reloads.running, self._metrics, clock, connection_counts)
+            for number in range(resources.workers)
         ]
         self._stop = asyncio.Event()
         self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
@@ -100,8 +105,8 @@ class Supervisor:
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
         """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
         self._signals.listen()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.tell)
-        keeping = [asyncio.create_task(handle.keep()) for handle in self._handles]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
+        runs = [asyncio.create_task(handle.run()) for handle in self._handles]
         duties = [asyncio.create_task(duty) for duty in (self._heartbeat(), self._reloads.run(self._hand_over))]
         greetings = [
             asyncio.create_task(self._say_when_one_serves()),
@@ -109,14 +114,14 @@ class Supervisor:
         ]
         async with serving_admin(self, admin), self._reporter.reporting():
             stop = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([stop, *keeping, *duties], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop, *runs, *duties], return_when=asyncio.FIRST_COMPLETED)
             self._stop.set()
             self._reporter.drain()
             for handle in self._handles:
                 handle.drain()
             public.close()  # nobody may wait in it for workers that are gone
-            await asyncio.wait(keeping)
-        failed = [task.exception() for task in (*keeping, *duties) if task.done() and task.exception()]
+            await asyncio.wait(runs)
+        failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
         for task in (stop, *greetings, *duties):
             task.cancel()
         await asyncio.gather(stop, *greetings, *duties, return_exceptions=True)
@@ -124,7 +129,7 @@ class Supervisor:
             raise exc or AssertionError
         undrained = [handle for handle in self._handles if handle.exit_code]
         for handle in undrained:
-            log.error("worker %d did not drain: %s", handle.number, how(handle.exit_code))
+            log.error("worker %d did not drain: %s", handle.number, describe_exit(handle.exit_code))
         return 1 if undrained else 0
 
     def refusal(self) -> str | None:
@@ -135,9 +140,9 @@ class Supervisor:
         return None if None in refusals else (refusals or ["no worker serves"])[0]
 
     async def metrics_page(self) -> bytes:
-        """The sums over all workers, dead ones included in what only grows."""
-        numbers = await asyncio.gather(*(handle.ask_metrics(METRICS_S) for handle in self._handles))
-        return await asyncio.to_thread(self._render, [page for of_handle in numbers for page in of_handle])
+        """The metrics of all workers, aggregated; the counters of dead ones are in it."""
+        fetched = await asyncio.gather(*(handle.fetch_metrics(METRICS_S) for handle in self._handles))
+        return await asyncio.to_thread(self._render, [page for of_handle in fetched for page in of_handle])
 
     def _render(self, pages: Iterable[list[Family]]) -> bytes:
         now_ns = self._clock.monotonic_ns()
@@ -146,7 +151,7 @@ class Supervisor:
             "collector_ready": ("1 while events are taken", 0),
         }
         own = families(self._metrics.families({}, gauges)())
-        return page(to_metrics(summed([own, *pages])))
+        return page(to_metrics(aggregate([own, *pages])))
 
     def _stats(self) -> Stats:
         return sum((handle.stats for handle in self._handles), Stats())

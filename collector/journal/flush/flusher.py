@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collector.clock import Clock
 from collector.journal.flush.rejects import RejectedStore, Rejects
 from collector.journal.flush.segment_flush import SegmentGone
-from collector.journal.flush.thread import NICE_FROM, FlushThread
+from collector.journal.flush.thread import LOW_FROM, FlushThread
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
@@ -50,7 +50,7 @@ class Flusher:
         self._interval_s = interval_s
         self._clock = clock
         self._metrics = metrics
-        self._under_way: asyncio.Future[bool] | None = None
+        self._running: asyncio.Future[bool] | None = None
         self._thread = FlushThread(clock)
         self._draining = False
         self._lost = 0  # acknowledged events whose segment is gone
@@ -86,8 +86,8 @@ class Flusher:
         return self._lost + unsaved
 
     async def _publish_all(self, patience_s: float) -> None:
-        if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+        if self._running is not None:
+            await asyncio.wait([self._running])
         until_ns = self._clock.monotonic_ns() + round(patience_s * 1e9)
         waited_s, retry_s = 0.0, FIRST_RETRY_S
         # Left-over segments have waited for a process once and can again; those of this one should be in parts.
@@ -119,9 +119,9 @@ class Flusher:
         if self._draining or any(segment.columns for segment in waiting):
             return 1.0
         if flushing is not None and flushing.columns is None:
-            return NICE_FROM  # read back, mostly in Python: a higher priority gained nothing, the interpreter decides
+            return LOW_FROM  # read back, mostly in Python: a higher priority gained nothing, the interpreter decides
         open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
-        return max(open_s / self._interval_s, self._journal.fullness, NICE_FROM if waiting else 0.0)
+        return max(open_s / self._interval_s, self._journal.fullness, LOW_FROM if waiting else 0.0)
 
     async def _seal_on_time(self) -> None:
         while True:
@@ -141,8 +141,8 @@ class Flusher:
                 await self._journal.flush_due.wait()
             self._journal.flush_due.clear()
             # Shielded: a flush that has begun is finished, and its parts and rejects counted, before a drain begins.
-            self._under_way = asyncio.ensure_future(self.flush())
-            done = await asyncio.shield(self._under_way)
+            self._running = asyncio.ensure_future(self.flush())
+            done = await asyncio.shield(self._running)
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
@@ -178,11 +178,11 @@ class Flusher:
 
     async def _publish(self, segment: Segment) -> None:
         started = time.perf_counter()
-        self._journal.flush_under_way = True
+        self._journal.flush_running = True
         try:
             parts = await self._thread.call(self._flush_segment, segment, lambda: self._pressure(segment))
         finally:
-            self._journal.flush_under_way = False
+            self._journal.flush_running = False
         took_s = time.perf_counter() - started
         rows = sum(part.rows for part in parts)
         log.info(

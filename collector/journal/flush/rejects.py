@@ -52,11 +52,11 @@ class Rejected:
 class Rejects:
     """What waits to be written to `rejected/`. The event loop's thread owns it."""
 
-    def __init__(self, *, enabled: bool, share: WorkerSlot = ONLY_WORKER) -> None:
+    def __init__(self, *, enabled: bool, slot: WorkerSlot = ONLY_WORKER) -> None:
         self._enabled = enabled
-        self._max_waiting_bytes = share.of(MAX_WAITING_BYTES)
-        self._site_max_per_minute = share.of(SITE_MAX_PER_MINUTE)
-        self._max_per_minute = share.of(MAX_PER_MINUTE)
+        self._max_waiting_bytes = slot.of(MAX_WAITING_BYTES)
+        self._site_max_per_minute = slot.of(SITE_MAX_PER_MINUTE)
+        self._max_per_minute = slot.of(MAX_PER_MINUTE)
         self._waiting: dict[Group, list[Rejected]] = {}
         self._waiting_bytes = 0
         self._minute = 0
@@ -94,12 +94,12 @@ class Rejects:
 class RejectedStore:
     """The files of `rejected/`, kept below `max_bytes` by all workers together. Runs in the flush thread."""
 
-    def __init__(self, writer: PartWriter, max_bytes: int, share: WorkerSlot = ONLY_WORKER) -> None:
+    def __init__(self, writer: PartWriter, max_bytes: int, slot: WorkerSlot = ONLY_WORKER) -> None:
         self._writer = writer
         self._root = writer.data_dir / REJECTED
         self._max_bytes = max_bytes
-        self._share = share
-        self._left_bytes = -1  # our share of the room there was; below 0 the folder must be looked through (again)
+        self._slot = slot
+        self._left_bytes = -1  # our part of the room there was; below 0 the folder must be looked through (again)
         self._is_over = False  # there was no room, and none could be made
 
     def write(self, taken: dict[Group, list[Rejected]]) -> int:
@@ -140,7 +140,7 @@ class RejectedStore:
     def _make_room(self) -> None:
         """Drop the oldest, if it is too much. Raises OSError where it still is."""
         self._is_over = True
-        self._left_bytes = self._share.of(self._max_bytes - self._drop_oldest())
+        self._left_bytes = self._slot.of(self._max_bytes - self._drop_oldest())
         self._is_over = False
 
     def _drop_oldest(self) -> int:

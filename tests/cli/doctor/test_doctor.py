@@ -84,7 +84,7 @@ def examined(
     return Examined(config=config(Path("/data"), **sections), machine=changed, disk=disk, cpu=CPU, rate=rate)
 
 
-def troubles(found: Examined) -> list[tuple[str, str]]:
+def findings(found: Examined) -> list[tuple[str, str]]:
     return [(each.name, each.grade.name) for each in examine(found) if each.grade is not Grade.OK]
 
 
@@ -93,8 +93,8 @@ def words(found: Examined, name: str) -> str:
     return one
 
 
-def test_machine_that_is_fine_has_no_trouble() -> None:
-    assert [] == troubles(examined())
+def test_machine_that_is_fine_has_nothing_to_find() -> None:
+    assert [] == findings(examined())
 
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
@@ -135,7 +135,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "grade", "changes"), CASES)
 def test_trouble_is_found_and_graded(name: str, grade: str, changes: dict[str, Any]) -> None:
-    assert [(name, grade)] == troubles(examined(**changes))
+    assert [(name, grade)] == findings(examined(**changes))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_trouble_is_found_and_graded(name: str, grade: str, changes: dict[str, A
 )
 def test_what_is_no_trouble_is_not_called_so(changes: dict[str, Any]) -> None:
     """A collector that runs, a socket of systemd's, a disk that cannot count inodes."""
-    assert [] == troubles(examined(**changes))
+    assert [] == findings(examined(**changes))
 
 
 def test_space_is_told_in_days_at_the_rate_that_was_asked() -> None:

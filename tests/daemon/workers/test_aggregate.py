@@ -1,4 +1,4 @@
-"""Sums over processes: what is added, what is not, and that it arrives as it was sent."""
+"""Metrics of several processes: what is added up, what is not, and that it arrives as it was sent."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.daemon.workers.aggregate import Family, counts, encode, families, summed, to_metrics
+from collector.daemon.workers.aggregate import Family, aggregate, counts, encode, families, to_metrics
 from collector.events import Reason
 from collector.metrics import Metrics, page
 from tests.test_metrics import series, sums_by_site
@@ -20,7 +20,7 @@ def told(metrics: Metrics, **gauges: float) -> list[Family]:
 
 
 def rendered(pages: list[list[Family]]) -> bytes:
-    return page(to_metrics(summed(pages)))
+    return page(to_metrics(aggregate(pages)))
 
 
 def test_one_process_is_its_own_sum() -> None:
@@ -87,7 +87,7 @@ def test_start_is_the_first_and_the_most_descriptors_are_the_most() -> None:
         [[name, "gauge", "", [[name, {}, value]]] for name in ("process_start_time_seconds", "process_max_fds")]
         for value in (30.0, 10.0, 20.0)
     ]
-    assert [10.0, 30.0] == [samples[0][2] for _, _, _, samples in summed(pages)]
+    assert [10.0, 30.0] == [samples[0][2] for _, _, _, samples in aggregate(pages)]
 
 
 def values_of(text: list[Family], wanted: str) -> list[Any]:

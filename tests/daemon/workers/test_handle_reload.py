@@ -15,7 +15,7 @@ from collector.daemon.worker import Worker
 from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
 from collector.daemon.workers.channel import Channel
 from collector.daemon.workers.child import SupervisorController
-from collector.daemon.workers.handle import Shared, WorkerHandle
+from collector.daemon.workers.handle import WorkerHandle, WorkerResources
 from collector.edge.rate_limit import table_bytes
 from collector.metrics import Metrics
 from collector.portable import shared_memory
@@ -58,14 +58,16 @@ async def peers() -> tuple[socket.socket, Peer]:
 
 
 @pytest.fixture
-async def kept(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[WorkerHandle, Peer]]:
+async def peered(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[WorkerHandle, Peer]]:
     """A handle, and its worker's end of the channel."""
     table, connection_counts = (
         shared_memory("table", table_bytes()),
         shared_memory("connection_counts", CONNECTION_COUNTS_BYTES),
     )
-    shared = Shared([], 2, UNUSED_DATA_DIR, os.open(os.devnull, os.O_RDONLY), table, connection_counts)
-    handle = WorkerHandle(1, shared, lambda: config(tmp_path), Metrics(), clock, ConnectionCounts(connection_counts, 2))
+    resources = WorkerResources([], 2, UNUSED_DATA_DIR, os.open(os.devnull, os.O_RDONLY), table, connection_counts)
+    handle = WorkerHandle(
+        1, resources, lambda: config(tmp_path), Metrics(), clock, ConnectionCounts(connection_counts, 2)
+    )
     ours, worker = await peers()
     channel = handle._channel = await Channel.over(ours)
     handle.serves = True
@@ -82,8 +84,8 @@ async def turns() -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_late_answer_is_not_taken_for_that_of_the_next_reload(kept: tuple[WorkerHandle, Peer]) -> None:
-    handle, worker = kept
+async def test_late_answer_is_not_taken_for_that_of_the_next_reload(peered: tuple[WorkerHandle, Peer]) -> None:
+    handle, worker = peered
     first = asyncio.create_task(handle.reload())
     given_up = await worker.asked("reload")
     first.cancel()
@@ -102,8 +104,8 @@ async def test_late_answer_is_not_taken_for_that_of_the_next_reload(kept: tuple[
         await second
 
 
-async def test_two_reloads_at_once_are_answered_each(kept: tuple[WorkerHandle, Peer]) -> None:
-    handle, worker = kept
+async def test_two_reloads_at_once_are_answered_each(peered: tuple[WorkerHandle, Peer]) -> None:
+    handle, worker = peered
     reloads = [asyncio.create_task(handle.reload()) for _ in range(2)]
     numbers = [(await worker.asked("reload")).get("number") for _ in reloads]
     for number in numbers:
@@ -112,36 +114,36 @@ async def test_two_reloads_at_once_are_answered_each(kept: tuple[WorkerHandle, P
         await asyncio.gather(*reloads)
 
 
-async def test_worker_that_dies_has_nothing_to_reload_any_more(kept: tuple[WorkerHandle, Peer]) -> None:
+async def test_worker_that_dies_has_nothing_to_reload_any_more(peered: tuple[WorkerHandle, Peer]) -> None:
     """The next one starts with the new configuration."""
-    handle, worker = kept
+    handle, worker = peered
     reloads = [asyncio.create_task(handle.reload()) for _ in range(2)]
     for _ in reloads:
         await worker.asked("reload")
-    handle._forget()
+    handle._worker_died()
     async with asyncio.timeout(30):
         await asyncio.gather(*reloads)
         await handle.reload()
 
 
-async def test_numbers_that_come_late_answer_who_asks_next_and_nobody_twice(kept: tuple[WorkerHandle, Peer]) -> None:
-    """There is one question at a time. What a worker says it has looked up since it was asked."""
-    handle, worker = kept
+async def test_metrics_that_come_late_answer_the_next_scrape_and_none_twice(peered: tuple[WorkerHandle, Peer]) -> None:
+    """There is one request at a time. A worker looks its metrics up after it was asked."""
+    handle, worker = peered
     counter = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
-    assert ([], []) == await handle.ask_metrics(0)
-    await worker.asked("numbers")
-    later = asyncio.create_task(handle.ask_metrics(30))
+    assert ([], []) == await handle.fetch_metrics(0)
+    await worker.asked("metrics")
+    later = asyncio.create_task(handle.fetch_metrics(30))
     await asyncio.sleep(0)
-    worker.say("numbers", [counter])
+    worker.say("metrics", [counter])
     assert ([], [counter]) == await later
-    last = asyncio.create_task(handle.ask_metrics(30))
-    await worker.asked("numbers")
+    last = asyncio.create_task(handle.fetch_metrics(30))
+    await worker.asked("metrics")
     assert not last.done()
-    worker.say("numbers", [counter])
+    worker.say("metrics", [counter])
     assert ([], [counter]) == await last
 
 
-async def test_worker_answers_beats_and_drains_while_a_disk_holds_its_reload(
+async def test_worker_answers_heartbeats_and_drains_while_a_disk_holds_its_reload(
     collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or it would be taken for one that hangs, and killed. Reloads are taken over in their order."""

@@ -19,9 +19,9 @@ from collector.daemon.workers.handle import (
     HEARTBEATS_UNANSWERED,
     HEARTBEATS_UNTIL_SERVING,
     STEADY_S,
-    Shared,
     WorkerHandle,
-    how,
+    WorkerResources,
+    describe_exit,
 )
 from collector.daemon.workers.supervisor import Supervisor
 from collector.edge.rate_limit import table_bytes
@@ -44,17 +44,19 @@ while message := receive_first(end):
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Shared:
+def resources(tmp_path: Path) -> WorkerResources:
     with socket.create_server(("127.0.0.1", 0)) as public:
         files = [shared_memory("table", table_bytes()), shared_memory("connection_counts", CONNECTION_COUNTS_BYTES)]
         folder, lock = os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY)
-        return Shared([], 2, DataDir(tmp_path, folder, lock), public.detach(), *files)
+        return WorkerResources([], 2, DataDir(tmp_path, folder, lock), public.detach(), *files)
 
 
-def handle(shared: Shared, tmp_path: Path, clock: FakeClock, first: str = "") -> WorkerHandle:
-    started = Shared([sys.executable, "-c", WORKER.format(first=first)], *[getattr(shared, name) for name in FIELDS])
-    metrics, connection_counts = Metrics(), ConnectionCounts(shared.connection_counts, shared.workers)
-    return WorkerHandle(1, started, lambda: config(tmp_path), metrics, clock, connection_counts)
+def new_handle(resources: WorkerResources, tmp_path: Path, clock: FakeClock, first: str = "") -> WorkerHandle:
+    with_command = WorkerResources(
+        [sys.executable, "-c", WORKER.format(first=first)], *[getattr(resources, name) for name in FIELDS]
+    )
+    metrics, connection_counts = Metrics(), ConnectionCounts(resources.connection_counts, resources.workers)
+    return WorkerHandle(1, with_command, lambda: config(tmp_path), metrics, clock, connection_counts)
 
 
 FIELDS = ("workers", "data_dir", "public", "table", "connection_counts")
@@ -67,46 +69,46 @@ async def until(true: Any) -> None:
 
 
 @pytest.fixture
-async def keeping() -> AsyncIterator[Any]:
+async def started() -> AsyncIterator[Any]:
     tasks: list[tuple[WorkerHandle, asyncio.Task[None]]] = []
 
-    def start(kept: WorkerHandle) -> asyncio.Task[None]:
-        tasks.append((kept, asyncio.create_task(kept.keep())))
+    def start(handle: WorkerHandle) -> asyncio.Task[None]:
+        tasks.append((handle, asyncio.create_task(handle.run())))
         return tasks[-1][1]
 
     yield start
-    for kept, task in tasks:
-        kept.drain()
-        kept.kill()
+    for handle, task in tasks:
+        handle.drain()
+        handle.kill()
         await asyncio.wait([task], timeout=30)
 
 
-def restarts(kept: WorkerHandle) -> float | None:
-    return kept._metrics.registry.get_sample_value("collector_worker_restarts_total")
+def restarts(handle: WorkerHandle) -> float | None:
+    return handle._metrics.registry.get_sample_value("collector_worker_restarts_total")
 
 
 async def test_worker_that_answers_lives_and_one_that_does_not_is_killed(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
 ) -> None:
-    kept = handle(shared, tmp_path, clock)
-    keeping(kept)
-    await until(lambda: kept.serves)
+    handle = new_handle(resources, tmp_path, clock)
+    started(handle)
+    await until(lambda: handle.serves)
     for _ in range(3 * HEARTBEATS_UNANSWERED):
-        kept.heartbeat()
-        await until(lambda: kept._unanswered == 0)
-    assert 0 == restarts(kept)
+        handle.heartbeat()
+        await until(lambda: handle._unanswered == 0)
+    assert 0 == restarts(handle)
     for _ in range(HEARTBEATS_UNANSWERED + 1):  # in one turn of the loop: none can be answered
-        kept.heartbeat()
-    await until(lambda: restarts(kept) == 1)
+        handle.heartbeat()
+    await until(lambda: restarts(handle) == 1)
 
 
 async def test_worker_that_keeps_dying_is_replaced_at_once_and_then_later_and_later(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = handle(shared, tmp_path, clock, first="sys.exit(3)")
-    task = keeping(kept)
+    handle = new_handle(resources, tmp_path, clock, first="sys.exit(3)")
+    task = started(handle)
     for number, wait_s in enumerate((0, 0.5, 1, 2, 4, 8, 16, 30, 30), 1):
-        await until(lambda number=number: restarts(kept) == number)
+        await until(lambda number=number: restarts(handle) == number)
         assert "replaced " + (f"in {wait_s:g} s" if wait_s else "at once") in caplog.messages[-1]
         await asyncio.sleep(0.02)
         clock.advance(wait_s)
@@ -114,32 +116,32 @@ async def test_worker_that_keeps_dying_is_replaced_at_once_and_then_later_and_la
 
 
 async def test_worker_that_served_long_is_replaced_at_once_each_time(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = handle(shared, tmp_path, clock)
-    keeping(kept)
+    handle = new_handle(resources, tmp_path, clock)
+    started(handle)
     for number in (1, 2, 3):
-        await until(lambda: kept.serves)
+        await until(lambda: handle.serves)
         clock.advance(STEADY_S + 1)
-        kept.kill()
-        await until(lambda number=number: restarts(kept) == number)
+        handle.kill()
+        await until(lambda number=number: restarts(handle) == number)
         assert caplog.messages[-1].endswith("replaced at once")
-        await until(lambda: not kept.serves)
+        await until(lambda: not handle.serves)
         await asyncio.sleep(0.02)
         clock.advance(0)
 
 
 def test_every_way_to_die_has_a_name() -> None:
     """A worker that dies must not take the supervisor along, whatever it died of."""
-    assert ["exit code 0", "exit code 3"] == [how(0), how(3)]
-    assert ["killed by SIGKILL", "killed by signal 35"] == [how(-9), how(-35)]
-    assert all(how(-number) for number in range(1, signal.NSIG))
+    assert ["exit code 0", "exit code 3"] == [describe_exit(0), describe_exit(3)]
+    assert ["killed by SIGKILL", "killed by signal 35"] == [describe_exit(-9), describe_exit(-35)]
+    assert all(describe_exit(-number) for number in range(1, signal.NSIG))
 
 
 async def test_ready_is_whoever_has_one_worker_that_takes_events(
-    shared: Shared, tmp_path: Path, clock: FakeClock
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock
 ) -> None:
-    supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
+    supervisor = Supervisor(config(tmp_path), tmp_path, resources, clock)
     one, other = supervisor._handles
     assert "no worker serves" == supervisor.refusal()
     one.serves = True
@@ -151,22 +153,24 @@ async def test_ready_is_whoever_has_one_worker_that_takes_events(
 
 
 async def test_second_signal_kills_who_does_not_hear_it(
-    shared: Shared, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collector.daemon.workers.supervisor.SECOND_SIGNAL_S", 0.01)
     killed: list[int] = []
-    monkeypatch.setattr(WorkerHandle, "kill", lambda kept: killed.append(kept.number))
-    supervisor = Supervisor(config(tmp_path), tmp_path, shared, clock)
-    supervisor._signals.hear(signal.SIGTERM, 0)
-    supervisor._signals.hear(signal.SIGTERM, 1)
+    monkeypatch.setattr(WorkerHandle, "kill", lambda handle: killed.append(handle.number))
+    supervisor = Supervisor(config(tmp_path), tmp_path, resources, clock)
+    supervisor._signals.receive(signal.SIGTERM, 0)
+    supervisor._signals.receive(signal.SIGTERM, 1)
     await asyncio.sleep(0.05)
     assert [] == killed
-    supervisor._signals.hear(signal.SIGINT, 2)
+    supervisor._signals.receive(signal.SIGINT, 2)
     await until(lambda: killed == [0, 1])
 
 
-async def test_scrape_without_any_worker_says_not_ready(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
-    text = (await Supervisor(config(tmp_path), tmp_path, shared, clock).metrics_page()).decode()
+async def test_scrape_without_any_worker_says_not_ready(
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+) -> None:
+    text = (await Supervisor(config(tmp_path), tmp_path, resources, clock).metrics_page()).decode()
     assert "collector_ready 0.0\n" in text
     assert 'collector_workers{state="configured"} 2.0' in text
 
@@ -175,82 +179,86 @@ GAUGE = ["collector_connections", "gauge", "", [["collector_connections", {}, 7.
 COUNTER = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
 
 
-async def test_scrapes_at_once_do_not_spoil_one_another(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
+async def test_scrapes_at_once_do_not_spoil_one_another(
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+) -> None:
     """The second asks anew just when the answer to the first has come."""
-    kept = handle(shared, tmp_path, clock)
-    kept.serves = True
-    first = asyncio.create_task(kept.ask_metrics(5))
+    handle = new_handle(resources, tmp_path, clock)
+    handle.serves = True
+    first = asyncio.create_task(handle.fetch_metrics(5))
     await asyncio.sleep(0)
-    second = asyncio.create_task(kept.ask_metrics(5))
-    kept._hear("numbers", [GAUGE, COUNTER])
+    second = asyncio.create_task(handle.fetch_metrics(5))
+    handle._handle("metrics", [GAUGE, COUNTER])
     assert ([], [GAUGE, COUNTER]) == await first
-    kept._hear("numbers", [GAUGE, COUNTER])
+    handle._handle("metrics", [GAUGE, COUNTER])
     assert ([], [GAUGE, COUNTER]) == await second
 
 
 async def test_worker_that_does_not_answer_a_scrape_keeps_what_it_counted(
-    shared: Shared, tmp_path: Path, clock: FakeClock
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock
 ) -> None:
     """Or a counter would fall; what it held nobody knows. Its death changes nothing, also not while it is asked."""
-    kept = handle(shared, tmp_path, clock)
-    kept.serves = True
-    kept._last = [GAUGE, COUNTER]
-    assert ([], [COUNTER]) == await kept.ask_metrics(0.01)
-    asked = asyncio.create_task(kept.ask_metrics(5))
+    handle = new_handle(resources, tmp_path, clock)
+    handle.serves = True
+    handle._last = [GAUGE, COUNTER]
+    assert ([], [COUNTER]) == await handle.fetch_metrics(0.01)
+    asked = asyncio.create_task(handle.fetch_metrics(5))
     await asyncio.sleep(0)
-    kept._forget()
-    assert ([COUNTER], []) == await asked == await kept.ask_metrics(5)
+    handle._worker_died()
+    assert ([COUNTER], []) == await asked == await handle.fetch_metrics(5)
 
 
-async def test_dead_workers_of_one_place_all_count(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
-    kept = handle(shared, tmp_path, clock)
+async def test_dead_workers_of_one_slot_all_count(resources: WorkerResources, tmp_path: Path, clock: FakeClock) -> None:
+    handle = new_handle(resources, tmp_path, clock)
     for _ in range(3):
-        kept._last = [GAUGE, COUNTER]
-        kept._forget()
-    (counted,), _ = await kept.ask_metrics(5)
+        handle._last = [GAUGE, COUNTER]
+        handle._worker_died()
+    (counted,), _ = await handle.fetch_metrics(5)
     assert [["collector_parts_total", {}, 9.0]] == counted[-1]
 
 
-async def test_nobody_holds_back_for_a_worker_that_is_dead(shared: Shared, tmp_path: Path, clock: FakeClock) -> None:
-    kept = handle(shared, tmp_path, clock)
-    connection_counts = ConnectionCounts(shared.connection_counts, shared.workers)
-    connection_counts.tell(0, 20)
-    connection_counts.tell(1, 0)
+async def test_nobody_holds_back_for_a_worker_that_is_dead(
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+) -> None:
+    handle = new_handle(resources, tmp_path, clock)
+    connection_counts = ConnectionCounts(resources.connection_counts, resources.workers)
+    connection_counts.set(0, 20)
+    connection_counts.set(1, 0)
     assert connection_counts.has_more(0)
-    kept._forget()
+    handle._worker_died()
     assert not connection_counts.has_more(0)
 
 
 async def test_worker_that_hangs_while_it_starts_is_killed_too(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
 ) -> None:
-    kept = handle(shared, tmp_path, clock, first="import time; time.sleep(3600)")
-    keeping(kept)
-    await until(lambda: kept._channel is not None)
+    handle = new_handle(resources, tmp_path, clock, first="import time; time.sleep(3600)")
+    started(handle)
+    await until(lambda: handle._channel is not None)
     for _ in range(HEARTBEATS_UNTIL_SERVING):
-        kept.heartbeat()
-    assert kept._process is not None
-    assert kept._process.returncode is None
-    kept.heartbeat()
-    await until(lambda: restarts(kept) == 1)
+        handle.heartbeat()
+    assert handle._process is not None
+    assert handle._process.returncode is None
+    handle.heartbeat()
+    await until(lambda: restarts(handle) == 1)
 
 
 async def test_drain_that_comes_while_a_worker_starts_ends_it(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
 ) -> None:
     """There is no channel yet that it could be sent over."""
-    kept = handle(shared, tmp_path, clock)
-    task = keeping(kept)
+    handle = new_handle(resources, tmp_path, clock)
+    task = started(handle)
     await asyncio.sleep(0)
-    assert kept._channel is None
-    kept.drain()
+    assert handle._channel is None
+    handle.drain()
     async with asyncio.timeout(30):
         await task
-    assert (0, True) == (kept.exit_code, kept.served.is_set())
+    assert (0, True) == (handle.exit_code, handle.served.is_set())
 
 
 async def test_worker_that_cannot_start_again_is_tried_again(
-    shared: Shared, tmp_path: Path, clock: FakeClock, keeping: Any, caplog: pytest.LogCaptureFixture
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its siblings serve, and what keeps it may pass; only if the very first cannot start, none can."""
     mark = tmp_path / "was here"
@@ -261,20 +269,20 @@ if Path({str(mark)!r}).exists():
     sys.exit(1)
 Path({str(mark)!r}).touch()
 """
-    kept = handle(shared, tmp_path, clock, first=first)
-    task = keeping(kept)
-    await until(lambda: kept.serves)
-    kept.kill()
-    await until(lambda: restarts(kept) == 1)
+    handle = new_handle(resources, tmp_path, clock, first=first)
+    task = started(handle)
+    await until(lambda: handle.serves)
+    handle.kill()
+    await until(lambda: restarts(handle) == 1)
     await asyncio.sleep(0.02)
     clock.advance(0)
-    await until(lambda: restarts(kept) == 2)
+    await until(lambda: restarts(handle) == 2)
     assert "worker 1 is dead (no folder); replaced in 0.5 s" == caplog.messages[-1]
     assert not task.done()
     mark.unlink()
     await asyncio.sleep(0.02)
     clock.advance(0.5)
-    await until(lambda: kept.serves)
+    await until(lambda: handle.serves)
 
 
 async def test_channel_carries_messages_of_any_size_to_its_end() -> None:
@@ -343,15 +351,15 @@ async def test_worker_with_more_connections_holds_back_for_one_with_fewer(monkey
         return entered[-1]
 
     acceptor = Acceptor(bound, enter, lambda: 20, connection_counts, 0)
-    connection_counts.tell(1, 5)
+    connection_counts.set(1, 5)
     acceptor.open()
     address = bound.getsockname()
     _, first = await asyncio.open_connection(*address)
     await until(lambda: acceptor._holding_back is not None)
     assert [] == entered
-    acceptor._come_back()
+    acceptor._resume()
     await until(lambda: len(entered) == 1)
-    connection_counts.leave(1)
+    connection_counts.set_absent(1)
     _, second = await asyncio.open_connection(*address)
     await until(lambda: len(entered) == 2)
     acceptor.close()

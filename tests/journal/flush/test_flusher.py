@@ -18,7 +18,7 @@ from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
-from collector.thread_priority import NICE, VERY_NICE, CoreTime, may_raise_priority
+from collector.thread_priority import LOW_PRIORITY, LOWEST_PRIORITY, CoreTime, may_raise_priority
 from tests.journal.test_journal import make_event, make_journal
 from tests.support import NOON_US, FakeClock, read_rows
 
@@ -81,8 +81,8 @@ class Bench:
     async def settled(self) -> None:
         """What is due is done, however slow the machine is."""
         await settle()
-        while self.flusher._under_way is not None and not self.flusher._under_way.done():
-            await asyncio.wait([self.flusher._under_way])
+        while self.flusher._running is not None and not self.flusher._running.done():
+            await asyncio.wait([self.flusher._running])
             await settle()
 
     def count(self, name: str, **labels: str) -> float | None:
@@ -140,7 +140,7 @@ class Held:
         return self._disk(segment)
 
     @property
-    def nice(self) -> int:
+    def priority(self) -> int:
         return os.getpriority(os.PRIO_PROCESS, self._thread) - os.getpriority(os.PRIO_PROCESS, os.getpid())
 
 
@@ -162,67 +162,67 @@ async def held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[H
 async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, held: Held) -> None:
     bench.clock.advance(LOOK_S)
     await settle()
-    assert (VERY_NICE if may_raise_priority() else NICE) == held.nice
+    assert (LOWEST_PRIORITY if may_raise_priority() else LOW_PRIORITY) == held.priority
 
 
 may = pytest.mark.skipif(not may_raise_priority(), reason="needs root, or a RLIMIT_NICE")
 
 
 @may
-async def test_flush_hurries_when_the_time_of_the_next_one_comes(bench: Bench, held: Held) -> None:
+async def test_flush_has_the_loops_priority_when_the_time_of_the_next_one_comes(bench: Bench, held: Held) -> None:
     bench.clock.advance(INTERVAL_S * 0.6)
     await settle()
-    assert 0 == held.nice
+    assert 0 == held.priority
 
 
 @may
-async def test_flush_hurries_when_the_open_segment_fills(bench: Bench, held: Held) -> None:
-    nice = []
+async def test_priority_of_a_flush_rises_as_the_open_segment_fills(bench: Bench, held: Held) -> None:
+    priority = []
     for _ in range(7):
         await bench.journal.append(make_event())  # a tenth of a segment
         bench.clock.advance(LOOK_S)
         await settle()
-        nice.append(held.nice)
-    assert [VERY_NICE, VERY_NICE, VERY_NICE, NICE, NICE, 0, 0] == nice
+        priority.append(held.priority)
+    assert [LOWEST_PRIORITY, LOWEST_PRIORITY, LOWEST_PRIORITY, LOW_PRIORITY, LOW_PRIORITY, 0, 0] == priority
 
 
 @may
-async def test_flush_hurries_when_another_one_waits_in_memory(bench: Bench, held: Held) -> None:
+async def test_flush_has_the_loops_priority_when_another_one_waits_in_memory(bench: Bench, held: Held) -> None:
     await bench.journal.append(make_event())
     await bench.journal.seal()
     bench.clock.advance(LOOK_S)
     await settle()
-    assert 0 == held.nice
+    assert 0 == held.priority
     bench.journal.sealed[-1].columns = None  # on disk alone: one that fails may be there for ever
     bench.clock.advance(LOOK_S)
     await settle()
-    assert NICE == held.nice
+    assert LOW_PRIORITY == held.priority
 
 
 @may
-async def test_what_is_read_back_is_in_no_hurry(bench: Bench, held: Held) -> None:
+async def test_flush_of_what_is_read_back_keeps_a_low_priority(bench: Bench, held: Held) -> None:
     bench.journal.sealed[0].columns = None
     bench.clock.advance(INTERVAL_S * 0.9)
     await settle()
-    assert NICE == held.nice
+    assert LOW_PRIORITY == held.priority
 
 
 @may
-async def test_drain_hurries(bench: Bench, held: Held) -> None:
+async def test_drain_has_the_loops_priority(bench: Bench, held: Held) -> None:
     draining = asyncio.create_task(bench.flusher.drain(1_000))
     await settle()
     bench.clock.advance(LOOK_S)
     await settle()
-    assert 0 == held.nice
+    assert 0 == held.priority
     held.go_on.set()
     await draining
 
 
-async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_journal_knows_that_a_flush_is_running(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def look(segment: Segment) -> list[Part]:
-        seen.append(bench.journal.flush_under_way)
+        seen.append(bench.journal.flush_running)
         return bench.disk(segment)
 
     monkeypatch.setattr(bench.flusher, "_flush_segment", look)
@@ -230,7 +230,7 @@ async def test_journal_knows_that_a_flush_is_under_way(bench: Bench, monkeypatch
         await bench.journal.append(make_event())
         await bench.pass_time(INTERVAL_S)
         assert [True] == seen
-        assert not bench.journal.flush_under_way
+        assert not bench.journal.flush_running
 
 
 async def test_timer_that_wakes_early_is_waited_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

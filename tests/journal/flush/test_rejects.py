@@ -37,7 +37,7 @@ def writer(tmp_path: Path) -> PartWriter:
     return made
 
 
-def test_site_has_a_share_of_each_minute_and_leaves_the_rest_to_others() -> None:
+def test_site_has_a_bound_each_minute_and_leaves_the_rest_to_others() -> None:
     rejects = Rejects(enabled=True)
     kept = [rejects.keep("a", rejected()) for _ in range(SITE_MAX_PER_MINUTE + 5)]
     assert SITE_MAX_PER_MINUTE == sum(kept)
@@ -96,13 +96,13 @@ def test_cost_of_an_invalid_event_does_not_grow_with_the_sites() -> None:
 
 
 def test_workers_share_the_bounds() -> None:
-    rejects = [Rejects(enabled=True, share=WorkerSlot(worker, 4)) for worker in range(4)]
+    rejects = [Rejects(enabled=True, slot=WorkerSlot(worker, 4)) for worker in range(4)]
     kept = [each.keep("a", rejected()) for each in rejects for _ in range(SITE_MAX_PER_MINUTE)]
     assert SITE_MAX_PER_MINUTE == sum(kept)
 
 
 def test_stores_of_several_workers_keep_below_one_limit(tmp_path: Path, writer: PartWriter) -> None:
-    """Each knows what the others left only when it looks; it looks before its share of the room is gone."""
+    """Each knows what the others left only when it looks; it looks before its part of the room is gone."""
     RejectedStore(writer, 10**9).write({(1, "a"): [rejected()]})
     (first,) = tmp_path.rglob("*.parquet")
     limit = 20 * first.stat().st_size

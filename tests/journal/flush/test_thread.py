@@ -11,7 +11,7 @@ import pytest
 
 from collector.journal.flush import thread as flush_thread
 from collector.journal.flush.thread import LOOK_S, FlushThread, Pressure
-from collector.thread_priority import NICE, VERY_NICE, CoreTime, may_raise_priority
+from collector.thread_priority import LOW_PRIORITY, LOWEST_PRIORITY, CoreTime, may_raise_priority
 from tests.support import FakeClock
 
 may = pytest.mark.skipif(not may_raise_priority(), reason="needs root, or a RLIMIT_NICE")
@@ -52,7 +52,7 @@ class Work:
         return argument
 
     @property
-    def nice(self) -> int:
+    def priority(self) -> int:
         return os.getpriority(os.PRIO_PROCESS, self.thread) - os.getpriority(os.PRIO_PROCESS, os.getpid())
 
 
@@ -85,31 +85,31 @@ class Time:
 
 
 @may
-async def test_flush_hurries_the_more_the_nearer_the_next_one_is(clock: FakeClock, core: Core) -> None:
+async def test_priority_of_a_flush_rises_as_the_next_one_nears(clock: FakeClock, core: Core) -> None:
     pressure = Time()
     async with in_flight(FlushThread(clock, core), work := Work(), pressure):
-        nice = []
+        priority = []
         for pressure.over in (0, 0.39, 0.4, 0.59, 0.6, 1, 0):
             await look_again(clock)
-            nice.append(work.nice)
-    assert [VERY_NICE, VERY_NICE, NICE, NICE, 0, 0, VERY_NICE] == nice
+            priority.append(work.priority)
+    assert [LOWEST_PRIORITY, LOWEST_PRIORITY, LOW_PRIORITY, LOW_PRIORITY, 0, 0, LOWEST_PRIORITY] == priority
 
 
 @may
 async def test_flush_is_not_starved_beside_another_program(clock: FakeClock, core: Core) -> None:
-    """The loop would wait for who holds the interpreter, and that one for a core."""
+    """Priority inversion: the loop would wait for the GIL, whose holder waits for a CPU."""
     pressure = Time()
     async with in_flight(FlushThread(clock, core), work := Work(), pressure):
-        nice = []
+        priority = []
         for waited_s in (0.2, 1, 0.2):
             core.use(ran_s=1, waited_s=waited_s)
             await look_again(clock)
-            nice.append(work.nice)
-        assert [VERY_NICE, NICE, VERY_NICE] == nice
+            priority.append(work.priority)
+        assert [LOWEST_PRIORITY, LOW_PRIORITY, LOWEST_PRIORITY] == priority
         core.use(ran_s=1, waited_s=1)
         pressure.over = 0.6
         await look_again(clock)
-        assert 0 == work.nice
+        assert 0 == work.priority
 
 
 @may
@@ -117,10 +117,10 @@ async def test_what_the_loop_waited_before_a_flush_counts(clock: FakeClock, core
     thread = FlushThread(clock, core)
     async with in_flight(thread, work := Work(), Time()):
         await look_again(clock)
-        assert VERY_NICE == work.nice
+        assert LOWEST_PRIORITY == work.priority
     core.use(ran_s=1, waited_s=1)
     async with in_flight(thread, work := Work(), Time()):
-        assert NICE == work.nice
+        assert LOW_PRIORITY == work.priority
 
 
 @may
@@ -128,10 +128,10 @@ async def test_where_nobody_knows_of_other_programs_it_is_not_starved(clock: Fak
     core.known = False
     async with in_flight(FlushThread(clock, core), work := Work(), Time()):
         await look_again(clock)
-        assert NICE == work.nice
+        assert LOW_PRIORITY == work.priority
 
 
-async def test_where_it_could_not_hurry_it_is_always_the_same(
+async def test_where_the_priority_cannot_be_raised_it_is_always_the_same(
     clock: FakeClock, core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flush_thread, "may_raise_priority", lambda: False)
@@ -139,7 +139,7 @@ async def test_where_it_could_not_hurry_it_is_always_the_same(
     async with in_flight(FlushThread(clock, core), work := Work(), pressure):
         for pressure.over in (0, 1):
             await look_again(clock)
-            assert NICE == work.nice
+            assert LOW_PRIORITY == work.priority
 
 
 @may
@@ -154,17 +154,17 @@ async def test_right_that_is_lost_costs_no_flush(clock: FakeClock, core: Core, m
         monkeypatch.setattr(os, "setpriority", refuse)
         pressure.over = 1
         await look_again(clock)
-        assert VERY_NICE == work.nice
+        assert LOWEST_PRIORITY == work.priority
         monkeypatch.undo()
         await look_again(clock)
-        assert 0 == work.nice
+        assert 0 == work.priority
 
 
-async def test_flush_that_is_over_is_paced_no_more(clock: FakeClock, core: Core) -> None:
+async def test_priority_is_not_adjusted_after_the_flush(clock: FakeClock, core: Core) -> None:
     thread, asked = FlushThread(clock, core), []
 
     def pressure() -> float:
-        asked.append(work.nice)
+        asked.append(work.priority)
         return 0.0
 
     async with in_flight(thread, work := Work(), pressure):
@@ -176,7 +176,7 @@ async def test_flush_that_is_over_is_paced_no_more(clock: FakeClock, core: Core)
     assert bool(then) == may_raise_priority()
 
 
-async def test_cpu_time_is_that_of_what_is_under_way(clock: FakeClock) -> None:
+async def test_cpu_time_is_that_of_what_is_running(clock: FakeClock) -> None:
     thread = FlushThread(clock)
     assert thread.cpu_ns() is None
     async with in_flight(thread, Work(), Time()):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.edge.wire import head, request
-from tests.network.battle import ATTACKERS, MB, PATIENCE_S, costs_at_most, enemies, ordinary_clients, until
+from tests.network.battle import ATTACKERS, MB, PATIENCE_S, costs_at_most, enemies, regular_clients, until
 from tests.support import body
 from tests.system.process import Process, serving, wait_until
 
 OF_ONE_CLIENT = 100  # the bound, so that ten addresses reach it
 DESCRIPTORS = 2_600  # of which as many as OTHER_DESCRIPTORS says are for other things: 2,088 connections
-CROWDED_OUT = "collector_evicted_connections_total"
+EVICTED = "collector_evicted_connections_total"
 
 
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
@@ -37,20 +37,20 @@ async def test_idle_connections_of_one_client_cost_nobody_else_theirs(process: P
     """Three times as many as it may have: the oldest of its own are closed, and all that stay are its latest."""
     count = 3 * OF_ONE_CLIENT * len(ATTACKERS)
     with costs_at_most(process, 64 * MB):
-        async with ordinary_clients(process), enemies(process, count) as idle:
+        async with regular_clients(process), enemies(process, count) as idle:
             bound = OF_ONE_CLIENT * len(ATTACKERS) * workers(process)
 
             async def is_bounded() -> bool:
-                # Ordinary clients and the scrape have a few connections, too.
+                # Regular clients and the scrape have a few connections, too.
                 return await metric(process, "collector_connections") <= bound + 20
 
             await until(is_bounded, "the connections are bounded")
             assert not any(enemy.is_stopped for enemy in idle[-OF_ONE_CLIENT:])
             if workers(process) == 1:  # each knows the oldest of its own, and two do not always share evenly
                 assert all(enemy.is_stopped for enemy in idle[: count - bound - OF_ONE_CLIENT])
-            assert await metric(process, CROWDED_OUT, bound="client") >= count - bound
-            assert 0 == await metric(process, CROWDED_OUT, bound="all")
-    wait_until(lambda: process.metrics().value("collector_connections") == 0, "the crowd has gone")
+            assert await metric(process, EVICTED, bound="client") >= count - bound
+            assert 0 == await metric(process, EVICTED, bound="all")
+    wait_until(lambda: process.metrics().value("collector_connections") == 0, "the connections are closed")
 
 
 async def test_more_connections_than_there_is_room_for_close_the_oldest_idle(tmp_path: Path) -> None:
@@ -58,10 +58,10 @@ async def test_more_connections_than_there_is_room_for_close_the_oldest_idle(tmp
     server = {"max_connections_per_client": 0}
     with serving(tmp_path, server=server, descriptors=DESCRIPTORS) as process:
         with costs_at_most(process, 64 * MB):
-            async with ordinary_clients(process), enemies(process, DESCRIPTORS) as idle:
+            async with regular_clients(process), enemies(process, DESCRIPTORS) as idle:
 
                 async def is_closed() -> bool:
-                    return idle[0].is_stopped and bool(await metric(process, CROWDED_OUT, bound="all"))
+                    return idle[0].is_stopped and bool(await metric(process, EVICTED, bound="all"))
 
                 await until(is_closed, "the oldest is closed")
                 assert not any(enemy.is_stopped for enemy in idle[-OF_ONE_CLIENT:])
@@ -81,6 +81,6 @@ async def test_requests_that_wait_for_no_answer_are_read_one_at_a_time(process: 
     """From a thousand connections whose answers nobody reads; of each, what is read ahead is a buffer of the system."""
     flood, count = sent * (FLOOD_BYTES // len(sent)), OF_ONE_CLIENT * len(ATTACKERS)
     with costs_at_most(process, 120 * MB):
-        async with ordinary_clients(process), enemies(process, count, reads=False) as flooding:
+        async with regular_clients(process), enemies(process, count, reads=False) as flooding:
             await asyncio.gather(*(enemy.send(flood) for enemy in flooding))
-    wait_until(lambda: process.metrics().value("collector_connections") == 0, "the flood has gone", PATIENCE_S)
+    wait_until(lambda: process.metrics().value("collector_connections") == 0, "the connections are closed", PATIENCE_S)

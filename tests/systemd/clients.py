@@ -45,7 +45,7 @@ class Seen:
 
 
 @contextmanager
-def crowd(host: Host, ledger: Ledger) -> Iterator[Seen]:
+def sending(host: Host, ledger: Ledger) -> Iterator[Seen]:
     """Send until the block is left, and then wait for every answer."""
     seen = Seen()
     stop = threading.Event()
