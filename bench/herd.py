@@ -25,7 +25,7 @@ STORED = b"HTTP/1.1 201 "
 
 
 def herd(connections: int, rounds: int) -> dict[str, object]:
-    """How late the beats of the loop were. Raises NoResult."""
+    """How late the ticks of the event loop were. Raises NoResult."""
     cores = sorted(os.sched_getaffinity(0))
     sent = list(requests(connections))
     acknowledged = 0
@@ -49,13 +49,13 @@ def herd(connections: int, rounds: int) -> dict[str, object]:
                 opened.close()
             time.sleep(BETWEEN_S)
         samples = collector.metrics()
-        beats = {
+        ticks = {
             f"late_over_{milliseconds}_ms": samples[LAST] - samples[bucket(milliseconds)]
             for milliseconds in (5, 10, 20, 50)
         }
         lag = event_loop_lag(collector)
         collector.finish(acknowledged)
-    return {"connections": connections, "rounds": rounds, "acknowledged": acknowledged, **beats, **(lag or {})}
+    return {"connections": connections, "rounds": rounds, "acknowledged": acknowledged, **ticks, **(lag or {})}
 
 
 @contextmanager

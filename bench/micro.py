@@ -139,7 +139,7 @@ async def _micro() -> list[Result]:
 
     stages: list[tuple[str, str, Callable[[], None]]] = [
         ("http", "aiohttp's parser: head and body of a request", http),
-        ("head", "the head of an ordinary request, by its lines", head_read),
+        ("head", "the head of a request of the fast path, by its lines", head_read),
         ("client_ip", "the client's address, behind a trusted proxy", client_ip),
         ("rate_limit", "a token of the client's bucket", rate_limit),
         ("gate", "tracking, localhost, origin, address", gate),

@@ -4,7 +4,7 @@ A closed loop sends nothing while it waits, so a stall of a second costs it one 
 the requests that were due meanwhile wait too, and each of them is counted with its wait (no coordinated omission).
 
 A process of its own (`python -m bench.openloop`), one thread, plain sockets and epoll: some 10 us a request, the
-kernel's part included. Each connection has one request under way, as browsers and proxies do. What the generator itself
+kernel's part included. Each connection has one request in flight, as browsers and proxies do. What the generator itself
 is late by is part of every latency, and told apart as `late_ms`.
 """
 
@@ -69,7 +69,7 @@ def quantiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 class Connections:
-    """So many connections to one server, each with at most one request under way."""
+    """So many connections to one server, each with at most one request in flight."""
 
     def __init__(self, host: str, port: int, count: int) -> None:
         self._address = (host, port)

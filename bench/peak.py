@@ -107,9 +107,9 @@ def commits(collector: Collector) -> Result | None:
 
 
 def lag_of(buckets: dict[float, float]) -> Result:
-    """The same of buckets; `late_over_20_ms` counts beats."""
+    """The same of buckets; `late_over_20_ms` counts ticks."""
     count, over, at_most = beyond(buckets, 0.02)
-    return {"beats": count, "late_over_20_ms": over, "at_most_ms": at_most}
+    return {"ticks": count, "late_over_20_ms": over, "at_most_ms": at_most}
 
 
 def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, float, float | None]:

@@ -129,7 +129,7 @@ def _half(runs: Sequence[Result], where: str) -> str:
                 ", ".join(f"{p99:.1f}" for p99 in p99s),
                 f"{sum(run['flushes'] for run in of):.0f}",
                 _share(of, "commits", "over_30_ms", "count"),
-                _share(of, "event_loop_lag", "late_over_20_ms", "beats"),
+                _share(of, "event_loop_lag", "late_over_20_ms", "ticks"),
             ]
         )
     head = ["", "CPU us/event", "p50 ms", "p99 ms, median", "of each run", "flushes"]
@@ -259,8 +259,8 @@ def _bold(text: str, yes: bool) -> str:
 
 
 def _lag(run: Result) -> str:
-    """Beats of the event loop that came more than 20 ms late, as the collector counts them."""
-    return _share([run], "event_loop_lag", "late_over_20_ms", "beats")
+    """Ticks of the event loop that came more than 20 ms late, as the collector counts them."""
+    return _share([run], "event_loop_lag", "late_over_20_ms", "ticks")
 
 
 def _share(runs: Sequence[Result], what: str, part: str, total: str) -> str:

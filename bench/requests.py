@@ -44,7 +44,7 @@ def requests(count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> 
     source = random.Random(f"requests {seed}")
     agents = [_browser(source) for _ in range(USER_AGENTS)]
     clients = [_client(source, *source.choice(agents)) for _ in range(min(CLIENTS, max(count, 1)))]
-    # Every site has traffic; beyond that a few have most of it, as everywhere.
+    # Every site has requests; beyond that a few have most of it, as everywhere.
     weights = [1 / (number + 1) for number in range(sites)] if sites > 1 else [1.0]
     popular = source.choices(range(sites), weights, k=count)
     for number, body in enumerate(bodies(count, seed, size_bytes)):

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.stall import beating, milliseconds
+from bench.stall import milliseconds, ticking
 from collector.events import Reason
 from collector.metrics import Metrics
 
@@ -18,8 +18,8 @@ async def measure(sites: int) -> tuple[str, ...]:
     for number in range(sites):
         for reason in Reason:
             metrics.of_site(f"site-{number}").count_dropped(reason)
-    async with beating() as (heart, idle):
-        with heart.counting() as scraping:
+    async with ticking() as (ticker, idle):
+        with ticker.counting() as scraping:
             started = time.perf_counter()
             render = metrics.snapshot({f"site-{number}": 1 for number in range(sites)}, {})
             page = await asyncio.to_thread(render)

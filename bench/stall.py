@@ -1,7 +1,7 @@
 """How long a flush holds the event loop, and what it costs: `python -m bench.stall [--rows N] [--quick]`.
 
-A heartbeat of 1 ms runs in the loop while the flush thread writes; what it is late by is a stall. The same heartbeat
-with nothing going on is printed beside it: a noisy machine is late by itself.
+A ticker of 1 ms runs in the loop while the flush thread writes; what a tick is late by is a stall. The same ticker with
+nothing going on is printed beside it: a noisy machine is late by itself.
 """
 
 import argparse
@@ -40,7 +40,7 @@ ARRIVAL = arrive(
     IPv4Address("192.0.2.1"), "https://www.example.com", None, "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
 )
 NOON_US = 1_780_000_000_000_000
-HEARTBEAT_S = 0.001
+TICK_S = 0.001
 # Sites, whether parts are by site, and whether the events are read back from the segment's file, as after a crash.
 SCENARIOS = (
     (1, True, False),
@@ -53,39 +53,39 @@ SCENARIOS = (
 )
 
 
-class Heart:
-    """Beats in the event loop, and notes how late each heartbeat was, in seconds."""
+class Ticker:
+    """Ticks in the event loop, and records how late each tick was, in seconds."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
 
     async def run(self) -> None:
         while True:
-            due = time.perf_counter() + HEARTBEAT_S
-            await asyncio.sleep(HEARTBEAT_S)
+            due = time.perf_counter() + TICK_S
+            await asyncio.sleep(TICK_S)
             self.late.append(time.perf_counter() - due)
 
     @contextmanager
     def counting(self) -> Iterator[list[float]]:
-        """The beats of this while; sorted at its end."""
+        """The lags recorded in this block; sorted at its end."""
         self.late = []
         yield self.late
         self.late.sort()
 
 
 @asynccontextmanager
-async def beating() -> AsyncIterator[tuple[Heart, list[float]]]:
-    """A heart that beats, and how late it was in a second in which nothing else happened."""
+async def ticking() -> AsyncIterator[tuple[Ticker, list[float]]]:
+    """A running ticker, and its lags in a second in which nothing else happened."""
     sys.setswitchinterval(GIL_SWITCH_S)  # this and what follows as the worker does
     settle_memory_pool()
     gc.collect()
     gc.freeze()
-    heart = Heart()
-    task = asyncio.create_task(heart.run())
-    with heart.counting() as idle:
+    ticker = Ticker()
+    task = asyncio.create_task(ticker.run())
+    with ticker.counting() as idle:
         await asyncio.sleep(1)
     try:
-        yield heart, idle
+        yield ticker, idle
     finally:
         task.cancel()
 
@@ -113,8 +113,8 @@ async def measure(sites: int, rows: int, *, by_site: bool, from_file: bool, data
     events = sample_events(rows, sites)
     while some := list(islice(events, 1_000)):
         assert all(await asyncio.gather(*(journal.append(event) for event in some)))
-    async with beating() as (heart, idle):
-        with heart.counting() as flushing:
+    async with ticking() as (ticker, idle):
+        with ticker.counting() as flushing:
             started, cpu = time.perf_counter(), time.process_time()
             await journal.seal()
             if from_file:

@@ -17,7 +17,7 @@ from bench.server import NoResult
 from bench.subject import Setup
 from bench.sustained import sustained
 
-# A request that is due must not wait for a connection: 40,000 a second that take 5 ms each are 200 under way.
+# A request that is due must not wait for a connection: 40,000 a second that take 5 ms each are 200 in flight.
 SUSTAINED_CONNECTIONS = 256
 
 

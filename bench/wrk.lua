@@ -2,7 +2,7 @@
 --
 -- Arguments: the file (bench/requests.py writes it), the seconds, and where to begin in the file.
 --
--- After its time a connection sends nothing more, and wrk waits for the answers that are under way: without that the
+-- After its time a connection sends nothing more, and wrk waits for the answers in flight: without that the
 -- last requests would be stored and never counted. So `done` knows exactly how many were answered.
 
 local ffi = require("ffi")

@@ -1,4 +1,4 @@
-"""What people would use instead: each a process with one worker, in its best ordinary form.
+"""What people would use instead: each a process with one worker, in its best usual form.
 
 | rival | checks | stores |
 |---|---|---|

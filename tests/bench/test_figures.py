@@ -83,7 +83,7 @@ def test_memory_that_goes_up_and_down_does_not_grow() -> None:
 
 def test_lag_is_read_from_cumulative_buckets() -> None:
     lag = lag_of({0.005: 90, 0.02: 97, 0.05: 100, float("inf"): 100})
-    assert {"beats": 100, "late_over_20_ms": 3, "at_most_ms": 50} == lag
+    assert {"ticks": 100, "late_over_20_ms": 3, "at_most_ms": 50} == lag
     assert (100, 0, None) == beyond({0.005: 90, float("inf"): 100}, 0.02), "nobody knows of those"
 
 

@@ -47,7 +47,7 @@ LOAD = {
     "part_bytes_per_event": 31.0,
     "flushes": 2.0,
     "commits": {"count": 3000.0, "over_30_ms": 1.0, "at_most_ms": 100.0},
-    "event_loop_lag": {"beats": 5000, "late_over_20_ms": 3, "at_most_ms": 50},
+    "event_loop_lag": {"ticks": 5000, "late_over_20_ms": 3, "at_most_ms": 50},
     "broken": [],
 }
 RESULTS: dict[str, list[dict[str, Any]]] = {
