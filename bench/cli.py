@@ -16,6 +16,7 @@ from bench.compare import compare
 from bench.growth import AXES, growth
 from bench.half import half
 from bench.micro import micro
+from bench.pairs import fast_path, versus
 from bench.peak import Shape, peak
 from bench.recovery import recovery
 from bench.report import PAGE, write
@@ -84,6 +85,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     command.set_defaults(seconds=20)
+    command = scenario(
+        "fast-path",
+        "closed loop with server.fast_path and without, in pairs",
+        lambda arguments: fast_path(setup_of(arguments), shape_of(arguments), arguments.pairs),
+    )
+    command.add_argument("--pairs", type=int, default=5, help="default: %(default)s")
+    command = scenario(
+        "versus",
+        "two checkouts in pairs, each with the Python of its .venv, or else --python",
+        lambda arguments: versus(
+            setup_of(arguments), shape_of(arguments), arguments.checkouts, arguments.pairs, arguments.rate
+        ),
+    )
+    command.add_argument("checkouts", type=Path, nargs=2, metavar="CHECKOUT", help="a folder")
+    command.add_argument("--pairs", type=int, default=6, help="default: %(default)s")
+    command.add_argument("--rate", type=float, help="requests a second, in the open loop; default: the closed loop")
     command = scenario(
         "growth",
         "by sites, size, connections, durability, workers",
@@ -195,5 +212,11 @@ def show(runs: Sequence[Result]) -> None:
     for run in runs:
         for name, value in run.items():
             if value is not None and not (isinstance(value, list) and len(value) > 8):
-                console.print(f"{name:>26}  {value:,.1f}" if isinstance(value, float) else f"{name:>26}  {value}")
+                console.print(f"{name:>26}  {_figure(value)}")
         console.print()
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_figure, value))
+    return f"{value:,.{2 if abs(value) < 10 else 1}f}" if isinstance(value, float) else str(value)

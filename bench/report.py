@@ -13,7 +13,7 @@ from bench.results import FOLDER, Result
 
 TEMPLATE = Path(__file__).with_name("README.template.md")
 PAGE = Path(__file__).with_name("README.md")
-SCENARIOS = ("peak", "sustained", "half", "compare", "growth", "recovery", "micro")
+SCENARIOS = ("peak", "sustained", "half", "compare", "fast-path", "growth", "recovery", "micro")
 
 
 def render(results: Path = FOLDER, page: Path = PAGE) -> str:
@@ -151,7 +151,7 @@ def _compare(runs: Sequence[Result], where: str) -> str:
             [
                 middle["title"],
                 f"**{middle['cpu_us_per_event']:.1f}**",
-                _ratio(ours) if ours else "",
+                _ratio(ours, "cpu_ratio") if ours else "",
                 _millions(middle["per_minute"]),
                 f"{middle['p99_ms']:.1f}",
                 f"{middle['rss_peak_mb']:.0f}",
@@ -160,6 +160,16 @@ def _compare(runs: Sequence[Result], where: str) -> str:
     skipped = "".join(f"\n\n{run['title']} was left out: {run['why']}." for run in runs if run["kind"] == "skipped")
     head = ["", "CPU us/event", "the collector takes, times", "requests/min", "p99 ms", "RSS MB"]
     return f"{table(head, rows)}{skipped}\n\n![CPU time per event]({where}/compare.svg)"
+
+
+def _fast_path(runs: Sequence[Result], where: str) -> str:
+    ratios = [run for run in runs if run["kind"] == "ratio"]
+    rows = []
+    for side, name in enumerate(ratios[0]["name"].split(" / ")):
+        medians = (_bold(f"{run['medians'][side]:.1f}", run["figure"] == "cpu_us_per_event") for run in ratios)
+        rows.append([name, *medians, _millions(median(run["per_minute"] for run in runs if run["name"] == name))])
+    rows.append(["ratio, median of the pairs", *(_ratio(run, "ratio") for run in ratios), ""])
+    return table(["", "CPU us/event", "p50 ms", "p99 ms", "requests/min"], rows)
 
 
 _AXES = {
@@ -239,15 +249,16 @@ _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
     "sustained": _sustained,
     "half": _half,
     "compare": _compare,
+    "fast-path": _fast_path,
     "growth": _growth,
     "recovery": _recovery,
     "micro": _micro,
 }
 
 
-def _ratio(run: Result) -> str:
+def _ratio(run: Result, name: str) -> str:
     spread = f" ({run['lowest']:.2f} to {run['highest']:.2f})" if run["lowest"] < run["highest"] else ""
-    return f"{run['cpu_ratio']:.2f}{spread}"
+    return f"{run[name]:.2f}{spread}"
 
 
 def _millions(per_minute: float) -> str:

@@ -29,9 +29,9 @@ def pinned(command: Sequence[str], cores: str | None) -> list[str]:
     return list(command) if cores is None else ["taskset", "-c", cores, *command]
 
 
-def environment() -> dict[str, str]:
-    """This one, with the collector of this clone, whatever interpreter runs it."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """This one, with the collector of that checkout, whatever interpreter runs it."""
+    return os.environ | {"PYTHONPATH": str(root)}
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.requests import site_name
-from bench.server import POLL_S, READY_S, NoResult, Server, environment, pinned, started
+from bench.server import POLL_S, READY_S, ROOT, NoResult, Server, environment, pinned, started
 
 LISTENING = re.compile(r"listening on (http://\S+)\s")
 ADMIN = re.compile(r"admin on (http://\S+)\s")
@@ -36,6 +36,7 @@ class Setup:
     settings: Settings = field(default_factory=dict)
     python: str = sys.executable
     cores: str | None = None
+    root: Path = ROOT
 
 
 @dataclass(slots=True)
@@ -79,7 +80,9 @@ class Collector:
             return 0.0
         began = time.perf_counter()
         with started(
-            command(self.setup, "recover", "--config", "collector.toml"), self.folder, env=environment()
+            command(self.setup, "recover", "--config", "collector.toml"),
+            self.folder,
+            env=environment(self.setup.root),
         ) as server:
             _, status, usage = os.wait4(server.pid, 0)
             server.popen.returncode = os.waitstatus_to_exitcode(status)
@@ -157,7 +160,8 @@ def command(setup: Setup, *arguments: str) -> list[str]:
 def collecting(folder: Path, setup: Setup) -> Iterator[Collector]:
     """A collector that is ready. Raises NoResult where it does not start."""
     config_file = configure(folder, setup)
-    with started(command(setup, "serve", "--config", str(config_file)), folder, env=environment()) as server:
+    serve = command(setup, "serve", "--config", str(config_file))
+    with started(serve, folder, env=environment(setup.root)) as server:
         until = time.monotonic() + READY_S
         while True:
             log = server.log.read_text()

@@ -10,6 +10,7 @@ from bench.compare import compare
 from bench.growth import AXES, growth
 from bench.half import half
 from bench.micro import micro
+from bench.pairs import fast_path
 from bench.peak import Shape, peak
 from bench.recovery import recovery
 from bench.results import Result, save
@@ -29,6 +30,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
             "peak": lambda: [peak(setup, replace(shape, seconds=5))],
             "compare": lambda: compare(setup, replace(shape, seconds=4), rounds=1),
             "sustained": lambda: sustained(setup, replace(open_loop, seconds=15), trial_s=4),
+            "fast-path": lambda: fast_path(setup, replace(shape, seconds=4), pairs=1),
             "growth": lambda: growth(setup, replace(shape, seconds=5), ["sites"], [1, 100], longest_s=5),
             "micro": lambda: micro(setup.python),
         }
@@ -37,6 +39,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
         "compare": lambda: compare(setup, replace(shape, seconds=10), rounds=5),
         "sustained": lambda: sustained(setup, replace(open_loop, seconds=60)),
         "half": lambda: half(setup, replace(shape, seconds=20), rounds=5),
+        "fast-path": lambda: fast_path(setup, replace(shape, seconds=10), pairs=7),
         "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
         "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
         "micro": lambda: micro(setup.python),

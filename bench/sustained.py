@@ -85,6 +85,7 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
         "cpu_us_per_event": (server.cpu_s() - before) / max(1, run.acknowledged) * 1e6,
         "serving_cpu_us_per_event": serving_s / max(1, run.acknowledged) * 1e6,
         "quantiles_ms": run.quantiles,
+        "p50_ms": run.quantiles["p50"],
         "p99_ms": run.p99_ms,
         "p99_each_second_ms": run.p99_each_second,
         "generator_late_ms": run.late_ms,

@@ -60,6 +60,15 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
         LOAD | {"kind": "run", "name": "fastify", "title": "Fastify, ajv", "round": 0, "cpu_us_per_event": 22.2},
         {"kind": "ratio", "name": "fastify", "cpu_ratio": 1.05, "lowest": 1.01, "highest": 1.09},
     ],
+    "fast-path": [
+        LOAD | {"kind": "run", "name": "true", "round": 0},
+        LOAD | {"kind": "run", "name": "false", "round": 0, "per_minute": 600_000.0},
+        *(
+            {"kind": "ratio", "name": "true / false", "figure": figure, "ratio": 0.55, "lowest": 0.51, "highest": 0.6}
+            | {"medians": [23.4, 42.3]}
+            for figure in ("cpu_us_per_event", "p50_ms", "p99_ms")
+        ),
+    ],
     "growth": [
         LOAD | {"axis": "sites", "value": 1_000, "partition_by": "date"},
         {"axis": "sites", "value": 10_000, "partition_by": "date", "no_result": "lost"},
@@ -89,6 +98,8 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
         "| 1 site | 23.4 | 1.0 | **9.0** | 7.0, 9.0, 50.0 | 6 | 3 of 9,000 | 9 of 15,000 |",
         "| Fastify, ajv | **22.2** | 1.05 (1.01 to 1.09) |",
         "Fluent Bit was left out: fluent-bit is missing: get it.",
+        "| false | **42.3** | 42.3 | 42.3 | 600,000 |",
+        "| ratio, median of the pairs | 0.55 (0.51 to 0.60) |",
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
         "| parse | 2.50 | ujson |",

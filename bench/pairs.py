@@ -1,0 +1,79 @@
+"""Pairs: two ways to run the collector, in turn in one run, on the same cores.
+
+A ratio compares the two runs of one pair, which are within a minute of each other. The result is the median over the
+pairs, with the extremes. Every other pair begins with the second of the two, so that neither always comes later.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from bench.growth import with_settings
+from bench.peak import Shape, peak
+from bench.results import Result
+from bench.subject import Setup
+from bench.sustained import paced
+
+FIGURES = ("cpu_us_per_event", "p50_ms", "p99_ms")
+
+Measure = Callable[[Setup, Shape], Result]
+
+
+def fast_path(setup: Setup, shape: Shape, pairs: int) -> list[Result]:
+    """What `server.fast_path` is worth, in the closed loop."""
+    sides = {
+        f"fast_path = {name}": with_settings(setup, "server", fast_path=name == "true") for name in ("true", "false")
+    }
+    return in_pairs(sides, peak, shape, pairs)
+
+
+def versus(setup: Setup, shape: Shape, checkouts: Sequence[Path], pairs: int, rate: float | None) -> list[Result]:
+    """Two checkouts of the collector, in the closed loop, or at one rate in the open loop."""
+
+    def at_rate(setup: Setup, shape: Shape) -> Result:
+        return paced(setup, shape, rate) if rate else peak(setup, shape)
+
+    return in_pairs({str(root): of_checkout(setup, root) for root in checkouts}, at_rate, shape, pairs)
+
+
+def of_checkout(setup: Setup, root: Path) -> Setup:
+    """The same with the collector of another checkout, and the Python of its `.venv` if it has one."""
+    root = root.resolve()
+    python = root / ".venv" / "bin" / "python"
+    return replace(setup, root=root, python=str(python) if python.exists() else setup.python)
+
+
+def in_pairs(sides: dict[str, Setup], measure: Measure, shape: Shape, pairs: int) -> list[Result]:
+    """Every run, and the ratios of the first of two sides to the second."""
+    console = Console(stderr=True, highlight=False)
+    runs: list[Result] = []
+    for number in range(pairs):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            run = measure(sides[name], replace(shape, labels={"kind": "run", "name": name, "round": number}))
+            runs.append(run)
+            console.print(f"{name}: {', '.join(f'{figure} {run[figure]:.1f}' for figure in FIGURES)}")
+    return [*runs, *ratios(runs, *sides)]
+
+
+def ratios(runs: Sequence[Result], first: str, second: str) -> list[Result]:
+    """For every figure the ratio of the first to the second, pair by pair, and the medians of both."""
+    found = []
+    for figure in FIGURES:
+        of = {(run["name"], run["round"]): run[figure] for run in runs}
+        pairs = [(of[first, number], of[second, number]) for number in sorted({number for _, number in of})]
+        each = [ours / theirs for ours, theirs in pairs]
+        found.append(
+            {
+                "kind": "ratio",
+                "name": f"{first} / {second}",
+                "figure": figure,
+                "ratio": median(each),
+                "lowest": min(each),
+                "highest": max(each),
+                "medians": [median(side) for side in zip(*pairs, strict=True)],
+            }
+        )
+    return found

@@ -1,0 +1,67 @@
+"""Two ways to run the collector, in turn."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.pairs import FIGURES, fast_path, in_pairs, versus
+from bench.peak import Shape
+from bench.results import Result
+from bench.server import NoResult
+from bench.subject import Setup
+
+SIDES = {"old": Setup(sites=1), "new": Setup(sites=2)}
+
+
+def figures(cpu_us: float) -> Result:
+    return dict.fromkeys(FIGURES, cpu_us)
+
+
+def test_every_other_pair_begins_with_the_other_side() -> None:
+    runs = in_pairs(SIDES, lambda setup, shape: shape.labels | figures(1.0), Shape(), pairs=3)
+    assert ["old", "new", "new", "old", "old", "new"] == [run["name"] for run in runs if run["kind"] == "run"]
+
+
+def test_ratio_is_the_median_of_the_pairs_and_not_of_the_runs() -> None:
+    """The machine is slower in the second pair, and five times as slow in the third."""
+    taken = {1: iter((10.0, 30.0, 50.0)), 2: iter((20.0, 40.0, 500.0))}
+    runs = in_pairs(SIDES, lambda setup, shape: shape.labels | figures(next(taken[setup.sites])), Shape(), pairs=3)
+    cpu, *_ = (run for run in runs if run["kind"] == "ratio")
+    assert ("old / new", "cpu_us_per_event") == (cpu["name"], cpu["figure"])
+    assert (0.5, 0.1, 0.75) == (cpu["ratio"], cpu["lowest"], cpu["highest"])
+    assert [30.0, 40.0] == cpu["medians"]
+
+
+def test_fast_path_is_measured_on_and_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def peak(setup: Setup, shape: Shape) -> Result:
+        seen.append((shape.labels["name"], setup.settings["server"]["fast_path"]))
+        return shape.labels | figures(1.0)
+
+    monkeypatch.setattr("bench.pairs.peak", peak)
+    fast_path(Setup(), Shape(), pairs=1)
+    assert [("fast_path = true", True), ("fast_path = false", False)] == seen
+
+
+def checkout(root: Path, words: str) -> Path:
+    """A checkout whose collector only says something."""
+    (root / "collector").mkdir(parents=True)
+    (root / "collector" / "__main__.py").write_text(f"raise SystemExit({words!r})")
+    return root
+
+
+def test_collector_of_each_checkout_is_the_one_that_runs(tmp_path: Path) -> None:
+    roots = [checkout(tmp_path / words, f"this is {words}") for words in ("old", "new")]
+    for pair in (roots, roots[::-1]):
+        with pytest.raises(NoResult, match=f"this is {pair[0].name}"):
+            versus(Setup(), Shape(requests=10), pair, pairs=1, rate=10)
+
+
+def test_checkout_with_a_venv_brings_its_python(tmp_path: Path) -> None:
+    python = checkout(tmp_path, "not run") / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho the python of its venv\n")
+    python.chmod(0o755)
+    with pytest.raises(NoResult, match="the python of its venv"):
+        versus(Setup(), Shape(requests=10), [tmp_path, tmp_path], pairs=1, rate=10)
