@@ -10,8 +10,8 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 MAX_ALIKE = 20
 MAX_KINDS = 100
@@ -19,16 +19,14 @@ PERIOD_S = 10.0
 
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _KIND_CHARACTERS = 200
-_OTHERS = ("", "")
+
+Kind = tuple[str, str]
+"""The logger, and the first line of the text without its numbers."""
+
+_OTHERS: Kind = ("", "")
 
 Later = Callable[[float, Callable[[], None]], None]
 """Call that in so many seconds, once."""
-
-
-@dataclass(slots=True)
-class _Kind:
-    seen: int = 0
-    latest: logging.LogRecord | None = None
 
 
 class RateLimitFilter(logging.Filter):
@@ -46,53 +44,44 @@ class RateLimitFilter(logging.Filter):
         self._later = later or _in_a_thread
         self._lock = threading.Lock()  # a flush and a timer log beside the event loop
         self._ends_s = 0.0
-        self._kinds: dict[tuple[str, str], _Kind] = {}
+        self._seen: Counter[Kind] = Counter()
+        self._left_out: dict[Kind, logging.LogRecord] = {}  # the latest of each kind
 
     def filter(self, record: logging.LogRecord) -> bool:
         if hasattr(record, "left_out"):
             return True  # a count of ours
-        now_s, counts = self._now_s(), []
+        now_s = self._now_s()
         with self._lock:
-            if now_s >= self._ends_s:  # nobody has ended it where nothing was left out
-                counts = self._end()
+            if now_s >= self._ends_s and not self._left_out:  # else the timer ends the period
+                self._seen.clear()
                 self._ends_s = now_s + PERIOD_S
             kind = self._kind(record)
-            kind.seen += 1
-            passes = kind.seen <= MAX_ALIKE
-            if not passes:
-                if not any(other.latest for other in self._kinds.values()):
-                    self._later(self._ends_s - now_s, self.report)
-                kind.latest = record
-        self._report(counts)
-        return passes
+            self._seen[kind] += 1
+            if self._seen[kind] <= MAX_ALIKE:
+                return True
+            if not self._left_out:
+                self._later(self._ends_s - now_s, self.report)
+            self._left_out[kind] = record
+            return False
 
     def report(self) -> None:
         """End the period, and report what was left out in it."""
         with self._lock:
-            counts = self._end()
-        self._report(counts)
-
-    def _kind(self, record: logging.LogRecord) -> _Kind:
-        text = str(record.msg)[:_KIND_CHARACTERS].partition("\n")[0]
-        name = (record.name, _NUMBERS.sub("#", text))
-        if name not in self._kinds and len(self._kinds) >= MAX_KINDS:
-            name = _OTHERS
-        return self._kinds.setdefault(name, _Kind())
-
-    def _end(self) -> list[_Kind]:
-        ended, self._kinds, self._ends_s = self._kinds, {}, 0.0
-        return [kind for kind in ended.values() if kind.latest]
-
-    def _report(self, counts: list[_Kind]) -> None:
-        for kind in counts:
-            latest, left_out = kind.latest, kind.seen - MAX_ALIKE
-            assert latest is not None
-            message = f"{left_out} more like this in {PERIOD_S:g} s: {latest.getMessage()}"
-            count = logging.LogRecord(
+            seen, left_out = self._seen, self._left_out
+            self._seen, self._left_out, self._ends_s = Counter(), {}, 0.0
+        for kind, latest in left_out.items():
+            count = seen[kind] - MAX_ALIKE
+            message = f"{count} more like this in {PERIOD_S:g} s: {latest.getMessage()}"
+            record = logging.LogRecord(
                 latest.name, latest.levelno, latest.pathname, latest.lineno, message, None, None, latest.funcName
             )
-            count.left_out = left_out
-            self._emit(count)
+            record.left_out = count
+            self._emit(record)
+
+    def _kind(self, record: logging.LogRecord) -> Kind:
+        text = str(record.msg)[:_KIND_CHARACTERS].partition("\n")[0]
+        kind = (record.name, _NUMBERS.sub("#", text))
+        return kind if kind in self._seen or len(self._seen) < MAX_KINDS else _OTHERS
 
 
 def _in_a_thread(seconds: float, function: Callable[[], None]) -> None:

@@ -40,6 +40,7 @@ def limited() -> Limited:
 def test_records_that_are_left_out_are_counted_when_their_period_is_over(limited: Limited) -> None:
     passed = [limited.log("from %s", number) for number in range(100)]
     assert [True] * MAX_ALIKE + [False] * (100 - MAX_ALIKE) == passed
+    assert 1 == len(limited.timers)
     limited.advance(PERIOD_S - 1)
     assert [] == limited.said
     limited.advance(1)
@@ -54,6 +55,15 @@ def test_records_that_keep_coming_are_counted_once_a_period(limited: Limited) ->
         passed += sum(limited.log("from %s", number) for number in range(30))
         limited.advance(1)
     assert (10 * MAX_ALIKE, 10) == (passed, len(limited.said))
+
+
+def test_record_that_comes_before_a_late_timer_loses_no_count(limited: Limited) -> None:
+    for number in range(100):
+        limited.log("from %s", number)
+    limited.now_s += PERIOD_S + 1
+    limited.log("from %s", 100)
+    limited.advance(0)
+    assert [f"{101 - MAX_ALIKE} more like this in {PERIOD_S:g} s: from 100"] == limited.said
 
 
 def test_nothing_is_said_and_no_timer_set_where_nothing_is_left_out(limited: Limited) -> None:
@@ -84,10 +94,10 @@ def test_kinds_without_number_have_a_bound(limited: Limited) -> None:
     letters = str.maketrans("0123456789", "abcdefghij")
     passed = [limited.log(f"kind {number}".translate(letters)) for number in range(10 * MAX_KINDS)]
     assert MAX_KINDS + MAX_ALIKE == sum(passed)
-    assert len(limited.filter._kinds) <= MAX_KINDS + 1
+    assert len(limited.filter._seen) <= MAX_KINDS + 1
     limited.advance(PERIOD_S)
     assert 1 == len(limited.said)
-    assert {} == limited.filter._kinds
+    assert not limited.filter._seen
 
 
 def test_count_passes_the_filter_it_is_from() -> None:
