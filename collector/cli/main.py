@@ -25,7 +25,7 @@ COMMANDS = {
     "inspect": "what is in a data_dir, a segment or a part: rows, times, sizes, health",
     "recover": "turn left-over segments into parts without serving",
     "expire": "drop the parts of days that are over; also while a collector serves",
-    "doctor": "whether this machine would hold a collector, and how much of one",
+    "doctor": "check that this machine can run the collector",
     "install": "put this program and its systemd units in their places",
     "schema": "the contract, or the columns that readers get",
 }

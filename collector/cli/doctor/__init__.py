@@ -1,9 +1,9 @@
-"""`collector doctor`: would this machine hold a collector, and how much of one?
+"""`collector doctor`: checks that this machine can run the collector.
 
-machine.py   looks things up
-speed.py     measures: the disk's syncs, the CPU of an event
-checks.py    the checks, each from what was found to findings
-verdict.py   says in words what durability and rate the machine holds
+machine.py   looks things up, and judges nothing
+disk.py      measures how long the disk takes to sync
+checks.py    judges what was found, each check from values to findings
+verdict.py   says what the durability survives, and how long answers take
 command.py   all of it, from the configuration file to the exit code
 """
 

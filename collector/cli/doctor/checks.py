@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 from rich.filesize import decimal
 
+from collector.cli.doctor.disk import DiskSpeed
 from collector.cli.doctor.machine import Machine, Port
-from collector.cli.doctor.speed import CpuSpeed, DiskSpeed
 from collector.clock import SECONDS_PER_DAY
 from collector.config import Config
 from collector.daemon.resources import ACCEPTED_TOGETHER, BACKLOG, MAX_CONNECTIONS, OTHER_DESCRIPTORS
@@ -19,6 +19,7 @@ from collector.journal.journal import MEMORY_SEGMENTS
 
 # Beside its events a worker takes 70 MB, idle, and 80 for 10,000 connections.
 WORKER_BYTES = 150_000_000
+BYTES_PER_EVENT = 75  # of Parquet, where no part tells (bench/README.md, "Peak")
 LONG_ENOUGH_DAYS = 14
 SLOW_COMMIT_S = 0.1
 CLOCK_BACK_S = 120.0
@@ -52,7 +53,6 @@ class Examined:
     config: Config
     machine: Machine
     disk: DiskSpeed
-    cpu: CpuSpeed
     rate: float  # events a second that the disk should last for
 
 
@@ -101,12 +101,12 @@ def space(found: Examined) -> Iterator[Finding]:
     """Free bytes and inodes, and how long they last."""
     folder, storage, name = found.machine.folder, found.config.storage, "disk space"
     room = folder.free_bytes - storage.min_free_bytes
-    event_bytes = found.machine.kept.bytes_per_event or found.cpu.part_bytes
+    event_bytes = found.machine.kept.bytes_per_event or BYTES_PER_EVENT
     days = room / (found.rate * event_bytes * SECONDS_PER_DAY)
     free = f"{decimal(folder.free_bytes)} are free"
     lasts = (
         f"for {days:,.0f} days of {found.rate:g} events a second, at {event_bytes:.0f} bytes of Parquet an event "
-        + ("as in the newest parts" if found.machine.kept.bytes_per_event else "as in a measured sample")
+        + ("as in the newest parts" if found.machine.kept.bytes_per_event else "as in the benchmarks")
     )
     if room <= 0:
         words = f"{free}, less than storage.min_free_bytes ({decimal(storage.min_free_bytes)}): every event is refused"

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from collector.cli.config_argument import add_config_argument
 from collector.cli.doctor.checks import Examined, Finding, Grade, examine
+from collector.cli.doctor.disk import measure_disk
 from collector.cli.doctor.machine import look_at
-from collector.cli.doctor.speed import measure_cpu, measure_disk
 from collector.cli.doctor.verdict import verdict
 from collector.config_file import load
 from collector.daemon.layout import check_layout
@@ -52,11 +52,10 @@ def run(arguments: Namespace) -> int:
     if not console.is_terminal:
         console.width = WIDTH_OF_FILES
     waiting = Console(stderr=True)
-    with waiting.status("looking at the machine, and measuring it for some seconds"):  # nothing where no terminal is
+    with waiting.status("looking at the machine, and measuring its disk for some seconds"):  # only on a terminal
         machine = look_at(config)
         disk = measure_disk(machine.folder)
-        cpu = measure_cpu(config)
-    found = Examined(config=config, machine=machine, disk=disk, cpu=cpu, rate=arguments.rate)
+    found = Examined(config=config, machine=machine, disk=disk, rate=arguments.rate)
     findings = examine(found)
     console.print(_table(findings))
     for line in verdict(found):

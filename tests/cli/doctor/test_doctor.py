@@ -1,4 +1,4 @@
-"""The doctor: each check on values handed in, what is looked up on files made for it, and the verdict's numbers."""
+"""The doctor: each check on values handed in, what is looked up on files made for it, and the verdict."""
 
 import fcntl
 import os
@@ -11,6 +11,7 @@ import pytest
 
 from collector.cli.doctor import machine as looked_up
 from collector.cli.doctor.checks import CHECKS, Examined, Finding, Grade, examine, milliseconds
+from collector.cli.doctor.disk import DiskSpeed, measure_disk
 from collector.cli.doctor.machine import (
     Folder,
     Kept,
@@ -23,15 +24,7 @@ from collector.cli.doctor.machine import (
     look_into,
     version_of,
 )
-from collector.cli.doctor.speed import (
-    EVENTS,
-    CpuSpeed,
-    DiskSpeed,
-    measure_cpu,
-    measure_disk,
-    sample_request,
-)
-from collector.cli.doctor.verdict import WHOLE, disk_rate, verdict
+from collector.cli.doctor.verdict import verdict
 from collector.daemon.wiring import build_stages
 from tests.support import FakeClock, config, event, running
 
@@ -63,7 +56,6 @@ MACHINE = Machine(
     serving_version=None,
 )
 DISK = DiskSpeed(commit_s=(0.001,) * 98 + (0.004, 0.009), bytes_per_s=100e6)
-CPU = CpuSpeed(request_s=40e-6 / WHOLE, row_s=10e-6 / WHOLE, record_bytes=750, part_bytes=50)
 
 
 def examined(
@@ -81,7 +73,7 @@ def examined(
     )
     sections["server"] = {"trusted_proxies": ["10.0.0.1"]} | sections.get("server", {})
     sections["storage"] = {"min_free_bytes": GIB} | sections.get("storage", {})
-    return Examined(config=config(Path("/data"), **sections), machine=changed, disk=disk, cpu=CPU, rate=rate)
+    return Examined(config=config(Path("/data"), **sections), machine=changed, disk=disk, rate=rate)
 
 
 def findings(found: Examined) -> list[tuple[str, str]]:
@@ -162,12 +154,12 @@ def test_what_is_no_trouble_is_not_called_so(changes: dict[str, Any]) -> None:
 
 
 def test_space_is_told_in_days_at_the_rate_that_was_asked() -> None:
-    """By the size of an event in the parts that are there, else by a sample's."""
-    a_day = 100 * 86_400 * 40
-    kept = {"bytes_per_event": 40.0}
-    told = words(examined(folder={"free_bytes": GIB + 30 * a_day}, kept=kept), "disk space")
-    assert "for 30 days of 100 events a second, at 40 bytes" in told
-    assert "24 days" in words(examined(folder={"free_bytes": GIB + 30 * a_day}), "disk space")
+    """By the size of an event in the parts that are there, else in the benchmarks'."""
+    room = {"free_bytes": GIB + 30 * 100 * 86_400 * 40}
+    told = words(examined(folder=room, kept={"bytes_per_event": 40.0}), "disk space")
+    assert "for 30 days of 100 events a second, at 40 bytes of Parquet an event as in the newest parts" in told
+    told = words(examined(folder=room), "disk space")
+    assert "for 16 days of 100 events a second, at 75 bytes of Parquet an event as in the benchmarks" in told
 
 
 def test_every_check_says_something_or_nothing_at_all() -> None:
@@ -176,25 +168,10 @@ def test_every_check_says_something_or_nothing_at_all() -> None:
         assert all(isinstance(each, Finding) and each.words for each in check(examined()))
 
 
-def test_verdict_is_reckoned_from_what_was_measured() -> None:
-    text = "\n".join(verdict(examined(server={"workers": 2})))
+def test_verdict_tells_how_long_an_answer_takes() -> None:
+    text = "\n".join(verdict(examined()))
     assert "commits a group in 1.0 ms at the median and 9.0 ms at p99" in text
     assert "an answer takes about 3.0 ms, seldom more than 20 ms" in text
-    assert "about 20,000 events a second a core" in text
-    assert "reckon with 40,000 events a second for 2 workers, 2,400,000 a minute" in text
-
-
-def test_verdict_is_bound_by_the_slower_of_disk_and_cores() -> None:
-    slow = examined(server={"workers": 4}, disk=DiskSpeed(commit_s=(0.001,), bytes_per_s=8e6))
-    assert 10_000 == pytest.approx(disk_rate(slow))
-    assert "reckon with 10,000 events a second" in "\n".join(verdict(slow))
-    hanging = examined(disk=DiskSpeed(commit_s=(20.0,), bytes_per_s=1e9))
-    assert disk_rate(hanging) < 2_000
-    assert "reckon with 20,000" in "\n".join(verdict(examined(server={"workers": 1})))
-
-
-def test_more_workers_than_cores_hold_no_more() -> None:
-    assert "reckon with 80,000" in "\n".join(verdict(examined(server={"workers": 8})))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +189,13 @@ def test_verdict_says_what_the_durability_is_worth(durability: str, survives: st
 
 
 def test_verdict_needs_no_disk() -> None:
-    assert "reckon with" in "\n".join(verdict(examined(disk=DiskSpeed(error="hard links"))))
+    text = "\n".join(verdict(examined(disk=DiskSpeed(error="hard links"))))
+    assert "survives a power cut" in text
+    assert "an answer takes" not in text
+
+
+def test_verdict_names_the_command_that_measures_throughput() -> None:
+    assert "run `python -m bench peak`" in verdict(examined())[-1]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +211,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_disk_is_measured_and_nothing_is_left(tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.cli.doctor.speed.COMMITS", 3)
+    monkeypatch.setattr("collector.cli.doctor.disk.COMMITS", 3)
     speed = measure_disk(folder)
     assert (None, 3) == (speed.error, len(speed.commit_s))
     assert 0 < speed.commit_at(0.5) <= speed.commit_at(0.99)
@@ -241,8 +224,8 @@ def test_files_of_a_doctor_that_was_killed_are_swept_by_the_next_start(
 ) -> None:
     """They are in `staging/`, as soon as that is there."""
     (tmp_path / "staging").mkdir()
-    monkeypatch.setattr("collector.cli.doctor.speed.rmtree", lambda path, ignore_errors: None)
-    monkeypatch.setattr("collector.cli.doctor.speed.COMMITS", 1)
+    monkeypatch.setattr("collector.cli.doctor.disk.rmtree", lambda path, ignore_errors: None)
+    monkeypatch.setattr("collector.cli.doctor.disk.COMMITS", 1)
     measure_disk(folder)
     (left,) = (tmp_path / "staging").iterdir()
     assert list(left.iterdir())
@@ -261,19 +244,6 @@ def test_what_the_disk_cannot_do_is_named(
 
     monkeypatch.setattr(os, call, fail)
     assert what in (measure_disk(folder).error or "")
-
-
-def test_cpu_is_measured_on_requests_that_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the configuration would say to them, and without a file."""
-    monkeypatch.setattr("collector.cli.doctor.speed.CPU_S", 0.01)
-    strict = config(tmp_path, {"a": {"tracking": False}}, rate_limit={"burst": 1}, server={"max_body_bytes": 10})
-    speed = measure_cpu(strict)
-    assert speed.request_s > 0
-    assert speed.row_s > 0
-    assert 400 < speed.record_bytes < 1_500
-    assert 0 < speed.part_bytes < speed.record_bytes
-    assert [] == list(tmp_path.iterdir())
-    assert EVENTS == len({sample_request(number) for number in range(EVENTS)})
 
 
 def test_folder_that_is_missing_is_looked_at_where_it_would_be_made(tmp_path: Path) -> None:
