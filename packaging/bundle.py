@@ -36,6 +36,8 @@ UNUSED_LIBRARY = re.compile(
 UNUSED_PACKAGE = re.compile(
     # of rich only the progress bar is used, which imports neither highlighting nor Markdown
     r"(pip|setuptools|_distutils_hack|distutils-precedence|pygments|markdown_it|mdurl"
+    # of psutil other systems
+    r"|psutil/_ps(aix|bsd|osx|sunos|windows)"
     # of the time zones UTC
     r"|tzdata/zoneinfo/.+/__init__"
     # of pyarrow what it takes to write and read Parquet here: 88 of 170 MB

@@ -10,12 +10,13 @@ import os
 import resource
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pyarrow.parquet as pq
 
 from collector.config import Config
@@ -110,9 +111,9 @@ def look_at(config: Config) -> Machine:
 def memory_bytes() -> int | None:
     """What the machine has, or the least that a control group above us allows."""
     found = []
-    with suppress(OSError, ValueError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, IndexError):
+    with suppress(OSError):
+        found.append(psutil.virtual_memory().total)
+    with suppress(OSError, IndexError):  # psutil knows no control groups
         group = Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2].lstrip("/")
         root = Path("/sys/fs/cgroup")
         for folder in (root / group, *(root / group).parents):
@@ -156,22 +157,23 @@ def look_at_folder(data_dir: Path) -> Folder:
         is_folder=stat.S_ISDIR(found.st_mode),
         owner=found.st_uid,
         writable=os.access(path, os.R_OK | os.W_OK | os.X_OK),
-        file_system=file_system_of(path.resolve(), Path("/proc/self/mountinfo")),
+        file_system=file_system_of(path.resolve(), _mounts()),
         free_bytes=disk.f_bavail * disk.f_frsize,
         free_inodes=disk.f_favail if disk.f_files else None,
     )
 
 
-def file_system_of(path: Path, mounts: Path) -> str:
-    """The type of the file system that has the path: of the mounts above it the deepest, and of those the last."""
-    best, kind = Path("/"), ""
+def _mounts() -> list[tuple[str, str]]:
+    """Where something is mounted, and the type of its file system; nothing where the kernel does not say."""
     with suppress(OSError):
-        for line in mounts.read_text().splitlines():
-            place, _, source = line.partition(" - ")
-            point = Path(place.split()[4].encode().decode("unicode_escape"))
-            if path.is_relative_to(point) and (point.is_relative_to(best) or not kind):
-                best, kind = point, source.split()[0]
-    return kind
+        return [(mount.mountpoint, mount.fstype) for mount in psutil.disk_partitions(all=True)]
+    return []
+
+
+def file_system_of(path: Path, mounts: Iterable[tuple[str, str]]) -> str:
+    """The type of the file system that has the path: of the mounts above it the deepest, and of those the last."""
+    above = [(len(Path(point).parts), kind) for point, kind in mounts if path.is_relative_to(point)]
+    return max(reversed(above), key=lambda mount: mount[0], default=(0, ""))[1]
 
 
 def look_into(data_dir: Path) -> Kept:
@@ -233,30 +235,22 @@ def look_at_port(name: str, host: str, port: int) -> Port:
         cause = exc.__context__
         taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
         error = str(exc).partition(": cannot listen on ")[2].removeprefix(f"{host}:{port}: ")
-        systemd = held_by_systemd(port) if taken else None
+        systemd = listens(1, port) if taken else None
         return Port(name=name, address=address, error=error, is_taken=taken, held_by_systemd=systemd)
     return Port(name=name, address=address)
 
 
-def held_by_systemd(port: int) -> bool | None:
-    """Whether the first process listens there, as systemd does for a unit of type socket."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError):
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(fields[9])
+def listens(pid: int, port: int) -> bool | None:
+    """Whether that process listens there; None: not known. Process 1, systemd, does for a unit of type socket."""
     try:
-        return any(
-            os.readlink(f"/proc/1/fd/{fd}") in {f"socket:[{n}]" for n in inodes} for fd in os.listdir("/proc/1/fd")
-        )
-    except OSError:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
         return None
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
 
 
 def lock_holder(lock: Path) -> int | None:
-    """Who holds the flock of that file, as the kernel lists it: to try it would be to take it."""
+    """Who holds the flock of that file, as the kernel lists it (psutil does not): to try it would be to take it."""
     try:
         inode = lock.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()

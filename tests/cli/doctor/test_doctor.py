@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from collector.cli.doctor import machine as looked_up
@@ -18,6 +19,7 @@ from collector.cli.doctor.machine import (
     Machine,
     Port,
     file_system_of,
+    listens,
     lock_holder,
     look_at_folder,
     look_at_port,
@@ -258,16 +260,27 @@ def test_folder_below_a_plain_file_is_no_folder(tmp_path: Path) -> None:
     assert not look_at_folder(tmp_path / "plain" / "data").is_folder
 
 
-def test_file_system_is_that_of_the_deepest_and_last_mount(tmp_path: Path) -> None:
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(
-        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
-        "23 22 0:5 / /srv rw - tmpfs tmpfs rw\n"
-        "24 23 8:2 / /srv/a\\040b rw,relatime shared:1 - xfs /dev/sdb rw\n"
-        "25 22 0:6 / /srv rw - nfs4 server:/x rw\n"
-    )
+def test_file_system_is_that_of_the_deepest_and_last_mount() -> None:
+    mounts = [("/", "ext4"), ("/srv", "tmpfs"), ("/srv/a b", "xfs"), ("/srv", "nfs4")]
     asked = ("/var", "/srv", "/srv/c", "/srv/a b/data", "/srvx")
     assert ["ext4", "nfs4", "nfs4", "xfs", "ext4"] == [file_system_of(Path(path), mounts) for path in asked]
+    assert "" == file_system_of(Path("/srv"), [])
+
+
+def test_file_system_of_this_machine_is_known() -> None:
+    assert "proc" == look_at_folder(Path("/proc/self")).file_system
+
+
+def test_without_proc_the_doctor_knows_less_and_does_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert "" == look_at_folder(tmp_path).file_system
+    assert listens(1, 80) is None
+
+
+def test_process_that_listens_is_known() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()) as connected:
+        assert listens(os.getpid(), bound.getsockname()[1])
+        assert not listens(os.getpid(), connected.getsockname()[1])
 
 
 async def test_what_a_data_dir_keeps_is_counted(tmp_path: Path) -> None:
