@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.sample import bodies
-from bench.stall import ARRIVAL, NOON_US
+from bench.stall import CLIENT, NOON_US, USER_AGENT
 from collector.addresses import parse_address
 from collector.clock import SystemClock
 from collector.config import RateLimit, SiteSettings
 from collector.edge.rate_limit import TokenBuckets, table_bytes
 from collector.events import Event
-from collector.ingest.pipeline import accept
+from collector.ingest.pipeline import Arrival, accept
 from collector.journal.buffer import BATCH_ROWS, Buffer
 from collector.sites import build_site
 
@@ -50,8 +50,8 @@ def addresses(count: int) -> None:
 
 
 def accepted(count: int) -> list[Event]:
-    site = build_site("site-1", SiteSettings())
-    events = [accept(site, ARRIVAL, body, NOON_US, lambda address, received_us: None) for body in bodies(count)]
+    arrival = Arrival(build_site("site-1", SiteSettings()), CLIENT, "https://www.example.com", user_agent=USER_AGENT)
+    events = [accept(arrival, body, NOON_US, lambda address, received_us: None) for body in bodies(count)]
     return [event for event in events if isinstance(event, Event)]
 
 

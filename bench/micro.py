@@ -26,13 +26,21 @@ from bench.server import ROOT, NoResult, environment
 from collector.addresses import AddressSet, parse_network
 from collector.clock import US_PER_DAY, SystemClock
 from collector.config import RateLimit, SiteSettings
-from collector.edge.client_ip import client_address
-from collector.edge.head import END, HeadReader
+from collector.edge.client_ip import Peers
+from collector.edge.fast_path import END, FastPath
 from collector.edge.rate_limit import TokenBuckets
 from collector.events import Event
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
-from collector.ingest.pipeline import accept, admit, arrive, to_values
+from collector.ingest.pipeline import (
+    Arrival,
+    accept,
+    ip_not_excluded,
+    not_localhost,
+    origin_allowed,
+    to_values,
+    tracking_enabled,
+)
 from collector.ingest.reader import read as read_plain
 from collector.ingest.schema import check, parse
 from collector.journal.record import encode
@@ -74,16 +82,17 @@ async def _micro() -> list[Result]:
     heads = list(requests(EVENTS))
     forwarded = [_header(head, b"X-Forwarded-For") for head in heads]
     trusted = AddressSet([parse_network("127.0.0.1")])
-    clients = [client_address("127.0.0.1", [address], trusted) for address in forwarded]
+    peers = Peers(trusted)
+    clients = [peers.client("127.0.0.1", address) for address in forwarded]
     arrivals = [
-        arrive(client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
+        Arrival(site, client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
     ]
     raw = list(bodies(EVENTS))
     buckets = TokenBuckets(RateLimit(), SystemClock())
     policy = client_ip_policy("none", DailyKeys(Path(), SystemClock()))
     read = [parse(body) for body in raw]
-    events = [_event(accept(site, arrival, body, NOON_US, policy)) for arrival, body in zip(arrivals, raw, strict=True)]
+    events = [_event(accept(arrival, body, NOON_US, policy)) for arrival, body in zip(arrivals, raw, strict=True)]
     rows = [event.row for event in events]
 
     def http() -> None:
@@ -93,13 +102,13 @@ async def _micro() -> list[Result]:
             parser.feed_data(head)
 
     def head_read() -> None:
-        reader = HeadReader()
+        reader = FastPath()
         for head in heads:
-            reader.read(head, head.index(END))
+            reader.read(head, head.index(END), "127.0.0.1")
 
     def client_ip() -> None:
         for address in forwarded:
-            client_address("127.0.0.1", [address], trusted)
+            peers.client("127.0.0.1", address)
 
     def rate_limit() -> None:
         for client in clients:
@@ -107,7 +116,8 @@ async def _micro() -> list[Result]:
 
     def gate() -> None:
         for arrival in arrivals:
-            admit(site, arrival)
+            for step in (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded):
+                step(arrival)
 
     def parsed() -> None:
         for body in raw:
@@ -127,7 +137,7 @@ async def _micro() -> list[Result]:
 
     def accepted() -> None:
         for arrival, body in zip(arrivals, raw, strict=True):
-            accept(site, arrival, body, NOON_US, policy)
+            accept(arrival, body, NOON_US, policy)
 
     def encoded() -> None:
         for event in events:

@@ -25,7 +25,7 @@ from collector.clock import SystemClock
 from collector.config import SiteSettings
 from collector.daemon.worker import GIL_SWITCH_S
 from collector.events import Event
-from collector.ingest.pipeline import accept, arrive, replay
+from collector.ingest.pipeline import Arrival, accept, replay
 from collector.journal.flush.quarantine import Quarantine
 from collector.journal.flush.segment_flush import SegmentFlush
 from collector.journal.journal import Journal
@@ -36,9 +36,8 @@ from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
 from collector.sites import build_site
 
-ARRIVAL = arrive(
-    IPv4Address("192.0.2.1"), "https://www.example.com", None, "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
-)
+CLIENT = IPv4Address("192.0.2.1")
+USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
 NOON_US = 1_780_000_000_000_000
 TICK_S = 0.001
 # Sites, whether parts are by site, and whether the events are read back from the segment's file, as after a crash.
@@ -94,7 +93,8 @@ def sample_events(count: int, sites: int) -> Iterator[Event]:
     """Accepted events of so many sites, in turn."""
     known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
     for number, body in enumerate(bodies(count)):
-        event = accept(known[number * 7919 % sites], ARRIVAL, body, NOON_US + number, lambda address, received_us: None)
+        arrival = Arrival(known[number * 7919 % sites], CLIENT, "https://www.example.com", user_agent=USER_AGENT)
+        event = accept(arrival, body, NOON_US + number, lambda address, received_us: None)
         assert isinstance(event, Event)
         yield event
 

@@ -12,12 +12,11 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 import pyarrow.parquet as pq
-from aiohttp import web
 
 from collector.config import Config
 from collector.daemon.resources import DataDir, listen
 from collector.daemon.wiring import Stages, build_stages
-from collector.edge.connection import fits
+from collector.daemon.worker import accept_all
 from collector.edge.server import Server
 
 NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
@@ -91,6 +90,7 @@ class Running:
     """A collector that serves in the test's own process and event loop."""
 
     stages: Stages
+    server: Server
     clock: FakeClock
     client: aiohttp.ClientSession
     host: str
@@ -148,34 +148,26 @@ async def running(
     keepalive_timeout_s: float = 75,
 ) -> AsyncIterator[Running]:
     """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
-    assert fits()  # or `ordinary` would say what production does not do
     clock = clock or FakeClock()
     settings.storage.data_dir.mkdir(exist_ok=True)
     stages = build_stages(settings, clock)
     stages.open()
-    app = web.AppRunner(stages.public_app())
-    await app.setup()
-    listener = web.ServerRunner(
-        Server(
-            app,
-            stages.metrics,
-            lambda: stages.endpoint.rules,
-            keepalive_timeout_s=keepalive_timeout_s,
-            max_connections=max_connections,
-            ordinary=stages.ordinary,
-        ),
-        shutdown_timeout=1,
+    server = Server(
+        stages.decider,
+        fast_path=settings.server.fast_path,
+        keepalive_timeout_s=keepalive_timeout_s,
+        max_connections=max_connections,
     )
-    await listener.setup()
+    await server.open()
     bound = listen("127.0.0.1", 0, "server")
-    await web.SockSite(listener, bound).start()
     host, port = bound.getsockname()
+    stop_accepting = await accept_all(bound, server)
     try:
         async with aiohttp.ClientSession() as client:
-            yield Running(stages, clock, client, host, port, settings.storage.data_dir)
+            yield Running(stages, server, clock, client, host, port, settings.storage.data_dir)
     finally:
-        await listener.cleanup()
-        await app.cleanup()
+        stop_accepting()
+        await server.close(patience_s=1)
         await stages.journal.close()
 
 

@@ -13,9 +13,9 @@ from collector.cli.ndjson import Line, lines
 from collector.config import Config, Server, SiteSettings
 from collector.config_file import ConfigError, load
 from collector.daemon.resources import StartError
-from collector.edge.request import too_large
+from collector.edge.decide import too_large
 from collector.events import Event, Refused
-from collector.ingest.pipeline import accept, arrive, tracking_enabled
+from collector.ingest.pipeline import Arrival, accept, tracking_enabled
 from collector.sites import Site, build_site
 
 
@@ -28,14 +28,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Print what would become of each line, for a strict site with every error; 1 if any would not be stored."""
     site, max_body_bytes = _site(arguments.site, arguments.config)
-    arrival = arrive(IPv4Address("127.0.0.1"), origin=None, referer=None, user_agent=None)
+    arrival = Arrival(site, IPv4Address("127.0.0.1"))
     total = dropped = 0
     for number, body in _lines(arguments.file, max_body_bytes):
         total += 1
         outcome = (
-            tracking_enabled(site, arrival)
-            or too_large(len(body), max_body_bytes)
-            or accept(site, arrival, body, 0, lambda address, received_us: None)
+            tracking_enabled(arrival)
+            or (too_large(max_body_bytes) if len(body) > max_body_bytes else None)
+            or accept(arrival, body, 0, lambda address, received_us: None)
         )
         if isinstance(outcome, Event):
             print(f"{number}: stored")

@@ -80,6 +80,6 @@ class SignalController:
     def draining(self) -> None:
         self._reporter.drain()
 
-    async def orders(self, worker: Worker) -> None:
+    async def commands(self, worker: Worker) -> None:
         """SIGHUP: sites and limits change at once; a bad file changes nothing."""
         await self._reloads.run(worker.take_over)

@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
 from prometheus_client.core import Metric
 
 from collector.addresses import AddressSet
 from collector.clock import Clock
 from collector.config import Config
 from collector.daemon.status import Stats
-from collector.edge.app import InFlight, build_app
-from collector.edge.collect import CollectEndpoint, Rules
-from collector.edge.fast_path import OrdinaryRequests
-from collector.edge.ops import build_admin
+from collector.edge.client_ip import Peers
+from collector.edge.decide import Decider, Rules
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy, needs_keys
@@ -50,11 +47,9 @@ class Stages:
     journal: Journal
     flush_segment: SegmentFlush
     flusher: Flusher
-    endpoint: CollectEndpoint
-    traffic: InFlight
+    decider: Decider
     keys: DailyKeys
-    ordinary: OrdinaryRequests | None
-    share: WorkerSlot
+    slot: WorkerSlot
     min_free_bytes: int
 
     def open(self) -> None:
@@ -78,26 +73,20 @@ class Stages:
 
     def tend_keys(self) -> None:
         """Have the keys of the day, if addresses are hashed. Blocks."""
-        self.keys.tend(needed=needs_keys(self.endpoint.rules.client_ip))
+        self.keys.tend(needed=needs_keys(self.decider.rules.client_ip))
 
     def rules_of(self, config: Config, clock: Clock) -> Rules:
         """The rules of another configuration, all that they need made ready. Blocks: in a thread."""
-        rules = build_rules(config, clock, self.endpoint.rules.buckets.table, self.keys)
+        rules = build_rules(config, clock, self.decider.rules.buckets.table, self.keys)
         self.keys.tend(needed=needs_keys(rules.client_ip))
         return rules
 
-    def public_app(self) -> web.Application:
-        return build_app(self.endpoint, self.traffic)
-
-    def admin_app(self) -> web.Application:
-        return build_admin(self)
-
     def refusal(self) -> str | None:
-        return self.keys.blocked_reason if self.journal.can_append() else self.journal.refusing_because()
+        return self.journal.refusal() or self.keys.blocked_reason
 
     def stats(self) -> Stats:
         return Stats(
-            self.metrics.received, len(self.journal.sealed), self.traffic.in_flight, self.journal.unpublished_rows
+            self.metrics.received, len(self.journal.sealed), self.decider.in_flight.count, self.journal.unpublished_rows
         )
 
     async def metrics_page(self) -> bytes:
@@ -130,9 +119,9 @@ class Stages:
             "collector_rate_limit_clients": (
                 "Clients whose token bucket is not full",
                 # Several workers share the table, and their supervisor looks into it.
-                self.endpoint.rules.buckets.__len__ if self.share == ONLY_WORKER else 0,
+                self.decider.rules.buckets.__len__ if self.slot == ONLY_WORKER else 0,
             ),
-            "collector_requests_in_flight": ("Requests being answered", self.traffic.in_flight),
+            "collector_requests_in_flight": ("Requests being answered", self.decider.in_flight.count),
             "collector_ready": ("1 while events are taken", is_ready),
         }
 
@@ -140,7 +129,7 @@ class Stages:
 def build_stages(
     config: Config,
     clock: Clock,
-    share: WorkerSlot = ONLY_WORKER,
+    slot: WorkerSlot = ONLY_WORKER,
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
@@ -152,18 +141,18 @@ def build_stages(
     """
     storage = config.storage
     root = storage.data_dir if root is None else root
-    journal_max_bytes = share.of(storage.journal_max_bytes)
+    journal_max_bytes = slot.of(storage.journal_max_bytes)
     metrics = Metrics(config.sites if labelled is None else labelled)
     folders = Folders(root)
-    writer = PartWriter(folders, share.folder, compression=storage.compression, adopts=share.adopts)
+    writer = PartWriter(folders, slot.folder, compression=storage.compression, adopts=slot.adopts)
     store = SegmentStore(
         folders,
-        share.folder,
+        slot.folder,
         by_site="site" in storage.partition_by,
         durability=storage.durability,
-        adopts=share.adopts,
+        adopts=slot.adopts,
     )
-    flush_segment = SegmentFlush(store, writer, Quarantine(folders, share.folder, metrics), replay)
+    flush_segment = SegmentFlush(store, writer, Quarantine(folders, slot.folder, metrics), replay)
     journal = Journal(
         store,
         segment_max_bytes=min(storage.segment_max_bytes, journal_max_bytes),
@@ -171,21 +160,19 @@ def build_stages(
         clock=clock,
         metrics=metrics,
     )
-    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, slot=share)
+    rejects = Rejects(enabled=storage.rejected_max_bytes > 0, slot=slot)
     flusher = Flusher(
         journal,
         flush_segment,
         rejects,
-        RejectedStore(writer, storage.rejected_max_bytes, share),
+        RejectedStore(writer, storage.rejected_max_bytes, slot),
         interval_s=storage.flush_interval_s,
         clock=clock,
         metrics=metrics,
     )
     keys = DailyKeys(root, clock)
     rules = build_rules(config, clock, table or BucketTable(), keys)
-    endpoint = CollectEndpoint(rules, journal, rejects, metrics, clock)
-    traffic = InFlight()
-    ordinary = OrdinaryRequests(endpoint, traffic) if config.server.fast_path else None
+    decider = Decider(rules, journal, rejects, metrics, clock)
     return Stages(
         metrics,
         writer,
@@ -193,11 +180,9 @@ def build_stages(
         journal,
         flush_segment,
         flusher,
-        endpoint,
-        traffic,
+        decider,
         keys,
-        ordinary,
-        share,
+        slot,
         storage.min_free_bytes,
     )
 
@@ -207,7 +192,7 @@ def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKey
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),
-        trusted_proxies=AddressSet(config.server.trusted_proxies),
+        peers=Peers(AddressSet(config.server.trusted_proxies)),
         client_ip=client_ip_policy(config.privacy.client_ip, keys or DailyKeys(config.storage.data_dir, clock)),
         max_body_bytes=config.server.max_body_bytes,
         body_timeout_s=config.server.body_timeout_s,

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -19,18 +19,13 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import aiofiles.os
-import aiohttp
 import uvloop
-from aiohttp import web
 
 from collector.clock import Clock, sleep_unless
 from collector.config import Config
 from collector.daemon.loop_lag import watch_loop_lag
 from collector.daemon.resources import ACCEPTED_TOGETHER, BACKLOG, DataDir, StartError, max_connections
 from collector.daemon.wiring import Stages, build_stages
-from collector.daemon.workers.acceptor import Acceptor, ConnectionCounts
-from collector.edge.connection import fits
-from collector.edge.fast_path import OrdinaryRequests
 from collector.edge.rate_limit import BucketTable
 from collector.edge.server import Server
 from collector.events import COLUMNS
@@ -64,6 +59,9 @@ GARBAGE_THRESHOLDS = (7_000, 0, 100)
 # at once would lose what its client has already sent.
 LAST_REQUESTS_S = 0.2
 
+# And then for those that are still under way, which have had their time.
+CLOSE_S = 0.1
+
 
 class Controller(Protocol):
     """Who a worker listens to."""
@@ -72,8 +70,8 @@ class Controller(Protocol):
         """Be there from before the worker serves until it has drained."""
         ...
 
-    async def orders(self, worker: "Worker") -> None:
-        """Give orders while the worker serves; may only end by failing, which ends the worker too."""
+    async def commands(self, worker: "Worker") -> None:
+        """Give commands while the worker serves; may only end by failing, which ends the worker too."""
         ...
 
     def serving(self) -> None:
@@ -85,16 +83,27 @@ class Controller(Protocol):
         ...
 
 
+Accept = Callable[[socket.socket, Server], Awaitable[Callable[[], object]]]
+"""Accept connections from the socket for the server; what is returned ends it."""
+
+
+async def accept_all(bound: socket.socket, server: Server) -> Callable[[], object]:
+    """Accept whatever comes: nobody else has the socket."""
+    listener = await asyncio.get_running_loop().create_server(server, sock=bound, backlog=ACCEPTED_TOGETHER)
+    bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+    return listener.close
+
+
 def open_stages(
     config: Config,
     clock: Clock,
-    share: WorkerSlot = ONLY_WORKER,
+    slot: WorkerSlot = ONLY_WORKER,
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
 ) -> Stages:
     """The stages of a worker whose data_dir is locked; see `build_stages`. Raises StartError."""
-    stages = build_stages(config, clock, share, table, labelled, root)
+    stages = build_stages(config, clock, slot, table, labelled, root)
     try:
         stages.open()
     except OSError as exc:
@@ -115,15 +124,10 @@ class Worker:
     """The life of one serving process."""
 
     def __init__(
-        self,
-        config: Config,
-        stages: Stages,
-        data_dir: DataDir,
-        clock: Clock,
-        connection_counts: ConnectionCounts | None = None,
+        self, config: Config, stages: Stages, data_dir: DataDir, clock: Clock, accept: Accept = accept_all
     ) -> None:
         self.stages = stages
-        self._connection_counts = connection_counts  # of the workers that share the socket, if there are any
+        self._accept = accept
         self._config = config
         self._data_dir = data_dir
         self._clock = clock
@@ -163,7 +167,7 @@ class Worker:
     async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
         """Judge requests by this configuration from now on."""
         self.stages.metrics.label(config.sites if labelled is None else labelled)
-        self.stages.endpoint.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
+        self.stages.decider.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
         self._config = config
 
     async def _drain(self) -> int:
@@ -191,51 +195,26 @@ class Worker:
     @asynccontextmanager
     async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
         """The public listener; on leaving, the requests under way are answered."""
-        server = self._config.server
+        settings = self._config.server
         async with AsyncExitStack() as closing:  # what is pushed first is done last
-            app = web.AppRunner(self.stages.public_app())
-            await app.setup()
-            closing.push_async_callback(app.cleanup)
-            connections = Server(
-                app,
-                self.stages.metrics,
-                lambda: self.stages.endpoint.rules,
-                keepalive_timeout_s=server.keepalive_timeout_s,
+            server = Server(
+                self.stages.decider,
+                fast_path=settings.fast_path,
+                keepalive_timeout_s=settings.keepalive_timeout_s,
                 max_connections=max_connections(),
-                ordinary=self._ordinary(),
             )
-            # What had time to finish has had it when the listener is cleaned up; aiohttp waits twice.
-            listener = web.ServerRunner(connections, shutdown_timeout=0.1)
-            await listener.setup()
-            closing.push_async_callback(listener.cleanup)
-            closing.push_async_callback(self._last_requests, server.shutdown_timeout_s)
-            if self._connection_counts is None:
-                site = web.SockSite(listener, bound, backlog=ACCEPTED_TOGETHER)
-                await site.start()
-                closing.push_async_callback(site.stop)
-                bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
-            else:
-                worker = self.stages.share.worker
-                acceptor = Acceptor(
-                    bound, connections, lambda: connections.open_connections, self._connection_counts, worker
-                )
-                acceptor.open()
-                closing.callback(acceptor.close)
+            await server.open()
+            closing.push_async_callback(server.close, CLOSE_S)
+            closing.push_async_callback(self._last_requests, settings.shutdown_timeout_s)
+            closing.callback(await self._accept(bound, server))
             closing.callback(self._begin_to_drain)
             warm_up()
             yield
 
     def _begin_to_drain(self) -> None:
-        traffic = self.stages.traffic
-        log.info("draining: %d requests under way", traffic.in_flight)
-        traffic.draining = True
-
-    def _ordinary(self) -> OrdinaryRequests | None:
-        ordinary = self.stages.ordinary
-        if ordinary is not None and not fits():
-            log.warning("ordinary requests go the plain way: they were not tested with aiohttp %s", aiohttp.__version__)
-            return None
-        return ordinary
+        in_flight = self.stages.decider.in_flight
+        log.info("draining: %d requests in flight", in_flight.count)
+        in_flight.draining = True
 
     async def _until_stopped(self, controller: Controller) -> bool:
         """Do every duty until a signal says stop; True if one of them ended by itself, or the journal broke."""
@@ -246,7 +225,7 @@ class Worker:
             self._tend_keys(),
             watch_loop_lag(self.stages.metrics.loop_lag_seconds),
             self._expire_hourly(),
-            controller.orders(self),
+            controller.commands(self),
         )
         background = [asyncio.create_task(duty) for duty in duties]
         stop = asyncio.create_task(self._stop.wait())
@@ -267,9 +246,9 @@ class Worker:
         await self._clock.sleep(LAST_REQUESTS_S)
         try:
             async with asyncio.timeout(patience_s):
-                await self.stages.traffic.idle()
+                await self.stages.decider.in_flight.none()
         except TimeoutError:
-            log.warning("%d requests were not finished in %g s", self.stages.traffic.in_flight, patience_s)
+            log.warning("%d requests were not finished in %g s", self.stages.decider.in_flight.count, patience_s)
 
     async def _watch_disk(self) -> None:
         while True:
@@ -295,7 +274,7 @@ class Worker:
     async def _expire_hourly(self) -> None:
         storage = self._config.storage
         while True:
-            if storage.retention_days and self.stages.share.is_first:
+            if storage.retention_days and self.stages.slot.is_first:
                 today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
                 try:
                     root, count = self.stages.writer.data_dir, self.stages.metrics.expired_parts.inc

@@ -1,381 +1,456 @@
-"""A connection that speaks HTTP with the public: aiohttp's, with a way of ours past its handler.
+"""A connection that speaks HTTP/1 with the public.
 
-All that this project takes from inside aiohttp is here, in PRIVATE_NAMES. The tests of tests/edge fail if these change
-their meaning; setup.cfg admits only the version they were tested with, and `fits` looks at them at start.
+It gathers a head, and takes the fast path with it where that reads it (collector/edge/fast_path.py). All other requests
+go to aiohttp, one at a time (collector/edge/exchange.py). The next request is taken up when this one has its response.
+So every bound is here, on bytes that nobody has parsed yet:
 
-A connection passes ordinary requests (collector/edge/fast_path.py) by aiohttp's handler while that is idle and at the
-border of two requests; everything else it hands on, and aiohttp never learns of the others.
+    a head         32 KB and 128 lines, within `body_timeout_s`
+    a body         `max_body_bytes`, within `body_timeout_s`; all that are coming in together: Bodies
+    what is ahead  what one read brings; then the client is not read until it has its response
+    responses      16 KB that a client leaves unread beside the system's buffers, for 10 s
+    idleness       `keepalive_timeout_s`
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from email.utils import formatdate
-from typing import Any, cast
-
-import aiohttp
-from aiohttp import StreamReader, hdrs, web, web_protocol
-from aiohttp.http_parser import RawRequestMessage
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
 
 from collector.edge import responses
-from collector.edge.fast_path import OrdinaryRequests
+from collector.edge.decide import late_body, unavailable
+from collector.edge.exchange import Exchange
+from collector.edge.fast_path import END
 from collector.edge.framing import Framing
-from collector.edge.parser import ENOUGH, Parser, RefusedHead
-from collector.edge.refusal import MAX_HEAD_BYTES, Refusal
-from collector.edge.turn_budget import TurnBudget
+from collector.edge.refusal import is_broken, is_http_1, is_too_large
+from collector.edge.request import Request
+from collector.edge.responses import Response
+
+if TYPE_CHECKING:
+    from collector.edge.server import Server
 
 log = logging.getLogger(__name__)
 
-# How much of its answers a client may leave unread once they fill the system's buffers, and how long.
+# How much of its responses a client may leave unread once they fill the system's buffers, and how long.
 MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
-ANSWERED_POLL_S = 0.02
+# Behind a response that did not wait for the body, the rest of it is read and dropped for so long. Then the connection
+# is closed: closing at once would reset it, and the client would never see the response.
+LINGERING_S = 2.0
 
-# How many requests of one connection are parsed ahead. aiohttp's 32 heads of 128 short lines take 1.4 MB; and of those
-# that are parsed together none is answered if one is broken.
-PARSED_AHEAD = 1
-
-TESTED_AIOHTTP = "3.14."
-PRIVATE_NAMES = (
-    "_parser",
-    "_messages",  # what aiohttp has parsed and not begun to answer
-    "_waiter",  # what its handler waits with for the next request
-    "_force_close",
-    "_close",
-    "_keepalive_timeout",
-    "_keepalive_handle",  # the timer of _process_keepalive
-    "_next_keepalive_close_time",
-    "_process_keepalive",
-)
+# So long a client that sends no more may have to wait until it is seen that no response can come any more.
+ENDED_S = 0.02
 
 
-def fits() -> bool:
-    """Whether this aiohttp is one that ordinary requests were tested to pass by."""
-    return aiohttp.__version__.startswith(TESTED_AIOHTTP) and all(
-        hasattr(web.RequestHandler, name) for name in PRIVATE_NAMES
-    )
+class State(Enum):
+    """What becomes of the bytes that come next."""
+
+    HEAD = auto()  # they begin a request, or go on with its head
+    BODY = auto()  # they are the body of a request of the fast path
+    HELD = auto()  # a request waits for its turn or its response; they wait behind it
+    AIOHTTP = auto()  # they belong to a request that aiohttp has
+    DROPPED = auto()  # they are the rest of a body that was not wanted
+    CLOSING = auto()  # they are behind the last response
 
 
-# The only way to tell aiohttp's parser; it is looked at for each connection that is made.
-web_protocol.MAX_MSG_QUEUE_SIZE = PARSED_AHEAD
+# An Enum's members cost 50 ns each to look up.
+HEAD, HELD = State.HEAD, State.HELD
 
 
-class Connection(web.RequestHandler):
-    """One connection. What is not HTTP gets a fixed text: aiohttp's own quotes what was sent, and logs 11 lines."""
+class Connection(asyncio.Protocol):
+    """One connection."""
 
-    count_bad_request: Callable[[], None]
-    refuse: Callable[[Refusal | None], web.Response]
-    head_timeout_s: Callable[[], float]
-    turn_budget: TurnBudget
-    ordinary: OrdinaryRequests | None = None  # None: everything goes the plain way
-    peer: str | None = None
-    closes = False  # nothing is read behind the request that is being answered; its answer says so
-    _answering = False  # an ordinary request, behind aiohttp's back; or one may wait for its turn
-    _held: bytes = b""  # what came meanwhile, or waits for its turn; the client is not read while there is any
-    _is_new = True  # nothing was handed to aiohttp, whose handler may not even have begun to wait
-    # Bytes that the last request handed to aiohttp still lacks. None: not known, because it was no single request with
-    # a known length; then aiohttp's parser may hold half a head, and everything goes its way from now on.
-    _owed: int | None = 0
-    _payload: StreamReader | None = None  # of the latest request, whether it is answered or not
-    _patience: asyncio.TimerHandle | None = None  # runs while the client does not read
-    _rest: StreamReader | None = None  # of a request that is refused: it is dropped, until aiohttp closes
-    _drops = False  # the parser will drop what comes in one piece with the end of the present request
-    _head_bytes = 0  # of a head that has begun to come and is not complete
-    _head_timer: asyncio.TimerHandle | None = None  # runs meanwhile; an ordinary request needs none
+    def __init__(self, server: "Server") -> None:
+        self.peer: str | None = None
+        self._server = server
+        self._decider = server.decider
+        self._fast_path = server.fast_path
+        self._turn_budget = server.turn_budget
+        self._date = server.date
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None  # None: not connected
+        self._state = HEAD
+        self._buffer = b""  # what has come and was not taken up
+        self._is_advancing = False
+        self._has_ended = False  # the client sends no more
+        self._body = bytearray()  # that is gathered,
+        self._request: Request | None = None  # of this request
+        self._left_bytes = 0  # of a body that is gathered, or dropped
+        self._exchange: Exchange | None = None  # that aiohttp has
+        self._dropping: Framing | None = None  # of an exchange that is over
+        self._timer: asyncio.TimerHandle | None = None  # bounds a head, a body, what is dropped, or the closing
+        self._unread_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request to begin, or for the rest of one's head."""
-        return self._waiter is not None and not self._waiter.done() and not self._answering
+        """Whether no request is under way: it waits for one to begin, or for the rest of a head."""
+        return self._state in (State.HEAD, State.DROPPED, State.CLOSING)
+
+    # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._framing = Framing()
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else None
-        super().connection_made(transport)
-        self._parser = cast(Any, Parser(self._parser, self._framing))
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=MAX_UNREAD_BYTES)
-        if self._task_handler is not None:
-            self._task_handler.add_done_callback(lambda _: _end(transport))
+        self._idle()
+        self._server.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._answering:
-            # A client that does not wait for its answers; it is read again when it has this one.
-            self._hold(data)
-        elif self._owed != 0 or self.ordinary is None or not self._is_free():
-            self._hand_on(data)
-        elif self.turn_budget.take_up(len(data), self._go_on):
-            self._take_up(data)
-        else:
-            self._answering = True
-            self._hold(data)
+        try:
+            if self._state is not HEAD or self._unread_timer is not None:
+                self._receive(data)
+                return
+            if self._buffer:
+                data, self._buffer = self._buffer + data, b""
+            if self._turn_budget.take_up(len(data), self._go_on):
+                self._take_up(data)
+                if self._buffer:
+                    self._advance()
+            else:
+                self._state = HELD
+                self._hold(data)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._fail()
 
-    def _hold(self, data: bytes) -> None:
-        self._held += data
-        if self.transport is not None:
-            self.transport.pause_reading()
+    def _receive(self, data: bytes) -> None:
+        """What belongs to a request that has begun, or comes behind it."""
+        match self._state:
+            case State.BODY:
+                self._gather(data)
+            case State.AIOHTTP if not self._buffer:
+                self._feed(data)
+            case State.DROPPED:
+                self._drop(data)
+            case State.CLOSING:
+                self._left_bytes -= len(data)
+                if self._left_bytes <= 0:
+                    self._close()
+            case _:
+                self._hold(self._buffer + data)
 
-    def _release(self) -> bytes:
-        """What was held; the client is read again."""
-        held, self._held = self._held, b""
-        if self.transport is not None:
-            self.transport.resume_reading()
-        return held
+    def eof_received(self) -> bool:
+        """A client that has sent all of its requests may close its side; it still gets its responses."""
+        self._has_ended = True
+        match self._state:
+            case State.AIOHTTP:
+                self._loop.call_later(ENDED_S, self._end_lost_exchange)
+            case State.HEAD if self._may_take_up() or self._unread_timer is not None:
+                pass  # it is looked at soon
+            case State.HELD:
+                pass
+            case _:
+                self._close()
+        return True  # asyncio would close it, and wait for ever where the client reads nothing
+
+    def pause_writing(self) -> None:
+        """The client does not read its responses."""
+        if self._unread_timer is None:
+            self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
+
+    def resume_writing(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        for timer in (self._timer, self._unread_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._state is State.BODY:
+            self._decider.lose(self._gathered())
+        if self._exchange is not None:
+            self._exchange.lose(exc)
+            self._exchange = None
+        if self._state is not HELD:  # what waits for its turn is taken up all the same
+            self._state = State.CLOSING
+        self._server.leave(self)
+
+    # Requests, one after the other.
+
+    def _advance(self) -> None:
+        """Take up what is there of the next requests; read on where nothing is."""
+        if self._is_advancing or self._transport is None:
+            return
+        self._is_advancing = True
+        try:
+            while self._may_take_up():
+                if not self._turn_budget.take_up(0, self._go_on):
+                    self._state = HELD
+                    return
+                data, self._buffer = self._buffer, b""
+                self._take_up(data)
+        finally:
+            self._is_advancing = False
+        if self._has_ended and self._state is HEAD and self._unread_timer is None:
+            self._close()
+        elif self._unread_timer is None and (not self._buffer or self._state is HEAD):
+            self._transport.resume_reading()
+
+    def _may_take_up(self) -> bool:
+        # With a timer the buffer is a part of a head.
+        return bool(self._buffer) and self._state is HEAD and self._timer is None and self._unread_timer is None
 
     def _go_on(self) -> None:
         """Take up what had to wait for its turn. Whoever calls must not fail with this connection."""
-        self._answering = False
+        self._state = HEAD
+        data, self._buffer = self._buffer, b""
         try:
-            self._take_up(self._release())
-        except Exception:
-            log.exception("a connection failed")
-            self._abort()
+            self._take_up(data)
+            self._advance()
+        except Exception:  # noqa: BLE001 - it is logged
+            self._fail()
 
     def _take_up(self, data: bytes) -> None:
-        """What has come at the border of two requests."""
-        assert self.ordinary is not None
-        request = self.ordinary.find(data)
+        """What has come since the last request: a head, or a part of it, and maybe more."""
+        end = data.find(END)
+        fast_path = self._fast_path
+        request = None if fast_path is None or end < 0 else fast_path.read(data, end, self.peer)
         if request is None:
-            self._hand_on(data)
+            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2
+            end = data.find(END)
+        if end < 0:
+            self._wait_for_head(data)
+            return
+        if self._timer is not None:
+            self._stop_timer()
+        at = end + len(END)
+        if request is None:
+            self._begin_exchange(data, at)
+            return
+        self._state = HELD
+        end = at + request.body_bytes  # type: ignore[operator]  # the fast path takes no chunks
+        self._left_bytes = left_bytes = end - len(data)
+        self._buffer = b"" if left_bytes >= 0 else data[end:]
+        response = self._decider.before_body(request)
+        if response is not None:
+            self._reply(request, response)
+        elif left_bytes <= 0:
+            self._decider.with_body(request, data[at:end], self._reply)
         else:
-            self._answering = True
-            self.ordinary.answer(request, self.peer, self._write)
+            self._begin_body(request, data[at:])
 
-    def _is_free(self) -> bool:
-        """Whether aiohttp has nothing to do with this connection at the moment, and need not wait for the client."""
-        if self._close or self._force_close or self._patience is not None:
-            return False
-        return self._is_new or (self.is_idle and not self._messages)
+    def _begin_body(self, request: Request, begun: bytes) -> None:
+        decider = self._decider
+        if self._transport is None or self._has_ended:
+            decider.lose(request)
+            self._close()
+        elif self._server.bodies.take(request.body_bytes or 0):
+            self._state, self._request = State.BODY, request
+            self._body += begun
+            self._timer = self._loop.call_later(self._server.patience_s, self._give_up_body)
+        else:
+            self._reply(request, decider.drop(request, unavailable()))
 
-    def _write(self, answer: bytes, close: bool) -> None:
-        """Send the answer to an ordinary request, and go on. Whoever calls must not fail with this connection."""
-        self._answering = False
-        if self.transport is None:
+    def _gather(self, data: bytes) -> None:
+        self._body += data[: self._left_bytes]
+        self._buffer = data[self._left_bytes :]
+        self._left_bytes -= len(data)
+        if self._left_bytes <= 0:
+            self._state, body = HELD, bytes(self._body)
+            self._decider.with_late_body(self._gathered(), body, self._reply)
+
+    def _give_up_body(self) -> None:
+        request = self._gathered()
+        self._reply(request, self._decider.drop(request, late_body()))
+
+    def _gathered(self) -> Request:
+        """The request whose body was gathered, as far as it has come."""
+        request, self._request = self._request, None
+        assert request is not None
+        self._stop_timer()
+        self._body.clear()
+        self._server.bodies.release(request.body_bytes or 0)
+        return request
+
+    def _reply(self, request: Request, response: Response | None) -> None:
+        """Send the response of the fast path, and go on. Whoever calls must not fail with this connection."""
+        if self._transport is None:
             return
         try:
-            self.transport.write(answer)
+            if response is None:
+                self._abort()
+                return
+            close = request.close
+            self._transport.write(response.to_bytes(self._date.end_of_head(), close, request.method != "HEAD"))
             if close:
-                self.force_close()
+                self._close_behind(self._left_bytes)
+            elif self._left_bytes > 0:
+                self._begin_to_drop()
+            else:
+                self._state = HEAD
+                self._idle_since = self._loop.time()
+                if self._idle_timer is None:
+                    self._idle()
+                if self._buffer or self._has_ended:
+                    self._advance()
+        except Exception:  # noqa: BLE001 - it is logged
+            self._fail()
+
+    def _begin_to_drop(self) -> None:
+        """The rest of the request; the connection is worth keeping if that comes soon."""
+        self._state = State.DROPPED
+        self._timer = self._loop.call_later(LINGERING_S, self._close)
+        if self._has_ended:
+            self._close()
+        elif self._transport is not None:
+            self._transport.resume_reading()
+
+    def _drop(self, data: bytes) -> None:
+        if self._dropping is not None:
+            end = self._dropping.follow(data, 0)
+            is_whole = self._dropping.is_whole
+            if self._dropping.is_broken or (is_whole and self._dropping.closes):
+                self._close()
                 return
-            # As aiohttp's handler does behind an answer of its own.
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._held:
-                self.data_received(self._release())
-        except Exception:
-            log.exception("a connection failed")
-            self._abort()
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _process_keepalive(self) -> None:
-        if self._answering:
-            self._keepalive_handle = None  # the answer sets it anew
         else:
-            super()._process_keepalive()
+            end = self._left_bytes
+            self._left_bytes -= len(data)
+            is_whole = self._left_bytes <= 0
+        if is_whole:
+            self._dropping = None
+            self._stop_timer()
+            self._state, self._buffer = HEAD, data[end:]
+            self._idle()
+            self._advance()
 
-    def _hand_on(self, data: bytes) -> None:
-        """Let aiohttp have it."""
-        if self._rest is not None:
-            return
-        within_a_head = self._is_new or (self.is_idle and not self._messages)
-        if within_a_head and self._owed == 0:
-            self._framing.restart()
-        self._is_new = False
-        known = len(self._messages)
-        payload = self._payload
-        is_late = payload is not None and not payload.is_eof() and not self._messages
-        self._feed(data)
-        if is_late and payload is not None and payload.is_eof():
-            # aiohttp's parser counts a message when its body is complete; that this one is taken it was told before. It
-            # would wait with what is behind it until more comes.
-            cast(Any, self._parser).message_consumed()
-            self._feed(b"")
-        if within_a_head:
-            self._watch_head(len(data))
-        if self._owed is not None and data:  # aiohttp calls us itself, without any, to look at what it has kept
-            self._owed = self._still_owed(data, self._owed, list(self._messages)[known:])
-        self._stop_where_more_is_dropped(list(self._messages)[known:])
-        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
-            self._refuse_behind(self._messages[-1][0])
+    # Heads.
 
-    def _feed(self, data: bytes) -> None:
-        """Let aiohttp's parser have it. Bound what frames a body, and read nothing behind one that has trailers."""
-        super().data_received(data)
-        for message, payload in self._messages:
-            if isinstance(message, RawRequestMessage):
-                self._payload = payload
-        if self._framing.is_endless:
-            self._framing.is_endless = False
-            super().data_received(ENOUGH)
-        elif self._framing.taken is not None and self._framing.taken.closes:
-            self._framing.taken = None
-            requests = [message for message, _ in self._messages if isinstance(message, RawRequestMessage)]
-            self._close_behind(requests[-1] if requests else None)
-
-    def _refuse_behind(self, error: Any) -> None:
-        """aiohttp has queued the answer to what cannot be read."""
-        if _refusal_of(error.exc) is not None:
-            # The rest may be on its way: closing at once would reset the connection under the answer.
-            self._rest = StreamReader(self, 1, loop=self._loop)
-            self._messages[-1] = error, self._rest
-        if self._payload is not None and not self._payload.is_eof():
-            # The framing of a body broke. The request under way would wait for a body that can no longer come.
-            self._payload.set_exception(web.RequestPayloadError("bad framing"))
-
-    def _stop_where_more_is_dropped(self, parsed: list[Any]) -> None:
-        """Take no more on this connection if the parser may drop a part of it, and read on within a request."""
-        if any(_drops_what_is_behind(message) for message, _ in parsed):
-            self._drops = True
-        if self._drops and self._owed is None:
-            self._close_behind(next((each for each, _ in self._messages if _drops_what_is_behind(each)), None))
-        elif not self._owed:
-            self._drops = False
-
-    def _close_behind(self, request: Any) -> None:
-        """Close the connection when that request is answered; None: the one that is being answered."""
-        for at, (message, payload) in enumerate(self._messages):
-            if message is request:
-                self._messages[at] = cast(Any, message)._replace(should_close=True), payload
-                return
-        self._close = self.closes = True
-
-    def _watch_head(self, more_bytes: int) -> None:
-        """Bound the time and the size of a head that is not complete with so many more bytes."""
-        if self._messages:
-            self._head_bytes = 0
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-            return
-        self._head_bytes += more_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            super().data_received(ENOUGH)
-        elif self._head_timer is None:
-            self._head_timer = self._loop.call_later(self.head_timeout_s(), self._give_up_head)
+    def _wait_for_head(self, begun: bytes) -> None:
+        self._buffer = begun
+        if begun and (is_broken(begun) or is_too_large(begun)):
+            self._refuse(begun)
+        elif begun and self._timer is None and self._transport is not None:
+            self._timer = self._loop.call_later(self._server.patience_s, self._give_up_head)
 
     def _give_up_head(self) -> None:
-        self._head_timer = None
-        if self.transport is not None and self.is_idle and not self._messages:
-            self.count_bad_request()
-            self.transport.write(responses.late_head().to_bytes(formatdate(usegmt=True), close=True))
-            self.force_close()
+        self._server.metrics.bad_requests.inc()
+        self._send_last(responses.late_head())
 
-    @staticmethod
-    def _still_owed(data: bytes, owed: int, parsed: list[Any]) -> int | None:
-        """What the request still lacks once `data` has come; None where that is not known."""
-        if owed:
-            return owed - len(data) if owed >= len(data) else None
-        if len(parsed) != 1 or not isinstance(parsed[0][0], RawRequestMessage):
-            return None
-        message = parsed[0][0]
-        if message.chunked or (message.upgrade and not _drops_what_is_behind(message)):
-            return None
-        length = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
-        lacking = data.find(b"\r\n\r\n") + len(b"\r\n\r\n") + length - len(data)
-        return lacking if lacking >= 0 else None
+    def _refuse(self, head: bytes) -> None:
+        self._send_last(self._decider.refuse_head(head, "Bad request"))
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes a bool; aiohttp says None, and means False
-        """A client that has sent all of its requests may close its side; it still gets its responses."""
-        self._end_rest()
-        if not self._is_answered():
-            self._close_when_answered()
-            return True
-        return not self.turn_budget.take_up(0, self._close_when_answered)
+    def _send_last(self, response: Response) -> None:
+        """Respond to what was no request, and close."""
+        if self._transport is not None:
+            self._transport.write(response.to_bytes(self._date.end_of_head(), True))
+            self._close_behind(None)
 
-    def _end_rest(self) -> None:
-        if self._rest is not None:
-            self._rest.feed_eof()
+    # Requests that aiohttp has.
 
-    def _close_when_answered(self) -> None:
-        if self._is_answered():
-            self.force_close()
-        elif self.transport is not None:
-            asyncio.get_running_loop().call_later(ANSWERED_POLL_S, self._close_when_answered)
+    def _begin_exchange(self, data: bytes, at: int) -> None:
+        head = data[:at]
+        if is_too_large(head) or not is_http_1(head):
+            self._refuse(head)
+        elif self._transport is not None:
+            self._state = State.AIOHTTP
+            self._exchange = Exchange(self._transport, self.peer, head, self._end_exchange)
+            self._server.standard_path.begin(self._exchange)
+            self._feed(data, at)
 
-    def _is_answered(self) -> bool:
-        """Whether no more answers can come, now that no more requests do."""
-        if self._answering or self._held or self._messages:
-            return False
-        payload = self._payload
-        body_is_lost = payload is not None and not payload.is_eof() and payload.exception() is None
-        return body_is_lost or self.is_idle
+    def _feed(self, data: bytes, at: int = 0) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        try:
+            end = exchange.feed(data, at)
+        except Exception:  # noqa: BLE001 - of aiohttp's parser: it is no URL, for one
+            exchange.lose(None)
+            self._exchange = None
+            self._server.metrics.bad_requests.inc()
+            self._send_last(responses.not_http())
+            return
+        if end < len(data):
+            self._hold(data[end:])
+        elif self._has_ended:
+            self._loop.call_later(ENDED_S, self._end_lost_exchange)
 
-    def make_room(self) -> None:
-        """Close it, idle as it is. A client that has not read its last answers by now does not get them."""
-        if self.transport is not None and self.transport.get_write_buffer_size():
-            self.transport.abort()
+    def _end_exchange(self, goes_on: bool) -> None:
+        """aiohttp has responded. What is left of the request is ours to drop."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None or self._transport is None:
+            return
+        exchange.lose(None)
+        if not goes_on:
+            self._close_behind(None if exchange.waits_for_body or exchange.framing.is_broken else 0)
+        elif exchange.waits_for_body:
+            self._dropping = exchange.framing
+            self._begin_to_drop()
         else:
-            self.force_close()
+            self._state = HEAD
+            self._idle()
+            self._loop.call_soon(self._advance)
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - so aiohttp has it
-        """An ordinary request that is under way has as long to end as aiohttp gives those of its own."""
-        until = self._loop.time() + (timeout or 0.0)
-        while self._answering and self._loop.time() < until:  # noqa: ASYNC110 - to be told costs every event
-            await asyncio.sleep(ANSWERED_POLL_S)
-        await super().shutdown(timeout)
+    def _end_lost_exchange(self) -> None:
+        """The client sends no more: no response can come to a request that is not complete."""
+        if self._exchange is not None and self._exchange.waits_for_body:
+            self._close()
 
-    def pause_writing(self) -> None:
-        """The client does not read its answers: aiohttp would wait for it as long as it likes."""
-        super().pause_writing()
-        if self.transport is not None and self._patience is None:
-            self._patience = asyncio.get_running_loop().call_later(UNREAD_S, self.transport.abort)
+    # The end.
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_waiting()
+    def _close_behind(self, rest_bytes: int | None) -> None:
+        """Close when the rest has come. None: nobody knows where it ends."""
+        assert self._transport is not None
+        self._buffer = b""
+        self._stop_timer()
+        if self._has_ended or (rest_bytes is not None and rest_bytes <= 0):
+            self._close()
+            return
+        self._state, self._left_bytes = State.CLOSING, rest_bytes or 1 << 62
+        self._timer = self._loop.call_later(LINGERING_S, self._close)
+        self._transport.write_eof()  # the client need not wait for more
+        self._transport.resume_reading()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_waiting()
-        self._end_rest()
-        # With a request that came in the same turn of the loop its handler would go on, and fail.
-        woken = self._task_handler if self._waiter is not None and self._waiter.done() else None
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        super().connection_lost(exc)
-        if woken is not None:
-            woken.cancel()
-        self._payload = None  # it knows this connection
+    def evict(self) -> None:
+        """Close it, idle as it is. A client that has not read its last responses by now does not get them."""
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._abort()
+        else:
+            self._close()
 
-    def _stop_waiting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _close(self) -> None:
+        """Behind what is written. A client that does not read that is waited for no longer than any."""
+        if self._transport is not None:
+            if self._transport.get_write_buffer_size() and self._unread_timer is None:
+                self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
+            self._transport.close()
 
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """A broken frame of a body that nobody reads is the client's affair; aiohttp logs eleven lines."""
-        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
-            super().log_exception(*args, **kw)
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status != 400:
-            return super().handle_error(request, status, exc, message)
-        return self.refuse(_refusal_of(exc))
+    def _fail(self) -> None:
+        log.exception("a connection failed")
+        self._abort()
 
+    # Reading and idling.
 
-def _refusal_of(exc: BaseException | None) -> Refusal | None:
-    return exc.refusal if isinstance(exc, RefusedHead) else None
+    def _hold(self, data: bytes) -> None:
+        """Keep it, and read no more of this client."""
+        self._buffer = data
+        if self._transport is not None:
+            self._transport.pause_reading()
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-def _drops_what_is_behind(message: Any) -> bool:
-    """Of what is behind an upgrade that it does not know (`h2c`) aiohttp's parser drops as much as comes with it."""
-    if not isinstance(message, RawRequestMessage):
-        return False
-    known = message.method == hdrs.METH_CONNECT or message.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
-    return bool(message.upgrade) and not known
+    def _idle(self) -> None:
+        """From now on. The timer runs on from request to request, and looks when it is due."""
+        self._idle_since = self._loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._server.keepalive_timeout_s, self._idled)
 
-
-def _end(transport: asyncio.BaseTransport) -> None:
-    """A connection is closed, and may still have something to send: closing waits for its client, but not for ever."""
-    if cast(asyncio.Transport, transport).get_write_buffer_size():
-        asyncio.get_running_loop().call_later(UNREAD_S, cast(asyncio.Transport, transport).abort)
+    def _idled(self) -> None:
+        due = self._idle_since + self._server.keepalive_timeout_s
+        self._idle_timer = None
+        if self._state is not State.HEAD:
+            return  # the next response sets it anew
+        if self._loop.time() < due:
+            self._idle_timer = self._loop.call_at(due, self._idled)
+        else:
+            self._close()

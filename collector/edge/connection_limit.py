@@ -13,10 +13,14 @@ OLDEST_ASKED = 100
 
 
 class LimitedConnection(Protocol):
-    """A connection."""
+    """A connection, as the limit sees it."""
 
     @property
     def is_idle(self) -> bool: ...
+
+    def evict(self) -> None:
+        """Close it."""
+        ...
 
 
 LimitedConnections = dict[LimitedConnection, None]

@@ -24,18 +24,13 @@ another is about to write, the newcomer begins with that moment, and may wait as
 """
 
 import secrets
-from collections.abc import Callable
 from hashlib import blake2b
 from mmap import mmap
 from struct import Struct
 
-from aiohttp import web
-from aiohttp.typedefs import Middleware
-
 from collector.addresses import Address
 from collector.clock import Clock
 from collector.config import RateLimit
-from collector.edge.request import CLIENT, SITE, Handler
 from collector.events import Reason, Refused
 
 NS_PER_S = 1_000_000_000
@@ -162,17 +157,3 @@ def over_limit(buckets: TokenBuckets, client: Address) -> Refused | None:
     retry_after_s = -(-wait_ns // NS_PER_S)
     limit = buckets.limit.requests_per_minute
     return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=retry_after_s, limit=limit)
-
-
-def rate_limit(buckets: Callable[[], TokenBuckets], drop: Callable[[web.Request, Refused], web.Response]) -> Middleware:
-    """The middleware: a request that names a site (SITE is set) costs its client a token, and nothing else does.
-
-    `buckets` gives the present table, which a reload may replace; `drop` makes a refusal an answer, and counts it.
-    """
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refused = over_limit(buckets(), request[CLIENT]) if SITE in request else None
-        return drop(request, refused) if refused else await handler(request)
-
-    return middleware

@@ -7,10 +7,9 @@ whose request line can be read is answered and counted as any refusal. Without a
 import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion10, hdrs
+from aiohttp import HttpVersion10, hdrs, web
 
 from collector.events import Reason, Refused
 
@@ -20,7 +19,12 @@ MAX_HEAD_BYTES = 32_768
 MAX_HEAD_LINES = 128
 
 _METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(_METHOD + rb" ([!-~]+) HTTP/1\.[0-9]")
+# RFC 9112, 3.2: a path, a URL, `*` of OPTIONS, or the host and port of CONNECT.
+_REQUEST_LINE = re.compile(
+    rb"(?:(?:OPTIONS (?=\*)|CONNECT |" + _METHOD + rb" (?=/|[A-Za-z][A-Za-z0-9+.-]*://)))([!-~]+) HTTP/1\.[0-9]\r\n"
+)
+_LF_ALONE = re.compile(rb"(?<!\r)\n")
+_TOKEN_BEGUN = re.compile(_METHOD + rb"(?: |\Z)")
 _BEGUN = re.compile(_METHOD + rb" ([!-~]+)(?: [!-~]*)?")
 _COLLECTS = re.compile(rb"(?:https?://[^/?#]*)?/public/([^/?#]*)/analytics/collect/?(?:[?#].*)?", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\nOrigin:[ \t]*([!-~](?:[ -~]*[!-~])?)[ \t]*\r\n", re.IGNORECASE)
@@ -61,26 +65,37 @@ def is_too_large(head: bytes) -> bool:
     return len(head) > MAX_HEAD_BYTES or head.rstrip(b"\r\n").count(b"\r\n") > MAX_HEAD_LINES
 
 
-def fault_of(message: Any, head: bytes) -> str | None:
-    """What is wrong with a request that aiohttp's parser took. `head`: its bytes, empty where they are not known."""
-    if len(head) > MAX_HEAD_BYTES:
-        return "Head is too large"
-    if message.version.major != 1 or (head and not _REQUEST_LINE.fullmatch(head, 0, head.index(b"\r"))):
-        return "Not HTTP 1.1"
-    if not is_host(message.headers.get(hdrs.HOST, "")):
+def is_http_1(head: bytes) -> bool:
+    """Whether its request line is one of HTTP/1."""
+    return _REQUEST_LINE.match(head) is not None
+
+
+def is_broken(begun: bytes) -> bool:
+    """Whether what has come of a head, which is not whole, shows already that it will not be taken."""
+    if _TOKEN_BEGUN.match(begun) is None or _LF_ALONE.search(begun) is not None:
+        return True
+    return b"\n" in begun and not is_http_1(begun)
+
+
+def fault_of(request: web.BaseRequest) -> str | None:
+    """What is wrong with a request that aiohttp's parser took."""
+    headers = request.headers
+    if not is_host(headers.get(hdrs.HOST, "")):
         return "Host must be a name or an address, with or without a port"
-    if hdrs.TRANSFER_ENCODING not in message.headers:
+    if hdrs.TRANSFER_ENCODING not in headers:
         return None
-    if message.version == HttpVersion10:
+    if request.version == HttpVersion10:
         return "Transfer-Encoding needs HTTP 1.1"  # RFC 9112, 6.1: proxies differ about where such a body ends
-    return None if message.chunked else "Transfer-Encoding must end in chunked"
+    codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING)).rpartition(",")[2]
+    return None if codings.strip().lower() == "chunked" else "Transfer-Encoding must end in chunked"
 
 
 def read_refusal(head: bytes, why: str) -> Refusal | None:
     """How to answer a head that was refused, as far as it has come; None if its request line cannot be read."""
-    line, ended, _ = head.partition(b"\r\n")
     too_large = is_too_large(head)
-    match = (_REQUEST_LINE if ended or not too_large else _BEGUN).fullmatch(line)
+    match = _REQUEST_LINE.match(head)
+    if match is None and too_large and b"\n" not in head:
+        match = _BEGUN.fullmatch(head)
     if match is None:
         return None
     collects = _COLLECTS.fullmatch(match[1])

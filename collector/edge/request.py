@@ -1,116 +1,77 @@
-"""What the edge knows of a request, and how its body is read."""
+"""A request as decisions see it, whichever way it came: of its head only what an answer may depend on."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import NamedTuple
+from urllib.parse import unquote
 
-from aiohttp import HttpVersion11, hdrs, web
+from collector.ingest.pipeline import Arrival
+from collector.metrics import SiteCounts
 
-from collector.addresses import Address
-from collector.events import Reason, Refused
-from collector.sites import Site
+COLLECT_METHODS = "POST, OPTIONS"
+HEALTH_METHODS = "GET, HEAD"
 
-SITE: web.RequestKey[Site] = web.RequestKey("site", Site)
-CLIENT: web.RequestKey[Address] = web.RequestKey("client", object)  # type: ignore[arg-type]  # a union is no class
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-"""What a middleware wraps."""
-
-RETRY_STORING_S = 5
-
-# A body takes twice its size while it comes in. A thousand of the largest at once are an attack; bodies that come
-# with their head, as nearly all do, need no room.
-MAX_INCOMING_BYTES = 64 << 20
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_COLLECT = re.compile(r"/public/([^/]*)/analytics/collect/?")
+_HEALTH = "/healthz"
 
 
-class BodyLost(Exception):
-    """The rest of the body cannot come: the client has gone, or (`BodyBroken`) what it sends are no chunks."""
+class Endpoint(Enum):
+    """What a method and a path ask for."""
+
+    EVENT = auto()  # to store one
+    PREFLIGHT = auto()
+    HEALTH = auto()
+    WRONG_METHOD = auto()
+    NOTHING = auto()
 
 
-class BodyBroken(BodyLost):
-    """Its client may still be there to be told."""
+class Route(NamedTuple):
+    """A method and a path, read. Any text may stand for a site: what is no site id is no site either."""
+
+    endpoint: Endpoint
+    site_id: str | None = None
+    methods: str = COLLECT_METHODS  # that the path has
 
 
-class Bodies:
-    """The bodies that are still coming in, and what they may take together."""
-
-    def __init__(self, max_bytes: int = MAX_INCOMING_BYTES) -> None:
-        self._left_bytes = max_bytes
-
-    @contextmanager
-    def room_for(self, size_bytes: int) -> Iterator[bool]:
-        """Whether there is room for one more of that size; if so it is taken until the body is read."""
-        fits = size_bytes <= self._left_bytes
-        taken = size_bytes if fits else 0
-        self._left_bytes -= taken
-        try:
-            yield fits
-        finally:
-            self._left_bytes += taken
+def find_route(method: str, path: str) -> Route:
+    """The route of a path as it was sent, without its query. One slash may stand at the end of a collect path."""
+    match = _COLLECT.fullmatch(path)
+    if match is not None:
+        endpoint = {"POST": Endpoint.EVENT, "OPTIONS": Endpoint.PREFLIGHT}.get(method, Endpoint.WRONG_METHOD)
+        return Route(endpoint, unquote(match[1]))
+    if path == _HEALTH:
+        endpoint = Endpoint.HEALTH if method in ("GET", "HEAD") else Endpoint.WRONG_METHOD
+        return Route(endpoint, methods=HEALTH_METHODS)
+    return Route(Endpoint.NOTHING)
 
 
-async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, timeout_s: float) -> bytes | Refused:
-    """The whole body, or why not. Nothing is read of a body that is declared too large, or encoded.
+class Request(Arrival):
+    """A request: what was sent; and `site`, `client` and `counts` once a check has looked them up.
 
-    Raises BodyLost.
+    `peer` is the other end of the connection. `headers` has the names in lower case; of a header that comes more than
+    once it has the first value, but all of a list, joined by commas. `body_bytes` is the declared length, None with
+    chunks. `close`: nothing is read behind the request; so the client says, or the response has to say.
     """
-    refused = too_large(request.content_length or 0, max_bytes)
-    if refused:
-        return refused
-    if _codings(request, hdrs.CONTENT_ENCODING) - {"identity"} or _codings(request, hdrs.TRANSFER_ENCODING) - {
-        "chunked"
-    }:
-        return Refused(Reason.ENCODING, "Content-Encoding is not supported")
-    try:
-        if request.content.is_eof():  # nearly always: a beacon's head and body come in one segment
-            body = request.content.read_nowait(-1)
-        else:
-            size_bytes = max_bytes if request.content_length is None else request.content_length
-            with bodies.room_for(size_bytes) as there_is_room:
-                if not there_is_room:
-                    return unavailable()
-                async with asyncio.timeout(timeout_s):  # aiohttp has no limit of its own
-                    body = await _receive(request, max_bytes)
-    except TimeoutError:
-        return Refused(Reason.TIMEOUT, "Body was not received in time")
-    except web.RequestPayloadError as exc:
-        raise BodyBroken from exc
-    except ConnectionError as exc:
-        raise BodyLost from exc
-    except RuntimeError as exc:  # so aiohttp says it of a connection that was lost before it was waited for
-        if request.transport is not None:
-            raise
-        raise BodyLost from exc
-    return too_large(len(body), max_bytes) or body
 
+    __slots__ = ("body_bytes", "close", "counts", "headers", "method", "peer", "route")
 
-def unavailable() -> Refused:
-    """The refusal of an event for which there is no room now."""
-    return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)
-
-
-def too_large(size_bytes: int, max_bytes: int) -> Refused | None:
-    """The refusal of a body of that size, declared or received, if it is one."""
-    return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes") if size_bytes > max_bytes else None
-
-
-def _codings(request: web.BaseRequest, header: str) -> set[str]:
-    """What the header names in all its lines, in lower case."""
-    if header not in request.headers:
-        return set()
-    named = ",".join(request.headers.getall(header)).lower().split(",")
-    return {coding.strip() for coding in named} - {""}
-
-
-async def _receive(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """The body, or a little more than `max_bytes` of it."""
-    expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11
-    if expected and request.transport is not None:
-        # Only now: whatever could be answered without the body has been, and the client kept its body.
-        request.transport.write(CONTINUE)
-    chunks = bytearray()
-    while len(chunks) <= max_bytes and (chunk := await request.content.readany()):
-        chunks += chunk
-    return bytes(chunks)
+    def __init__(
+        self,
+        method: str,
+        route: Route,
+        peer: str | None,
+        headers: Mapping[str, str],
+        body_bytes: int | None,
+        close: bool,
+    ) -> None:
+        self.method = method
+        self.route = route
+        self.peer = peer
+        self.headers = headers
+        self.body_bytes = body_bytes
+        self.close = close
+        self.counts: SiteCounts | None = None
+        self.origin = headers.get("origin")
+        self.referer = headers.get("referer")
+        self.user_agent = headers.get("user-agent")

@@ -1,105 +1,90 @@
-"""The server that the public connects to: aiohttp's, with connections of ours, and bounds on how many there are."""
+"""The server that the public connects to: what its connections share, and how many there may be."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+import time
+from contextlib import suppress
+from email.utils import formatdate
 
-from aiohttp import web
-
-from collector.edge import responses
-from collector.edge.client_ip import client_address
-from collector.edge.collect import Rules
+from collector.edge.bodies import Bodies
 from collector.edge.connection import Connection
 from collector.edge.connection_limit import ConnectionLimit
-from collector.edge.fast_path import OrdinaryRequests
-from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, Refusal
+from collector.edge.decide import Decider
+from collector.edge.fast_path import FastPath
+from collector.edge.standard_path import StandardPath
 from collector.edge.turn_budget import TurnBudget
 from collector.metrics import Metrics
 
-# After an answer that did not wait for the body, the rest of it is read and dropped for so long, then the
-# connection is closed: closing at once would reset it, and the client would never see the answer.
-LINGERING_S = 2.0
+
+class Date:
+    """The value of `Date`, rendered once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._end = b""
+
+    def end_of_head(self) -> bytes:
+        """The value, and the end of a head."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._end = second, f"{formatdate(second, usegmt=True)}\r\n\r\n".encode()
+        return self._end
 
 
-class Server(web.Server):
-    """The connections to an application that is set up; at most `max_connections` of them.
+class Server:
+    """Makes connections, and ends them; at most `max_connections`."""
 
-    `rules` gives the present ones, which a reload may replace.
-    """
-
-    def __init__(
-        self,
-        app: web.AppRunner,
-        metrics: Metrics,
-        rules: Callable[[], Rules],
-        *,
-        keepalive_timeout_s: float,
-        max_connections: int,
-        ordinary: OrdinaryRequests | None,
-    ) -> None:
-        assert app.server is not None
-        super().__init__(app.server.request_handler, request_factory=app.server.request_factory)
-        self._metrics = metrics
-        self._rules = rules
-        self._ordinary = ordinary
-        self._turn_budget = TurnBudget()
+    def __init__(self, decider: Decider, *, fast_path: bool, keepalive_timeout_s: float, max_connections: int) -> None:
+        self.decider = decider
+        self.metrics: Metrics = decider.metrics
+        self.bodies = Bodies()
+        self.fast_path = FastPath() if fast_path else None
+        self.standard_path = StandardPath(decider, self.bodies)
+        self.turn_budget = TurnBudget()
+        self.date = Date()
+        self.keepalive_timeout_s = keepalive_timeout_s
         self._limit = ConnectionLimit(max_connections)
-        self._options: dict[str, Any] = {
-            "keepalive_timeout": keepalive_timeout_s,
-            "lingering_time": LINGERING_S,
-            "auto_decompress": False,  # an encoding is refused, never unpacked
-            "access_log": None,
-            # The parser bounds lines, each by itself; a head is bounded as a whole.
-            "max_line_size": MAX_HEAD_BYTES,
-            "max_field_size": MAX_HEAD_BYTES,
-            "max_headers": MAX_HEAD_LINES,
-        }
+        self._connections: set[Connection] = set()
 
-    def __call__(self) -> web.RequestHandler:
-        connection = Connection(self, loop=asyncio.get_running_loop(), **self._options)
-        connection.count_bad_request = self._metrics.bad_requests.inc
-        connection.refuse = self._refuse
-        connection.head_timeout_s = lambda: self._rules().body_timeout_s
-        connection.turn_budget = self._turn_budget
-        connection.ordinary = self._ordinary
-        return connection
-
-    def _refuse(self, refusal: Refusal | None) -> web.Response:
-        """Answer a head that is refused, and count it: for the site that it names, if it can be read."""
-        if refusal is None:
-            self._metrics.bad_requests.inc()
-            return responses.not_http()
-        site = None if refusal.site_id is None else self._rules().sites.get(refusal.site_id)
-        counts = self._metrics.of_unknown if site is None else self._metrics.of_site(site.id)
-        counts.count_dropped(refusal.refused.reason)
-        return responses.bad_head(refusal.origin, refusal.refused)
+    @property
+    def patience_s(self) -> float:
+        """How long a head may take to come, and then its body."""
+        return self.decider.rules.body_timeout_s
 
     @property
     def open_connections(self) -> int:
-        """How many there are. (`connections` would list them.)"""
-        return len(self._limit)
+        return len(self._connections)
 
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection; where there are too many, one of the oldest that is idle makes room, or else it goes."""
-        super().connection_made(handler, transport)
-        assert isinstance(handler, Connection)
-        self._metrics.connections.inc()
-        rules = self._rules()
-        address = client_address(handler.peer, (), rules.trusted_proxies)
-        bounded = rules.max_connections_per_client and address not in rules.trusted_proxies
-        client = rules.buckets.client_of(address) if bounded else None
-        going = self._limit.enter(handler, client, rules.max_connections_per_client)
-        if going is None:
-            return
-        leaver, bound = going
-        self._metrics.evicted.labels(bound).inc()
-        if leaver is handler:
-            # Not yet: its task has not begun, and would find it lost.
-            asyncio.get_running_loop().call_soon(handler.force_close)
-        else:
-            cast(Connection, leaver).make_room()
+    async def open(self) -> None:
+        await self.standard_path.open()
 
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._metrics.connections.dec()
-        self._limit.leave(cast(Connection, handler))
+    async def close(self, patience_s: float) -> None:
+        """Close every connection once no request is under way, at the latest after `patience_s`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self.decider.in_flight.none()
+        for connection in list(self._connections):
+            connection.evict()
+        await self.standard_path.close()
+
+    def __call__(self) -> Connection:
+        return Connection(self)
+
+    def enter(self, connection: Connection) -> None:
+        """Take it; where there are too many, one of the oldest that is idle makes room, or else it goes itself."""
+        self._connections.add(connection)
+        self.metrics.connections.inc()
+        rules = self.decider.rules
+        address, is_trusted = rules.peers[connection.peer]
+        is_bounded = rules.max_connections_per_client and not is_trusted
+        client = rules.buckets.client_of(address) if is_bounded else None
+        evicted = self._limit.enter(connection, client, rules.max_connections_per_client)
+        if evicted is not None:
+            leaver, bound = evicted
+            self.metrics.evicted.labels(bound).inc()
+            leaver.evict()
+
+    def leave(self, connection: Connection) -> None:
+        """It is closed."""
+        self._connections.discard(connection)
+        self.metrics.connections.dec()
+        self._limit.leave(connection)

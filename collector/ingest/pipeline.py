@@ -1,16 +1,15 @@
 """The pipeline: what came in, to an accepted event or to the reason why it is none.
 
-It knows nothing of HTTP. The first step that speaks decides, and those that need no body come first, so
-that an answer which does not depend on the body need not wait for it.
+It knows nothing of HTTP. The steps that need no body are here one by one; their order, among those of HTTP, is the
+list of collector/edge/decide.py.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address
-from typing import Any, NamedTuple
+from typing import Any
 
 from collector.addresses import Address, parse_address
-from collector.events import FIELDS, Dropped, Event, Ignored, Kind, Reason, Refused, Row
+from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy, event_time_us
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
@@ -20,6 +19,7 @@ from collector.sites import Site, host_of, origin_of
 # Longer ones are cut: browsers send about 120 characters, and a head may have 32 KB.
 USER_AGENT_MAX_CHARACTERS = 512
 
+LONGEST_KNOWN_ORIGIN = 300  # "https://", a host, a port; longer ones could fill the cache with 16 MB
 LONGEST_HOST = 253  # RFC 1035, 2.3.4, without the dot at its end
 
 # What a row takes beside the text of its body and user agent: 66 Arrow slots and their validity bits, 364 bytes, and
@@ -36,36 +36,42 @@ _ANY_IPV4 = IPv4Address(0)
 _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
-class Arrival(NamedTuple):
-    """What is known of an event before its body; `user_agent` is cut and clean, see `arrive`."""
+class Arrival:
+    """What is known of an event before its body: for which site, from whom, and what the page's headers say."""
 
-    client: Address
-    origin: str | None
-    referer: str | None
-    user_agent: str | None
-    charge_bytes: int  # what a row takes beside the text of its body
+    __slots__ = ("client", "origin", "referer", "site", "user_agent")
 
-
-def arrive(client: Address, origin: str | None, referer: str | None, user_agent: str | None) -> Arrival:
-    """What came with the head of a request."""
-    if user_agent is None or user_agent.isascii():
-        clean = user_agent and user_agent[:USER_AGENT_MAX_CHARACTERS]
-        return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean or ""))
-    clean = _clean(user_agent)
-    return Arrival(client, origin, referer, clean, ROW_BYTES + len(clean.encode()))
-
-
-def tracking_enabled(site: Site, arrival: Arrival) -> Ignored | None:
-    return None if site.tracking else Ignored(Reason.TRACKING_DISABLED, "Tracking is disabled for this site")
+    def __init__(
+        self,
+        site: Site,
+        client: Address,
+        origin: str | None = None,
+        referer: str | None = None,
+        user_agent: str | None = None,
+    ) -> None:
+        self.site = site
+        self.client = client
+        self.origin = origin
+        self.referer = referer
+        self.user_agent = user_agent
 
 
-def not_localhost(site: Site, arrival: Arrival) -> Ignored | None:
+def tracking_enabled(arrival: Arrival) -> Ignored | None:
+    return None if arrival.site.tracking else Ignored(Reason.TRACKING_DISABLED, "Tracking is disabled for this site")
+
+
+def not_localhost(arrival: Arrival) -> Ignored | None:
     """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost.
 
     An origin that the site lists by name is let in: apps have `capacitor://localhost` and the like.
     """
-    host = None if site.allow_localhost else host_of(arrival.origin) or host_of(arrival.referer)
-    if host is None or len(host) > LONGEST_HOST or not _is_localhost(host):
+    site = arrival.site
+    if site.allow_localhost:
+        return None
+    is_local = _on_localhost(arrival.origin)
+    if is_local is None:
+        is_local = _on_localhost(arrival.referer)
+    if not is_local:
         return None
     if site.allowed_origins is not None:
         origin = arrival.origin if host_of(arrival.origin) else origin_of(arrival.referer)
@@ -74,37 +80,21 @@ def not_localhost(site: Site, arrival: Arrival) -> Ignored | None:
     return Ignored(Reason.LOCALHOST, "Events from localhost are not tracked")
 
 
-def origin_allowed(site: Site, arrival: Arrival) -> Refused | None:
-    if site.allowed_origins is None or arrival.origin is None or arrival.origin in site.allowed_origins:
+def origin_allowed(arrival: Arrival) -> Refused | None:
+    allowed, origin = arrival.site.allowed_origins, arrival.origin
+    if allowed is None or origin is None or origin in allowed:
         return None
     return Refused(Reason.ORIGIN_NOT_ALLOWED, "Origin not allowed")
 
 
-def ip_not_excluded(site: Site, arrival: Arrival) -> Ignored | None:
-    return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if arrival.client in site.excluded_ips else None
+def ip_not_excluded(arrival: Arrival) -> Ignored | None:
+    is_excluded = arrival.client in arrival.site.excluded_ips
+    return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if is_excluded else None
 
 
-Steps = tuple[Callable[[Site, Arrival], Dropped | None], ...]
-
-OF_THE_PAGE: Steps = (tracking_enabled, not_localhost, origin_allowed)
-"""What depends on the site and the headers `Origin` and `Referer` alone."""
-
-BEFORE_BODY: Steps = (*OF_THE_PAGE, ip_not_excluded)
-
-
-def admit(site: Site, arrival: Arrival, steps: Steps = BEFORE_BODY) -> Dropped | None:
-    """The reason not to read the body, or None."""
-    for step in steps:
-        verdict = step(site, arrival)
-        if verdict is not None:
-            return verdict
-    return None
-
-
-def accept(
-    site: Site, arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy
-) -> Event | Ignored | Refused:
+def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy) -> Event | Ignored | Refused:
     """The event in `body`, ready to be stored, or why it is not to be."""
+    site = arrival.site
     try:
         event = parse(body)
         values = read(event, received_us)
@@ -119,8 +109,14 @@ def accept(
     if event["page_path"] in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
     kept_ip, user_agent = client_ip(arrival.client, received_us), arrival.user_agent
+    if user_agent is None or user_agent.isascii():
+        user_agent = user_agent and user_agent[:USER_AGENT_MAX_CHARACTERS]
+        size_bytes = ROW_BYTES + len(user_agent or "") + len(body)
+    else:
+        user_agent = _clean(user_agent)
+        size_bytes = ROW_BYTES + len(user_agent.encode()) + len(body)
     row: Row = [site.id, received_us, *values, kept_ip, user_agent]
-    return Event(site.id, received_us, kept_ip, user_agent, body, row, arrival.charge_bytes + len(body))
+    return Event(site.id, received_us, kept_ip, user_agent, body, row, size_bytes)
 
 
 def replay(record: Record) -> tuple[Event, bool]:
@@ -175,13 +171,25 @@ def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
     return Ignored(Reason.INVALID, str(exc))
 
 
-# A page's host comes again and again; 4,096 of at most 253 characters are 1 MB.
-@lru_cache(maxsize=4_096)
-def _is_localhost(host: str) -> bool:
+def _on_localhost(url: str | None) -> bool | None:
+    """Whether its host is this machine; None where it has no host."""
+    if not url:
+        return None
+    return _known_on_localhost(url) if len(url) <= LONGEST_KNOWN_ORIGIN else _host_is_local(url)
+
+
+def _host_is_local(url: str) -> bool | None:
+    host = host_of(url)
+    if host is None or len(host) > LONGEST_HOST:
+        return None if host is None else False
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = parse_address(host)
     return address is not None and (address.is_loopback or address == _ANY_IPV4)
+
+
+# Pages send the same origin again and again: 0.1 us instead of 1. 2 MB at most.
+_known_on_localhost = lru_cache(maxsize=4_096)(_host_is_local)
 
 
 def _clean(user_agent: str) -> str:

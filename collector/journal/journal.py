@@ -111,15 +111,11 @@ class Journal:
 
     def can_append(self) -> bool:
         """Whether an event would be taken now."""
-        return self._refusal() is None
-
-    def refusing_because(self) -> str:
-        """Why `can_append` says no, for a person."""
-        return self._refusal() or "nothing"
+        return self.refusal() is None
 
     async def append(self, event: Event) -> bool:
         """Store the event: True once it is as safe as `durability` says, False if it is not stored."""
-        if self._refusal() is not None:
+        if self.refusal() is not None:
             return False
         committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Its request may have been given up, and the future with it.
@@ -127,7 +123,7 @@ class Journal:
         return await committed
 
     def submit(self, event: Event, on_commit: OnCommit) -> None:
-        """Store the event, which `can_append` has just allowed. `on_commit` is called once that is decided."""
+        """Store the event, which `refusal` has just allowed. `on_commit` hears whether it is stored, maybe at once."""
         if self.in_memory:
             self._buffer.append(event)
             if self._filled() >= 1:
@@ -239,7 +235,8 @@ class Journal:
             return buffer.size_bytes / self._segment_max_bytes
         return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
-    def _refusal(self) -> str | None:
+    def refusal(self) -> str | None:
+        """Why no event would be taken now, for a person; None if it would."""
         if self._closed:
             return "draining"
         if self.blocked_reason is not None or self._failing is not None:

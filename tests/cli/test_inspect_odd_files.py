@@ -20,7 +20,7 @@ import pytest
 from collector.cli.main import main
 from collector.config import SiteSettings
 from collector.events import Event
-from collector.ingest.pipeline import accept, arrive
+from collector.ingest.pipeline import Arrival, accept
 from collector.journal.record import Header, crc_seed, encode, encode_header
 from collector.parts.table import EVENT_SCHEMA
 from collector.sites import build_site
@@ -198,10 +198,10 @@ def test_part_whose_rows_cannot_be_shown_is_broken_where_they_are_asked_for(
 
 def segment(*received_us: int) -> bytes:
     """A sound segment with an event of each of these moments."""
-    site, arrival = build_site("demo", SiteSettings()), arrive(ip_address("192.0.2.1"), None, None, None)
+    arrival = Arrival(build_site("demo", SiteSettings()), ip_address("192.0.2.1"))
     data = encode_header(Header(SEGMENT[:16], by_site=True))
     for moment in received_us:
-        kept = accept(site, arrival, body(), moment, lambda address, received_us: None)
+        kept = accept(arrival, body(), moment, lambda address, received_us: None)
         assert isinstance(kept, Event)
         data += encode(kept, crc_seed(SEGMENT[:16]))
     return data

@@ -59,7 +59,7 @@ async def test_reload_that_wants_hashes_has_the_key_before_it_is_in_force(collec
     worker = Worker(config(collector.data_dir), collector.stages, UNUSED_DATA_DIR, collector.clock)
     assert 201 == (await collector.post(event())).status
     await worker.take_over(config(collector.data_dir, privacy=HASH))
-    assert needs_keys(collector.stages.endpoint.rules.client_ip)
+    assert needs_keys(collector.stages.decider.rules.client_ip)
     assert 201 == (await collector.post(event())).status
     await worker.take_over(config(collector.data_dir))
     assert 201 == (await collector.post(event())).status

@@ -15,10 +15,11 @@ from collector.daemon.resources import listen
 from collector.daemon.sd_notify import Manager
 from collector.daemon.status import Reporter, Stats
 from collector.daemon.wiring import build_stages
-from collector.daemon.worker import Worker
+from collector.daemon.worker import Worker, accept_all
 from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
-from collector.daemon.workers.child import SupervisorController
+from collector.daemon.workers.child import SupervisorController, accepting_beside_others
 from collector.portable import shared_memory
+from collector.worker_slot import WorkerSlot
 from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
 
 
@@ -136,13 +137,12 @@ async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIte
     """A worker that could serve, and its socket."""
     stages = build_stages(config(data_dir), clock)
     stages.open()
-    connection_counts = (
-        ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 1) if several else None
-    )
     bound = listen("127.0.0.1", 0, "server")
     bound.setblocking(False)
+    counts = ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 1)
+    accept = accepting_beside_others(counts, WorkerSlot(0, 1)) if several else accept_all
     try:
-        yield Worker(config(data_dir), stages, UNUSED_DATA_DIR, clock, connection_counts), bound
+        yield Worker(config(data_dir), stages, UNUSED_DATA_DIR, clock, accept), bound
     finally:
         bound.close()
         await stages.journal.close()
@@ -176,4 +176,4 @@ async def test_public_listener_drains(
         async with asyncio.timeout(10):
             assert b"" == await reader.read()
         writer.close()
-        assert worker.stages.traffic.draining
+        assert worker.stages.decider.in_flight.draining

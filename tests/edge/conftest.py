@@ -63,4 +63,4 @@ async def wire(collector: Running, connect: Connect) -> Wire:
 @pytest.fixture
 def no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections whose body was not wanted are closed at once; ask for it before the collector."""
-    monkeypatch.setattr("collector.edge.server.LINGERING_S", 0.05)
+    monkeypatch.setattr("collector.edge.connection.LINGERING_S", 0.05)

@@ -95,6 +95,6 @@ async def collector_with(serve: Serve, *faults: str) -> Running:
         rate_limit={"requests_per_minute": 1, "burst": 1},
     )
     if "rate" in faults:
-        collector.stages.endpoint.rules.buckets.take(LOOPBACK)
+        collector.stages.decider.rules.buckets.take(LOOPBACK)
     collector.stages.journal.blocked_reason = "disk space is low" if "no room" in faults else None
     return collector

@@ -130,7 +130,7 @@ async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> by
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr("collector.edge.server.LINGERING_S", 0.05)
+    monkeypatch.setattr("collector.edge.connection.LINGERING_S", 0.05)
     fast, plain = (
         config(
             tmp_path / str(fast_path),
@@ -151,7 +151,7 @@ async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         counts, stored = [], []
         for collector in (one, other):
             counts.append(per_site(collector.stages.metrics.snapshot({}, {})().decode()))
-            assert 0 == collector.stages.traffic.in_flight
+            assert 0 == collector.stages.decider.in_flight.count
             await collector.flush()
             rows = [row for site in SITES for row in collector.rows(site) if row.pop("received_at")]
             stored.append(sorted(map(repr, rows)))

@@ -1,6 +1,5 @@
 """Who is asking: through proxies that are trusted, and through no others."""
 
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -8,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.addresses import AddressSet, parse_network
-from collector.edge.client_ip import NO_ADDRESS, client_address
+from collector.edge.client_ip import NO_ADDRESS, Peers
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
-from tests.support import FakeClock, Running, body
+from tests.support import FakeClock, body
 
 # Two proxies of ours, one network of them, one of IPv6, and one on the machine itself.
 TRUSTED = AddressSet(map(parse_network, ("192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8:ffff::/48", "::1")))
@@ -83,21 +82,10 @@ CASES = {
 def test_client_is_the_first_that_no_proxy_of_ours_vouches_past(
     peer: str | None, forwarded_for: list[str], client: str
 ) -> None:
-    assert ip_address(client) == client_address(peer, forwarded_for, TRUSTED)
-
-
-@pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
-async def test_client_of_an_ordinary_request_is_the_same(
-    collector: Running, peer: str | None, forwarded_for: list[str], client: str
-) -> None:
-    """It has one such header at most; a peer that is known is asked for only once."""
-    ordinary = collector.stages.ordinary
-    if ordinary is None or len(forwarded_for) > 1:
-        return
-    rules = replace(collector.stages.endpoint.rules, trusted_proxies=TRUSTED)
-    header = forwarded_for[0] if forwarded_for else None
-    for _ in range(2):
-        assert ip_address(client) == ordinary._client(peer, header, rules)
+    header = ",".join(forwarded_for) if forwarded_for else None
+    peers = Peers(TRUSTED)
+    for _ in range(2):  # a peer that is known is asked for only once
+        assert ip_address(client) == peers.client(peer, header)
 
 
 EMPTY = st.sampled_from(["", " ", "\t", " \t "])
@@ -121,12 +109,13 @@ def test_empty_elements_of_any_list_change_nothing(headers: list[list[str]]) -> 
     """However many headers they come in, and wherever in them."""
     told = [",".join(header) for header in headers]
     without = [element for header in headers for element in header if element.strip(" \t")]
-    assert client_address(PROXY, without, TRUSTED) == client_address(PROXY, told, TRUSTED)
-    assert client_address(PROXY, [", ".join(without)], TRUSTED) == client_address(PROXY, told, TRUSTED)
+    peers = Peers(TRUSTED)
+    for comma in (",", ", "):
+        assert peers.client(PROXY, comma.join(without)) == peers.client(PROXY, ",".join(told))
 
 
 def test_header_is_nothing_where_nobody_is_trusted() -> None:
-    assert ip_address(PROXY) == client_address(PROXY, ["203.0.113.9"], AddressSet(()))
+    assert ip_address(PROXY) == Peers(AddressSet(())).client(PROXY, "203.0.113.9")
 
 
 async def test_spoofed_header_lifts_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
@@ -166,3 +155,11 @@ async def test_header_of_a_trusted_proxy_tells_clients_apart(serve: Serve, conne
     assert 202 == await ask(b"203.0.113.1", b"", site="closed")
     await collector.flush()
     assert ["203.0.113.1", "2001:db8::7"] == [row["client_ip"] for row in collector.rows()]
+
+
+def test_peers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.edge.client_ip.MAX_KNOWN_PEERS", 10)
+    peers = Peers(TRUSTED)
+    for number in range(50):
+        assert ip_address(number) == peers.client(str(ip_address(number)), None)
+        assert len(peers) <= 10

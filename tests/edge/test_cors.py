@@ -66,7 +66,7 @@ async def test_too_large_in_chunks_can_be_read(serve: Serve, connect: Connect) -
 
 
 async def test_fault_of_ours_can_be_read(collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.edge.collect.accept", lambda *_: 1 / 0)
+    monkeypatch.setattr("collector.edge.decide.accept", lambda *_: 1 / 0)
     answer = await wire.ask(request(body(), ORIGIN))
     assert (500, readable_by(SHOP)) == (answer.status, cors(answer))
 

@@ -1,4 +1,4 @@
-"""Ordinary requests: known, answered as the plain way answers, and kept apart from everything else."""
+"""The fast path: which requests take it, answered as the standard path answers them; and their order."""
 
 import asyncio
 import logging
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from collector.daemon.wiring import build_rules
-from collector.edge import connection, fast_path
-from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge import responses
 from collector.edge.connection import Connection
-from collector.edge.head import LONGEST_HEAD_BYTES, HeadReader
+from collector.edge.exchange import Exchange
+from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, FastPath
+from collector.edge.standard_path import StandardPath
+from collector.ingest import pipeline
 from tests.edge.conftest import Connect, Serve
 from tests.edge.faults import FAULTS, collector_with, faulty
 from tests.edge.wire import Wire, chunk, head, request, tally, until
@@ -25,18 +27,17 @@ PREFLIGHT = head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS
 
 
 class Handed:
-    """What was handed on to aiohttp."""
+    """The heads of the requests that were given to aiohttp."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on: list[bytes] = []
-        handing_on = Connection._hand_on
+        begin = StandardPath.begin
 
-        def hand_on(connection: Connection, data: bytes) -> None:
-            if data:  # without any it is aiohttp itself that calls
-                self.on.append(data)
-            handing_on(connection, data)
+        def begun(standard_path: StandardPath, exchange: Exchange) -> None:
+            self.on.append(exchange.head)
+            begin(standard_path, exchange)
 
-        monkeypatch.setattr(Connection, "_hand_on", hand_on)
+        monkeypatch.setattr(StandardPath, "begin", begun)
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +49,6 @@ def way() -> str:
 @pytest.fixture
 def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
     return Handed(monkeypatch)
-
-
-def requests_of(collector: Running) -> fast_path.OrdinaryRequests:
-    assert collector.stages.ordinary is not None
-    return collector.stages.ordinary
 
 
 @pytest.mark.parametrize("fault", ["none", *FAULTS])
@@ -67,8 +63,8 @@ async def test_both_ways_give_the_same_answer(
     if fault in ("encoding", "method"):
         data = sent.whole
     answers = []
-    for fast_path in (True, False):
-        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", fast_path)
+    for is_fast in (True, False):
+        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", is_fast)
         collector = await collector_with(serve, *faults)
         wire = await connect(collector)
         answer = await wire.ask(data)
@@ -85,80 +81,88 @@ def _target(text: bytes) -> str:
     return text.split(b" ")[1].decode()
 
 
-@pytest.mark.parametrize("target", [None, "/public/demo/analytics/collect/"])
-async def test_ordinary_request_is_never_aiohttps(
-    collector: Running, wire: Wire, handed: Handed, target: str | None
-) -> None:
-    """Not even the first of a connection, and a refused one no more than a stored one."""
-    sent = [request(data, target=target) for data in (body(), b"{", body())]
-    assert [201, 202, 201] == [(await wire.ask(each)).status for each in sent]
-    assert [] == handed.on
-
-
-NOT_ORDINARY: dict[str, bytes] = {
+FAST: dict[str, bytes] = {
+    "stored": request(body()),
+    "invalid": request(b"{"),
+    "slash at the end": request(body(), target="/public/demo/analytics/collect/"),
+    "query": request(body(), target="/public/demo/analytics/collect?a=b"),
+    "escape": request(body(), target="/public/d%65mo/analytics/collect"),
     "preflight": PREFLIGHT,
+    "health": head(method="GET", target="/healthz"),
+    "health without a body": head(method="HEAD", target="/healthz"),
     "unknown site": request(body(), site="nobody"),
     "other path": request(body(), target="/"),
-    "query": request(body(), target="/public/demo/analytics/collect?a=b"),
     "method": request(body(), method="PUT"),
-    "HTTP/1.0": request(body(), b"Connection: keep-alive", version="1.0"),
     "encoded": request(body(), b"Content-Encoding: gzip"),
-    "chunks": head(b"Transfer-Encoding: chunked") + chunk(body()) + chunk(b""),
-    "expected": request(body(), b"Expect: 100-continue"),
-    "upgrade": request(body(), b"Connection: Upgrade", b"Upgrade: h2c"),
+    "identity": request(body(), b"Content-Encoding: identity"),
     "no length": head(),
-    "long head": request(body(), b"X: " + b"x" * LONGEST_HEAD_BYTES),
-    "large body": request(bytes(UNREAD_KEPT_BYTES + 1)),
-    "two at once": request(body()) * 2,
-    "one and a half": request(body()) + request(body())[:-9],
+    "large body": request(body() + bytes(b" " * 60_000)),
 }
 
 
-@pytest.mark.parametrize("sent", NOT_ORDINARY.values(), ids=NOT_ORDINARY)
-async def test_everything_else_is_aiohttps(wire: Wire, handed: Handed, sent: bytes) -> None:
-    await wire.ask(sent)
-    assert sent == handed.on[0]
-
-
-@pytest.mark.parametrize("between", [PREFLIGHT, request(body(), site="nobody"), request(body(), method="PUT")])
-async def test_connection_is_ordinary_again_behind_a_request_of_known_length(
-    wire: Wire, handed: Handed, between: bytes
+@pytest.mark.parametrize("sent", FAST.values(), ids=FAST)
+@pytest.mark.parametrize("cuts", [(), (10,), (-1,), (3, 70, 150, 200)])
+async def test_request_of_the_fast_path_is_never_aiohttps(
+    wire: Wire, handed: Handed, sent: bytes, cuts: tuple[int, ...]
 ) -> None:
-    """Behind a proxy all clients share its connections; one preflight must not slow them down for good."""
-    await wire.ask(request(body()))
-    await wire.ask(between)
+    """However it is cut, and whether it is stored or not. Behind it the connection goes on."""
+    ends = sorted(cut % len(sent) for cut in cuts)
+    for start, end in zip([0, *ends], [*ends, len(sent)], strict=True):
+        wire.send(sent[start:end])
+        await asyncio.sleep(0.001)
+    answer = await wire.answer("HEAD" if sent.startswith(b"HEAD") else "POST")
+    assert "Connection" not in answer.headers
     assert 201 == (await wire.ask(request(body()))).status
-    assert [between] == handed.on
+    assert [] == handed.on
 
 
-async def test_connection_is_ordinary_again_behind_a_body_in_pieces(
-    collector: Running, wire: Wire, handed: Handed
-) -> None:
-    whole = request(body())
-    for piece in (whole[:-20], whole[-20:-10]):
-        wire.send(piece)
-        await until(lambda piece=piece: handed.on[-1:] == [piece])  # type: ignore[misc]
-    assert 201 == (await wire.ask(whole[-10:])).status
-    assert 201 == (await wire.ask(whole)).status
-    assert 3 == len(handed.on)
-    assert {"received": 2, "stored": 2} == tally(collector)
+STANDARD: dict[str, bytes] = {
+    "HTTP/1.0": request(body(), b"Connection: keep-alive", version="1.0"),
+    "chunks": head(b"Transfer-Encoding: chunked") + chunk(body()) + chunk(b""),
+    "expected": request(body(), b"Expect: 100-continue"),
+    "upgrade": request(body(), b"Connection: Upgrade", b"Upgrade: h2c"),
+    "long head": request(body(), b"X: " + b"x" * LONGEST_HEAD_BYTES),
+    "twice": request(body(), b"X: a", b"X: b"),
+    "no ASCII": request(body(), b"X: \xff"),
+    "absolute": request(body(), target="http://x/public/demo/analytics/collect"),
+    "unknown site": request(body(), b"X: a", b"X: b", site="nobody"),
+    "method": request(body(), b"X: a", b"X: b", method="PUT"),
+}
 
 
-async def test_border_of_two_requests_is_never_guessed(collector: Running, wire: Wire, handed: Handed) -> None:
-    """Half a head and then what looks like a whole request: to aiohttp the second is a header of the first."""
+@pytest.mark.parametrize("sent", STANDARD.values(), ids=STANDARD)
+async def test_everything_else_is_aiohttps_for_that_one_request(wire: Wire, handed: Handed, sent: bytes) -> None:
+    """Behind a proxy all clients share its connections; one odd request must not slow them down for good."""
+    first = sent[: sent.index(END) + len(END)]
+    for count in (1, 2):
+        assert 201 == (await wire.ask(request(body()))).status
+        assert "close" != (await wire.ask(sent)).headers.get("Connection")
+        assert count * [first] == handed.on
+    assert 201 == (await wire.ask(request(body()))).status
+
+
+async def test_one_after_the_other_each_takes_its_path(collector: Running, wire: Wire, handed: Handed) -> None:
+    """All in one piece."""
+    wire.send(b"".join(request(body()) + sent for sent in STANDARD.values()) + request(b"{"))
+    statuses = [(await wire.answer()).status for _ in range(2 * len(STANDARD) + 1)]
+    assert (len(STANDARD), 202) == (len(handed.on), statuses[-1])
+    assert len(STANDARD) * [201] == statuses[:-1:2]
+
+
+async def test_border_of_two_requests_is_never_guessed(collector: Running, wire: Wire) -> None:
+    """Half a head and then what looks like a whole request: the second is a header of the first."""
     wire.send(b"POST /nowhere HTTP/1.1\r\nX: ")
-    await until(lambda: handed.on)
+    await asyncio.sleep(0.02)
     assert 404 == (await wire.ask(request(body()))).status
     assert {} == tally(collector)
 
 
-async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Running, wire: Wire, handed: Handed) -> None:
+async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Running, wire: Wire) -> None:
     """They come in one piece, the first is answered, and what comes next still belongs to the half."""
     whole = request(body(), site="nobody")
     assert 404 == (await wire.ask(whole + b"POST /nowhere HTTP/1.1\r\nX: ")).status
     await asyncio.sleep(0.02)
     assert 404 == (await wire.ask(request(body()))).status
-    assert 2 == len(handed.on)
     assert {} == tally(collector)
 
 
@@ -197,36 +201,22 @@ async def test_bad_host_is_refused_however_often_it_comes(collector: Running, co
     assert {"received": 6, "stored": 3, "invalid": 3} == tally(collector)
 
 
-@pytest.mark.parametrize("lacking", [1, -1])
-async def test_length_must_be_the_bodys(collector: Running, lacking: int) -> None:
-    data = body()
-    assert requests_of(collector).find(request(data)) is not None
-    assert requests_of(collector).find(head(b"Content-Length: %d" % (len(data) + lacking)) + data) is None
-
-
-async def test_forwarded_address_is_believed_of_a_trusted_peer_only(serve: Serve) -> None:
-    collector = await serve(
-        {"demo": {"excluded_ips": ["192.0.2.7"]}},
-        server={"trusted_proxies": ["127.0.0.1"]},
-        privacy={"client_ip": "full"},
-    )
-    known = requests_of(collector)
-    sent = known.find(request(body(), b"X-Forwarded-For: 192.0.2.7"))
-    assert sent is not None
-    answers: list[bytes] = []
-    for peer in ("127.0.0.1", "198.51.100.1", None):
-        known.answer(sent, peer, lambda answer, close: answers.append(answer))
-    await until(lambda: len(answers) == 3)
-    assert [b"202", b"201", b"201"] == [answer.split(b" ")[1] for answer in answers]
+@pytest.mark.parametrize(("peers", "status"), [(["127.0.0.1"], 202), (["198.51.100.1"], 201)])
+async def test_forwarded_address_is_believed_of_a_trusted_peer_only(
+    serve: Serve, connect: Connect, peers: list[str], status: int
+) -> None:
+    collector = await serve({"demo": {"excluded_ips": ["192.0.2.7"]}}, server={"trusted_proxies": peers})
+    sent = request(body(), b"X-Forwarded-For: 192.0.2.7")
+    assert status == (await (await connect(collector)).ask(sent)).status
 
 
 async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
     assert 201 == (await wire.ask(request(body(), ORIGIN))).status
-    endpoint = collector.stages.endpoint
+    decider = collector.stages.decider
     sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
-    endpoint.rules = build_rules(config(tmp_path, sites), collector.clock, endpoint.rules.buckets.table)
+    decider.rules = build_rules(config(tmp_path, sites), collector.clock, decider.rules.buckets.table)
     assert 403 == (await wire.ask(request(body(), ORIGIN))).status
-    endpoint.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, endpoint.rules.buckets.table)
+    decider.rules = build_rules(config(tmp_path, {"other": {}}), collector.clock, decider.rules.buckets.table)
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 
@@ -234,10 +224,10 @@ async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wi
     """One that was a client may be a proxy now."""
     sites: dict[str, dict[str, Any]] = {"demo": {"excluded_ips": ["192.0.2.7"]}}
     sent = request(body(), b"X-Forwarded-For: 192.0.2.7")
-    endpoint = collector.stages.endpoint
+    decider = collector.stages.decider
     for trusted, status in (([], 201), (["127.0.0.1"], 202), ([], 201)):
         settings = config(tmp_path, sites, server={"trusted_proxies": trusted})
-        endpoint.rules = build_rules(settings, collector.clock, endpoint.rules.buckets.table)
+        decider.rules = build_rules(settings, collector.clock, decider.rules.buckets.table)
         assert status == (await wire.ask(sent)).status
 
 
@@ -245,7 +235,7 @@ async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wi
 async def test_draining_collector_closes_behind_every_answer(collector: Running, wire: Wire, data: bytes) -> None:
     """What is not stored as well."""
     assert "Connection" not in (await wire.ask(request(data))).headers
-    collector.stages.traffic.draining = True
+    collector.stages.decider.in_flight.draining = True
     assert "close" == (await wire.ask(request(data))).headers["Connection"]
     assert b"" == await wire.rest()
 
@@ -253,22 +243,20 @@ async def test_draining_collector_closes_behind_every_answer(collector: Running,
 @pytest.mark.parametrize("data", [body(), b"{"])
 async def test_date_is_that_of_the_second(wire: Wire, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     for now, date in ((1.5, "Thu, 01 Jan 1970 00:00:01 GMT"), (86_400.0, "Fri, 02 Jan 1970 00:00:00 GMT")):
-        monkeypatch.setattr("collector.edge.fast_path.time.time", lambda now=now: now)
+        monkeypatch.setattr("collector.edge.server.time.time", lambda now=now: now)
         assert date == (await wire.ask(request(data))).headers["Date"]
 
 
-async def test_pages_that_are_remembered_are_bounded(
-    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast_path, "MAX_KNOWN_PAGES", 10)
+async def test_origins_that_are_remembered_are_bounded(collector: Running, wire: Wire) -> None:
+    """In number and length; each is allowed in its own name."""
     for number in range(50):
         answer = await wire.ask(request(body(), b"Origin: https://%d.example" % number))
         assert f"https://{number}.example" == answer.headers[ALLOWED]
-    known = requests_of(collector)
-    assert 10 >= (before := len(known._pages))
+    known = [cache.cache_info() for cache in (responses._known_stored, pipeline._known_on_localhost)]
+    assert all(info.maxsize and info.currsize <= info.maxsize for info in known)
     endless = "https://" + 1_000 * "x" + ".example"
     assert endless == (await wire.ask(request(body(), b"Origin: " + endless.encode()))).headers[ALLOWED]
-    assert before == len(known._pages)
+    assert known == [cache.cache_info() for cache in (responses._known_stored, pipeline._known_on_localhost)]
 
 
 @pytest.mark.parametrize("origin", [b"null", b"", b"https://", b"shop"])
@@ -310,7 +298,7 @@ async def test_client_that_does_not_wait_is_read_no_further(
 
     def seen(connection: Connection, data: bytes) -> None:
         data_received(connection, data)
-        held.append(len(connection._held))
+        held.append(len(connection._buffer))
 
     monkeypatch.setattr(Connection, "data_received", seen)
     wire = await connect(collector)
@@ -348,20 +336,20 @@ async def test_whatever_comes_behind_a_request_fails_its_own_connection_alone(
     assert b"" == await wire.rest()
     assert not collector.stages.journal.broken.is_set()
     assert 201 == (await (await connect(collector)).ask(request(body()))).status
-    assert 0 == collector.stages.traffic.in_flight
+    assert 0 == collector.stages.decider.in_flight.count
 
 
-@pytest.mark.parametrize("place", ["OrdinaryRequests._stored_answer", "OrdinaryRequests._tell_time"])
+@pytest.mark.parametrize("place", ["responses.stored", "server.Date.end_of_head"])
 async def test_answer_that_fails_is_no_fault_of_the_journals(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """The event is stored; its connection is closed, which has no other way to tell."""
     with monkeypatch.context() as broken:
-        broken.setattr(f"collector.edge.fast_path.{place}", lambda *_: 1 / 0)
+        broken.setattr(f"collector.edge.{place}", lambda *_: 1 / 0)
         wire.send(request(body()))
         assert b"" == await wire.rest()
     assert not collector.stages.journal.broken.is_set()
-    assert 0 == collector.stages.traffic.in_flight
+    assert 0 == collector.stages.decider.in_flight.count
     assert 201 == (await (await connect(collector)).ask(request(body()))).status
     assert {"received": 2, "stored": 2} == tally(collector)
 
@@ -370,12 +358,12 @@ async def test_fault_in_a_connection_ends_it_alone(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(Connection, "_keepalive_timeout", "no number", raising=False)
-        wire.send(request(body()))
+        broken.setattr(Connection, "_close_behind", lambda *_: 1 / 0)
+        wire.send(request(body(), b"Connection: close"))
         assert (await wire.rest()).startswith(b"HTTP/1.1 201 ")
     assert "a connection failed" in caplog.text
     assert not collector.stages.journal.broken.is_set()
-    assert 0 == collector.stages.traffic.in_flight
+    assert 0 == collector.stages.decider.in_flight.count
 
 
 async def test_event_of_a_client_that_is_gone_is_stored(
@@ -392,7 +380,7 @@ async def test_event_of_a_client_that_is_gone_is_stored(
     submit(*told[0])
     await until(lambda: tally(collector))
     assert {"received": 1, "stored": 1} == tally(collector)
-    assert 0 == collector.stages.traffic.in_flight
+    assert 0 == collector.stages.decider.in_flight.count
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -405,7 +393,7 @@ async def test_request_that_is_under_way_when_the_server_ends_is_answered(tmp_pa
         collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
         wire.send(request(body()))
         await until(lambda: told)
-        collector.stages.traffic.draining = True
+        collector.stages.decider.in_flight.draining = True
         asyncio.get_running_loop().call_later(0.1, lambda: submit(*told[0]))
     answer = await wire.answer()
     assert (201, "close") == (answer.status, answer.headers["Connection"])
@@ -451,7 +439,7 @@ async def test_client_that_reads_no_answers_is_answered_no_more(
                 await loop.sock_sendall(unread, request(b"{"))
                 async with asyncio.timeout(0.5):
                     await until(lambda number=number: counted.received == number)  # type: ignore[misc]
-        transport = made[0].transport
+        transport = made[0]._transport
         assert transport is not None
         _, high_bytes = transport.get_write_buffer_limits()
         assert high_bytes < transport.get_write_buffer_size() < high_bytes + 2_000
@@ -473,37 +461,26 @@ async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path
         assert b"" == await slow.rest()
 
 
-async def test_request_that_cannot_be_known_goes_the_plain_way(
+async def test_head_that_cannot_be_read_takes_the_standard_path(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(HeadReader, "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(FastPath, "_read_request_line", lambda *_: 1 / 0)
     assert 201 == (await wire.ask(request(body()))).status
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_switched_off_nothing_is_ordinary(serve: Serve, connect: Connect, handed: Handed) -> None:
+async def test_switched_off_nothing_takes_it(serve: Serve, connect: Connect, handed: Handed) -> None:
     collector = await serve(server={"fast_path": False})
     wire = await connect(collector)
     assert 201 == (await wire.ask(request(body()))).status
     assert 1 == len(handed.on)
 
 
-@pytest.mark.parametrize(
-    ("what", "value"), [("TESTED_AIOHTTP", "3.13."), ("PRIVATE_NAMES", ("_messages", "_no_such_name"))]
-)
-def test_ordinary_requests_pass_by_no_aiohttp_that_was_not_tested(
-    monkeypatch: pytest.MonkeyPatch, what: str, value: object
-) -> None:
-    assert connection.fits()
-    monkeypatch.setattr(connection, what, value)
-    assert not connection.fits()
-
-
 async def test_rows_of_both_ways_are_the_same(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = event(lcp=12, page_title="\ud800", event_time="yesterday", screen_width=2**60, is_entry=True)
     rows = []
-    for fast_path in (True, False):
-        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", fast_path)
+    for is_fast in (True, False):
+        monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", is_fast)
         collector = await serve(privacy={"client_ip": "full"})
         assert 201 == (await collector.post(sent, headers={"User-Agent": "Agent/1 é"})).status
         await collector.flush()

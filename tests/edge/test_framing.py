@@ -10,8 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.edge.framing import MAX_FRAME_BYTES, Framed, Framing
-from tests.edge.wire import chunk, head, request
+from collector.edge.framing import MAX_FRAME_BYTES, Framing
+from tests.edge.wire import chunk, head
 
 CHUNKED = b"Transfer-Encoding: chunked"
 LAST = chunk(b"")
@@ -23,29 +23,7 @@ def way() -> str:
     return "none"
 
 
-Followed = list[tuple[bytes, bool]]
-"""The heads of requests, and whether what is behind each must not be read."""
-
-
-def follow(*pieces: bytes, framing: Framing | None = None) -> tuple[Followed, bytes]:
-    """The requests, as a parser takes them one after the other, and what it was given of them."""
-    framing = framing or Framing()
-    found: list[tuple[bytes, Framed]] = []
-    given = b""
-    for piece in pieces:
-        given += framing.feed(piece)
-        while True:
-            if taken := framing.take():
-                assert framing.taken is not None
-                found.append((taken, framing.taken))
-            if not framing.is_whole:
-                break
-            framing.free()
-            given += framing.feed(b"")
-    return [(taken, framed.closes) for taken, framed in found], given
-
-
-# A whole request, and whether its connection may not go on.
+# A head, its body, and whether its connection may not go on.
 REQUESTS: dict[str, tuple[bytes, bytes, bool]] = {
     "no body": (head(method="GET"), b"", False),
     "no length": (head(b"X: y"), b"", False),
@@ -61,8 +39,9 @@ REQUESTS: dict[str, tuple[bytes, bytes, bool]] = {
     "trailers": (head(CHUNKED), b"0\r\nX: y\r\nOrigin: http://localhost\r\n\r\n", True),
     "encoded": (head(b"Transfer-Encoding: gzip, chunked"), chunk(b"hello") + LAST, False),
     "HTTP/1.0": (head(b"Connection: keep-alive", version="1.0"), b"", False),
+    "upgrade": (head(b"Connection: Upgrade", b"Upgrade: websocket"), b"", False),
+    "CONNECT": (head(method="CONNECT", target="a:1"), b"", True),
 }
-ALL = st.lists(st.sampled_from(list(REQUESTS.values())), min_size=1, max_size=5)
 
 
 def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
@@ -70,43 +49,53 @@ def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *at], [*at, len(data)], strict=True)]
 
 
-@given(ALL, st.lists(st.integers(min_value=0), max_size=6), st.sampled_from([b"", b"\r\n", b"\r\n\r\n"]))
-def test_requests_are_followed_however_they_are_cut(
-    requests: list[tuple[bytes, bytes, bool]], cuts: list[int], blank: bytes
-) -> None:
-    data = b"".join(blank + head + body for head, body, _ in requests)
-    framing = Framing()
-    expected = [(head, closes) for head, _, closes in requests]
-    assert (expected, data) == follow(*pieces_of(data, cuts), framing=framing)
-    framing.feed(b"GET /")
-    assert b"GET /" == framing.head
+def follow(first: bytes, pieces: Sequence[bytes]) -> tuple[Framing, bytes]:
+    """The framing of a request whose head is `first`, and what belongs to its body of what comes behind."""
+    framing = Framing(first)
+    body = b""
+    for piece in pieces:
+        end = framing.follow(piece, 0)
+        body += piece[:end]
+        if end < len(piece):
+            assert framing.is_whole
+            break
+    return framing, body
 
 
-@given(ALL, st.lists(st.integers(min_value=0), max_size=6))
-def test_parser_is_given_one_request_at_a_time(requests: list[tuple[bytes, bytes, bool]], cuts: list[int]) -> None:
-    """The next only when it has room for that."""
-    framing = Framing()
-    given = b"".join(framing.feed(piece) for piece in pieces_of(b"".join(h + b for h, b, _ in requests), cuts))
-    for first, body, _ in requests:
-        assert first + body == given
-        assert framing.take() == first
-        framing.free()
-        given = framing.feed(b"")
-    assert b"" == given
+@given(st.sampled_from(list(REQUESTS.values())), st.lists(st.integers(min_value=0), max_size=6))
+def test_request_is_followed_however_it_is_cut(request: tuple[bytes, bytes, bool], cuts: list[int]) -> None:
+    first, body, closes = request
+    framing, taken = follow(first, pieces_of(body + b"GET / HTTP/1.1", cuts))
+    assert (body, True, closes, False) == (taken, framing.is_whole, framing.closes, framing.is_broken)
 
 
 @pytest.mark.parametrize(("first", "body", "closes"), REQUESTS.values(), ids=REQUESTS)
-def test_requests_are_followed_byte_by_byte(first: bytes, body: bytes, closes: bool) -> None:
-    data = 2 * (first + body)
-    assert (2 * [(first, closes)], data) == follow(*(data[at : at + 1] for at in range(len(data))))
+def test_request_is_followed_byte_by_byte(first: bytes, body: bytes, closes: bool) -> None:
+    framing, taken = follow(first, [bytes([byte]) for byte in body])
+    assert (body, True, closes) == (taken, framing.is_whole, framing.closes)
 
 
-def messages(data: bytes) -> int | None:
-    """How many messages aiohttp's parser makes of it; None where it refuses."""
+@pytest.mark.parametrize(("first", "body", "closes"), REQUESTS.values(), ids=REQUESTS)
+def test_request_is_whole_at_its_last_byte_and_not_before(first: bytes, body: bytes, closes: bool) -> None:
+    if body:
+        assert not follow(first, [body[:-1]])[0].is_whole
+    assert follow(first, [body])[0].is_whole
+
+
+def test_head_in_front_of_what_is_followed_is_passed() -> None:
+    sent = head(b"Content-Length: 5")
+    framing = Framing(sent)
+    assert len(sent) + 5 == framing.follow(sent + b"hello" + sent, len(sent))
+    assert framing.is_whole
+
+
+def taken_by_parser(data: bytes) -> int | None:
+    """How many messages aiohttp's parser makes of it, and 0 where the body goes on; None where it refuses."""
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 20, auto_decompress=False)
-        return len(parser.feed_data(data)[0])
+        messages = parser.feed_data(data)[0]
+        return sum(payload.is_eof() for _, payload in messages)
     except HttpProcessingError:
         return None
     finally:
@@ -119,44 +108,25 @@ FRAMES = st.sampled_from(
 
 
 @given(st.lists(FRAMES, max_size=12).map(b"".join), st.sampled_from([CHUNKED, b"Content-Length: 5", b"X: y"]))
-def test_what_the_parser_takes_is_counted_alike(body: bytes, line: bytes) -> None:
-    """But behind trailers, where nothing is read any more."""
-    data = head(line) + body
-    found = messages(data)
-    heads, _ = follow(data)
-    if found is not None and not any(closes for _, closes in heads):
-        assert found == len(heads)
-
-
-@pytest.mark.parametrize("ended", [True, False])
-def test_head_that_has_begun_is_told(ended: bool) -> None:
-    begun = head(b"X: y") if ended else head(b"X: y")[:-2]
-    framing = Framing()
-    follow(request(b"hello"), b"\r\n", begun[:9], framing=framing)
-    framing.feed(begun[9:])
-    assert begun == framing.head
-    framing = Framing()
-    follow(head(CHUNKED), b"5\r\nhel", framing=framing)
-    assert b"" == framing.head
+def test_body_that_the_parser_takes_ends_where_it_is_said_to_end(body: bytes, line: bytes) -> None:
+    """And one that the parser waits for is waited for."""
+    first = head(line)
+    framing, taken = follow(first, [body])
+    if framing.is_whole:
+        assert taken_by_parser(first + taken) in (1, None)
+    elif taken_by_parser(first + body) is not None:
+        assert (0, False) == (taken_by_parser(first + body), framing.is_broken)
 
 
 @pytest.mark.parametrize(
-    "first",
-    [
-        head(b"Connection: Upgrade", b"upgrade:\tWebSocket "),
-        head(method="CONNECT", target="a:1"),
-        head(CHUNKED) + b"no size\r\n",
-        head(CHUNKED) + b"5\nhello",
-    ],
+    "body", [b"no size\r\n", b"5\nhello", b"z\r\n", b"5 \r\nhello", b"\r\n", b"5\r\nhelloworld\r\n"]
 )
-def test_what_cannot_be_followed_is_followed_again_from_a_known_border(first: bytes) -> None:
-    framing = Framing()
-    followed, given = follow(first + head(b"X: y"), framing=framing)
-    assert (1, first + head(b"X: y")) == (len(followed), given)
-    assert b"" == framing.head
-    framing.restart()
-    framing.feed(head(b"X: y"))
-    assert head(b"X: y") == framing.head
+@pytest.mark.parametrize("step", [1 << 20, 1])
+def test_broken_chunk_is_told_and_nothing_behind_it_is_another_request(body: bytes, step: int) -> None:
+    framing = Framing(head(CHUNKED))
+    for piece in pieces_of(body, range(0, len(body), step)):
+        assert len(piece) == framing.follow(piece, 0)
+    assert (True, True, False) == (framing.is_broken, framing.closes, framing.is_whole)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +140,11 @@ def test_what_cannot_be_followed_is_followed_again_from_a_known_border(first: by
 )
 @pytest.mark.parametrize("step", [1 << 20, 1_000])
 def test_lines_around_a_body_are_bounded(line: bytes, step: int) -> None:
-    data = head(CHUNKED) + line
-    pieces = pieces_of(data, range(0, len(data), step))
-    for more, endless in ((b"", False), (b"x", True)):
-        framing = Framing()
-        assert [endless] == [closes for _, closes in follow(*pieces, more, framing=framing)[0]]
-        assert endless == framing.is_endless
+    pieces = pieces_of(line, range(0, len(line), step))
+    for more, is_broken in ((b"", False), (b"x", True)):
+        assert is_broken == follow(head(CHUNKED), [*pieces, more])[0].is_broken
 
 
 def test_length_that_nobody_could_send_is_no_fault_of_ours() -> None:
     """Python makes no number of more than 4,300 digits; the parser refuses it."""
-    assert 1 == len(follow(head(b"Content-Length: " + b"9" * 5_000))[0])
+    assert Framing(head(b"Content-Length: " + b"9" * 5_000)).is_whole

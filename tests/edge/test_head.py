@@ -1,4 +1,4 @@
-"""Heads of ordinary requests: whatever is read as one, aiohttp's parser reads the same way."""
+"""Heads of the fast path: whatever it reads, aiohttp's parser reads the same way."""
 
 import asyncio
 
@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.requests import requests
-from collector.edge import head as head_module
-from collector.edge.head import END, LONGEST_HEAD_BYTES, MOST_LINES, HeadReader
+from collector.edge import fast_path
+from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, MOST_LINES, FastPath
+from collector.edge.request import Route, find_route
 from tests.edge.wire import head, request
 
 
@@ -21,16 +22,15 @@ def way() -> str:
     return "none"
 
 
-Read = tuple[str, list[tuple[str, str]], int, bool]
+Read = tuple[str, Route, list[tuple[str, str]], int, bool]
 
 
-def read(data: bytes, reader: HeadReader | None = None) -> Read | None:
-    """The site, the fields sorted by name, the length of the body, and whether the connection closes behind it."""
-    found = (reader or HeadReader()).read(data, data.index(END))
+def read(data: bytes, reader: FastPath | None = None) -> Read | None:
+    """Method, route, fields sorted by name, the length of the body, and whether the connection closes behind it."""
+    found = (reader or FastPath()).read(data, data.index(END), None)
     if found is None:
         return None
-    site_id, fields, length = found
-    return site_id, sorted(fields.items()), length, fields.get("connection", "").lower() == "close"
+    return found.method, found.route, sorted(found.headers.items()), found.body_bytes or 0, found.close
 
 
 def parsed(data: bytes) -> Read | None:
@@ -46,11 +46,11 @@ def parsed(data: bytes) -> Read | None:
     if len(messages) != 1 or upgraded or tail:
         return None
     message, payload = messages[0]
-    if message.method != "POST" or message.chunked or message.upgrade or not payload.is_eof():
+    if message.chunked or message.upgrade or not payload.is_eof():
         return None
-    site_id = message.path.removeprefix("/public/").removesuffix("/").removesuffix("/analytics/collect")
     fields = sorted((name.lower(), value) for name, value in message.headers.items())
-    return site_id, fields, int(message.headers["Content-Length"]), message.should_close
+    length = int(message.headers.get("Content-Length", 0))
+    return message.method, find_route(message.method, message.url.raw_path), fields, length, message.should_close
 
 
 # Bytes that mean something in a head, and some that do not.
@@ -118,6 +118,16 @@ FIRST = st.one_of(
             b"POST /public/d%65/analytics/collect HTTP/1.1",
             b"POST /public/a-_9/analytics/collect/ HTTP/1.1",
             b"POST /public/a-_9/analytics/collect// HTTP/1.1",
+            b"GET /healthz HTTP/1.1",
+            b"OPTIONS /public/demo/analytics/collect?a=b&c HTTP/1.1",
+            b"HEAD /?/public/demo/analytics/collect HTTP/1.1",
+            b"PATCH //x/../%41%zz?%zz HTTP/1.1",
+            b"POST /a#b HTTP/1.1",
+            b"POST /?a#b HTTP/1.1",
+            b"POST http://a/public/demo/analytics/collect HTTP/1.1",
+            b"OPTIONS * HTTP/1.1",
+            b"TRACE / HTTP/1.1",
+            b"DELETE /\\[]{}|^ HTTP/1.1",
         ]
     ),
 )
@@ -129,14 +139,14 @@ def test_what_is_read_aiohttp_reads_the_same(first: bytes, lines: list[bytes], h
     data = b"\r\n".join((first, *([b"Host: a"] if hosted else []), *lines, b"Content-Length: 0", b"", b""))
     data = data[: data.index(END) + len(END)]
     found = read(data)
-    if found is not None and found[2] == 0:
+    if found is not None and found[3] == 0:
         assert parsed(data) == found
 
 
 @given(st.lists(LINES, max_size=4), st.lists(LINES, max_size=4))
 def test_lines_that_are_known_change_nothing(before: list[bytes], lines: list[bytes]) -> None:
     """A reader that has read other heads, with some of the same lines, reads as a new one does."""
-    reader = HeadReader()
+    reader = FastPath()
     for some in (before, lines, [*before, *lines]):
         data = head(b"Content-Length: 0", *some)
         data = data[: data.index(END) + len(END)]
@@ -144,7 +154,7 @@ def test_lines_that_are_known_change_nothing(before: list[bytes], lines: list[by
 
 
 def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
-    reader = HeadReader()
+    reader = FastPath()
     for sent in requests(200):
         assert parsed(sent) == read(sent, reader)
         assert read(sent) is not None
@@ -153,7 +163,6 @@ def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        (b"Content-Encoding: gzip",),
         (b"Transfer-Encoding: chunked",),
         (b"Expect: 100-continue",),
         (b"Upgrade: h2c",),
@@ -173,7 +182,7 @@ def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
         (b"Host: bad host",),
     ],
 )
-def test_what_is_special_is_not_ordinary(lines: tuple[bytes, ...]) -> None:
+def test_what_is_special_is_left_to_aiohttp(lines: tuple[bytes, ...]) -> None:
     assert read(head(b"Content-Length: 0")) is not None
     assert read(head(b"Content-Length: 0", *lines)) is None
 
@@ -188,14 +197,13 @@ def test_length_is_plain_digits(length: bytes) -> None:
     [(b"a.example:80", True), (b"[::1]:80", True), (b"a b", False), (b"[1:2]", False), (b"a/b", False), (b"", False)],
 )
 def test_host_is_a_host(host: bytes, ordinary: bool) -> None:
-    reader = HeadReader()
+    reader = FastPath()
     for _ in range(2):
         found = read(head(b"Content-Length: 0").replace(b"collector.example", host), reader)
         assert ordinary == (found is not None)
 
 
-def test_head_without_host_or_length_is_not_ordinary() -> None:
-    assert read(head()) is None
+def test_head_without_host_is_left_to_aiohttp() -> None:
     assert read(request(b"").replace(b"Host: collector.example\r\n", b"")) is None
 
 
@@ -213,14 +221,16 @@ def test_longest_heads_are_within_what_aiohttp_takes() -> None:
 
 def test_lines_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In number and length; and what is everyone's own is not remembered at all."""
-    monkeypatch.setattr(head_module, "MAX_KNOWN_LINES", 20)
-    monkeypatch.setattr(head_module, "MAX_KNOWN_SITES", 20)
-    reader = HeadReader()
+    monkeypatch.setattr(fast_path, "MAX_KNOWN_LINES", 20)
+    monkeypatch.setattr(fast_path, "MAX_KNOWN_REQUEST_LINES", 20)
+    reader = FastPath()
     for number in range(100):
         own = (b"X-Forwarded-For: 192.0.2.%d" % number, b"Cookie: %d" % number)
         assert read(head(b"Content-Length: 0", b"X: %d" % number, *own, b"Y: " + b"y" * 1_100), reader) is not None
         assert read(head(b"Content-Length: 0").replace(b"demo", b"%d" % number), reader) is not None
         assert len(reader._lines) <= 20
-        assert len(reader._site_of) <= 20
+        assert read(head(b"Content-Length: 0", target=f"/{number}?" + 200 * "x"), reader) is not None
+        assert len(reader._known) <= 20
     assert not [line for line in reader._lines if line.startswith((b"X-F", b"Cookie", b"Y"))]
     assert [line for line in reader._lines if line.startswith(b"X: ")]
+    assert not [line for line in reader._known if len(line) > 128]

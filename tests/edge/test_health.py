@@ -43,7 +43,7 @@ async def test_collector_that_takes_no_events_is_not_healthy(
         case "journal closed":
             await collector.stages.journal.close()
         case "draining":
-            collector.stages.traffic.draining = True
+            collector.stages.decider.in_flight.draining = True
     answer = await wire.ask(head(method=method, target=PATH))
     assert (503, b"unavailable" if method == "GET" else b"") == (answer.status, answer.body)
     assert {} == tally(collector, "(unknown)")

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from collector import VERSION
 from collector.build import COMMIT
 from collector.config import SITE_ID
+from collector.edge.ops import build_admin
 from collector.events import CONTRACT, CONTRACT_HASH, FIELDS
 from tests.edge.conftest import Serve
 from tests.edge.faults import ANSWERS
@@ -24,14 +25,14 @@ Admin = TestClient[Any, Any]
 @pytest.fixture
 async def admin(collector: Running) -> AsyncIterator[Admin]:
     """The admin application of the collector with every default."""
-    async with TestClient(TestServer(collector.stages.admin_app())) as client:
+    async with TestClient(TestServer(build_admin(collector.stages))) as client:
         yield client
 
 
 async def page(collector: Running) -> str:
     """The metrics page, as Prometheus gets it."""
     async with (
-        TestClient(TestServer(collector.stages.admin_app())) as client,
+        TestClient(TestServer(build_admin(collector.stages))) as client,
         client.get("/metrics") as response,
     ):
         assert (200, "text/plain; version=0.0.4; charset=utf-8") == (response.status, response.headers["Content-Type"])
@@ -63,7 +64,7 @@ async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, 
                 pass
         case "closed":
             await collector.stages.journal.close()
-    async with TestClient(TestServer(collector.stages.admin_app())) as admin:
+    async with TestClient(TestServer(build_admin(collector.stages))) as admin:
         assert (503, f"not ready: {why}\n") == await read(admin, "/readyz")
         assert 200 == (await read(admin, "/healthz"))[0]
         assert "collector_ready 0.0" in (await read(admin, "/metrics"))[1]

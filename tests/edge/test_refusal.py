@@ -109,7 +109,7 @@ async def test_head_that_breaks_http_is_refused_as_its_page_can_read(
     assert_refused(answer, 400, "invalid", "BAD_REQUEST")
     assert b"" == await wire.rest()
     assert ({"received": 1, "invalid": 1}, {}) == (tally(collector), tally(collector, "(unknown)"))
-    assert 0 == bad_requests(collector) == collector.stages.traffic.in_flight
+    assert 0 == bad_requests(collector) == collector.stages.decider.in_flight.count
     assert not caplog.records
 
 
@@ -201,7 +201,9 @@ TAKEN: dict[str, bytes] = {
     "blanks around the host": hosted(b"Host: \ta.example\t "),
     "absolute target of another host": request(body(), target=f"http://other.example{PATH}"),
     "HTTP/1.0 without a host": hosted(version="1.0"),
+    "blank line before": b"\r\n" + request(body()),
     "blank lines before": b"\r\n\r\n" + request(body()),
+    "three blank lines before": 3 * b"\r\n" + request(body()),
     "chunk extension": head(CHUNKED) + b'%x;a="b;c"\r\n' % len(body()) + body() + b"\r\n0\r\n\r\n",
     "empty element before chunked": head(b"Transfer-Encoding: ,chunked") + CHUNKS,
     "header without a value": request(body(), b"X:"),
@@ -433,7 +435,7 @@ async def test_what_frames_a_body_is_bounded(
         return
     wire.send(first)
     if site == "demo":
-        await until(lambda: collector.stages.traffic.in_flight)
+        await until(lambda: collector.stages.decider.in_flight.count)
         wire.send(more)
         assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
         assert {"received": 1, "invalid": 1} == tally(collector)

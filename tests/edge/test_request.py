@@ -10,7 +10,8 @@ from aiohttp import StreamReader
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from collector.edge.request import Bodies, BodyLost, read_body
+from collector.edge.bodies import Bodies
+from collector.edge.standard_path import BodyLost, read_body
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import PATIENCE_S, Wire, chunk, head, request, soon, tally, until
 from tests.support import Running, body
@@ -112,7 +113,7 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     collector = await serve(server={"body_timeout_s": 1})
     wire = await connect(collector)
     wire.send(head(CHUNKED) + begun)
-    await until(lambda: collector.stages.traffic.in_flight)
+    await until(lambda: collector.stages.decider.in_flight.count)
     wire.send(b"no chunk\r\n")
     answer = await wire.answer()
     assert (400, "invalid") == (answer.status, answer.reason)
@@ -138,10 +139,10 @@ async def test_client_gone_before_its_body_is_counted_and_no_more(
 ) -> None:
     """It happens all day: a traceback in the log for each would bury what matters."""
     wire.send(sent)
-    await until(lambda: collector.stages.traffic.in_flight)
+    await until(lambda: collector.stages.decider.in_flight.count)
     wire.close()
     await until(lambda: tally(collector))
-    await soon(collector.stages.traffic.idle())
+    await soon(collector.stages.decider.in_flight.none())
     assert {"received": 1, "aborted": 1} == tally(collector)
     assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -189,7 +190,7 @@ async def test_body_that_was_asked_for_is_stored(collector: Running, wire: Wire)
 async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collector: Running, wire: Wire) -> None:
     """There was room when its head came; what counts is whether it was stored."""
     wire.send(head(LENGTH))
-    await until(lambda: collector.stages.traffic.in_flight)
+    await until(lambda: collector.stages.decider.in_flight.count)
     collector.stages.journal.blocked_reason = "disk space is low"
     assert 503 == (await wire.ask(body())).status
     assert {"received": 1, "unavailable": 1} == tally(collector)

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from bench.requests import requests as sample_requests
-from collector.edge.app import UNREAD_KEPT_BYTES
+from collector.edge.decide import UNREAD_KEPT_BYTES
 from tests.fuzz.bodies import identity, make_body
 from tests.fuzz.mutations import mutate
 from tests.ingest.oracle import row_of

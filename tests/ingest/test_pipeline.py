@@ -11,7 +11,14 @@ from collector.edge.responses import FORMS
 from collector.events import COLUMNS, Dropped, Event, Ignored, Kind, Reason, Refused
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
-from collector.ingest.pipeline import Arrival, accept, admit, arrive
+from collector.ingest.pipeline import (
+    Arrival,
+    accept,
+    ip_not_excluded,
+    not_localhost,
+    origin_allowed,
+    tracking_enabled,
+)
 from collector.parts.table import to_batch
 from collector.sites import Site, build_site
 from tests.ingest import oracle
@@ -23,14 +30,24 @@ def site(**settings: Any) -> Site:
 
 
 def arrival(
-    client: str = "192.0.2.7", origin: str | None = None, referer: str | None = None, user_agent: str | None = None
+    of: Site | None = None,
+    client: str = "192.0.2.7",
+    origin: str | None = None,
+    referer: str | None = None,
+    user_agent: str | None = None,
 ) -> Arrival:
-    return arrive(ip_address(client), origin, referer, user_agent)
+    return Arrival(of or site(), ip_address(client), origin, referer, user_agent)
 
 
-def run(site: Site, arrived: Arrival, data: bytes) -> Event | Dropped:
+def admit(arrived: Arrival) -> Dropped | None:
+    """The steps that need no body, in the design's order."""
+    steps = (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded)
+    return next((dropped for step in steps if (dropped := step(arrived)) is not None), None)
+
+
+def run(arrived: Arrival, data: bytes) -> Event | Dropped:
     """All steps."""
-    return admit(site, arrived) or accept(site, arrived, data, NOON_US, lambda address, received_us: str(address))
+    return admit(arrived) or accept(arrived, data, NOON_US, lambda address, received_us: str(address))
 
 
 def reason(outcome: Event | Dropped | None) -> str:
@@ -58,8 +75,8 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, str], bytes]] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_step_speaks(name: str) -> None:
     settings, arrived, data = STEPS[name]
-    assert name == reason(run(site(**settings), arrival(**arrived), data))
-    assert "stored" == reason(run(site(), arrival(), body()))
+    assert name == reason(run(arrival(site(**settings), **arrived), data))
+    assert "stored" == reason(run(arrival(site()), body()))
 
 
 @pytest.mark.parametrize(("first", "second"), [(a, b) for i, a in enumerate(STEPS) for b in list(STEPS)[i + 1 :]])
@@ -68,13 +85,13 @@ def test_first_step_that_speaks_decides(first: str, second: str) -> None:
     if "localhost" in (first, second) and "origin_not_allowed" in (first, second):
         arrived_2 = arrived  # localhost is none of the allowed origins either
     bodies = [text for text in (data, data_2) if text != body()] or [body()]
-    assert first == reason(run(site(**settings, **settings_2), arrival(**arrived_2 | arrived), bodies[0]))
+    assert first == reason(run(arrival(site(**settings, **settings_2), **arrived_2 | arrived), bodies[0]))
 
 
 @pytest.mark.parametrize("name", ["tracking_disabled", "localhost", "origin_not_allowed", "excluded_ip"])
 def test_what_needs_no_body_is_answered_before_it(name: str) -> None:
     settings, arrived, _ = STEPS[name]
-    assert name == reason(admit(site(**settings), arrival(**arrived)))
+    assert name == reason(admit(arrival(site(**settings), **arrived)))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +126,8 @@ def test_what_needs_no_body_is_answered_before_it(name: str) -> None:
 def test_localhost_is_the_host_of_origin_else_of_referer(
     expected: str, origin: str | None, referer: str | None
 ) -> None:
-    assert expected == reason(run(site(), arrival(origin=origin, referer=referer), body()))
-    assert "stored" == reason(run(site(allow_localhost=True), arrival(origin=origin, referer=referer), body()))
+    assert expected == reason(run(arrival(site(), origin=origin, referer=referer), body()))
+    assert "stored" == reason(run(arrival(site(allow_localhost=True), origin=origin, referer=referer), body()))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +142,7 @@ def test_localhost_is_the_host_of_origin_else_of_referer(
     ],
 )
 def test_origin_must_be_listed_if_any_is(expected: str, listed: list[str], origin: str | None) -> None:
-    assert expected == reason(run(site(allowed_origins=listed), arrival(origin=origin), body()))
+    assert expected == reason(run(arrival(site(allowed_origins=listed), origin=origin), body()))
 
 
 APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "http://[::1]:3000", "https://a.example"]
@@ -171,7 +188,7 @@ APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "
 def test_origin_on_localhost_that_is_listed_by_name_is_let_in(
     expected: str, origin: str | None, referer: str | None
 ) -> None:
-    assert expected == reason(run(site(allowed_origins=APPS), arrival(origin=origin, referer=referer), body()))
+    assert expected == reason(run(arrival(site(allowed_origins=APPS), origin=origin, referer=referer), body()))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +205,7 @@ def test_origin_on_localhost_that_is_listed_by_name_is_let_in(
 def test_origin_on_localhost_is_let_in_by_its_name_alone(
     expected: str, listed: list[str], origin: str | None, referer: str | None
 ) -> None:
-    assert expected == reason(run(site(allowed_origins=listed), arrival(origin=origin, referer=referer), body()))
+    assert expected == reason(run(arrival(site(allowed_origins=listed), origin=origin, referer=referer), body()))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +219,7 @@ def test_origin_on_localhost_is_let_in_by_its_name_alone(
 )
 def test_excluded_client_is_ignored(expected: str, client: str) -> None:
     excluding = site(excluded_ips=["192.0.2.0/24", "2001:db8::/32"])
-    assert expected == reason(run(excluding, arrival(client), body()))
+    assert expected == reason(run(arrival(excluding, client), body()))
 
 
 @pytest.mark.parametrize(
@@ -218,13 +235,11 @@ def test_excluded_client_is_ignored(expected: str, client: str) -> None:
     ],
 )
 def test_excluded_path_is_ignored(expected: str, path: str) -> None:
-    assert expected == reason(
-        run(site(excluded_paths=["/admin*", "/exact", "/büro/*"]), arrival(), body(page_path=path))
-    )
+    assert expected == reason(run(arrival(site(excluded_paths=["/admin*", "/exact", "/büro/*"])), body(page_path=path)))
 
 
 def test_ignored_is_what_a_beacon_need_not_hear_and_refused_what_has_a_status() -> None:
-    outcomes = [run(site(**settings), arrival(**arrived), data) for settings, arrived, data in STEPS.values()]
+    outcomes = [run(arrival(site(**settings), **arrived), data) for settings, arrived, data in STEPS.values()]
     assert [Ignored, Ignored, Refused, Ignored, Ignored, Ignored] == [type(outcome) for outcome in outcomes]
     assert set(FORMS) == set(Reason) - {
         Reason.TRACKING_DISABLED,
@@ -236,7 +251,7 @@ def test_ignored_is_what_a_beacon_need_not_hear_and_refused_what_has_a_status() 
 
 
 def strict_errors(data: bytes) -> set[str | None]:
-    outcome = run(site(strict=True), arrival(), data)
+    outcome = run(arrival(site(strict=True)), data)
     assert isinstance(outcome, Refused)
     assert Reason.INVALID is outcome.reason
     return {error.field for error in outcome.errors}
@@ -273,7 +288,7 @@ def test_strict_site_is_told_every_error(fields: set[str | None], data: bytes) -
 )
 def test_user_agent_is_cut_and_cleaned(kept: str | None, sent: str | None) -> None:
     """aiohttp hands over bytes that are no UTF-8 as surrogates."""
-    assert kept == row(run(site(), arrival(user_agent=sent), body()))["user_agent"]
+    assert kept == row(run(arrival(site(), user_agent=sent), body()))["user_agent"]
 
 
 SAMPLES: dict[str, list[Any]] = {"string": ["é😀", ""], "number": [3, 2.5, 2**53 + 1, -0.0], "boolean": [True, False]}
@@ -291,7 +306,7 @@ def test_every_field_lands_in_its_column(turn: int) -> None:
             sent[field.name] = sample + index
     sent["event_time"] = f"2026-05-12T10:00:00.{turn}Z"
     data = body(**sent)
-    stored = row(run(site(), arrival(user_agent="curl/8"), data))
+    stored = row(run(arrival(site(), user_agent="curl/8"), data))
     received_at = stored.pop("received_at")
     assert NOON_US == round(received_at.timestamp() * 1e6)
     assert {
@@ -304,7 +319,7 @@ def test_every_field_lands_in_its_column(turn: int) -> None:
 
 
 def test_row_holds_only_what_arrow_takes_without_a_question() -> None:
-    outcome = run(site(), arrival(), body(lcp=1, cls=2**60, is_exit=True, browser=None))
+    outcome = run(arrival(site()), body(lcp=1, cls=2**60, is_exit=True, browser=None))
     assert isinstance(outcome, Event)
     types = {Kind.STRING: str, Kind.NUMBER: float, Kind.BOOLEAN: bool, Kind.TIMESTAMP: int}
     wrong = [
@@ -319,22 +334,22 @@ def test_row_holds_only_what_arrow_takes_without_a_question() -> None:
     ("raw", "words"), [(None, "2026-05-12T10:00:00Z"), ("yesterday", "yesterday"), ("", ""), ("1.5", "1.5")]
 )
 def test_event_time_that_is_none_keeps_its_words(raw: str | None, words: str) -> None:
-    stored = row(run(site(), arrival(), body(event_time=words)))
+    stored = row(run(arrival(site()), body(event_time=words)))
     assert (raw is not None, raw) == (stored["event_time"] is None, stored["event_time_raw"])
 
 
 def test_unknown_fields_are_dropped() -> None:
-    unknown = run(site(), arrival(), body(unknown={"deep": [1]}, site_id="other", client_ip="x", received_at=0))
-    assert row(run(site(), arrival(), body())) == row(unknown)
+    unknown = run(arrival(site()), body(unknown={"deep": [1]}, site_id="other", client_ip="x", received_at=0))
+    assert row(run(arrival(site()), body())) == row(unknown)
 
 
 def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any, clock: FakeClock) -> None:
     asked: list[object] = []
-    accept(site(), arrival(), body(), NOON_US, lambda *arguments: asked.append(arguments))
+    accept(arrival(), body(), NOON_US, lambda *arguments: asked.append(arguments))
     assert [(ip_address("192.0.2.7"), NOON_US)] == asked
     keys = DailyKeys(tmp_path, clock)
     keys.tend(needed=True)
-    hashed = accept(site(), arrival(), body(), NOON_US, client_ip_policy("hash", keys))
+    hashed = accept(arrival(), body(), NOON_US, client_ip_policy("hash", keys))
     assert 32 == len(row(hashed)["client_ip"])
 
 
@@ -355,8 +370,7 @@ def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any, clock: Fak
 def test_event_is_charged_for_no_less_than_its_columns_hold(user_agent: str | None, changes: dict[str, Any]) -> None:
     """Or the journal's limit would bound nothing."""
     outcome = accept(
-        build_site("x" * 64, SiteSettings()),
-        arrival(user_agent=user_agent),
+        arrival(build_site("x" * 64, SiteSettings()), user_agent=user_agent),
         ujson.dumps(event(**changes), ensure_ascii="\ud83d" in changes.get("browser", "")).encode(),
         NOON_US,
         lambda address, received_us: "0" * 32,

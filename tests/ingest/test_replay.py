@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from collector.config import SiteSettings
 from collector.events import COLUMNS, Event
-from collector.ingest.pipeline import accept, arrive, replay
+from collector.ingest.pipeline import Arrival, accept, replay
 from collector.journal.record import Record
 from collector.sites import build_site
 from tests.ingest.test_hostile import bodies
@@ -32,8 +32,8 @@ def values(data: bytes) -> tuple[dict[str, Any], bool]:
 @given(bodies())
 def test_replayed_row_is_the_row_that_was_stored(data: bytes) -> None:
     """For every body that is stored, however strange."""
-    arrival = arrive(ip_address("192.0.2.1"), None, None, "Mozilla/5.0 \udce9")
-    outcome = accept(SITE, arrival, data, NOON_US, lambda address, received_us: str(address))
+    arrival = Arrival(SITE, ip_address("192.0.2.1"), user_agent="Mozilla/5.0 \udce9")
+    outcome = accept(arrival, data, NOON_US, lambda address, received_us: str(address))
     if isinstance(outcome, Event):
         assert (outcome, True) == replay(record_of(outcome))
 
@@ -80,10 +80,10 @@ def test_time_is_judged_by_the_receipt_of_its_record_and_not_by_todays(received:
     """The same row by the memory and from the journal, whenever it is read back."""
     moment = datetime.fromisoformat(received)
     received_us = round(moment.timestamp()) * 1_000_000
-    arrival = arrive(ip_address("192.0.2.1"), None, None, None)
+    arrival = Arrival(SITE, ip_address("192.0.2.1"))
     for days, is_kept in ((-3_654, False), (-3_650, True), (0, True), (1, True), (2, False)):
         words = (moment + timedelta(days=days)).isoformat()
-        outcome = accept(SITE, arrival, body(event_time=words, **changes), received_us, lambda address, us: None)
+        outcome = accept(arrival, body(event_time=words, **changes), received_us, lambda address, us: None)
         assert isinstance(outcome, Event)
         assert (outcome, True) == replay(record_of(outcome))
         row = dict(zip(NAMES, outcome.row, strict=True))

@@ -34,8 +34,11 @@ SCANS = (
 AS_AIOHTTP_LOGS = """
 import sys
 from aiohttp import web
-from collector.edge.connection import Connection
-Connection.handle_error = web.RequestHandler.handle_error
+from collector.edge import connection, standard_path
+connection.is_broken = connection.is_too_large = lambda head: False
+connection.is_http_1 = lambda head: True
+connection.Connection._wait_for_head = lambda self, begun: self._begin_exchange(begun, len(begun))
+standard_path.AiohttpHandler.handle_error = web.RequestHandler.handle_error
 from collector.cli.main import main
 sys.exit(main())
 """

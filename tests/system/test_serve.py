@@ -234,7 +234,7 @@ def test_request_in_flight_at_sigterm_is_stored_and_its_connection_closed(tmp_pa
     data = body(session_id="late")
     with serving(tmp_path) as process, half_sent(process, data) as connection:
         process.send_signal(signal.SIGTERM)
-        process.logged("draining: 1 requests under way")
+        process.logged("draining: 1 requests in flight")
         connection.sendall(data[len(data) // 2 :])
         with HTTPResponse(connection) as response:
             response.begin()

@@ -45,7 +45,7 @@ def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
         connection.sendall(wire.head("demo", len(data)) + data[:1])
         wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is in flight")
         stop()
-        process.logged("draining: 1 requests under way")
+        process.logged("draining: 1 requests in flight")
         yield
         with suppress(ConnectionError):  # it may have gone at once
             connection.sendall(data[1:])

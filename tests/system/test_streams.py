@@ -16,7 +16,7 @@ import pytest
 
 from collector.config import SiteSettings
 from collector.events import CONTRACT, Event
-from collector.ingest.pipeline import accept, arrive
+from collector.ingest.pipeline import Arrival, accept
 from collector.journal.record import Header, crc_seed, encode, encode_header
 from collector.sites import build_site
 from tests.support import NOON_US, body, read_rows
@@ -235,8 +235,8 @@ def test_what_the_encoding_of_the_output_lacks_is_escaped(folder: Path) -> None:
 def test_output_of_a_full_disk_stops_no_recovery_half_way(folder: Path) -> None:
     """A line is printed for each segment; all are recovered though the first cannot be printed."""
     (folder / "data" / "journal" / "0").mkdir(parents=True)
-    arrival = arrive(ip_address("192.0.2.1"), None, None, None)
-    kept = accept(build_site("demo", SiteSettings()), arrival, body(), NOON_US, lambda address, received_us: None)
+    arrival = Arrival(build_site("demo", SiteSettings()), ip_address("192.0.2.1"))
+    kept = accept(arrival, body(), NOON_US, lambda address, received_us: None)
     assert isinstance(kept, Event)
     for number in range(3):
         segment_id = f"{number:016x}"

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.daemon.resources import DataDir, StartError
 from collector.daemon.stop_signals import STOP_SIGNALS, StopSignals
-from collector.daemon.worker import Worker, open_stages, run
-from collector.daemon.workers.acceptor import ConnectionCounts
+from collector.daemon.worker import Accept, Worker, open_stages, run
+from collector.daemon.workers.acceptor import Acceptor, ConnectionCounts
 from collector.daemon.workers.aggregate import encode as encode_families
 from collector.daemon.workers.aggregate import families
 from collector.daemon.workers.channel import Channel, encode, framed, receive_first
 from collector.edge.rate_limit import BucketTable
+from collector.edge.server import Server
 from collector.log.setup import set_up_logging
 from collector.worker_slot import WorkerSlot
 
@@ -52,8 +53,20 @@ def serve(control: int) -> int:
             return 1
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
-        worker = Worker(config, stages, data_dir, clock, ConnectionCounts(start["connection_counts"], slot.workers))
+        counts = ConnectionCounts(start["connection_counts"], slot.workers)
+        worker = Worker(config, stages, data_dir, clock, accepting_beside_others(counts, slot))
         return run(worker, public, SupervisorController(end, clock))
+
+
+def accepting_beside_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accept:
+    """Accept connections, and leave some to the other workers."""
+
+    async def accept(bound: socket.socket, server: Server) -> Callable[[], None]:
+        acceptor = Acceptor(bound, server, lambda: server.open_connections, counts, slot.worker)
+        acceptor.open()
+        return acceptor.close
+
+    return accept
 
 
 class SupervisorController:
@@ -82,7 +95,7 @@ class SupervisorController:
             await asyncio.wait(tasks)  # and who had failed is in asyncio's log
             self._channel.close()
 
-    async def orders(self, worker: Worker) -> None:
+    async def commands(self, worker: Worker) -> None:
         await asyncio.shield(self._listening)
         await asyncio.Event().wait()  # the supervisor is dead, and the worker told to stop
 

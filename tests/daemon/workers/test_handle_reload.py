@@ -196,6 +196,6 @@ async def test_worker_reads_a_configuration_beside_its_loop(
         supervisor.say("reload", {"number": 7, "labelled": ["new"]})
         supervisor.send(new.model_dump_json().encode())
         assert 7 == await supervisor.asked("reloaded")
-    assert ["new"] == list(collector.stages.endpoint.rules.sites)
+    assert ["new"] == list(collector.stages.decider.rules.sites)
     await supervisor.close()
     await turns()

@@ -1,0 +1,253 @@
+"""The decision: what becomes of a request, whichever way it came.
+
+`before_body` says what can be said without the body, `with_body` the rest. The order of the checks is one list,
+`Decider.checks`; the first that speaks decides. Counting, faults and closing are here too, once.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from collector.clock import Clock
+from collector.edge import responses
+from collector.edge.client_ip import Peers
+from collector.edge.in_flight import InFlight
+from collector.edge.rate_limit import TokenBuckets, over_limit
+from collector.edge.refusal import read_refusal
+from collector.edge.request import Endpoint, Request
+from collector.edge.responses import Response
+from collector.events import Dropped, Event, Reason, Refused
+from collector.ingest.daily_key import KeyMissing
+from collector.ingest.enrich import ClientIpPolicy
+from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, origin_allowed, tracking_enabled
+from collector.journal.flush.rejects import Rejected, Rejects
+from collector.journal.journal import Journal
+from collector.metrics import Metrics, SiteCounts
+from collector.sites import Sites
+
+log = logging.getLogger(__name__)
+
+RETRY_STORING_S = 5
+
+# A response that does not wait for the body leaves the connection open if no more than this has to be read and dropped.
+# (With chunks nobody knows.)
+UNREAD_KEPT_BYTES = 16_384
+
+EVENT = Endpoint.EVENT  # an Enum's members cost 50 ns each to look up
+
+Reply = Callable[[Request, Response | None], object]
+"""Send the response, or close the connection where there is none. Called once, at once or later; must not raise."""
+
+Check = Callable[[Request], Response | Dropped | None]
+"""None: the next check is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a reload can change; the present ones are looked at for every request."""
+
+    sites: Sites
+    buckets: TokenBuckets
+    peers: Peers
+    client_ip: ClientIpPolicy
+    max_body_bytes: int
+    body_timeout_s: float
+    max_connections_per_client: int
+
+
+class Decider:
+    """Decides, counts, and hands what is accepted to the journal."""
+
+    def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
+        self.rules = rules
+        self.journal = journal
+        self.metrics = metrics
+        self.in_flight = InFlight()
+        self._rejects = rejects
+        self._clock = clock
+        self.checks: tuple[Check, ...] = (
+            self.event_sent,
+            self.known_site,
+            self.within_rate,
+            self.able_to_store,
+            tracking_enabled,
+            not_localhost,
+            origin_allowed,
+            ip_not_excluded,
+            self.size_allowed,
+            self.encoding_known,
+        )
+        """Without the body. With it come JSON, the schema, and the page's path (`accept`)."""
+
+    def before_body(self, request: Request) -> Response | None:
+        """The response that needs no body; None: go on with `with_body`, `drop` or `lose`."""
+        self.in_flight.count += 1
+        try:
+            for check in self.checks:
+                outcome = check(request)
+                if outcome is not None:
+                    break
+            else:
+                return None
+        except Exception:  # noqa: BLE001 - it is logged
+            outcome = self._fault(request)
+        if request.body_bytes is None or request.body_bytes > UNREAD_KEPT_BYTES:
+            request.close = True
+        return self._settle(request, outcome)
+
+    def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
+        """Reply at once, or when the event is stored."""
+        received_us = self._clock.now_us()
+        outcome: Event | Dropped
+        try:
+            outcome = accept(request, body, received_us, self.rules.client_ip)
+            if isinstance(outcome, Event):
+                # A closure would be more objects of each event for the garbage collector to look at.
+                self.journal.submit(outcome, partial(self._on_commit, request, reply))
+                return
+            if outcome.reason is Reason.INVALID:
+                self._keep(request, Rejected(received_us, outcome.message, body))
+        except KeyMissing as exc:
+            log.warning("an event was refused: its address cannot be hashed: %s", exc)
+            outcome = unavailable()
+        except Exception:  # noqa: BLE001 - it is logged
+            outcome = self._fault(request)
+        reply(request, self._settle(request, outcome))
+
+    def with_late_body(self, request: Request, body: bytes, reply: Reply) -> None:
+        """The same for a body that was waited for. Meanwhile the room to store it may be gone."""
+        refused = self.able_to_store(request)
+        if refused is None:
+            self.with_body(request, body, reply)
+        else:
+            reply(request, self._settle(request, refused))
+
+    def drop(self, request: Request, reason: Dropped) -> Response:
+        """The response to a request whose body does not come in time, or has no room."""
+        return self._settle(request, reason)
+
+    def lose(self, request: Request) -> None:
+        """The client has gone before its body was here: there is nobody to respond to."""
+        self._counts(request).count_dropped(Reason.ABORTED)
+        self.in_flight.count -= 1
+
+    def break_off(self, request: Request) -> Response:
+        """The response to a body whose framing is broken."""
+        request.close = True
+        self._counts(request).count_dropped(Reason.INVALID)
+        self.in_flight.count -= 1
+        return responses.bad_body(request.origin)
+
+    def refuse_head(self, head: bytes, why: str) -> Response:
+        """The response to a head that breaks HTTP, or is too large; counted for the site that it names, if any."""
+        refusal = read_refusal(head, why)
+        if refusal is None:
+            self.metrics.bad_requests.inc()
+            return responses.not_http()
+        site = None if refusal.site_id is None else self.rules.sites.get(refusal.site_id)
+        counts = self.metrics.of_unknown if site is None else self.metrics.of_site(site.id)
+        counts.count_dropped(refusal.refused.reason)
+        return responses.bad_head(refusal.origin, refusal.refused)
+
+    # The checks, in their order.
+
+    def event_sent(self, request: Request) -> Response | Refused | None:
+        """Method and path are those of an event. What else may be asked is answered here, and costs no token."""
+        endpoint = request.route.endpoint
+        if endpoint is EVENT:
+            return None
+        match endpoint:
+            case Endpoint.PREFLIGHT:
+                return responses.preflight(request.origin, request.headers.get("access-control-request-headers"))
+            case Endpoint.HEALTH:
+                return responses.health(self.journal.can_append() and not self.in_flight.draining)
+            case Endpoint.WRONG_METHOD:
+                return Refused(Reason.METHOD, "Method not allowed")
+        # Counted, or nobody would see that a page sends to a wrong path.
+        return Refused(Reason.NOT_FOUND, "Not found")
+
+    def known_site(self, request: Request) -> Refused | None:
+        site = self.rules.sites.get(request.route.site_id or "")
+        if site is None:
+            return Refused(Reason.UNKNOWN_SITE, "Site not found")
+        request.site = site
+        request.counts = self.metrics.of_site(site.id)
+        return None
+
+    def within_rate(self, request: Request) -> Refused | None:
+        """Costs the client a token."""
+        rules = self.rules
+        client = request.client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        return over_limit(rules.buckets, client)
+
+    def able_to_store(self, request: Request) -> Refused | None:
+        return None if self.journal.refusal() is None else unavailable()
+
+    def size_allowed(self, request: Request) -> Refused | None:
+        body_bytes, max_bytes = request.body_bytes, self.rules.max_body_bytes
+        return None if body_bytes is None or body_bytes <= max_bytes else too_large(max_bytes)
+
+    def encoding_known(self, request: Request) -> Refused | None:
+        codings = request.headers.get("content-encoding")
+        if codings is None or not {each.strip() for each in codings.lower().split(",")} - {"", "identity"}:
+            return None
+        return Refused(Reason.ENCODING, "Content-Encoding is not supported")
+
+    # What follows a check.
+
+    def _keep(self, request: Request, rejected: Rejected) -> None:
+        """Keep what is invalid, for its site's owner to look at."""
+        if not self._rejects.keep(request.site.id, rejected):
+            self.metrics.rejected_lost.inc()
+
+    def _on_commit(self, request: Request, reply: Reply, stored: bool) -> None:
+        """The event is stored, or cannot be. The journal would take an exception for a fault of its own."""
+        try:
+            if stored:
+                self.in_flight.count -= 1
+                assert request.counts is not None  # its site is known
+                request.counts.count_stored()
+                response: Response | None = responses.stored(request.origin)
+                if self.in_flight.draining:
+                    request.close = True
+            else:
+                response = self._settle(request, unavailable())
+        except Exception:
+            log.exception("a response failed: %s of site %.64s", request.method, request.route.site_id)
+            response = None
+        reply(request, response)
+
+    def _settle(self, request: Request, outcome: Response | Dropped) -> Response:
+        """Count what became of a request whose event is not stored, and make its response."""
+        self.in_flight.count -= 1
+        if isinstance(outcome, Response):
+            response = outcome
+        else:
+            self._counts(request).count_dropped(outcome.reason)
+            response = responses.dropped(request.origin, outcome, request.route.methods)
+        if response.close or self.in_flight.draining:
+            request.close = True
+        return response
+
+    def _counts(self, request: Request) -> SiteCounts:
+        """Those of its site; where it names none, or was dropped before its site was looked up, those of no site."""
+        return request.counts or self.metrics.of_unknown
+
+    def _fault(self, request: Request) -> Refused:
+        """A fault of ours: the log learns which, the client that there was one."""
+        log.exception("a request failed: %s of site %.64s", request.method, request.route.site_id)
+        return Refused(Reason.INTERNAL, "Internal error")
+
+
+def unavailable() -> Refused:
+    """The refusal of an event for which there is no room now."""
+    return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)
+
+
+def late_body() -> Refused:
+    return Refused(Reason.TIMEOUT, "Body was not received in time")
+
+
+def too_large(max_bytes: int) -> Refused:
+    return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes")

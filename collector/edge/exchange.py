@@ -1,0 +1,116 @@
+"""An exchange: one request that aiohttp answers, on a connection that stays ours.
+
+aiohttp's protocol gets a transport of its own, which is this object. What it writes goes to the client. What it does to
+its connection ends the exchange, and the connection goes on with the next request, or closes as it closes behind any
+other. Nothing of aiohttp is used here but what asyncio calls of any protocol.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import StreamReader, web
+
+from collector.edge.framing import Framing
+
+End = Callable[[bool], None]
+"""The exchange is over; whether the connection may go on."""
+
+
+class Exchange(asyncio.Transport):
+    """The transport of one aiohttp protocol."""
+
+    protocol: asyncio.Protocol  # set before the first byte
+
+    def __init__(self, transport: asyncio.Transport, peer: str | None, head: bytes, end: End) -> None:
+        super().__init__()
+        self.peer = peer
+        self.head = head
+        self.framing = Framing(head)
+        self._transport = transport
+        self._end = end
+        self._content: StreamReader | None = None  # what the bytes behind the head become
+        self._is_over = False
+
+    def begin(self, protocol: asyncio.Protocol) -> None:
+        self.protocol = protocol
+        protocol.connection_made(self)
+
+    def feed(self, data: bytes, at: int = 0) -> int:
+        """Give aiohttp what belongs to the request, of which `at` bytes are a head; where that ends in `data`.
+
+        Raises what aiohttp's parser fails with, as the IndexError of yarl at `http://[::1]..@`.
+        """
+        end = self.framing.follow(data, at)
+        self.protocol.data_received(data[:end])
+        self._break_off()
+        return end
+
+    def reading(self, content: StreamReader) -> None:
+        """aiohttp has read the head, and gives this body to its handler."""
+        self._content = content
+        self._break_off()
+
+    def responded(self, keep_alive: bool) -> None:
+        """The response is written."""
+        self._finish(keep_alive and not self.framing.closes)
+
+    def lose(self, exc: Exception | None) -> None:
+        """The connection is lost, or the exchange over."""
+        self._is_over = True
+        del self._end  # which knows the connection: together they were garbage
+        if self._content is None:
+            # aiohttp's task has been woken and has not run. It would find its connection lost before its request.
+            asyncio.get_running_loop().call_soon(self._let_go, exc)
+        else:
+            self._let_go(exc)
+
+    def _let_go(self, exc: Exception | None) -> None:
+        self.protocol.connection_lost(exc)
+        del self.protocol  # which knows this exchange: together they were garbage
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether the request is not complete, and may become so."""
+        return not self.framing.is_whole and not self.framing.is_broken
+
+    def _break_off(self) -> None:
+        """Whoever waits for a body that is broken waits in vain, and aiohttp's parser does not tell."""
+        content = self._content
+        if self.framing.is_broken and content is not None and not content.is_eof() and content.exception() is None:
+            content.set_exception(web.RequestPayloadError("broken framing"))
+
+    def _finish(self, goes_on: bool) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._end(goes_on)
+
+    # What aiohttp calls of its transport.
+
+    def write(self, data: Any) -> None:
+        if not self._is_over:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._is_over or self._transport.is_closing()
+
+    def close(self) -> None:
+        self._finish(goes_on=False)
+
+    def abort(self) -> None:
+        if not self._is_over:
+            self._transport.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default if self._is_over else self._transport.get_extra_info(name, default)  # uvloop has none to ask
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        if not self._is_over:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._is_over:
+            self._transport.resume_reading()

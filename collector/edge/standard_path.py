@@ -1,0 +1,250 @@
+"""The standard path: aiohttp's application, for the requests that the fast path does not read.
+
+Its middlewares and its handler are thin: they make a `Request` of aiohttp's, read the body, and make a response of
+aiohttp's of what collector/edge/decide.py says.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from collector.edge.bodies import Bodies
+from collector.edge.decide import Decider, late_body, too_large, unavailable
+from collector.edge.exchange import Exchange
+from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, fault_of
+from collector.edge.request import Request, find_route
+from collector.edge.responses import Response
+from collector.events import Refused
+
+# What may come in several headers of a name is one list (RFC 9110, 5.3).
+LISTS = ("x-forwarded-for", "content-encoding", "transfer-encoding")
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+ASKED: web.RequestKey[Request] = web.RequestKey("asked", Request)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""What a middleware wraps."""
+
+
+class BodyLost(Exception):
+    """The rest of the body cannot come: the client has gone, or (`BodyBroken`) what it sends are no chunks."""
+
+
+class BodyBroken(BodyLost):
+    """Its client may still be there to be told."""
+
+
+class AiohttpHandler(web.RequestHandler):
+    """aiohttp's protocol, which knows what it answers."""
+
+    __slots__ = ("exchange", "refuse_head")
+    exchange: Exchange
+    refuse_head: Callable[[bytes, str], Response]
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A broken frame of a body that nobody reads is the client's affair; aiohttp logs eleven lines."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp's own response to a bad head quotes what was sent, and it logs 11 lines."""
+        if status != 400:
+            return super().handle_error(request, status, exc, message)
+        return last(self.refuse_head(self.exchange.head, "Bad request"))
+
+
+class Sent(web.Response):
+    """A response that tells when it is written."""
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        self._exchange = exchange_of(request)
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        self._exchange.responded(bool(self.keep_alive))
+
+
+def exchange_of(request: web.BaseRequest) -> Exchange:
+    return cast(AiohttpHandler, request.protocol).exchange
+
+
+def to_aiohttp(response: Response, *, close: bool) -> Sent:
+    sent = Sent(status=response.status, body=response.body, headers=response.headers)
+    if close:
+        sent.force_close()
+    return sent
+
+
+def last(response: Response) -> Sent:
+    """The response to a head that is refused. aiohttp takes that for one of HTTP/1.0, where closing is not said."""
+    sent = to_aiohttp(response, close=True)
+    sent.headers[hdrs.CONNECTION] = "close"
+    return sent
+
+
+class StandardPath:
+    """Makes aiohttp's protocols; all of them serve one application."""
+
+    def __init__(self, decider: Decider, bodies: Bodies) -> None:
+        self._decider = decider
+        self._bodies = bodies
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
+
+    async def open(self) -> None:
+        """Set the application up, before the first connection."""
+        await self._runner.setup()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Have aiohttp answer."""
+        server = self._runner.server
+        assert server is not None
+        handler = AiohttpHandler(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=0,  # there is no second request
+            lingering_time=0,  # the connection does that
+            auto_decompress=False,  # an encoding is refused, never unpacked
+            access_log=cast(logging.Logger, None),
+            # aiohttp bounds lines, each by itself; the connection bounds the head as a whole.
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=MAX_HEAD_LINES,
+        )
+        handler.exchange = exchange
+        handler.refuse_head = self._decider.refuse_head
+        exchange.begin(handler)
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[self._before_body])
+        every = app.router.add_route("*", "/{path:.*}", self._with_body, expect_handler=_no_answer_yet)
+        look_up = app.router.resolve
+
+        async def resolve(request: web.Request) -> web.UrlMappingMatchInfo:
+            """Of a target that no route can match, such as `*`, aiohttp would answer `Expect` itself, and quote it."""
+            match = await look_up(request)
+            return match if match.http_exception is None else web.UrlMappingMatchInfo({}, every)
+
+        app.router.resolve = resolve  # type: ignore[method-assign]  # a router of one's own is deprecated
+        return app
+
+    @web.middleware
+    async def _before_body(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Everything that needs no body, the token bucket of the client among it."""
+        exchange = exchange_of(request)
+        exchange.reading(request.content)
+        fault = fault_of(request)
+        if fault is not None:
+            return last(self._decider.refuse_head(exchange.head, fault))
+        asked = to_request(request, exchange.peer)
+        response = self._decider.before_body(asked)
+        if response is not None:
+            return to_aiohttp(response, close=asked.close or exchange.framing.closes)
+        request[ASKED] = asked
+        return await handler(request)
+
+    async def _with_body(self, request: web.Request) -> web.StreamResponse:
+        """The handler: an event in, a response out."""
+        asked, decider = request[ASKED], self._decider
+        rules = decider.rules
+        try:
+            body = await read_body(request, self._bodies, rules.max_body_bytes, rules.body_timeout_s)
+        except BodyBroken:
+            return to_aiohttp(decider.break_off(asked), close=True)
+        except BodyLost:
+            decider.lose(asked)
+            return web.Response(status=400)  # nobody is there to read it
+        except asyncio.CancelledError:
+            decider.lose(asked)
+            raise
+        if isinstance(body, Refused):
+            response: Response | None = decider.drop(asked, body)
+        else:
+            response = await self._decided(asked, body)
+        if response is None:
+            exchange_of(request).abort()
+            return web.Response(status=500)  # nor this
+        return to_aiohttp(response, close=asked.close or exchange_of(request).framing.closes)
+
+    async def _decided(self, asked: Request, body: bytes) -> Response | None:
+        decided: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
+
+        def reply(_: Request, response: Response | None) -> None:
+            if not decided.done():  # its connection may be lost
+                decided.set_result(response)
+
+        self._decider.with_late_body(asked, body, reply)
+        return await decided
+
+
+def to_request(request: web.BaseRequest, peer: str | None) -> Request:
+    """aiohttp's request as decisions see it."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        headers.setdefault(name.lower(), value)
+    for name in LISTS:
+        if name in headers:
+            headers[name] = ",".join(request.headers.getall(name))
+    is_chunked = "transfer-encoding" in headers
+    if is_chunked:
+        others = [each for each in headers["transfer-encoding"].split(",") if each.strip().lower() != "chunked"]
+        headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
+    route = find_route(request.method, request.rel_url.raw_path)
+    body_bytes = None if is_chunked else request.content_length or 0
+    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp knows
+
+
+async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, timeout_s: float) -> bytes | Refused:
+    """The whole body, or why not. Raises BodyLost."""
+    try:
+        if request.content.is_eof():  # it came with its head
+            body = await request.content.read()
+            return body if len(body) <= max_bytes else too_large(max_bytes)
+        size_bytes = max_bytes if request.content_length is None else request.content_length
+        if not bodies.take(size_bytes):
+            return unavailable()
+        try:
+            async with asyncio.timeout(timeout_s):  # aiohttp has no limit of its own
+                body = await _receive(request, max_bytes)
+        finally:
+            bodies.release(size_bytes)
+        return body if len(body) <= max_bytes else too_large(max_bytes)
+    except TimeoutError:
+        return late_body()
+    except web.RequestPayloadError as exc:
+        raise BodyBroken from exc
+    except ConnectionError as exc:
+        raise BodyLost from exc
+    except RuntimeError as exc:  # so aiohttp says it of a connection that was lost before it was waited for
+        if request.transport is not None:
+            raise
+        raise BodyLost from exc
+
+
+async def _receive(request: web.BaseRequest, max_bytes: int) -> bytes:
+    """The body, or a little more than `max_bytes` of it."""
+    expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11
+    if expected and request.transport is not None:
+        # Only now: whatever could be answered without the body has been, and the client kept its body.
+        request.transport.write(CONTINUE)
+    chunks = bytearray()
+    while len(chunks) <= max_bytes and (chunk := await request.content.readany()):
+        chunks += chunk
+    return bytes(chunks)
+
+
+async def _no_answer_yet(request: web.Request) -> None:
+    """`Expect: 100-continue` is answered where the body is read, once it is wanted."""
