@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 LINUX = sys.platform == "linux"
 
@@ -80,24 +79,12 @@ def raise_descriptor_limit(wanted: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def threads_have_priorities() -> bool:
-    """Whether a thread can have a priority of its own. (Elsewhere that number would be some process's.)"""
-    return LINUX and hasattr(os, "setpriority")
-
-
-def set_thread_priority(priority: int, thread: int) -> None:
-    """Set the nice value of a thread, relative to its process, on Linux; elsewhere nothing. Raises PermissionError."""
-    if threads_have_priorities():
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, os.getpid()) + priority)
-
-
-def core_time_ns(thread: int) -> tuple[int, int] | None:
-    """How long a thread of this process has run, and waited for a core. None: this system does not say."""
-    try:
-        ran, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()  # proc(5)
-    except (OSError, ValueError):
-        return None
-    return int(ran), int(waited)
+def set_thread_priority(priority: int) -> None:
+    """Set the nice value of the calling thread, relative to its process, on Linux; elsewhere nothing."""
+    # Elsewhere the number of a thread may be another process's.
+    if LINUX and hasattr(os, "setpriority"):
+        of_process = os.getpriority(os.PRIO_PROCESS, os.getpid())
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), of_process + priority)
 
 
 def cpu_clock() -> int | None:

@@ -98,8 +98,7 @@ def test_thread_has_no_priority_of_its_own_elsewhere(monkeypatch: pytest.MonkeyP
     """There the number of a thread may be another process's."""
     monkeypatch.setattr(portable, "LINUX", False)
     monkeypatch.setattr(os, "setpriority", lambda *arguments: pytest.fail("somebody's priority is changed"))
-    portable.set_thread_priority(5, 1)
-    assert not portable.threads_have_priorities()
+    portable.set_thread_priority(5)
 
 
 def test_memory_for_several_workers_is_refused_in_words_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

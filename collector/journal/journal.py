@@ -217,11 +217,6 @@ class Journal:
         """Stored events that are in no part yet; those of left-over segments are not known."""
         return self._buffer.rows + self._sealed_rows
 
-    @property
-    def fullness(self) -> float:
-        """How much of what the open segment may be, 0 to 1; at 1 it is sealed before its time."""
-        return min(1.0, self._filled())
-
     def buffered_by_site(self) -> Counter[str]:
         """How many events of each site are not yet published, left-over segments aside."""
         return self._sealed_rows_of + _by_site(self._buffer.rows_of)

@@ -199,11 +199,6 @@ def test_service_runs_as_nobody_that_could_harm_the_host(unit: Unit) -> None:
     assert "collector" == unit.host.run("ps", "-o", "user=", "-p", str(unit.main_pid())).stdout.strip()
 
 
-def test_thread_that_flushes_may_hurry(unit: Unit) -> None:
-    """The manager has understood it; it counts from 20 down. What a container's may give is another question."""
-    assert "20" == unit.host.show("collector", "LimitNICE")
-
-
 def test_bad_configuration_is_refused_with_its_reason_and_not_tried_for_ever(unit: Unit) -> None:
     """Although clients go on to connect, each of whom would start the next try."""
     unit.systemctl("stop")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collector.clock import Clock
 from collector.journal.flush.rejects import RejectedStore, Rejects
 from collector.journal.flush.segment_flush import SegmentGone
-from collector.journal.flush.thread import LOW_FROM, FlushThread
+from collector.journal.flush.thread import FlushThread
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
@@ -51,8 +51,7 @@ class Flusher:
         self._clock = clock
         self._metrics = metrics
         self._running: asyncio.Future[bool] | None = None
-        self._thread = FlushThread(clock)
-        self._draining = False
+        self._thread = FlushThread()
         self._lost = 0  # acknowledged events whose segment is gone
 
     async def run(self) -> None:
@@ -76,12 +75,11 @@ class Flusher:
         """
         async with asyncio.timeout(patience_s):
             await self._journal.close()
-        self._draining = True
         publishing = asyncio.create_task(self._publish_all(patience_s))
         if not self._journal.in_memory:
             await self._watch(publishing, patience_s)
         await publishing
-        unsaved = await self._thread.call(_without_file, list(self._journal.sealed), self._pressure)
+        unsaved = await self._thread.call(_without_file, list(self._journal.sealed))
         self._thread.shutdown()
         return self._lost + unsaved
 
@@ -112,16 +110,6 @@ class Flusher:
                 publishing.cancel()
                 raise TimeoutError("the disk holds a flush")
             time_is_over.cancel()
-
-    def _pressure(self, flushing: Segment | None = None) -> float:
-        """How much of the time is over that it has: 0 none, 1 all."""
-        waiting = [segment for segment in self._journal.sealed if segment is not flushing]
-        if self._draining or any(segment.columns for segment in waiting):
-            return 1.0
-        if flushing is not None and flushing.columns is None:
-            return LOW_FROM  # read back, mostly in Python: a higher priority gained nothing, the interpreter decides
-        open_s = (self._clock.monotonic_ns() - self._journal.opened_ns) / 1e9
-        return max(open_s / self._interval_s, self._journal.fullness, LOW_FROM if waiting else 0.0)
 
     async def _seal_on_time(self) -> None:
         while True:
@@ -160,7 +148,7 @@ class Flusher:
             except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
                 failed.add(segment)
                 was_on_disk = segment.columns is None
-                if await self._thread.call(Segment.has_file, segment, self._pressure):
+                if await self._thread.call(Segment.has_file, segment):
                     segment.to_disk()
                 self._metrics.flushes.labels("failed").inc()
                 where = "memory" if segment.columns else "the journal"
@@ -180,7 +168,7 @@ class Flusher:
         started = time.perf_counter()
         self._journal.flush_running = True
         try:
-            parts = await self._thread.call(self._flush_segment, segment, lambda: self._pressure(segment))
+            parts = await self._thread.call(self._flush_segment, segment)
         finally:
             self._journal.flush_running = False
         took_s = time.perf_counter() - started
@@ -206,7 +194,7 @@ class Flusher:
             return
         kept = 0
         try:
-            kept = await self._thread.call(self._rejected_store.write, taken, self._pressure)
+            kept = await self._thread.call(self._rejected_store.write, taken)
         except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
             log.warning("rejected events could not be written: %s", exc)
         self._metrics.rejected_kept.inc(kept)

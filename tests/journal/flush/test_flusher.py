@@ -1,7 +1,6 @@
 """Flushing: when, in which order, and what a failure costs (nothing)."""
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,16 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from collector.journal.flush import thread as flush_thread
 from collector.journal.flush.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
 from collector.journal.flush.rejects import Rejected, RejectedStore, Rejects
-from collector.journal.flush.thread import LOOK_S
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
-from collector.thread_priority import LOW_PRIORITY, LOWEST_PRIORITY, CoreTime, may_raise_priority
 from tests.journal.test_journal import make_event, make_journal
 from tests.support import NOON_US, FakeClock, read_rows
 
@@ -123,99 +119,6 @@ async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
         assert (0, 0) == (bench.journal.unpublished_rows, bench.journal.unpublished_bytes)
         await bench.pass_time(INTERVAL_S)
         assert [1] == bench.disk.written, "an empty buffer is no segment"
-
-
-class Held:
-    """A flush that takes until it is told to go on, and the priority of its thread, behind the process's."""
-
-    def __init__(self, disk: FlakyWriter) -> None:
-        self._disk = disk
-        self._thread = 0
-        self.begun, self.go_on = threading.Event(), threading.Event()
-
-    def __call__(self, segment: Segment) -> list[Part]:
-        self._thread = threading.get_native_id()
-        self.begun.set()
-        assert self.go_on.wait(10)
-        return self._disk(segment)
-
-    @property
-    def priority(self) -> int:
-        return os.getpriority(os.PRIO_PROCESS, self._thread) - os.getpriority(os.PRIO_PROCESS, os.getpid())
-
-
-@pytest.fixture
-async def held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Held]:
-    """The flush of a segment that has just been sealed."""
-    held = Held(bench.disk)
-    monkeypatch.setattr(bench.flusher, "_flush_segment", held)
-    monkeypatch.setattr(flush_thread, "core_time", lambda thread: CoreTime(0, 0))  # no other program is after the core
-    async with bench.running():
-        await bench.journal.append(make_event())
-        bench.clock.advance(INTERVAL_S)
-        assert await asyncio.to_thread(held.begun.wait, 10)
-        yield held
-        held.go_on.set()
-        await bench.settled()
-
-
-async def test_flush_leaves_the_core_to_the_event_loop(bench: Bench, held: Held) -> None:
-    bench.clock.advance(LOOK_S)
-    await settle()
-    assert (LOWEST_PRIORITY if may_raise_priority() else LOW_PRIORITY) == held.priority
-
-
-may = pytest.mark.skipif(not may_raise_priority(), reason="needs root, or a RLIMIT_NICE")
-
-
-@may
-async def test_flush_has_the_loops_priority_when_the_time_of_the_next_one_comes(bench: Bench, held: Held) -> None:
-    bench.clock.advance(INTERVAL_S * 0.6)
-    await settle()
-    assert 0 == held.priority
-
-
-@may
-async def test_priority_of_a_flush_rises_as_the_open_segment_fills(bench: Bench, held: Held) -> None:
-    priority = []
-    for _ in range(7):
-        await bench.journal.append(make_event())  # a tenth of a segment
-        bench.clock.advance(LOOK_S)
-        await settle()
-        priority.append(held.priority)
-    assert [LOWEST_PRIORITY, LOWEST_PRIORITY, LOWEST_PRIORITY, LOW_PRIORITY, LOW_PRIORITY, 0, 0] == priority
-
-
-@may
-async def test_flush_has_the_loops_priority_when_another_one_waits_in_memory(bench: Bench, held: Held) -> None:
-    await bench.journal.append(make_event())
-    await bench.journal.seal()
-    bench.clock.advance(LOOK_S)
-    await settle()
-    assert 0 == held.priority
-    bench.journal.sealed[-1].columns = None  # on disk alone: one that fails may be there for ever
-    bench.clock.advance(LOOK_S)
-    await settle()
-    assert LOW_PRIORITY == held.priority
-
-
-@may
-async def test_flush_of_what_is_read_back_keeps_a_low_priority(bench: Bench, held: Held) -> None:
-    bench.journal.sealed[0].columns = None
-    bench.clock.advance(INTERVAL_S * 0.9)
-    await settle()
-    assert LOW_PRIORITY == held.priority
-
-
-@may
-async def test_drain_has_the_loops_priority(bench: Bench, held: Held) -> None:
-    draining = asyncio.create_task(bench.flusher.drain(1_000))
-    await settle()
-    bench.clock.advance(LOOK_S)
-    await settle()
-    assert 0 == held.priority
-    held.go_on.set()
-    await draining
 
 
 async def test_journal_knows_that_a_flush_is_running(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
