@@ -48,11 +48,11 @@ EXPIRE_EVERY_S = 3_600.0
 # would let it wait 5 ms, again and again. See bench/scrape.py: late by 5 ms at p50 with Python's, by 1 ms with this.
 GIL_SWITCH_S = 0.001
 
-# Of the garbage collector; Python's own are 700, 10 and 10. An event leaves nothing to find, and neither does an
-# ordinary connection (tests/edge/test_server.py), so all that is looked at is what waits for a commit, over and over,
-# and with 1,000 connections 65,000 objects at each full collection: 20 ms, once a second under full load. With these a
-# full one comes once in half a minute, and the others look at 14,000 objects at most, 6 ms. 40,000 broken requests,
-# which do leave something, take 25 MB until they are found, and no more.
+# Of the garbage collector; Python's own are 700, 10 and 10. An event leaves nothing to find, and neither does a
+# connection of the fast path (tests/edge/test_server.py). So all that is looked at is what waits for a commit, over and
+# over, and at each full collection all connections: 22,000 objects of 1,000. (65,000 took 20 ms, once a second under
+# full load.) With these a full one comes once in half a minute, and the others look at 14,000 objects at most, 6 ms.
+# 40,000 broken requests, which do leave something, take 25 MB until they are found, and no more.
 GARBAGE_THRESHOLDS = (7_000, 0, 100)
 
 # How long a draining worker waits for a request whose first bytes are still on their way: closing a connection

@@ -12,27 +12,23 @@ So every bound is here, on bytes that nobody has parsed yet:
 """
 
 import asyncio
-import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
 
 from collector.edge import responses
-from collector.edge.decide import late_body, unavailable
+from collector.edge.bodies import Bodies
+from collector.edge.client_protocol import ClientProtocol
+from collector.edge.date import Date
+from collector.edge.decide import Decider, late_body, unavailable
 from collector.edge.exchange import Exchange
-from collector.edge.fast_path import END
+from collector.edge.fast_path import END, FastPath
 from collector.edge.framing import Framing
 from collector.edge.refusal import is_broken, is_http_1, is_too_large
 from collector.edge.request import Request
 from collector.edge.responses import Response
-
-if TYPE_CHECKING:
-    from collector.edge.server import Server
-
-log = logging.getLogger(__name__)
-
-# How much of its responses a client may leave unread once they fill the system's buffers, and how long.
-MAX_UNREAD_BYTES = 16_384
-UNREAD_S = 10.0
+from collector.edge.standard_path import StandardPath
+from collector.edge.turn_budget import TurnBudget
 
 # Behind a response that did not wait for the body, the rest of it is read and dropped for so long. Then the connection
 # is closed: closing at once would reset it, and the client would never see the response.
@@ -57,18 +53,31 @@ class State(Enum):
 HEAD, HELD = State.HEAD, State.HELD
 
 
-class Connection(asyncio.Protocol):
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all connections of a server share."""
+
+    decider: Decider
+    fast_path: FastPath | None  # None: every request takes the standard path
+    standard_path: StandardPath
+    bodies: Bodies
+    turn_budget: TurnBudget
+    date: Date
+    keepalive_timeout_s: float
+    enter: Callable[["Connection"], object]  # hears of each that is made
+    leave: Callable[["Connection"], object]  # and that is lost
+
+
+class Connection(ClientProtocol):
     """One connection."""
 
-    def __init__(self, server: "Server") -> None:
-        self.peer: str | None = None
-        self._server = server
-        self._decider = server.decider
-        self._fast_path = server.fast_path
-        self._turn_budget = server.turn_budget
-        self._date = server.date
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None  # None: not connected
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared.keepalive_timeout_s)
+        self._shared = shared
+        self._decider = shared.decider
+        self._fast_path = shared.fast_path
+        self._turn_budget = shared.turn_budget
+        self._date = shared.date
         self._state = HEAD
         self._buffer = b""  # what has come and was not taken up
         self._is_advancing = False
@@ -78,25 +87,17 @@ class Connection(asyncio.Protocol):
         self._left_bytes = 0  # of a body that is gathered, or dropped
         self._exchange: Exchange | None = None  # that aiohttp has
         self._dropping: Framing | None = None  # of an exchange that is over
-        self._timer: asyncio.TimerHandle | None = None  # bounds a head, a body, what is dropped, or the closing
-        self._unread_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way: it waits for one to begin, or for the rest of a head."""
+        # A head that has begun is no request: the client may never send its end.
         return self._state in (State.HEAD, State.DROPPED, State.CLOSING)
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if isinstance(peer, tuple) else None
-        self._idle()
-        self._server.enter(self)
+        super().connection_made(transport)
+        self._shared.enter(self)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -145,22 +146,12 @@ class Connection(asyncio.Protocol):
                 self._close()
         return True  # asyncio would close it, and wait for ever where the client reads nothing
 
-    def pause_writing(self) -> None:
-        """The client does not read its responses."""
-        if self._unread_timer is None:
-            self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
-
     def resume_writing(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+        super().resume_writing()
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        for timer in (self._timer, self._unread_timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
+        super().connection_lost(exc)
         if self._state is State.BODY:
             self._decider.lose(self._gathered())
         if self._exchange is not None:
@@ -168,7 +159,7 @@ class Connection(asyncio.Protocol):
             self._exchange = None
         if self._state is not HELD:  # what waits for its turn is taken up all the same
             self._state = State.CLOSING
-        self._server.leave(self)
+        self._shared.leave(self)
 
     # Requests, one after the other.
 
@@ -211,11 +202,11 @@ class Connection(asyncio.Protocol):
         fast_path = self._fast_path
         request = None if fast_path is None or end < 0 else fast_path.read(data, end, self.peer)
         if request is None:
-            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2
+            begun, data = data, data.lstrip(b"\r\n")  # RFC 9112, 2.2
             end = data.find(END)
-        if end < 0:
-            self._wait_for_head(data)
-            return
+            if end < 0:
+                self._wait_for_head(begun, data)
+                return
         if self._timer is not None:
             self._stop_timer()
         at = end + len(END)
@@ -239,10 +230,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._has_ended:
             decider.lose(request)
             self._close()
-        elif self._server.bodies.take(request.body_bytes or 0):
+        elif self._shared.bodies.take(request.body_bytes or 0):
             self._state, self._request = State.BODY, request
             self._body += begun
-            self._timer = self._loop.call_later(self._server.patience_s, self._give_up_body)
+            self._timer = self._loop.call_later(self._decider.rules.body_timeout_s, self._give_up_body)
         else:
             self._reply(request, decider.drop(request, unavailable()))
 
@@ -264,7 +255,7 @@ class Connection(asyncio.Protocol):
         assert request is not None
         self._stop_timer()
         self._body.clear()
-        self._server.bodies.release(request.body_bytes or 0)
+        self._shared.bodies.release(request.body_bytes or 0)
         return request
 
     def _reply(self, request: Request, response: Response | None) -> None:
@@ -320,15 +311,16 @@ class Connection(asyncio.Protocol):
 
     # Heads.
 
-    def _wait_for_head(self, begun: bytes) -> None:
+    def _wait_for_head(self, begun: bytes, head: bytes) -> None:
+        """For the rest of what has begun with a head, or only with blank lines: these cost time and room, too."""
         self._buffer = begun
-        if begun and (is_broken(begun) or is_too_large(begun)):
-            self._refuse(begun)
-        elif begun and self._timer is None and self._transport is not None:
-            self._timer = self._loop.call_later(self._server.patience_s, self._give_up_head)
+        if is_too_large(begun) or (head and is_broken(head)):
+            self._refuse(head)
+        elif self._timer is None and self._transport is not None:
+            self._timer = self._loop.call_later(self._decider.rules.body_timeout_s, self._give_up_head)
 
     def _give_up_head(self) -> None:
-        self._server.metrics.bad_requests.inc()
+        self._decider.metrics.bad_requests.inc()
         self._send_last(responses.late_head())
 
     def _refuse(self, head: bytes) -> None:
@@ -349,7 +341,7 @@ class Connection(asyncio.Protocol):
         elif self._transport is not None:
             self._state = State.AIOHTTP
             self._exchange = Exchange(self._transport, self.peer, head, self._end_exchange)
-            self._server.standard_path.begin(self._exchange)
+            self._shared.standard_path.begin(self._exchange)
             self._feed(data, at)
 
     def _feed(self, data: bytes, at: int = 0) -> None:
@@ -360,7 +352,7 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - of aiohttp's parser: it is no URL, for one
             exchange.lose(None)
             self._exchange = None
-            self._server.metrics.bad_requests.inc()
+            self._decider.metrics.bad_requests.inc()
             self._send_last(responses.not_http())
             return
         if end < len(data):
@@ -404,53 +396,8 @@ class Connection(asyncio.Protocol):
         self._transport.write_eof()  # the client need not wait for more
         self._transport.resume_reading()
 
-    def evict(self) -> None:
-        """Close it, idle as it is. A client that has not read its last responses by now does not get them."""
-        if self._transport is not None and self._transport.get_write_buffer_size():
-            self._abort()
-        else:
-            self._close()
-
-    def _close(self) -> None:
-        """Behind what is written. A client that does not read that is waited for no longer than any."""
-        if self._transport is not None:
-            if self._transport.get_write_buffer_size() and self._unread_timer is None:
-                self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
-            self._transport.close()
-
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _fail(self) -> None:
-        log.exception("a connection failed")
-        self._abort()
-
-    # Reading and idling.
-
     def _hold(self, data: bytes) -> None:
         """Keep it, and read no more of this client."""
         self._buffer = data
         if self._transport is not None:
             self._transport.pause_reading()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _idle(self) -> None:
-        """From now on. The timer runs on from request to request, and looks when it is due."""
-        self._idle_since = self._loop.time()
-        if self._idle_timer is None:
-            self._idle_timer = self._loop.call_later(self._server.keepalive_timeout_s, self._idled)
-
-    def _idled(self) -> None:
-        due = self._idle_since + self._server.keepalive_timeout_s
-        self._idle_timer = None
-        if self._state is not State.HEAD:
-            return  # the next response sets it anew
-        if self._loop.time() < due:
-            self._idle_timer = self._loop.call_at(due, self._idled)
-        else:
-            self._close()

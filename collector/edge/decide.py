@@ -13,7 +13,7 @@ from collector.clock import Clock
 from collector.edge import responses
 from collector.edge.client_ip import Peers
 from collector.edge.in_flight import InFlight
-from collector.edge.rate_limit import TokenBuckets, over_limit
+from collector.edge.rate_limit import TokenBuckets, too_many
 from collector.edge.refusal import read_refusal
 from collector.edge.request import Endpoint, Request
 from collector.edge.responses import Response
@@ -179,7 +179,8 @@ class Decider:
         """Costs the client a token."""
         rules = self.rules
         client = request.client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
-        return over_limit(rules.buckets, client)
+        wait_ns = rules.buckets.take(client)
+        return too_many(rules.buckets, wait_ns) if wait_ns else None
 
     def able_to_store(self, request: Request) -> Refused | None:
         return None if self.journal.refusal() is None else unavailable()

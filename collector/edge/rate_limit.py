@@ -146,14 +146,8 @@ class TokenBuckets:
         self.table.keys[slot] = key
 
 
-def over_limit(buckets: TokenBuckets, client: Address) -> Refused | None:
-    """Take a token for one request of the client; the refusal, if there is none.
-
-    The time to wait is rounded up, so that waiting as long as it says is enough.
-    """
-    wait_ns = buckets.take(client)
-    if not wait_ns:
-        return None
+def too_many(buckets: TokenBuckets, wait_ns: int) -> Refused:
+    """The refusal of a client that has to wait so long. The time is rounded up, so that waiting so long is enough."""
     retry_after_s = -(-wait_ns // NS_PER_S)
     limit = buckets.limit.requests_per_minute
     return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=retry_after_s, limit=limit)

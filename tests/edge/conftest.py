@@ -22,11 +22,11 @@ Connect = Callable[[Running], Awaitable[Wire]]
 """Open a connection to a collector."""
 
 
-@pytest.fixture(autouse=True, params=["fast", "plain"])
+@pytest.fixture(autouse=True, params=["fast", "standard"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test of the edge runs twice: ordinary requests go past aiohttp's handler, or nothing does."""
+    """Every test of the edge runs twice: most requests take the fast path, or all take the standard path."""
     which: str = request.param
-    if which == "plain":
+    if which == "standard":
         monkeypatch.setitem(SERVER_DEFAULTS, "fast_path", False)
     return which
 

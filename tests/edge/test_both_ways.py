@@ -131,7 +131,7 @@ async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> by
 @pytest.mark.parametrize("seed", range(6))
 async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr("collector.edge.connection.LINGERING_S", 0.05)
-    fast, plain = (
+    fast, standard = (
         config(
             tmp_path / str(fast_path),
             SITES,
@@ -142,7 +142,7 @@ async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         for fast_path in (True, False)
     )
     random = Random(seed)
-    async with running(fast) as one, running(plain) as other:
+    async with running(fast) as one, running(standard) as other:
         for _ in range(CONVERSATIONS):
             pieces = conversation(random)
             turns = [random.random() < 0.6 for _ in pieces]

@@ -73,8 +73,8 @@ async def test_both_ways_give_the_same_answer(
         closed = b"" == await wire.rest() if answer.headers.get("Connection") == "close" else None
         answers.append((answer.status, dict(answer.headers), answer.body, closed, tally(collector, sent.counted_for)))
         await collector.stages.journal.close()
-    fast, plain = answers
-    assert plain == fast
+    fast, standard = answers
+    assert standard == fast
 
 
 def _target(text: bytes) -> str:
@@ -181,7 +181,7 @@ async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Runnin
 async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
     collector: Running, wire: Wire, line: bytes, connect: Connect
 ) -> None:
-    """Behind ordinary requests that have all its other lines; the second length is smuggling."""
+    """Behind requests of the fast path that have all its other lines; the second length is smuggling."""
     assert 201 == (await wire.ask(request(body()))).status
     for _ in range(2):
         other = await connect(collector)
@@ -243,7 +243,7 @@ async def test_draining_collector_closes_behind_every_answer(collector: Running,
 @pytest.mark.parametrize("data", [body(), b"{"])
 async def test_date_is_that_of_the_second(wire: Wire, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     for now, date in ((1.5, "Thu, 01 Jan 1970 00:00:01 GMT"), (86_400.0, "Fri, 02 Jan 1970 00:00:00 GMT")):
-        monkeypatch.setattr("collector.edge.server.time.time", lambda now=now: now)
+        monkeypatch.setattr("collector.edge.date.time.time", lambda now=now: now)
         assert date == (await wire.ask(request(data))).headers["Date"]
 
 
@@ -339,7 +339,7 @@ async def test_whatever_comes_behind_a_request_fails_its_own_connection_alone(
     assert 0 == collector.stages.decider.in_flight.count
 
 
-@pytest.mark.parametrize("place", ["responses.stored", "server.Date.end_of_head"])
+@pytest.mark.parametrize("place", ["responses.stored", "date.Date.end_of_head"])
 async def test_answer_that_fails_is_no_fault_of_the_journals(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -193,14 +193,14 @@ def test_length_is_plain_digits(length: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "ordinary"),
+    ("host", "is_read"),
     [(b"a.example:80", True), (b"[::1]:80", True), (b"a b", False), (b"[1:2]", False), (b"a/b", False), (b"", False)],
 )
-def test_host_is_a_host(host: bytes, ordinary: bool) -> None:
+def test_host_is_a_host(host: bytes, is_read: bool) -> None:
     reader = FastPath()
     for _ in range(2):
         found = read(head(b"Content-Length: 0").replace(b"collector.example", host), reader)
-        assert ordinary == (found is not None)
+        assert is_read == (found is not None)
 
 
 def test_head_without_host_is_left_to_aiohttp() -> None:
@@ -208,7 +208,7 @@ def test_head_without_host_is_left_to_aiohttp() -> None:
 
 
 def test_longest_heads_are_within_what_aiohttp_takes() -> None:
-    """And what is longer, in bytes or lines, is not ordinary."""
+    """And what is longer, in bytes or lines, is left to aiohttp."""
     fill = b"X: " + b"x" * (LONGEST_HEAD_BYTES - len(head(b"Content-Length: 0", b"X: ")) + len(END) - 2 + 2)
     longest = head(b"Content-Length: 0", fill)
     assert LONGEST_HEAD_BYTES == longest.index(END)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from collector.addresses import Address
 from collector.clock import SystemClock
 from collector.config import RateLimit
-from collector.edge.rate_limit import WAYS, BucketTable, TokenBuckets, over_limit, table_bytes
+from collector.edge.rate_limit import WAYS, BucketTable, TokenBuckets, table_bytes, too_many
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request, tally
 from tests.support import FakeClock, body
@@ -110,9 +110,7 @@ def test_waiting_as_long_as_told_is_enough(limit: RateLimit, elapsed_ns: int) ->
     for _ in range(limit.burst):
         buckets.take(A)
     if wait_ns := buckets.take(A):
-        refused = over_limit(buckets, A)
-        assert refused is not None
-        seconds = refused.retry_after_s
+        seconds = too_many(buckets, wait_ns).retry_after_s
         assert isinstance(seconds, int)
         assert 1 <= seconds <= 61
         assert seconds - 1 < wait_ns * NS

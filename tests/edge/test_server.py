@@ -239,7 +239,7 @@ async def test_requests_around_an_upgrade_that_is_declined_are_answered(wire: Wi
 
 async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hold its connection, and all that waits to be written, as long as it likes."""
-    monkeypatch.setattr("collector.edge.connection.UNREAD_S", 0.2)
+    monkeypatch.setattr("collector.edge.client_protocol.UNREAD_S", 0.2)
     unread = socket.socket()
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
     unread.setblocking(False)

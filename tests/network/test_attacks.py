@@ -24,7 +24,7 @@ EACH = 40  # connections of each kind of slow client
 HIDDEN = request(body(), site="hidden")
 
 
-@pytest.fixture(scope="module", params=["fast", "plain"])
+@pytest.fixture(scope="module", params=["fast", "standard"])
 def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """One for all attacks; what they leave behind is looked at after each."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -37,7 +37,7 @@ from aiohttp import web
 from collector.edge import connection, standard_path
 connection.is_broken = connection.is_too_large = lambda head: False
 connection.is_http_1 = lambda head: True
-connection.Connection._wait_for_head = lambda self, begun: self._begin_exchange(begun, len(begun))
+connection.Connection._wait_for_head = lambda self, begun, head: self._begin_exchange(head, len(head))
 standard_path.AiohttpHandler.handle_error = web.RequestHandler.handle_error
 from collector.cli.main import main
 sys.exit(main())

@@ -1,0 +1,96 @@
+"""The transport of a connection: how long it may idle and leave responses unread, and how it ends."""
+
+import asyncio
+import logging
+from typing import cast
+
+log = logging.getLogger(__name__)
+
+# How much of its responses a client may leave unread once they fill the system's buffers, and how long.
+MAX_UNREAD_BYTES = 16_384
+UNREAD_S = 10.0
+
+
+class ClientProtocol(asyncio.Protocol):
+    """What of a connection is not HTTP. A subclass says when it is idle, by `_idle`, and when it is not."""
+
+    def __init__(self, keepalive_timeout_s: float) -> None:
+        self.peer: str | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None  # None: not connected
+        self._timer: asyncio.TimerHandle | None = None  # of what the client must do in time
+        self._unread_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._keepalive_timeout_s = keepalive_timeout_s
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else None
+        self._idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        for timer in (self._timer, self._unread_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not read its responses."""
+        if self._unread_timer is None:
+            self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
+
+    def resume_writing(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def evict(self) -> None:
+        """Close it, idle as it is. A client that has not read its last responses by now does not get them."""
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._abort()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Behind what is written. A client that does not read that is waited for no longer than any."""
+        if self._transport is not None:
+            if self._transport.get_write_buffer_size():
+                self.pause_writing()
+            self._transport.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self) -> None:
+        log.exception("a connection failed")
+        self._abort()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _idle(self) -> None:
+        """From now on. The timer runs on from request to request, and looks when it is due."""
+        self._idle_since = self._loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(self._keepalive_timeout_s, self._idled)
+
+    def _idled(self) -> None:
+        due = self._idle_since + self._keepalive_timeout_s
+        self._idle_timer = None
+        if not self.is_idle:
+            return  # the next response sets it anew
+        if self._loop.time() < due:
+            self._idle_timer = self._loop.call_at(due, self._idled)
+        else:
+            self._close()
