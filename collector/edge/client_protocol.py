@@ -26,7 +26,7 @@ class ClientProtocol(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is in flight."""
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,14 +53,14 @@ class ClientProtocol(asyncio.Protocol):
             self._unread_timer = None
 
     def evict(self) -> None:
-        """Close it, idle as it is. A client that has not read its last responses by now does not get them."""
+        """Close it to make room. What the client has not read of its responses by now is dropped."""
         if self._transport is not None and self._transport.get_write_buffer_size():
             self._abort()
         else:
             self._close()
 
     def _close(self) -> None:
-        """Behind what is written. A client that does not read that is waited for no longer than any."""
+        """Close once the written data is sent. A client that does not read it is reset after UNREAD_S."""
         if self._transport is not None:
             if self._transport.get_write_buffer_size():
                 self.pause_writing()
@@ -80,7 +80,7 @@ class ClientProtocol(asyncio.Protocol):
             self._timer = None
 
     def _idle(self) -> None:
-        """From now on. The timer runs on from request to request, and looks when it is due."""
+        """Start the idle time. The timer is not moved for each request: when it fires early, it is set for the rest."""
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self._keepalive_timeout_s, self._idled)

@@ -12,29 +12,24 @@ So every bound is here, on bytes that nobody has parsed yet:
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from collector.edge import responses
-from collector.edge.bodies import Bodies
 from collector.edge.client_protocol import ClientProtocol
-from collector.edge.date import Date
-from collector.edge.decide import Decider, late_body, unavailable
+from collector.edge.decide import late_body, unavailable
 from collector.edge.exchange import Exchange
-from collector.edge.fast_path import END, FastPath
+from collector.edge.fast_path import END
 from collector.edge.framing import Framing
 from collector.edge.refusal import is_broken, is_http_1, is_too_large
 from collector.edge.request import Request
 from collector.edge.responses import Response
-from collector.edge.standard_path import StandardPath
-from collector.edge.turn_budget import TurnBudget
+from collector.edge.shared import Shared
 
 # Behind a response that did not wait for the body, the rest of it is read and dropped for so long. Then the connection
 # is closed: closing at once would reset it, and the client would never see the response.
 LINGERING_S = 2.0
 
-# So long a client that sends no more may have to wait until it is seen that no response can come any more.
+# How soon after a client's last byte it is checked whether aiohttp waits for more of the body in vain.
 ENDED_S = 0.02
 
 
@@ -51,21 +46,6 @@ class State(Enum):
 
 # An Enum's members cost 50 ns each to look up.
 HEAD, HELD = State.HEAD, State.HELD
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all connections of a server share."""
-
-    decider: Decider
-    fast_path: FastPath | None  # None: every request takes the standard path
-    standard_path: StandardPath
-    bodies: Bodies
-    turn_budget: TurnBudget
-    date: Date
-    keepalive_timeout_s: float
-    enter: Callable[["Connection"], object]  # hears of each that is made
-    leave: Callable[["Connection"], object]  # and that is lost
 
 
 class Connection(ClientProtocol):
@@ -312,7 +292,7 @@ class Connection(ClientProtocol):
     # Heads.
 
     def _wait_for_head(self, begun: bytes, head: bytes) -> None:
-        """For the rest of what has begun with a head, or only with blank lines: these cost time and room, too."""
+        """Bound in time and size what has begun with this head, or with blank lines alone."""
         self._buffer = begun
         if is_too_large(begun) or (head and is_broken(head)):
             self._refuse(head)

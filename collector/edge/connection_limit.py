@@ -42,9 +42,9 @@ class ConnectionLimit:
     def enter(
         self, connection: LimitedConnection, client: Hashable | None, most_of_client: int
     ) -> tuple[LimitedConnection, str] | None:
-        """Count one more; who has to go for it, which may be itself, and by which bound.
+        """Add it. Return the connection to evict, which may be this one, and the limit that was hit.
 
-        The client may be None, which nothing bounds but the whole.
+        `client` None: only the limit of all connections holds.
         """
         self._all[connection] = None
         if client is not None:

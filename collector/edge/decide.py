@@ -1,13 +1,15 @@
-"""The decision: what becomes of a request, whichever way it came.
+"""The decision: what becomes of a request, whether it took the fast path or the standard path.
 
-`before_body` says what can be said without the body, `with_body` the rest. The order of the checks is one list,
-`Decider.checks`; the first that speaks decides. Counting, faults and closing are here too, once.
+`before_body` decides what can be decided without the body, `with_body` the rest. The order of the checks is one list,
+`Decider.checks`. The first check that returns something decides. Requests are counted, and it is decided whether their
+connections close, in one place: `_finish`.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import assert_never
 
 from collector.clock import Clock
 from collector.edge import responses
@@ -17,13 +19,13 @@ from collector.edge.rate_limit import TokenBuckets, too_many
 from collector.edge.refusal import read_refusal
 from collector.edge.request import Endpoint, Request
 from collector.edge.responses import Response
-from collector.events import Dropped, Event, Reason, Refused
+from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, origin_allowed, tracking_enabled
 from collector.journal.flush.rejects import Rejected, Rejects
 from collector.journal.journal import Journal
-from collector.metrics import Metrics, SiteCounts
+from collector.metrics import Metrics
 from collector.sites import Sites
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,14 @@ UNREAD_KEPT_BYTES = 16_384
 
 EVENT = Endpoint.EVENT  # an Enum's members cost 50 ns each to look up
 
+STORED = object()
+"""The outcome of a request whose event is stored."""
+
+GONE = Ignored(Reason.ABORTED, "Client has gone")  # its response is never sent
+BROKEN = Refused(Reason.INVALID, "Bad request")
+
 Reply = Callable[[Request, Response | None], object]
-"""Send the response, or close the connection where there is none. Called once, at once or later; must not raise."""
+"""Send the response; None: reset the connection. Called once, now or later. Must not raise."""
 
 Check = Callable[[Request], Response | Dropped | None]
 """None: the next check is asked."""
@@ -66,8 +74,12 @@ class Decider:
         self.in_flight = InFlight()
         self._rejects = rejects
         self._clock = clock
+        # Those that need no body; with it come JSON, the schema and the page's path (ingest/pipeline.py, `accept`).
+        # `known_site` sets request.site and request.counts, `within_rate` sets request.client: checks that use these
+        # come later. What depends on HTTP is a method here, what depends on the event alone is a step of the pipeline.
+        # A new check needs a Reason, its form in responses.py, a fault in tests/edge/faults.py and a row in the README.
         self.checks: tuple[Check, ...] = (
-            self.event_sent,
+            self.is_event,
             self.known_site,
             self.within_rate,
             self.able_to_store,
@@ -78,10 +90,9 @@ class Decider:
             self.size_allowed,
             self.encoding_known,
         )
-        """Without the body. With it come JSON, the schema, and the page's path (`accept`)."""
 
     def before_body(self, request: Request) -> Response | None:
-        """The response that needs no body; None: go on with `with_body`, `drop` or `lose`."""
+        """The response, if it needs no body. None: end with exactly one of the methods below."""
         self.in_flight.count += 1
         try:
             for check in self.checks:
@@ -91,13 +102,13 @@ class Decider:
             else:
                 return None
         except Exception:  # noqa: BLE001 - it is logged
-            outcome = self._fault(request)
+            return self.fail(request)
         if request.body_bytes is None or request.body_bytes > UNREAD_KEPT_BYTES:
             request.close = True
-        return self._settle(request, outcome)
+        return self._finish(request, outcome)
 
     def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
-        """Reply at once, or when the event is stored."""
+        """Reply now, or when the event is stored."""
         received_us = self._clock.now_us()
         outcome: Event | Dropped
         try:
@@ -112,32 +123,41 @@ class Decider:
             log.warning("an event was refused: its address cannot be hashed: %s", exc)
             outcome = unavailable()
         except Exception:  # noqa: BLE001 - it is logged
-            outcome = self._fault(request)
-        reply(request, self._settle(request, outcome))
+            reply(request, self.fail(request))
+        else:
+            reply(request, self._finish(request, outcome))
 
     def with_late_body(self, request: Request, body: bytes, reply: Reply) -> None:
-        """The same for a body that was waited for. Meanwhile the room to store it may be gone."""
+        """The same for a body that was waited for: meanwhile the disk may have become full."""
         refused = self.able_to_store(request)
         if refused is None:
             self.with_body(request, body, reply)
         else:
-            reply(request, self._settle(request, refused))
+            reply(request, self._finish(request, refused))
 
-    def drop(self, request: Request, reason: Dropped) -> Response:
-        """The response to a request whose body does not come in time, or has no room."""
-        return self._settle(request, reason)
+    def drop(self, request: Request, outcome: Dropped) -> Response:
+        """The response to a request whose body did not come in time, is too large, or has no room."""
+        return self._finish(request, outcome)
 
     def lose(self, request: Request) -> None:
-        """The client has gone before its body was here: there is nobody to respond to."""
-        self._counts(request).count_dropped(Reason.ABORTED)
-        self.in_flight.count -= 1
+        """The client has gone before its body was here."""
+        self._finish(request, GONE)
 
-    def break_off(self, request: Request) -> Response:
+    def refuse_body(self, request: Request) -> Response:
         """The response to a body whose framing is broken."""
+        self._finish(request, BROKEN)
         request.close = True
-        self._counts(request).count_dropped(Reason.INVALID)
-        self.in_flight.count -= 1
         return responses.bad_body(request.origin)
+
+    def fail(self, request: Request | None) -> Response:
+        """The response to a fault of ours. The log gets the exception, the client learns only that there was one."""
+        outcome = Refused(Reason.INTERNAL, "Internal error")
+        if request is None:  # it could not even be read
+            log.exception("a request failed")
+            self.metrics.of_unknown.count_dropped(outcome.reason)
+            return responses.dropped(None, outcome)
+        log.exception("a request failed: %s of site %.64s", request.method, request.route.site_id)
+        return self._finish(request, outcome)
 
     def refuse_head(self, head: bytes, why: str) -> Response:
         """The response to a head that breaks HTTP, or is too large; counted for the site that it names, if any."""
@@ -150,10 +170,10 @@ class Decider:
         counts.count_dropped(refusal.refused.reason)
         return responses.bad_head(refusal.origin, refusal.refused)
 
-    # The checks, in their order.
+    # The checks.
 
-    def event_sent(self, request: Request) -> Response | Refused | None:
-        """Method and path are those of an event. What else may be asked is answered here, and costs no token."""
+    def is_event(self, request: Request) -> Response | Refused | None:
+        """Other requests than events are answered here, and cost no token."""
         endpoint = request.route.endpoint
         if endpoint is EVENT:
             return None
@@ -164,8 +184,12 @@ class Decider:
                 return responses.health(self.journal.can_append() and not self.in_flight.draining)
             case Endpoint.WRONG_METHOD:
                 return Refused(Reason.METHOD, "Method not allowed")
-        # Counted, or nobody would see that a page sends to a wrong path.
-        return Refused(Reason.NOT_FOUND, "Not found")
+            case Endpoint.NOTHING:  # counted, or nobody would see that a page sends to a wrong path
+                return Refused(Reason.NOT_FOUND, "Not found")
+            case Endpoint.EVENT:
+                raise AssertionError
+            case _:
+                assert_never(endpoint)
 
     def known_site(self, request: Request) -> Refused | None:
         site = self.rules.sites.get(request.route.site_id or "")
@@ -195,8 +219,6 @@ class Decider:
             return None
         return Refused(Reason.ENCODING, "Content-Encoding is not supported")
 
-    # What follows a check.
-
     def _keep(self, request: Request, rejected: Rejected) -> None:
         """Keep what is invalid, for its site's owner to look at."""
         if not self._rejects.keep(request.site.id, rejected):
@@ -205,40 +227,28 @@ class Decider:
     def _on_commit(self, request: Request, reply: Reply, stored: bool) -> None:
         """The event is stored, or cannot be. The journal would take an exception for a fault of its own."""
         try:
-            if stored:
-                self.in_flight.count -= 1
-                assert request.counts is not None  # its site is known
-                request.counts.count_stored()
-                response: Response | None = responses.stored(request.origin)
-                if self.in_flight.draining:
-                    request.close = True
-            else:
-                response = self._settle(request, unavailable())
+            response = self._finish(request, STORED if stored else unavailable())
         except Exception:
             log.exception("a response failed: %s of site %.64s", request.method, request.route.site_id)
             response = None
         reply(request, response)
 
-    def _settle(self, request: Request, outcome: Response | Dropped) -> Response:
-        """Count what became of a request whose event is not stored, and make its response."""
+    def _finish(self, request: Request, outcome: object) -> Response:
+        """Count the request, and make its response. `outcome`: STORED, a Dropped, or a Response that is not counted."""
         self.in_flight.count -= 1
-        if isinstance(outcome, Response):
+        counts = request.counts or self.metrics.of_unknown
+        if outcome is STORED:
+            counts.count_stored()
+            response = responses.stored(request.origin)
+        elif isinstance(outcome, Response):
             response = outcome
         else:
-            self._counts(request).count_dropped(outcome.reason)
+            assert isinstance(outcome, Dropped)
+            counts.count_dropped(outcome.reason)
             response = responses.dropped(request.origin, outcome, request.route.methods)
         if response.close or self.in_flight.draining:
             request.close = True
         return response
-
-    def _counts(self, request: Request) -> SiteCounts:
-        """Those of its site; where it names none, or was dropped before its site was looked up, those of no site."""
-        return request.counts or self.metrics.of_unknown
-
-    def _fault(self, request: Request) -> Refused:
-        """A fault of ours: the log learns which, the client that there was one."""
-        log.exception("a request failed: %s of site %.64s", request.method, request.route.site_id)
-        return Refused(Reason.INTERNAL, "Internal error")
 
 
 def unavailable() -> Refused:

@@ -1,8 +1,7 @@
 """An exchange: one request that aiohttp answers, on a connection that stays ours.
 
-aiohttp's protocol gets a transport of its own, which is this object. What it writes goes to the client. What it does to
-its connection ends the exchange, and the connection goes on with the next request, or closes as it closes behind any
-other. Nothing of aiohttp is used here but what asyncio calls of any protocol.
+aiohttp's protocol gets a transport of its own, which is this object. What aiohttp writes goes to the client. When it
+closes this transport, the exchange ends; the client's connection then serves the next request, or closes.
 """
 
 import asyncio
@@ -58,16 +57,16 @@ class Exchange(asyncio.Transport):
     def lose(self, exc: Exception | None) -> None:
         """The connection is lost, or the exchange over."""
         self._is_over = True
-        del self._end  # which knows the connection: together they were garbage
+        del self._end  # a reference cycle with the connection, else left to the garbage collector
         if self._content is None:
-            # aiohttp's task has been woken and has not run. It would find its connection lost before its request.
+            # Defer by one turn: aiohttp's task has not started, and would see a closed transport.
             asyncio.get_running_loop().call_soon(self._let_go, exc)
         else:
             self._let_go(exc)
 
     def _let_go(self, exc: Exception | None) -> None:
         self.protocol.connection_lost(exc)
-        del self.protocol  # which knows this exchange: together they were garbage
+        del self.protocol  # a reference cycle too
 
     @property
     def waits_for_body(self) -> bool:
@@ -75,7 +74,7 @@ class Exchange(asyncio.Transport):
         return not self.framing.is_whole and not self.framing.is_broken
 
     def _break_off(self) -> None:
-        """Whoever waits for a body that is broken waits in vain, and aiohttp's parser does not tell."""
+        """aiohttp does not report a broken chunk to the handler that waits for the body: fail the body here."""
         content = self._content
         if self.framing.is_broken and content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(web.RequestPayloadError("broken framing"))

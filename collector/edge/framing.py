@@ -1,9 +1,9 @@
 """Framing: where a request that aiohttp reads ends in the bytes of its connection (RFC 9112, 6 and 7.1).
 
-aiohttp does not tell. It must be known, so that aiohttp is given one request at a time, and because its parser adds the
-last trailer of a request to the headers of the next one: behind trailers the connection ends.
+aiohttp does not report it. It must be known, so that aiohttp gets one request at a time and the connection can go on
+behind it. Behind trailers the connection ends: no client needs them, and proxies differ in what they make of them.
 
-Nothing is judged here but chunks: whoever waits for a body learns at once that it is broken.
+Only the syntax of chunks is validated, so that a broken body is refused at once. aiohttp's parser validates the rest.
 """
 
 import re

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion10, hdrs, web
-
 from collector.events import Reason, Refused
 
-# What anybody may make us keep who has not said yet what he wants. HTTP/2 proxies join a page's cookies to one line,
-# of up to as much.
+# The largest head that is kept in memory. HTTP/2 proxies join a page's cookies to one line of up to as much.
 MAX_HEAD_BYTES = 32_768
 MAX_HEAD_LINES = 128
 
@@ -75,19 +72,6 @@ def is_broken(begun: bytes) -> bool:
     if _TOKEN_BEGUN.match(begun) is None or _LF_ALONE.search(begun) is not None:
         return True
     return b"\n" in begun and not is_http_1(begun)
-
-
-def fault_of(request: web.BaseRequest) -> str | None:
-    """What is wrong with a request that aiohttp's parser took."""
-    headers = request.headers
-    if not is_host(headers.get(hdrs.HOST, "")):
-        return "Host must be a name or an address, with or without a port"
-    if hdrs.TRANSFER_ENCODING not in headers:
-        return None
-    if request.version == HttpVersion10:
-        return "Transfer-Encoding needs HTTP 1.1"  # RFC 9112, 6.1: proxies differ about where such a body ends
-    codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING)).rpartition(",")[2]
-    return None if codings.strip().lower() == "chunked" else "Transfer-Encoding must end in chunked"
 
 
 def read_refusal(head: bytes, why: str) -> Refusal | None:

@@ -133,7 +133,7 @@ def late_head() -> Response:
 
 
 def health(takes_events: bool) -> Response:
-    """What a balancer is told, which is nothing but that."""
+    """The response to a load balancer's health check, without details."""
     return _text(200, b"ok") if takes_events else _text(503, b"unavailable")
 
 

@@ -4,11 +4,12 @@ import asyncio
 from contextlib import suppress
 
 from collector.edge.bodies import Bodies
-from collector.edge.connection import Connection, Shared
+from collector.edge.connection import Connection
 from collector.edge.connection_limit import ConnectionLimit
 from collector.edge.date import Date
 from collector.edge.decide import Decider
 from collector.edge.fast_path import FastPath
+from collector.edge.shared import Shared
 from collector.edge.standard_path import StandardPath
 from collector.edge.turn_budget import TurnBudget
 

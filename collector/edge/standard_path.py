@@ -9,12 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from collector.edge.bodies import Bodies
 from collector.edge.decide import Decider, late_body, too_large, unavailable
 from collector.edge.exchange import Exchange
-from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, fault_of
+from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host
 from collector.edge.request import Request, find_route
 from collector.edge.responses import Response
 from collector.events import Refused
@@ -41,9 +41,9 @@ class BodyBroken(BodyLost):
 class AiohttpHandler(web.RequestHandler):
     """aiohttp's protocol, which knows what it answers."""
 
-    __slots__ = ("exchange", "refuse_head")
+    __slots__ = ("decider", "exchange")
+    decider: Decider
     exchange: Exchange
-    refuse_head: Callable[[bytes, str], Response]
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A broken frame of a body that nobody reads is the client's affair; aiohttp logs eleven lines."""
@@ -57,10 +57,10 @@ class AiohttpHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """aiohttp's own response to a bad head quotes what was sent, and it logs 11 lines."""
-        if status != 400:
-            return super().handle_error(request, status, exc, message)
-        return last(self.refuse_head(self.exchange.head, "Bad request"))
+        """aiohttp's own responses quote what was sent and name its version, and it logs 11 lines."""
+        if status == 400:
+            return last(self.decider.refuse_head(self.exchange.head, "Bad request"))
+        return to_aiohttp(self.decider.fail(None), close=True)
 
 
 class Sent(web.Response):
@@ -87,7 +87,7 @@ def to_aiohttp(response: Response, *, close: bool) -> Sent:
 
 
 def last(response: Response) -> Sent:
-    """The response to a head that is refused. aiohttp takes that for one of HTTP/1.0, where closing is not said."""
+    """The response to a head that is refused. aiohttp takes it for HTTP/1.0 and omits `Connection: close`."""
     sent = to_aiohttp(response, close=True)
     sent.headers[hdrs.CONNECTION] = "close"
     return sent
@@ -125,7 +125,7 @@ class StandardPath:
             max_headers=MAX_HEAD_LINES,
         )
         handler.exchange = exchange
-        handler.refuse_head = self._decider.refuse_head
+        handler.decider = self._decider
         exchange.begin(handler)
 
     def _application(self) -> web.Application:
@@ -160,23 +160,24 @@ class StandardPath:
         """The handler: an event in, a response out."""
         asked, decider = request[ASKED], self._decider
         rules = decider.rules
+        response: Response | None
         try:
             body = await read_body(request, self._bodies, rules.max_body_bytes, rules.body_timeout_s)
         except BodyBroken:
-            return to_aiohttp(decider.break_off(asked), close=True)
+            response = decider.refuse_body(asked)
         except BodyLost:
             decider.lose(asked)
-            return web.Response(status=400)  # nobody is there to read it
+            return web.Response(status=400)  # never sent: the client has gone
         except asyncio.CancelledError:
             decider.lose(asked)
             raise
-        if isinstance(body, Refused):
-            response: Response | None = decider.drop(asked, body)
+        except Exception:  # noqa: BLE001 - it is logged
+            response = decider.fail(asked)
         else:
-            response = await self._decided(asked, body)
+            response = decider.drop(asked, body) if isinstance(body, Refused) else await self._decided(asked, body)
         if response is None:
             exchange_of(request).abort()
-            return web.Response(status=500)  # nor this
+            return web.Response(status=500)  # never sent either
         return to_aiohttp(response, close=asked.close or exchange_of(request).framing.closes)
 
     async def _decided(self, asked: Request, body: bytes) -> Response | None:
@@ -190,6 +191,19 @@ class StandardPath:
         return await decided
 
 
+def fault_of(request: web.BaseRequest) -> str | None:
+    """What is wrong with a request that aiohttp's parser took."""
+    headers = request.headers
+    if not is_host(headers.get(hdrs.HOST, "")):
+        return "Host must be a name or an address, with or without a port"
+    if hdrs.TRANSFER_ENCODING not in headers:
+        return None
+    if request.version == HttpVersion10:
+        return "Transfer-Encoding needs HTTP 1.1"  # RFC 9112, 6.1: proxies differ about where such a body ends
+    codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING)).rpartition(",")[2]
+    return None if codings.strip().lower() == "chunked" else "Transfer-Encoding must end in chunked"
+
+
 def to_request(request: web.BaseRequest, peer: str | None) -> Request:
     """aiohttp's request as decisions see it."""
     headers: dict[str, str] = {}
@@ -199,12 +213,12 @@ def to_request(request: web.BaseRequest, peer: str | None) -> Request:
         if name in headers:
             headers[name] = ",".join(request.headers.getall(name))
     is_chunked = "transfer-encoding" in headers
-    if is_chunked:
+    if is_chunked:  # other codings of the transfer are refused like those of the content
         others = [each for each in headers["transfer-encoding"].split(",") if each.strip().lower() != "chunked"]
         headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
     route = find_route(request.method, request.rel_url.raw_path)
     body_bytes = None if is_chunked else request.content_length or 0
-    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp knows
+    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks the client's
 
 
 async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, timeout_s: float) -> bytes | Refused:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 # 34 requests of the usual size, some 1 ms; of 8 KB each 10. With three times as much a newcomer waited 1.5 s beside 128
 # busy connections and durability `memory`, and 12 ms with this, for the same CPU time (bench/newcomers.py).
 TURN_BYTES = 100_000
-PIECE_BYTES = 2_048  # what a piece costs however small it is, as if it were so much longer
+PIECE_BYTES = 2_048  # the fixed cost of a read, in bytes of budget
 
 # What may wait: a thousand requests of 8 KB, or 5,000 of the usual size. What comes beyond it is taken up at once, as
 # all of it would be without a budget: a stall is better than memory without bound.

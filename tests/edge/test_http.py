@@ -186,7 +186,9 @@ async def test_preflight_for_headers_that_are_no_ascii(collector: Running, wire:
     assert (204, "Content-Type") == (answer.status, answer.headers["Access-Control-Allow-Headers"])
 
 
-@pytest.mark.parametrize("place", ["decide.accept", "decide.partial", "decide.Journal.submit"])
+@pytest.mark.parametrize(
+    "place", ["decide.accept", "decide.partial", "decide.Journal.submit", "decide.TokenBuckets.take"]
+)
 async def test_fault_of_ours_shows_nothing(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
@@ -206,6 +208,31 @@ async def test_fault_of_ours_shows_nothing(
     assert {"received": 1, "internal": 1} == tally(collector)
     assert 0 == collector.stages.decider.in_flight.count
     assert 201 == (await wire.ask(request(body()))).status
+
+
+@pytest.mark.parametrize(
+    ("place", "site"), [("to_request", "(unknown)"), ("fault_of", "(unknown)"), ("read_body", "demo")]
+)
+async def test_fault_on_the_standard_path_shows_nothing_either(
+    collector: Running,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    site: str,
+) -> None:
+    """aiohttp's own page would name its version, and nobody would count it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("SECRET")
+
+    monkeypatch.setattr(f"collector.edge.standard_path.{place}", fail)
+    answer = await wire.ask(head(CHUNKED) + chunk(body()) + LAST_CHUNK)
+    assert (500, "internal", "collector") == (answer.status, answer.reason, answer.headers["Server"])
+    assert "SECRET" not in f"{answer.body!r} {answer.headers}"
+    assert 1 == caplog.text.count("Traceback")
+    assert {"received": 1, "internal": 1} == tally(collector, site)
+    assert 0 == collector.stages.decider.in_flight.count
 
 
 async def test_draining_collector_answers_and_closes(collector: Running, connect: Connect) -> None:
