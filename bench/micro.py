@@ -41,7 +41,7 @@ from collector.ingest.pipeline import (
     to_values,
     tracking_enabled,
 )
-from collector.ingest.reader import read as read_plain
+from collector.ingest.reader import read as read_event
 from collector.ingest.schema import check, parse
 from collector.journal.record import encode
 from collector.journal.segment import SegmentStore
@@ -133,7 +133,7 @@ async def _micro() -> list[Result]:
 
     def read_at_once() -> None:
         for event in read:
-            read_plain(event, NOON_US)
+            read_event(event, NOON_US)
 
     def accepted() -> None:
         for arrival, body in zip(arrivals, raw, strict=True):

@@ -56,7 +56,7 @@ class SiteCounts:
 
 
 class Metrics:
-    """Every number of one process."""
+    """All metrics of one process."""
 
     def __init__(self, sites: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry()

@@ -21,7 +21,7 @@ from collector.sites import Site, build_site
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
-    parser.add_argument("--site", metavar="ID", help="judge by this site's settings; default: a site without any")
+    parser.add_argument("--site", metavar="ID", help="check with this site's settings; default: a site without any")
     add_config_argument(parser)
 
 

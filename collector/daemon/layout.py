@@ -1,4 +1,4 @@
-"""The layout of what is kept: a start and a check of the configuration refuse a `partition_by` that would mix two."""
+"""The layout of data_dir. `serve` and `check-config` refuse a `partition_by` that differs from the one on disk."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _VARIABLE = f"{ENV_PREFIX}STORAGE__PARTITION_BY"
 
 
 def unreadable(data_dir: Path) -> list[Path]:
-    """The folders that the layout shows in, and that this user may not look into."""
+    """The first folder that this user may not list, of those that show the layout; empty if there is none."""
     folders = (data_dir, data_dir / EVENTS, data_dir / JOURNAL)
     return [folder for folder in folders if not _may_list(folder)][:1]
 
@@ -25,13 +25,13 @@ def _may_list(folder: Path) -> bool:
         os.scandir(folder).close()
     except PermissionError:
         return False
-    except OSError:  # it is not there, or no folder: then it has no parts
+    except OSError:  # missing, or not a folder: it has no parts
         return True
     return True
 
 
 def check_layout(config_file: Path, storage: Storage) -> None:
-    """Raises ConfigError where the data_dir has parts or segments of the other layout; no data_dir has none."""
+    """Raises ConfigError if data_dir has parts or segments of the other layout. A missing data_dir has neither."""
     now, before = storage.partition_by, other(storage.partition_by)
     found = held(storage.data_dir, before)
     if not found.parts and not found.segments:

@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration file is read again, and what a running process can take over of it is taken over."""
+"""Reload on SIGHUP: read the configuration file again, and apply the settings that need no restart."""
 
 import asyncio
 import logging
@@ -14,12 +14,18 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_LIVE = {"max_body_bytes", "body_timeout_s", "max_connections_per_client", "trusted_proxies"}
+# The settings of the fixed sections that need no restart.
+_LIVE = {
+    ("server", "max_body_bytes"),
+    ("server", "body_timeout_s"),
+    ("server", "max_connections_per_client"),
+    ("server", "trusted_proxies"),
+}
 _FIXED_SECTIONS = ("server", "admin", "storage")
 
 
 class Reloads:
-    """Reads the file again at each request, and remembers whether the last one was good."""
+    """Reads the file again on each request, and remembers whether the last reload failed."""
 
     def __init__(self, config_file: Path, running: Config, metrics: Metrics, manager: Manager) -> None:
         self.running = running
@@ -34,7 +40,7 @@ class Reloads:
         self._requested.set()
 
     async def run(self, hand_over: Callable[[Config], Awaitable[None]]) -> None:
-        """For ever: hand over what is new and good. A bad file changes nothing, and is `failure` until a good one."""
+        """For ever: hand over each valid file. An invalid one only sets `failure`, until the next valid one."""
         while True:
             await self._requested.wait()
             self._requested.clear()
@@ -62,14 +68,12 @@ class Reloads:
 
 
 def _what_can_change(running: Config, read: Config) -> Config:
-    """The running configuration with everything new that needs no restart; the rest is named."""
+    """The running configuration with the new values that need no restart; the others are logged."""
     sections: dict[str, BaseModel] = {}
     for name in _FIXED_SECTIONS:
         old, new = getattr(running, name), getattr(read, name)
         for key in type(old).model_fields:
-            if key not in _LIVE and getattr(old, key) != getattr(new, key):
+            if (name, key) not in _LIVE and getattr(old, key) != getattr(new, key):
                 log.warning("reload: %s.%s changes only with a restart", name, key)
-        sections[name] = old.model_copy(
-            update={key: getattr(new, key) for key in _LIVE & type(old).model_fields.keys()}
-        )
+        sections[name] = old.model_copy(update={key: getattr(new, key) for section, key in _LIVE if section == name})
     return read.model_copy(update=sections)

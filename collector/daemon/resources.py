@@ -16,34 +16,34 @@ from collector.publish.local import fsync_folder, make_folder
 
 log = logging.getLogger(__name__)
 
-# 10,000 connections with a request in flight take 80 MB, their bodies aside.
+# 10,000 connections with a request in flight take 80 MB, without their bodies.
 MAX_CONNECTIONS = 10_000
 
-# What else needs descriptors: parts, the admin listener, and connections that are accepted before they can be counted:
-# so many in each round of the event loop, and one that must go is closed five rounds later.
+# Descriptors for all else: parts, the admin listener, and connections that are accepted but not yet counted. The event
+# loop accepts ACCEPTED_TOGETHER of them in a turn, and closes one over the limit five turns later.
 ACCEPTED_TOGETHER = 32
 OTHER_DESCRIPTORS = 512
 
-# How long a start waits for the workers of a supervisor that was killed: they drain, and then the lock and the ports
-# are free. If they need longer, the next start finds them gone.
+# How long start-up waits for the workers of a killed supervisor to drain: then the lock and the ports are free. If they
+# need longer, this start fails, and a later one succeeds.
 PATIENCE_S = 5.0
 _POLL_S = 0.05
 
-# What a client sends waits in the system while it is not read. By itself the system would keep megabytes of each
-# connection, and hand over 256 KB at a time; a window of 32 KB brings 320 KB a second from a client 100 ms away.
+# The kernel buffers what a client sends until it is read. By default it would hold megabytes for each connection, and
+# return 256 KB per read. A window of 32 KB allows 320 KB a second from a client 100 ms away.
 RECEIVE_BUFFER_BYTES = 32_768
 
-# Connections that wait to be accepted: those of the second that a restart takes. The system's own limit (somaxconn,
-# 4096 by default) may be lower.
+# How many connections may wait to be accepted. Enough for the connections that arrive during a one-second restart. The
+# system's own limit (somaxconn, 4096 by default) may be lower.
 BACKLOG = 4096
 
 
 class StartError(Exception):
-    """The machine does not give what is needed; the message is one line for the operator."""
+    """A resource is not available; the message is one line for the operator."""
 
 
 def max_connections() -> int:
-    """Raise the limit of file descriptors as far as needed; how many connections it is enough for."""
+    """Raise the limit of file descriptors as far as needed. Returns how many connections it allows."""
     limit = raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     return min(MAX_CONNECTIONS, max(limit // 2, limit - OTHER_DESCRIPTORS))
 
@@ -52,23 +52,22 @@ def max_connections() -> int:
 class DataDir:
     """The data_dir of a process that writes to it, held by a descriptor.
 
-    The process works *in* it (PostgreSQL does the same): its working directory is that folder, and every path below is
-    relative. So a folder that is moved, or whose volume is unmounted, takes along all that is written, and nothing can
-    be made anew on whatever lies where its path leads now.
+    It is the working directory of the process (PostgreSQL does the same), and every path below is relative. So if the
+    folder is moved, or its volume is unmounted, all writes still go to it, and none to what is at its path now.
     """
 
     path: Path
-    """Absolute: what is compared with the descriptor, and said to people."""
+    """Absolute. It is compared with the descriptor, and named in messages."""
     folder: int
     """The descriptor."""
     lock: int
-    """The descriptor of its lock, which dies with all processes that have it."""
+    """The descriptor of its lock, which is released when the last process that has it ends."""
 
     @contextmanager
     def entered(self) -> Iterator[Path]:
-        """Work in it; the root of its paths. Raises StartError."""
+        """Make it the working directory; yields the root of its paths. Raises StartError."""
         with ExitStack() as left:
-            with suppress(OSError):  # of a user who may not read where it was started, as /root: nowhere to go back to
+            with suppress(OSError):  # a user who may not read where it started, such as /root, cannot go back
                 before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 left.callback(os.close, before)
                 left.callback(os.fchdir, before)
@@ -79,7 +78,7 @@ class DataDir:
             yield Path()
 
     def displaced(self) -> str | None:
-        """Why the path does not lead to this folder any more, for a person; None while it does. May block."""
+        """Why the path no longer leads to this folder, as a message; None while it does. May block."""
         try:
             there = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -94,11 +93,11 @@ class DataDir:
 
 @contextmanager
 def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
-    """Make the data_dir, and lock it, so that nobody else writes to it. Raises StartError."""
+    """Make data_dir and lock it, so that no other process writes to it. Raises StartError."""
     path = absolute(data_dir)
     try:
         make_folder(path)
-        with suppress(PermissionError):  # whoever made it may have been killed before its sync
+        with suppress(PermissionError):  # an earlier start may have been killed before this sync
             fsync_folder(path.parent)
     except FileExistsError:
         raise StartError(f"data_dir {data_dir}: is not a folder") from None
@@ -129,7 +128,7 @@ def absolute(data_dir: Path) -> Path:
 
 
 def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
-    """Lock the file, and the folder too, since the file may be removed under one that serves. Raises StartError."""
+    """Lock the file, and the folder too, because the file may be removed while a collector runs. Raises StartError."""
     until = time.monotonic() + patience_s
     while True:
         try:
@@ -137,20 +136,20 @@ def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
-                if exc.errno != errno.EBADF:  # of NFS, which locks nothing that is not open for writing
+                if exc.errno != errno.EBADF:  # NFS locks only what is open for writing
                     raise
         except BlockingIOError:
             if time.monotonic() >= until:
                 raise StartError(f"data_dir {data_dir}: another collector is using it") from None
             time.sleep(_POLL_S)
-        except OSError as exc:  # some network file systems lend no locks
+        except OSError as exc:  # some network file systems have no locks
             raise StartError(f"data_dir {data_dir}: cannot be locked: {exc.strerror}") from None
         else:
             return
 
 
 def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.socket] | None = None) -> socket.socket:
-    """A listening socket, the inherited one if there is one; who connects waits until it is served.
+    """A listening socket, the inherited one if there is one. Clients that connect wait until they are served.
 
     Raises StartError, naming the section.
     """
@@ -164,7 +163,7 @@ def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.so
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # its connections have it
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # its connections inherit it
             bound.bind(address)
             bound.listen(BACKLOG)  # two sockets may be bound to one port until one listens
         except OSError:
@@ -179,6 +178,6 @@ def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.so
 
 
 def url(bound: socket.socket) -> str:
-    """Where a client finds it."""
+    """The URL of a listening socket."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,13 +1,13 @@
-"""What we tell the service manager that started us (systemd, Type=notify), and how it knows that we live.
+"""Notifications to the service manager (systemd, Type=notify): changes of state, the status line, watchdog pings.
 
-A datagram of `NAME=value` lines to the socket that NOTIFY_SOCKET names; without it nothing is sent. Nothing here
-waits: a datagram that finds the manager's queue full is dropped, unless it is a change of state, which the next ping
-brings along, because a lost READY=1 would end in a kill.
+A notification is a datagram of `NAME=value` lines to the socket that NOTIFY_SOCKET names; without it nothing is sent.
+Nothing here blocks: when the manager's queue is full, the datagram is dropped. Only a change of state is sent again,
+with the next ping, because a lost READY=1 would end in a kill.
 
-    READY=1      events are taken (or refused for a reason: that too is an answer)
-    RELOADING=1  the configuration is read again; READY=1 ends it, whatever became of it
+    READY=1      requests are answered, even if events are refused
+    RELOADING=1  the configuration is read again; READY=1 follows, even if the file is invalid
     STOPPING=1   draining
-    WATCHDOG=1   the event loop turns: from a coroutine of it, because a thread would go on while the loop hangs
+    WATCHDOG=1   the event loop runs; sent by a coroutine, because a thread would go on while the loop hangs
     STATUS=...   one line for `systemctl status`
 """
 
@@ -19,12 +19,12 @@ from collections.abc import MutableMapping
 
 log = logging.getLogger(__name__)
 
-PINGS_PER_TIMEOUT = 3  # one that is lost, and one that is late, are no death
+PINGS_PER_TIMEOUT = 3  # one lost ping and one late ping are tolerated
 LONGEST_PING_S = 1.0
 
 
 class Manager:
-    """The service manager, or nobody."""
+    """The service manager. Without one, nothing is sent."""
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
         self.ping_every_s = min(LONGEST_PING_S, watchdog_s / PINGS_PER_TIMEOUT) if watchdog_s else LONGEST_PING_S
@@ -39,20 +39,20 @@ class Manager:
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> "Manager":
-        """The one that the environment names; out of it afterwards, so that no child speaks for us."""
+        """The manager that the environment names. Removes the variables, so that no child process notifies it."""
         address = environ.pop("NOTIFY_SOCKET", "")
         timeout_us, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         watched = timeout_us.isdecimal() and pid in ("", str(os.getpid()))
         return cls(address, int(timeout_us) / 1e6 if watched else 0.0)
 
     def ready(self) -> None:
-        """Say so, once."""
+        """Report it, once."""
         if not self._is_ready:
             self._change("READY=1")
         self._is_ready = True
 
     def reloading(self) -> None:
-        """To be followed by `reloaded`. Who is not ready, or is stopping, says neither: READY=1 would be a lie."""
+        """To be followed by `reloaded`. Before `ready` and after `stopping` neither sends: READY=1 would be wrong."""
         if self._is_ready:
             self._change(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
@@ -65,26 +65,26 @@ class Manager:
         self._change("STOPPING=1")
 
     def ping(self) -> None:
-        """Say that the event loop turns. To be called in it, every `ping_every_s`."""
+        """Report that the event loop runs. Call it in the loop, every `ping_every_s`."""
         if self._unsent:
             self._change()
         if self._watched:
             self._send("WATCHDOG=1")
 
     def status(self, line: str) -> None:
-        """Show that line, if it is not what is shown."""
+        """Show the line, unless it is already shown."""
         line = " ".join(line.split())  # a line break would begin another variable
         if line != self._status and self._send(f"STATUS={line}"):
             self._status = line
 
     def _change(self, *changes: str) -> None:
-        """Send what has not been sent, in its order."""
+        """Send the changes, after those that are still unsent."""
         self._unsent += changes
         while self._unsent and self._send(self._unsent[0]):
             del self._unsent[0]
 
     def _send(self, text: str) -> bool:
-        """Whether it need not be sent again."""
+        """Send it; False if it must be sent again."""
         if self._socket is None:
             return True
         try:

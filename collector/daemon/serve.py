@@ -1,7 +1,7 @@
 """The command `serve`: one process, or a supervisor and its workers.
 
-This module imports little, and what it needs only when it is known: a supervisor needs none of what a worker does, and
-takes a third of its memory.
+Most imports wait until the process knows its role: a supervisor needs none of a worker's modules, and takes a third of
+its memory.
 """
 
 import faulthandler
@@ -18,22 +18,22 @@ from collector.daemon.socket_activation import inherited
 from collector.log.setup import set_up_logging
 from collector.portable import LINUX, usable_cores
 
-# What log rotation sends to whoever has a pid file (to open its log anew: ours is stderr), and its sibling.
+# Log rotation sends SIGUSR1 to daemons that should reopen their log file; this one logs to stderr.
 MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
-    """Run until SIGTERM. `arguments` are those of the command line, `serve` itself among them."""
+    """Run until SIGTERM. `arguments` are those of the command line, including `serve` itself."""
     _ignore(signal.SIGHUP)  # until there is something to reload
     _ignore(*MEANINGLESS)
-    # A stop is done at once until there is something to drain: nothing is acknowledged yet, and the disk is as a kill
-    # would leave it.
+    # Until there is something to drain, SIGTERM exits at once: nothing is acknowledged yet, and the disk is as after a
+    # kill.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     check_layout(config_file, config.storage)
     set_up_logging()
-    faulthandler.enable()  # says where each thread was when the manager's watchdog ended us, with SIGABRT
+    faulthandler.enable()  # prints each thread's stack when the manager's watchdog sends SIGABRT
     workers = processes(config.server.workers)
     if workers == 1:
         from collector.daemon import single_process
@@ -45,8 +45,8 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
 
 
 def serve_as_worker(control: int) -> int:
-    """Run as the supervisor says, which is at the other end of that descriptor."""
-    _ignore(signal.SIGHUP)  # of a terminal that closes; a reload comes from the supervisor
+    """Run as a worker of the supervisor at the other end of this descriptor."""
+    _ignore(signal.SIGHUP)  # sent when a terminal closes; reloads come from the supervisor
     _ignore(*MEANINGLESS)
     from collector.daemon.workers import child
 
@@ -54,21 +54,21 @@ def serve_as_worker(control: int) -> int:
 
 
 def _ignore(*numbers: signal.Signals) -> None:
-    """The default of these is to end us."""
+    """Ignore signals whose default action ends the process."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def processes(workers: int | str) -> int:
-    """How many workers there are to be; `auto`: one for each core that this process may use."""
+    """The number of workers; `auto` is one for each core that this process may use."""
     if isinstance(workers, int):
         return workers
     return usable_cores() if LINUX else 1  # elsewhere there is no supervisor
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """What started this program, without its arguments: interpreter and flags, and module, script or folder.
+    """The command that started this program, without its arguments: interpreter, flags, and module, script or folder.
 
-    A binary's workers so start from what the supervisor was unpacked to, whatever has become of the binary since.
+    So a binary's workers start from the folder that the supervisor was unpacked to, even if the binary is replaced.
     """
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]

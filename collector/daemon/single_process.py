@@ -1,7 +1,7 @@
 """One process that serves without a supervisor: it owns the data_dir and both ports, and signals control it.
 
 SIGTERM and SIGINT stop it, a second one at once (collector/daemon/stop_signals.py). SIGHUP reads the configuration
-again. Nothing here starts it again when it dies: systemd does that, and a small machine needs no second process for it.
+again. Nothing here restarts it when it dies: systemd does, and a small machine needs no second process for that.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
     """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError, ConfigError."""
     with owned(config.storage.data_dir, PATIENCE_S) as data_dir:
-        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
+        check_layout(config_file, config.storage)  # again: the previous owner may have flushed while we waited
         with (
-            # Before there is a segment: each start that finds a port taken would leave one behind.
+            # Before a segment is made: each start that finds a port taken would leave one behind.
             listen(config.server.host, config.server.port, "server", inherited) as public,
             listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
             data_dir.entered() as root,
@@ -40,7 +40,11 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
             stages = open_stages(config, clock, root=root)
             reloads = Reloads(config_file, config, stages.metrics, manager)
             reporter = Reporter(
-                manager, clock, data_dir.folder, stages.stats, lambda: problems(stages.refusal(), reloads.failure)
+                manager,
+                clock,
+                data_dir.folder,
+                stages.stats,
+                lambda: problems(stages.unready_reason(), reloads.failure),
             )
             signals = SignalController(reloads, reporter, manager, clock, public, admin)
             return run(Worker(config, stages, data_dir, clock), public, signals)

@@ -1,8 +1,8 @@
 """Listening sockets that the service manager opened for us (systemd's socket activation).
 
-They are descriptors 3 and up, as many as LISTEN_FDS says, for the process that LISTEN_PID names, and called as
-LISTEN_FDNAMES says: `http` is the public listener, `admin` the other. The manager keeps its own copy of each, so what
-connects while we are gone waits for the next of us.
+LISTEN_PID names the process they are for, LISTEN_FDS their number, from descriptor 3 up, and LISTEN_FDNAMES their
+names: `http` is the public listener, `admin` the admin listener. The manager keeps its own copy of each, so
+clients that connect while no collector runs wait for the next one.
 """
 
 import os
@@ -13,11 +13,11 @@ from collector.config_file import ConfigError
 
 FIRST = 3
 SECTIONS = {"http": "server", "admin": "admin"}
-"""The name of a socket, and the section of the configuration that would else say where to listen."""
+"""The name of a socket, and the section of the configuration whose host and port it replaces."""
 
 
 def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str, socket.socket]:
-    """The sockets by section; the variables are gone afterwards, for no child has them. Raises ConfigError."""
+    """The sockets by section. Removes the variables: no child process gets the sockets. Raises ConfigError."""
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}

@@ -1,4 +1,4 @@
-"""The status line: what `systemctl status` shows of us, what is wrong before what is well.
+"""The status line that `systemctl status` shows, problems first.
 
 receiving 310/s, 2 segments, 41 GB free
 refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
@@ -34,18 +34,18 @@ class Stats:
         return Stats(*(mine + yours for mine, yours in zip(self.values(), other.values(), strict=True)))
 
     def values(self) -> tuple[int, int, int, int]:
-        """As they are sent to a supervisor."""
+        """As a worker sends them to its supervisor."""
         return (self.received, self.segments, self.in_flight, self.unpublished)
 
 
-def problems(refusal: str | None, reload_failure: str | None) -> list[str]:
-    """What is wrong, the worst first."""
-    refusing = [f"refusing events: {refusal}"] if refusal else []
+def problems(unready_reason: str | None, reload_failure: str | None) -> list[str]:
+    """The problems, the most serious first."""
+    refusing = [f"refusing events: {unready_reason}"] if unready_reason else []
     return [*refusing, reload_failure] if reload_failure else refusing
 
 
 def serving_line(wrong: Iterable[str], per_s: float, stats: Stats, free_bytes: int | None) -> str:
-    """What a person wants to know of a collector that serves."""
+    """The line of a collector that serves."""
     free = "disk unknown" if free_bytes is None else f"{_gb(free_bytes)} GB free"
     segments = "1 segment" if stats.segments == 1 else f"{stats.segments:,} segments"
     return "; ".join([*wrong, f"receiving {per_s:,.0f}/s, {segments}, {free}"])
@@ -71,7 +71,7 @@ class Reporter:
         stats: Callable[[], Stats],
         problems: Callable[[], list[str]],
     ) -> None:
-        """`data_dir`: a descriptor of it, where it may be moved."""
+        """`data_dir`: a descriptor if the folder may be moved, else its path."""
         self._manager = manager
         self._clock = clock
         self._data_dir = data_dir
@@ -89,28 +89,28 @@ class Reporter:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)  # and who had failed is in asyncio's log
+            await asyncio.wait(tasks)  # asyncio logs the one that had failed
 
     async def _ping(self) -> None:
-        """For ever: as long as the loop turns, and no longer."""
+        """For ever; pings stop when the loop hangs."""
         while True:
             self._manager.ping()
             await self._clock.sleep(self._manager.ping_every_s)
 
     async def _report(self) -> None:
-        """For ever; apart from the pings, because a disk that hangs may hold it."""
+        """For ever; in a task of its own, because a disk that hangs may block it."""
         while True:
             await self.refresh()
             await self._clock.sleep(REFRESH_S)
 
     def drain(self) -> None:
-        """Tell that we stop, and from now on how far that is."""
+        """Report that the collector stops, and from now on how far the drain is."""
         self._is_draining = True
         self._manager.stopping()
         self._manager.status(draining_line(self._stats()))
 
     async def refresh(self) -> None:
-        """Show the line of this moment."""
+        """Show the current line."""
         try:
             disk = await aiofiles.os.statvfs(self._data_dir, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
             free_bytes = disk.f_bavail * disk.f_frsize

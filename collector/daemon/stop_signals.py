@@ -1,8 +1,8 @@
-"""Stop signals: which of them asks for a stop, and which says that the stop takes too long.
+"""Stop signals: the first SIGTERM or SIGINT starts the drain, and a second one exits at once.
 
-SIGTERM and SIGINT ask for one. The same signal within a second is the same stop: who sends it to a whole process group
-has it passed on by make, a shell or an init of containers, and it comes twice within milliseconds. The same one later,
-or the other one, comes from somebody who does not want to wait.
+The same signal within a second counts as the first: when it is sent to a whole process group, make, a shell or the init
+of a container passes it on, and it comes twice within milliseconds. The same signal later, or the other one, means that
+somebody does not want to wait.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ SAME_STOP_S = 1.0
 
 
 class StopSignals:
-    """Handles them: `stop` is called at the first, and `exit_at_once` at each that belongs to no stop so far."""
+    """Calls `stop` at the first signal, and `exit_at_once` at a later one, unless that only repeats the first."""
 
     def __init__(self, clock: Clock, stop: Callable[[], object], exit_at_once: Callable[[], object]) -> None:
         self._clock = clock
@@ -28,8 +28,8 @@ class StopSignals:
     def listen(self) -> None:
         """Receive them in the running loop from now on.
 
-        Not by `add_signal_handler`: a loop that is closed puts the system's default in its place, and the same stop,
-        come again behind a drain that is done, would end the process by the signal and not with its exit code.
+        Not by `add_signal_handler`: a loop that closes restores the default action, and a repeated signal after the
+        drain would then kill the process before it returns its exit code.
         """
         loop = asyncio.get_running_loop()
 
@@ -43,7 +43,7 @@ class StopSignals:
 
         for number in STOP_SIGNALS:
             signal.signal(number, arrived)
-        # Python takes its handlers away before it takes itself down, and there is nothing left to wait for.
+        # Python removes its handlers before it has exited, and by then there is nothing left to drain.
         atexit.register(_ignore_all)
 
     def receive(self, number: int, at_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""The stages of one process, built from the last to the first and handed to one another."""
+"""The stages of one process, built from the last to the first, because each gets those that it uses."""
 
 import asyncio
 import errno
@@ -33,7 +33,7 @@ from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
 
-# What time or an operator's hand can heal while we run; anything else at start is a data_dir that cannot be used.
+# Errors that may pass, or be fixed, while the collector runs. With any other at start-up, data_dir cannot be used.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 
@@ -53,9 +53,9 @@ class Stages:
     min_free_bytes: int
 
     def open(self) -> None:
-        """Make the folders, take over what dead processes left, and open the journal. Raises OSError, SegmentBroken.
+        """Make the folders, adopt the segments of dead processes, and open the journal. Raises OSError, SegmentBroken.
 
-        A disk that is full, or a process out of descriptors, is no error: the journal refuses until it can be opened.
+        A full disk or a lack of descriptors raises nothing: the journal refuses events until it can be opened.
         """
         left_over = self.store.left_over()
         if left_over:
@@ -72,17 +72,17 @@ class Stages:
         self.tend_keys()
 
     def tend_keys(self) -> None:
-        """Have the keys of the day, if addresses are hashed. Blocks."""
+        """Make or read today's keys, if addresses are hashed. Blocks."""
         self.keys.tend(needed=needs_keys(self.decider.rules.client_ip))
 
     def rules_of(self, config: Config, clock: Clock) -> Rules:
-        """The rules of another configuration, all that they need made ready. Blocks: in a thread."""
+        """The rules of another configuration, with the keys that they need. Blocks: call it in a thread."""
         rules = build_rules(config, clock, self.decider.rules.buckets.table, self.keys)
         self.keys.tend(needed=needs_keys(rules.client_ip))
         return rules
 
-    def refusal(self) -> str | None:
-        return self.journal.refusal() or self.keys.blocked_reason
+    def unready_reason(self) -> str | None:
+        return self.journal.unready_reason() or self.keys.blocked_reason
 
     def stats(self) -> Stats:
         return Stats(
@@ -94,13 +94,13 @@ class Stages:
         return await asyncio.to_thread(self.metrics.snapshot(self.journal.buffered_by_site(), self.gauges()))
 
     def families(self) -> Callable[[], Iterable[Metric]]:
-        """The numbers of this moment, for a thread to look through."""
+        """The current metrics, to be collected in a thread."""
         return self.metrics.families(self.journal.buffered_by_site(), self.gauges())
 
     def gauges(self) -> Gauges:
-        """The numbers that are looked up when someone asks."""
+        """The metrics whose values are looked up at each scrape."""
         self.metrics.workers.labels("serving").set(1)
-        is_ready = int(self.refusal() is None)
+        is_ready = int(self.unready_reason() is None)
         self.metrics.workers.labels("ready").set(is_ready)
         return {
             "collector_buffered_bytes": (
@@ -118,7 +118,7 @@ class Stages:
             "collector_newer_segments": ("Segments that only a later version can read", self.store.newer),
             "collector_rate_limit_clients": (
                 "Clients whose token bucket is not full",
-                # Several workers share the table, and their supervisor looks into it.
+                # Several workers share the table; their supervisor counts its clients.
                 self.decider.rules.buckets.__len__ if self.slot == ONLY_WORKER else 0,
             ),
             "collector_requests_in_flight": ("Requests being answered", self.decider.in_flight.count),
@@ -134,10 +134,10 @@ def build_stages(
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
 ) -> Stages:
-    """Everything but sockets and signals, of one of several workers. Touches no disk.
+    """All stages of one worker, without sockets and signals. Touches no disk.
 
-    `labelled`: the sites with series of their own, where a supervisor has chosen them for all. `root`: the data_dir as
-    this process finds it, see `DataDir.entered`; by default as it is configured.
+    `labelled`: the sites with series of their own, if a supervisor has chosen them for all workers. `root`: the path by
+    which this process reaches data_dir, see `DataDir.entered`; by default the configured one.
     """
     storage = config.storage
     root = storage.data_dir if root is None else root
@@ -188,7 +188,7 @@ def build_stages(
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:
-    """What requests are judged by. What is in the table stays there, whatever the limit was. Touches no disk."""
+    """The rules for processing requests. The table keeps its buckets, whatever the limit was. Touches no disk."""
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),

@@ -1,6 +1,6 @@
 """The worker: a process that serves, from its configuration to its exit code.
 
-Start: build the stages, listen. Stop: take no new connections, answer what is under way, publish everything, exit 0.
+Start: build the stages, listen. Stop: take no new connections, answer requests in flight, publish everything, exit 0.
 Its controller tells it when: signals (collector/daemon/single_process.py), or a supervisor of several workers
 (collector/daemon/workers/child.py).
 """
@@ -59,7 +59,7 @@ GARBAGE_THRESHOLDS = (7_000, 0, 100)
 # at once would lose what its client has already sent.
 LAST_REQUESTS_S = 0.2
 
-# And then for those that are still under way, which have had their time.
+# Requests that are still in flight then get this long before their connections close.
 CLOSE_S = 0.1
 
 
@@ -165,7 +165,7 @@ class Worker:
         os._exit(1)
 
     async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
-        """Judge requests by this configuration from now on."""
+        """Process requests by this configuration from now on."""
         self.stages.metrics.label(config.sites if labelled is None else labelled)
         self.stages.decider.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
         self._config = config
@@ -194,7 +194,7 @@ class Worker:
 
     @asynccontextmanager
     async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
-        """The public listener; on leaving, the requests under way are answered."""
+        """The public listener; on leaving, the requests in flight are answered."""
         settings = self._config.server
         async with AsyncExitStack() as closing:  # what is pushed first is done last
             server = Server(
@@ -242,7 +242,7 @@ class Worker:
         return bool(failed)
 
     async def _last_requests(self, patience_s: float) -> None:
-        """Let what is under way be answered, and what is about to be."""
+        """Wait for the requests in flight, and for those whose first bytes are still on their way."""
         await self._clock.sleep(LAST_REQUESTS_S)
         try:
             async with asyncio.timeout(patience_s):

@@ -207,7 +207,7 @@ class Decider:
         return too_many(rules.buckets, wait_ns) if wait_ns else None
 
     def able_to_store(self, request: Request) -> Refused | None:
-        return None if self.journal.refusal() is None else unavailable()
+        return None if self.journal.unready_reason() is None else unavailable()
 
     def size_allowed(self, request: Request) -> Refused | None:
         body_bytes, max_bytes = request.body_bytes, self.rules.max_body_bytes

@@ -13,7 +13,7 @@ from collector.edge.openapi import openapi
 class Watched(Protocol):
     """What the admin application tells of: one worker, or all of them."""
 
-    def refusal(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why no event would be taken now, for a person; None if it would."""
         ...
 
@@ -30,10 +30,10 @@ def build_admin(watched: Watched) -> web.Application:
         return web.Response(text="alive\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        refusal = watched.refusal()
-        if refusal is None:
+        unready_reason = watched.unready_reason()
+        if unready_reason is None:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"not ready: {refusal}\n")
+        return web.Response(status=503, text=f"not ready: {unready_reason}\n")
 
     async def numbers(request: web.Request) -> web.Response:
         return web.Response(body=await watched.metrics_page(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})

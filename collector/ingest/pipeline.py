@@ -122,8 +122,8 @@ def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpP
 def replay(record: Record) -> tuple[Event, bool]:
     """The event of a record, and whether all of it still fits its columns.
 
-    It was accepted, so it is not judged again, whatever rules and contract have become since: a value that does not fit
-    the column of today is null, and what is no event at all any more has nothing but nulls.
+    It was accepted, so it is not checked again, even if rules or contract have changed since. A value that does not fit
+    today's column becomes null, and a body that is no event any more has only nulls.
     """
     try:
         event = parse(record.body)

@@ -1,7 +1,7 @@
 """The reader: one pass over an event that is plainly right, from its fields to the values of its columns.
 
 It is compiled from the contract, as fastjsonschema's validator is, and asks the same of each field; only it keeps what
-it looks at. It says yes or nothing: whatever it does not take (unknown fields included) is judged by the validator,
+it looks at. It says yes or nothing: whatever it does not take (unknown fields included) goes to the validator,
 which has the words for what is wrong. `python -m bench micro` measures both.
 """
 

@@ -111,11 +111,11 @@ class Journal:
 
     def can_append(self) -> bool:
         """Whether an event would be taken now."""
-        return self.refusal() is None
+        return self.unready_reason() is None
 
     async def append(self, event: Event) -> bool:
         """Store the event: True once it is as safe as `durability` says, False if it is not stored."""
-        if self.refusal() is not None:
+        if self.unready_reason() is not None:
             return False
         committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # Its request may have been given up, and the future with it.
@@ -123,7 +123,7 @@ class Journal:
         return await committed
 
     def submit(self, event: Event, on_commit: OnCommit) -> None:
-        """Store the event, which `refusal` has just allowed. `on_commit` hears whether it is stored, maybe at once."""
+        """Store the event; `unready_reason` must be None. `on_commit` gets whether it is stored, maybe at once."""
         if self.in_memory:
             self._buffer.append(event)
             if self._filled() >= 1:
@@ -230,7 +230,7 @@ class Journal:
             return buffer.size_bytes / self._segment_max_bytes
         return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
-    def refusal(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why no event would be taken now, for a person; None if it would."""
         if self._closed:
             return "draining"

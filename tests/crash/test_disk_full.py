@@ -104,7 +104,7 @@ def stored_again(process: Process, ledger: Ledger) -> None:
     wait_until(lambda: len(ledger.acked) > acked, "events are stored")
 
 
-def judged(data_dir: Path, ledger: Ledger) -> str | None:
+def problem_in(data_dir: Path, ledger: Ledger) -> str | None:
     """The verdict, that no refused event came back, and that nobody got another answer than 201 and 503."""
     others = ledger.statuses.keys() - {201, 503}
     return f"answers: {dict(ledger.statuses)}" if others else verdict(data_dir, ledger) or came_back(data_dir, ledger)
@@ -130,7 +130,7 @@ def test_full_disk_refuses_and_service_resumes(
         assert process.stop() == 0, process.log()
         assert "Traceback" not in process.log()
     print(f"\nanswers: {dict(ledger.statuses)}; {process.log().count('flush failed')} flushes failed")
-    assert judged(data_dir, ledger) is None
+    assert problem_in(data_dir, ledger) is None
 
 
 def test_kill_on_a_full_disk_and_a_start_on_it(tmp_path: Path, data_dir: Path) -> None:
@@ -153,7 +153,7 @@ def test_kill_on_a_full_disk_and_a_start_on_it(tmp_path: Path, data_dir: Path) -
             stored_again(process, ledger)
         assert process.stop() == 0, process.log()
     print(f"\nanswers: {dict(ledger.statuses)}")
-    assert judged(data_dir, ledger) is None
+    assert problem_in(data_dir, ledger) is None
 
 
 def test_stop_on_a_full_disk_leaves_the_events_to_the_next_start(tmp_path: Path, data_dir: Path) -> None:
@@ -168,7 +168,7 @@ def test_stop_on_a_full_disk_leaves_the_events_to_the_next_start(tmp_path: Path,
             assert "1 segments stay in the journal for the next start" in process.log()
             assert ([], []) == (process.parts(), list((data_dir / "staging").rglob("*.parquet")))
     recover(tmp_path)
-    assert judged(data_dir, ledger) is None
+    assert problem_in(data_dir, ledger) is None
 
 
 def test_out_of_inodes_refuses_and_service_resumes(tmp_path: Path, data_dir: Path) -> None:
@@ -184,7 +184,7 @@ def test_out_of_inodes_refuses_and_service_resumes(tmp_path: Path, data_dir: Pat
         assert process.stop() == 0, process.log()
         assert "Traceback" not in process.log()
     print(f"\nanswers: {dict(ledger.statuses)}")
-    assert judged(data_dir, ledger) is None
+    assert problem_in(data_dir, ledger) is None
 
 
 def test_days_can_be_dropped_where_nothing_can_be_made_any_more(tmp_path: Path, data_dir: Path) -> None:

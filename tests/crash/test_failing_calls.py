@@ -61,7 +61,7 @@ def ready(process: Process) -> bool:
     return process.ask("/readyz")[0] == 200
 
 
-def judged(data_dir: Path, ledger: Ledger) -> str | None:
+def problem_in(data_dir: Path, ledger: Ledger) -> str | None:
     """The verdict, and that no refused event came back."""
     return verdict(data_dir, ledger) or came_back(data_dir, ledger)
 
@@ -69,7 +69,7 @@ def judged(data_dir: Path, ledger: Ledger) -> str | None:
 def stopped(process: Process, ledger: Ledger) -> None:
     """An orderly end, after which all is as it should be."""
     assert process.stop() == 0, process.log()
-    assert judged(process.data_dir, ledger) is None
+    assert problem_in(process.data_dir, ledger) is None
 
 
 def refused(answer: Answer) -> bool:
@@ -90,7 +90,7 @@ def broken_sync(folder: Path, ledger: Ledger, without: str = "none") -> str | No
         assert "no event can be acknowledged any more" in process.log()
         assert "Traceback" not in process.log()
     recover(folder)
-    return judged(folder / "data", ledger)
+    return problem_in(folder / "data", ledger)
 
 
 def short_writes(folder: Path, ledger: Ledger, without: str = "none", rounds: int = 5) -> str | None:
@@ -110,7 +110,7 @@ def short_writes(folder: Path, ledger: Ledger, without: str = "none", rounds: in
         process.exit_code()
     assert {201, 503} == ledger.statuses.keys()
     assert run("recover", "--config", folder / "collector.toml", folder=folder).returncode == 0
-    return judged(folder / "data", ledger)
+    return problem_in(folder / "data", ledger)
 
 
 TORTURES: list[Callable[[Path, Ledger, str], str | None]] = [broken_sync, short_writes]
@@ -131,7 +131,7 @@ def test_failed_sync_at_a_stop_is_told_and_leaves_the_events_to_the_next_start(t
         assert process.log().splitlines()[-1].endswith("stopped; 3 events stay in the journal for the next start")
         assert [] == process.parts()
     recover(tmp_path)
-    assert judged(tmp_path / "data", ledger) is None
+    assert problem_in(tmp_path / "data", ledger) is None
 
 
 def test_short_write_is_cut_back(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_segment_whose_name_cannot_be_synced_ends_the_process(tmp_path: Path) ->
         assert {201, 503} >= ledger.statuses.keys()
         assert "no event can be acknowledged any more" in process.log()
     recover(tmp_path)
-    assert judged(tmp_path / "data", ledger) is None
+    assert problem_in(tmp_path / "data", ledger) is None
 
 
 def test_bad_sector_in_a_left_over_segment_costs_only_the_records_in_it(tmp_path: Path) -> None:
@@ -332,4 +332,4 @@ def test_more_than_may_wait_for_a_slow_disk_is_refused(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.exit_code()
     recover(tmp_path)
-    assert judged(tmp_path / "data", ledger) is None
+    assert problem_in(tmp_path / "data", ledger) is None

@@ -79,6 +79,18 @@ def test_what_waits_for_a_restart_is_named_and_stays(
     assert before.running == after.running
 
 
+def test_key_that_is_live_in_one_section_is_not_in_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.daemon.reload._LIVE", {("server", "port")})
+    text = SITE + "[server]\nport = 8081\n[admin]\nport = 9091\n"
+    before, _, _ = reloaded(tmp_path / "collector.toml", SITE)
+    with caplog.at_level(logging.WARNING):
+        after, _, _ = reloaded(tmp_path / "collector.toml", text)
+    assert ["reload: admin.port changes only with a restart"] == caplog.messages
+    assert (8081, before.running.admin.port) == (after.running.server.port, after.running.admin.port)
+
+
 def test_bad_file_is_handed_to_nobody_and_shown_with_all_its_errors(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

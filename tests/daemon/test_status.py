@@ -10,7 +10,7 @@ from tests.support import FakeClock
 
 
 @pytest.mark.parametrize(
-    ("refusal", "reload_failure", "per_s", "segments", "free", "expected"),
+    ("unready_reason", "reload_failure", "per_s", "segments", "free", "expected"),
     [
         (None, None, 310.4, 2, 41_000_000_000, "receiving 310/s, 2 segments, 41 GB free"),
         (None, None, 0, 1, 1_260_000_000, "receiving 0/s, 1 segment, 1.3 GB free"),
@@ -26,13 +26,13 @@ from tests.support import FakeClock
     ],
 )
 def test_line_says_what_is_wrong_first(
-    refusal: str | None, reload_failure: str | None, per_s: float, segments: int, free: int | None, expected: str
+    unready_reason: str | None, reload_failure: str | None, per_s: float, segments: int, free: int | None, expected: str
 ) -> None:
     stats = Stats(segments=segments)
-    assert expected == serving_line(problems(refusal, reload_failure), per_s, stats, free)
+    assert expected == serving_line(problems(unready_reason, reload_failure), per_s, stats, free)
 
 
-def test_vitals_of_workers_are_added() -> None:
+def test_stats_of_workers_are_added() -> None:
     assert Stats(4, 6, 8, 10) == Stats(1, 2, 3, 4) + Stats(3, 4, 5, 6)
     assert "draining: 8 requests in flight, 1,200 events to publish" == draining_line(Stats(4, 6, 8, 1_200))
 

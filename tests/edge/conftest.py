@@ -23,7 +23,7 @@ Connect = Callable[[Running], Awaitable[Wire]]
 
 
 @pytest.fixture(autouse=True, params=["fast", "standard"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def http_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test of the edge runs twice: most requests take the fast path, or all take the standard path."""
     which: str = request.param
     if which == "standard":

@@ -1,4 +1,4 @@
-"""Conversations of many kinds, cut anywhere: both ways answer with the same bytes, store and count the same."""
+"""Conversations of many kinds, cut anywhere: both paths answer with the same bytes, store and count the same."""
 
 import asyncio
 import re
@@ -70,7 +70,7 @@ CLOSING: tuple[bytes, ...] = (
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
+def http_path() -> str:
     """Both, side by side."""
     return "both"
 
@@ -105,7 +105,7 @@ def _request(random: Random) -> bytes:
     return request(data, *lines, site=site)
 
 
-async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> bytes:
+async def answers_to(collector: Running, pieces: list[bytes], turns: list[bool]) -> bytes:
     """Everything that comes back until the connection is closed, but for the dates."""
     reader, writer = await asyncio.open_connection(collector.host, collector.port)
     answers = bytearray()
@@ -129,7 +129,7 @@ async def told(collector: Running, pieces: list[bytes], turns: list[bool]) -> by
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+async def test_both_paths_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr("collector.edge.connection.LINGERING_S", 0.05)
     fast, standard = (
         config(
@@ -146,7 +146,7 @@ async def test_both_ways_say_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         for _ in range(CONVERSATIONS):
             pieces = conversation(random)
             turns = [random.random() < 0.6 for _ in pieces]
-            said = await asyncio.gather(told(one, pieces, turns), told(other, pieces, turns))
+            said = await asyncio.gather(answers_to(one, pieces, turns), answers_to(other, pieces, turns))
             assert said[1] == said[0], pieces
         counts, stored = [], []
         for collector in (one, other):

@@ -14,7 +14,7 @@ class Connected:
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
+def http_path() -> str:
     """Nothing here depends on it."""
     return "both"
 

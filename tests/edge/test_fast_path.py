@@ -41,8 +41,8 @@ class Handed:
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
-    """This is all about the one way (the edge's other tests run both)."""
+def http_path() -> str:
+    """These tests are about this path alone (the edge's other tests run both)."""
     return "fast"
 
 
@@ -272,18 +272,18 @@ async def test_answers_keep_their_order_when_a_client_does_not_wait(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second and third come while the first waits for its commit."""
-    told: list[Any] = []
+    submitted: list[Any] = []
     submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     wire.send(request(body(page_title="first")))
-    await until(lambda: told)
+    await until(lambda: submitted)
     monkeypatch.setattr(collector.stages.journal, "submit", submit)
     wire.send(request(b"{"))
     await asyncio.sleep(0.02)
     wire.send(request(body(), site="nobody") + request(body(page_title="last")))
     await asyncio.sleep(0.02)
     assert {} == tally(collector)
-    submit(*told[0])
+    submit(*submitted[0])
     assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
 
@@ -292,7 +292,7 @@ async def test_client_that_does_not_wait_is_read_no_further(
     collector: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is held for it is no more than what one look into its socket brings."""
-    told: list[Any] = []
+    submitted: list[Any] = []
     held: list[int] = []
     data_received = Connection.data_received
 
@@ -303,9 +303,9 @@ async def test_client_that_does_not_wait_is_read_no_further(
     monkeypatch.setattr(Connection, "data_received", seen)
     wire = await connect(collector)
     submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     wire.send(request(body()))
-    await until(lambda: told)
+    await until(lambda: submitted)
     monkeypatch.setattr(collector.stages.journal, "submit", submit)
     behind = 400 * request(b"{" + bytes(1_000))
     for start in range(0, len(behind), 10_000):
@@ -314,7 +314,7 @@ async def test_client_that_does_not_wait_is_read_no_further(
     await asyncio.sleep(0.05)
     assert 2 == len(held)
     assert 0 < held[1] < 260_000 < len(behind)
-    submit(*told[0])
+    submit(*submitted[0])
     assert [201, *400 * [202]] == [(await wire.answer()).status for _ in range(401)]
 
 
@@ -323,15 +323,15 @@ async def test_whatever_comes_behind_a_request_fails_its_own_connection_alone(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     """It is looked at when the journal has stored the one before, which must not take it for a fault of its own."""
-    told: list[Any] = []
+    submitted: list[Any] = []
     submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     wire.send(request(body()))
-    await until(lambda: told)
+    await until(lambda: submitted)
     monkeypatch.setattr(collector.stages.journal, "submit", submit)
     wire.send(head(target=target))
     await asyncio.sleep(0.02)
-    submit(*told[0])
+    submit(*submitted[0])
     assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
     assert b"" == await wire.rest()
     assert not collector.stages.journal.broken.is_set()
@@ -369,44 +369,44 @@ async def test_fault_in_a_connection_ends_it_alone(
 async def test_event_of_a_client_that_is_gone_is_stored(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[Any] = []
+    submitted: list[Any] = []
     submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: told.append(of))
+    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     connections = collector.stages.metrics.connections
     wire.send(request(body()))
-    await until(lambda: told)
+    await until(lambda: submitted)
     wire.abort()
     await until(lambda: connections._value.get() == 0)
-    submit(*told[0])
+    submit(*submitted[0])
     await until(lambda: tally(collector))
     assert {"received": 1, "stored": 1} == tally(collector)
     assert 0 == collector.stages.decider.in_flight.count
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_request_that_is_under_way_when_the_server_ends_is_answered(tmp_path: Path, connect: Connect) -> None:
+async def test_request_in_flight_when_the_server_ends_is_answered(tmp_path: Path, connect: Connect) -> None:
     """As aiohttp waits for those of its own."""
-    told: list[Any] = []
+    submitted: list[Any] = []
     async with running(config(tmp_path)) as collector:
         wire = await connect(collector)
         submit = collector.stages.journal.submit
-        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        collector.stages.journal.submit = lambda *of: submitted.append(of)  # type: ignore[method-assign]
         wire.send(request(body()))
-        await until(lambda: told)
+        await until(lambda: submitted)
         collector.stages.decider.in_flight.draining = True
-        asyncio.get_running_loop().call_later(0.1, lambda: submit(*told[0]))
+        asyncio.get_running_loop().call_later(0.1, lambda: submit(*submitted[0]))
     answer = await wire.answer()
     assert (201, "close") == (answer.status, answer.headers["Connection"])
     assert b"" == await wire.rest()
 
 
 async def test_server_ends_though_a_request_is_never_answered(tmp_path: Path, connect: Connect) -> None:
-    told: list[Any] = []
+    submitted: list[Any] = []
     async with running(config(tmp_path)) as collector:
         wire = await connect(collector)
-        collector.stages.journal.submit = lambda *of: told.append(of)  # type: ignore[method-assign]
+        collector.stages.journal.submit = lambda *of: submitted.append(of)  # type: ignore[method-assign]
         wire.send(request(body()))
-        await until(lambda: told)
+        await until(lambda: submitted)
     assert b"" == await wire.rest()
 
 
@@ -446,17 +446,17 @@ async def test_client_that_reads_no_answers_is_answered_no_more(
 
 
 async def test_connection_idles_for_the_keepalive_timeout_and_no_longer(tmp_path: Path, connect: Connect) -> None:
-    """Counted from the last answer; a request under way is not idle, however long its commit takes."""
+    """Counted from the last answer; a request in flight is not idle, however long its commit takes."""
     async with running(config(tmp_path), keepalive_timeout_s=0.4) as collector:
-        told: list[Any] = []
+        submitted: list[Any] = []
         journal = collector.stages.journal
         idle, slow = await connect(collector), await connect(collector)
         assert 201 == (await idle.ask(request(body()))).status
-        submit, journal.submit = journal.submit, lambda *of: told.append(of)  # type: ignore[method-assign]
+        submit, journal.submit = journal.submit, lambda *of: submitted.append(of)  # type: ignore[method-assign]
         slow.send(request(body()))
         assert b"" == await idle.rest()
         await asyncio.sleep(0.5)
-        submit(*told[0])
+        submit(*submitted[0])
         assert 201 == (await slow.answer()).status
         assert b"" == await slow.rest()
 

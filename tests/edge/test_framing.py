@@ -18,7 +18,7 @@ LAST = chunk(b"")
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
+def http_path() -> str:
     """No collector runs here."""
     return "none"
 

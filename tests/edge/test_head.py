@@ -17,7 +17,7 @@ from tests.edge.wire import head, request
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
+def http_path() -> str:
     """No collector runs here."""
     return "none"
 

@@ -14,7 +14,7 @@ MODULES = sorted(Path(collector.edge.__file__).parent.glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
-def way() -> str:
+def http_path() -> str:
     """No collector runs here."""
     return "none"
 

@@ -9,7 +9,7 @@ from collector.edge.turn_budget import PIECE_BYTES, TURN_BYTES, TurnBudget
 
 
 @pytest.fixture(autouse=True)
-def way() -> None:
+def http_path() -> None:
     """Not twice: no request is in it."""
 
 

@@ -1,4 +1,4 @@
-"""Requests behind one that asks for another protocol, which is declined: they are judged like all others."""
+"""Requests behind one that asks for another protocol, which is declined: they are processed like all others."""
 
 import pytest
 
@@ -13,12 +13,12 @@ UPGRADES = {
     "h2c": head(b"Connection: Upgrade", b"Upgrade: h2c", method="GET"),
     "a header alone": head(b"Upgrade: x", method="GET"),
 }
-ONLY_WORKER = UPGRADES["a header alone"]  # of no connection: what comes in one piece with it is followed
+HEADER_ONLY = UPGRADES["a header alone"]  # of no connection: what comes in one piece with it is followed
 
 
 @pytest.mark.parametrize(
     ("first", "at_once"),
-    [*((first, False) for first in UPGRADES.values()), (ONLY_WORKER, True)],
+    [*((first, False) for first in UPGRADES.values()), (HEADER_ONLY, True)],
     ids=[*UPGRADES, "in one piece"],
 )
 async def test_trailer_behind_an_upgrade_is_no_header_of_the_next_request(
@@ -54,7 +54,7 @@ async def test_head_behind_an_upgrade_is_bounded_and_counted(
 ) -> None:
     collector = await serve()
     wire = await connect(collector)
-    wire.send(ONLY_WORKER + behind)
+    wire.send(HEADER_ONLY + behind)
     assert 405 == (await wire.answer("GET")).status
     answer = await wire.answer()
     assert (status, reason) == (answer.status, answer.reason)
@@ -64,7 +64,7 @@ async def test_head_behind_an_upgrade_is_bounded_and_counted(
 async def test_other_protocol_behind_an_upgrade_is_no_http(serve: Serve, connect: Connect) -> None:
     collector = await serve()
     wire = await connect(collector)
-    wire.send(ONLY_WORKER + request(body()).replace(b"HTTP/1.1", b"RTSP/1.0"))
+    wire.send(HEADER_ONLY + request(body()).replace(b"HTTP/1.1", b"RTSP/1.0"))
     assert 405 == (await wire.answer("GET")).status
     assert 400 == (await wire.answer()).status
     assert {} == tally(collector)

@@ -178,7 +178,7 @@ def test_what_is_no_key_costs_nobody_the_day(tmp_path: Path, how: str) -> None:
         assert {KEY_FILES[1], "client_ip-2026-05-30.key"} == {*names(tmp_path)} - {"elsewhere"}
 
 
-def test_more_broken_files_than_there_are_names_are_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_broken_files_than_there_are_names_leave_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(10):
         (tmp_path / f"client_ip-2026-05-28{f'.{number}' if number else ''}.key").touch()
     process = Process(tmp_path)
@@ -234,7 +234,7 @@ def test_what_a_killed_process_left_is_swept_when_its_day_is_over(tmp_path: Path
     assert {*foreign} == {name for name in names(tmp_path) if not name.startswith("client_ip-2026-05-3")}
 
 
-def test_file_that_another_worker_sweeps_first_is_no_trouble(
+def test_file_that_another_worker_sweeps_first_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     process, listdir = Process(tmp_path), os.listdir

@@ -1,4 +1,4 @@
-"""Replay: the row of a record is the row that was acknowledged, and a record is not judged again."""
+"""Replay: the row of a record is the row that was acknowledged, and a record is not checked again."""
 
 from datetime import datetime, timedelta
 from ipaddress import ip_address

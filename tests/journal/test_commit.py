@@ -203,7 +203,7 @@ async def test_segments_of_dead_processes_count_against_the_limit(tmp_path: Path
     journal = make_journal(tmp_path, journal_max_bytes=10_000)
     left = Segment("00000000000000aa", tmp_path / "left", True, 10_000, {}, None, left_over=True)
     journal.adopt([left])
-    assert (False, "the journal is full") == (journal.can_append(), journal.refusal())
+    assert (False, "the journal is full") == (journal.can_append(), journal.unready_reason())
     journal.release(left)
     assert (True, 0) == (journal.can_append(), journal.unpublished_bytes)
     await journal.close()
@@ -216,7 +216,7 @@ async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(
         patch.setattr(SegmentFile, "commit", fail(OSError(ENOSPC, "No space left on device")))
         assert [False, False] == await asyncio.gather(*(journal.append(make_event()) for _ in range(2)))
     assert (False, 0, 0) == (journal.can_append(), journal.unpublished_rows, journal.unpublished_bytes)
-    assert "No space left on device" in (journal.refusal() or "")
+    assert "No space left on device" in (journal.unready_reason() or "")
     with monkeypatch.context() as patch:
         patch.setattr(SegmentFile, "probe", fail(OSError(ENOSPC, "No space left on device")))
         await journal.retry()
@@ -257,7 +257,7 @@ async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
         patch.setattr(SegmentStore, "create", fail(OSError(EMFILE, "Too many open files")))
         stored = [await journal.append(large_event(10_000)) for _ in range(25)]
         assert 20 * [True] + 5 * [False] == stored
-        assert "no new segment can be made" == journal.refusal()
+        assert "no new segment can be made" == journal.unready_reason()
         await journal.retry()
         assert not journal.sealed
     await journal.retry()
@@ -286,7 +286,7 @@ async def test_journal_that_could_not_be_opened_is_opened_when_it_can(tmp_path: 
 async def test_limits_refuse_and_a_release_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = make_journal(tmp_path, 10_000, 25_000)
     stored = [await journal.append(make_event()) for _ in range(30)]
-    assert ([True] * 25 + [False] * 5, "the journal is full") == (stored, journal.refusal())
+    assert ([True] * 25 + [False] * 5, "the journal is full") == (stored, journal.unready_reason())
     journal.release(journal.sealed[0])
     assert await journal.append(make_event())
     await journal.close()
@@ -297,7 +297,7 @@ async def test_what_waits_for_the_disk_is_bounded(journal: Journal, monkeypatch:
     gate = Gate(monkeypatch)
     waiting = [asyncio.create_task(journal.append(make_event())) for _ in range(15)]
     await asyncio.to_thread(gate.entered.wait, 10)
-    assert "too many events wait for the disk" == journal.refusal()
+    assert "too many events wait for the disk" == journal.unready_reason()
     gate.opened.set()
     assert 10 * [True] + 5 * [False] == await asyncio.gather(*waiting)
     assert journal.can_append()
@@ -418,7 +418,7 @@ async def test_look_refuses_until_another_segment_is_open(journal: Journal) -> N
     await journal.append(make_event("a"))
     journal._file.path.unlink()
     await journal.look()
-    assert (journal.refusal() or "").endswith("is gone: it was moved or deleted")
+    assert (journal.unready_reason() or "").endswith("is gone: it was moved or deleted")
     await journal.retry()
     assert await journal.append(make_event("b"))
     assert [["a"]] == [sites_in_memory(segment) for segment in journal.sealed]

@@ -125,11 +125,11 @@ async def test_segments_are_released_in_any_order() -> None:
 async def test_closed_journal_and_low_disk_refuse_and_say_why() -> None:
     journal = make_journal()
     journal.blocked_reason = "disk space is low"
-    assert (False, "disk space is low") == (await journal.append(make_event()), journal.refusal())
+    assert (False, "disk space is low") == (await journal.append(make_event()), journal.unready_reason())
     journal.blocked_reason = None
     assert await journal.append(make_event())
     await journal.close()
-    assert (False, "draining") == (await journal.append(make_event()), journal.refusal())
+    assert (False, "draining") == (await journal.append(make_event()), journal.unready_reason())
     assert [1] == [segment.rows for segment in journal.sealed]
 
 

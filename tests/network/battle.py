@@ -15,7 +15,7 @@ from tests.system.wire import connect, read_reply, request
 
 # Attackers have addresses of their own; regular clients come from 127.0.0.1, as the tests' own HTTP client does.
 ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 12))
-ORDINARY_CLIENTS = 4
+REGULAR_CLIENTS = 4
 PATIENCE_S = 60.0
 LOG_LINES = 40  # that a start, an attack and a stop may write together
 
@@ -111,7 +111,7 @@ async def regular_clients(process: Process) -> AsyncIterator[None]:
                 writer.close()
 
     async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
-        for number in range(ORDINARY_CLIENTS):
+        for number in range(REGULAR_CLIENTS):
             group.create_task(one(keeps=number % 2 == 0))
         try:
             yield

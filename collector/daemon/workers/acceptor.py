@@ -1,10 +1,10 @@
-"""The acceptor of one of several workers. It accepts one connection at a time, and leaves the next to one with fewer.
+"""The acceptor of one of several workers. It accepts one connection at a time, and lets a worker with fewer go first.
 
-An event loop's own server accepts all waiting connections in one turn, and connections live long: of 64 that came at
-once a worker under load got 3, and of 64 that came one after the other an idle one got 9 (uvloop, two workers). With
-this acceptor it was 25 at least. Each worker publishes its number of connections in shared memory. A worker with more
+An event loop's own server accepts all waiting connections in one turn, and connections live long. With uvloop and two
+workers, one under load got 3 of 64 connections that came at once, and an idle one 9 of 64 that came one by one. With
+this acceptor each got at least 25. Each worker publishes its number of connections in shared memory. A worker with more
 than the others waits HOLD_BACK_S before it accepts, so that they can. If none does (it may hang, or be busier than its
-number of connections says), the connection is accepted all the same.
+number of connections shows), the worker that waited accepts.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from collector.config import MAX_WORKERS
 log = logging.getLogger(__name__)
 
 HOLD_BACK_S = 0.002
-OUT_OF_DESCRIPTORS_S = 1.0  # then some may have been closed
-UNEVEN = 2  # so many more than a sibling has, or an eighth of all, are no reason to hold back
+OUT_OF_DESCRIPTORS_S = 1.0  # by then some may have been closed
+UNEVEN = 2  # a lead of this many connections, or of an eighth of its own, is no reason to hold back
 
 _ABSENT = 1 << 32  # the count of a worker that is not running: no other holds back for it
 
@@ -96,7 +96,7 @@ class Acceptor:
     def _resume(self) -> None:
         self._holding_back = None
         self._loop.add_reader(self._bound, self._connection_waits)
-        self._accept()  # what still waits was accepted by no other worker
+        self._accept()  # no other worker has accepted what still waits
 
     def _accept(self) -> None:
         try:

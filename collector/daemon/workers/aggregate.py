@@ -1,7 +1,7 @@
 """Aggregation: the metrics of several processes as those of one.
 
-Counters, histograms and most gauges are added up; a few gauges are facts that adding would spoil. A process sends its
-families as JSON:
+Counters, histograms and most gauges are added up. For a few gauges a sum would be wrong: the maximum or the minimum is
+taken. A process sends its families as JSON:
 
     [name, type, help, [[name of the sample, labels, value], ...]]
 """
@@ -21,7 +21,7 @@ def _add(one: float, other: float) -> float:
     return one + other
 
 
-# Ready while any worker is (workers/supervisor.py). Start: the supervisor's, which is there throughout.
+# Ready while any worker is (workers/supervisor.py). The start time is the supervisor's, the earliest.
 _NOT_ADDED: dict[str, Callable[[float, float], float]] = {
     "collector_ready": max,
     "collector_build_info": max,
@@ -32,7 +32,7 @@ _NOT_ADDED: dict[str, Callable[[float, float], float]] = {
     "process_start_time_seconds": min,
 }
 
-# Encoding holds the GIL: a piece for 0.5 ms, all of 18,000 samples at once for 10.
+# Encoding holds the GIL: for 0.5 ms with a piece, for 10 ms with all of 18,000 samples at once.
 _SAMPLES_AT_ONCE = 1_000
 
 
@@ -56,12 +56,12 @@ def _encode(name: str, kind: str, text: str, samples: list[Any]) -> str:
 
 
 def counts(page: list[Family]) -> list[Family]:
-    """What stays true of a process that is dead: its counters and histograms, not its gauges."""
+    """What stays valid of a dead process: its counters and histograms, not its gauges."""
     return [family for family in page if family[1] in ("counter", "histogram")]
 
 
 def aggregate(pages: Iterable[list[Family]]) -> list[Family]:
-    """One page of several, each number added up or merged."""
+    """One page from several, their values added up or merged."""
     found: dict[str, tuple[str, str, dict[tuple[Any, ...], float]]] = {}
     for page in pages:
         for name, kind, text, samples in page:

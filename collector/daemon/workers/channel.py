@@ -4,12 +4,13 @@
 
     supervisor to worker   start {config, labelled, worker, workers, data_dir, descriptors}, heartbeat,
                            metrics, reload {number, labelled} and then the configuration, drain, exit
-    worker to supervisor   serving, heartbeat [REFUSAL, STATS...], metrics FAMILIES, reloaded NUMBER, failed WHY
+    worker to supervisor   serving, heartbeat [UNREADY_REASON, STATS...], metrics FAMILIES, reloaded NUMBER,
+                           failed WHY
 
-The configuration of a reload comes behind its message, with a length of its own: to decode 2 MB of JSON within JSON
-would hold the worker's loop for 4 ms. Reloads are numbered, so that a late reply to one that was given up is not taken
-for the reply to the next. Heartbeats aside, no request is sent again before it is answered, so what waits in the
-sockets is bounded. The end of the channel means that the other side is dead: no third process has an end of it.
+The configuration of a reload follows its message, with a length of its own: decoding 2 MB of JSON within JSON would
+block the worker's loop for 4 ms. Reloads are numbered, so that a late reply to an abandoned one is not taken for the
+reply to the next. Except for heartbeats, no request is sent again before it is answered, so the data that waits in the
+sockets is bounded. When the channel ends, the other side is dead: no third process has it open.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ Message = tuple[str, Any]
 
 
 class Channel:
-    """One side's end, in its event loop."""
+    """One end of the channel, in an event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -33,15 +34,15 @@ class Channel:
 
     @classmethod
     async def over(cls, end: socket.socket) -> "Channel":
-        """The channel over this end, which it owns from now on."""
+        """The channel over this socket, which it owns from now on."""
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, kind: str, content: Any = None) -> None:
-        """Send, if anybody is there."""
+        """Send, unless the channel is closed."""
         self.send_encoded(encode(kind, content))
 
     def send_encoded(self, message: bytes) -> None:
-        """Send what `encode` made, maybe in a thread."""
+        """Send a message that is already encoded, maybe in a thread."""
         if not self._writer.is_closing():
             self._writer.write(message)
 
@@ -51,7 +52,7 @@ class Channel:
         return None if message is None else _decode(message)
 
     async def receive_bytes(self) -> bytes | None:
-        """The next message as it was sent, or what comes behind it; None at the end."""
+        """The next message, or the configuration that follows it, undecoded; None at the end."""
         try:
             length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
             return await self._reader.readexactly(length)
@@ -68,7 +69,7 @@ def encode(kind: str, content: Any = None) -> bytes:
 
 
 def framed(message: bytes) -> bytes:
-    """JSON, its length in front of it."""
+    """JSON, with its length in front."""
     return len(message).to_bytes(_LENGTH_BYTES, "big") + message
 
 

@@ -1,8 +1,8 @@
-"""A worker process that a supervisor starts: it gets one descriptor, the control channel, and the rest over it.
+"""A worker process that a supervisor starts: it gets the descriptor of the control channel, and the rest over it.
 
-Signals of its own ask it to drain, as often as they come: a terminal's Ctrl-C and a stop by systemd reach the
-supervisor and the workers alike, and the second signal that a worker sees is not the second that a person sent. When
-the supervisor dies the channel ends, and the worker drains: the next supervisor gets the data_dir once all have.
+Any stop signal makes it drain, a second one too: Ctrl-C in a terminal and a stop by systemd reach the supervisor and
+the workers alike, so a worker's second signal may not be the second that a person sent. When the supervisor dies, the
+channel ends and the worker drains. The next supervisor gets data_dir once all workers have drained.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def serve(control: int) -> int:
             root = opened.enter_context(data_dir.entered())
             stages = open_stages(config, clock, slot, table, start["labelled"], root)
         except StartError as exc:
-            end.sendall(encode("failed", str(exc)))  # for the supervisor to say, once
+            end.sendall(encode("failed", str(exc)))  # the supervisor reports it, once
             return 1
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
@@ -77,13 +77,13 @@ class SupervisorController:
         self._clock = clock
         self._channel: Channel
         self._listening: asyncio.Task[None]
-        self._reloads = asyncio.Lock()  # one after the other
+        self._reloads = asyncio.Lock()  # one at a time
         self._reloading: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
         StopSignals(self._clock, worker.stop, worker.stop).listen()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them for our start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them while we started
         self._channel = await Channel.over(self._end)
         self._listening = asyncio.create_task(self._listen(worker))
         try:
@@ -92,7 +92,7 @@ class SupervisorController:
             tasks = [self._listening, *self._reloading]
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)  # and who had failed is in asyncio's log
+            await asyncio.wait(tasks)  # asyncio logs the one that had failed
             self._channel.close()
 
     async def commands(self, worker: Worker) -> None:
@@ -115,14 +115,14 @@ class SupervisorController:
 
     async def _reload(self, worker: Worker, config: bytes, number: int, labelled: list[str]) -> None:
         async with self._reloads:
-            # In a thread: of 10,000 sites it takes 0.1 s.
+            # In a thread: 10,000 sites take 0.1 s.
             await worker.take_over(await asyncio.to_thread(Config.model_validate_json, config), labelled)
             self._channel.send("reloaded", number)
 
     async def _handle(self, worker: Worker, kind: str, content: Any) -> None:
         match kind:
             case "heartbeat":
-                self._channel.send("heartbeat", [worker.stages.refusal(), *worker.stages.stats().values()])
+                self._channel.send("heartbeat", [worker.stages.unready_reason(), *worker.stages.stats().values()])
             case "metrics":
                 look = worker.stages.families()
                 self._channel.send_encoded(
@@ -131,7 +131,7 @@ class SupervisorController:
             case "reload":
                 config = await self._channel.receive_bytes()
                 if config is not None:
-                    # In a task: a disk that hangs may hold it, and heartbeats must be answered.
+                    # In a task: a disk that hangs may block it, and heartbeats must be answered.
                     reloading = asyncio.create_task(self._reload(worker, config, **content))
                     self._reloading.add(reloading)
                     reloading.add_done_callback(self._reloading.discard)

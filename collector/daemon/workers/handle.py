@@ -1,8 +1,8 @@
 """Worker handles: the supervisor's side of each worker process.
 
 A handle starts a worker, sends it heartbeats, fetches its metrics, and starts the next one when it is dead. A dead
-worker's counters are kept at their last fetched values: to Prometheus a counter that falls is a restart, and the whole
-rest of it a spike.
+worker's counters are kept at their last fetched values: Prometheus takes a counter that falls for a restart, and what
+is left of it for a spike.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 HEARTBEATS_UNANSWERED = 10
 HEARTBEATS_UNTIL_SERVING = 300  # it imports, makes folders, reads the heads of left-over segments
 
-# A worker that served so long did not die of its start: the next one is started at once.
+# A worker that lived this long did not fail at start-up: the next one is started at once.
 STEADY_S = 10.0
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
@@ -67,9 +67,9 @@ class WorkerHandle:
         connection_counts: ConnectionCounts,
     ) -> None:
         self.number = number
-        self.served = asyncio.Event()  # once
+        self.served = asyncio.Event()  # set when the first worker serves
         self.serves = False
-        self.refusal: str | None = None  # as of the last heartbeat
+        self.unready_reason: str | None = None  # as of the last heartbeat
         self.stats = Stats()  # likewise
         self.exit_code = 0
         self._resources = resources
@@ -97,7 +97,7 @@ class WorkerHandle:
             started_ns = self._clock.monotonic_ns()
             try:
                 self.exit_code = await self._run_worker()
-            except OSError as exc:  # no process to be had, or no descriptors
+            except OSError as exc:  # out of processes or descriptors
                 self.exit_code, self._start_error = 1, f"cannot be started: {exc}"
             if self._draining.is_set():
                 return
@@ -117,7 +117,7 @@ class WorkerHandle:
         self._send("drain")
 
     def exit_at_once(self) -> None:
-        """End the worker now; it logs what that costs."""
+        """End the worker now; it logs what becomes of its events."""
         self._send("exit")
 
     def kill(self) -> None:
@@ -125,7 +125,7 @@ class WorkerHandle:
             self._process.kill()
 
     def heartbeat(self) -> None:
-        """Ask for a sign of life. To be called every second."""
+        """Send a heartbeat, or kill a worker that has left too many unanswered. Call it every second."""
         if self._process is None:
             return
         self._unanswered += 1
@@ -138,15 +138,15 @@ class WorkerHandle:
     async def fetch_metrics(self, patience_s: float) -> tuple[list[Family], list[Family]]:
         """The counters of its dead workers, and the metrics of the present one.
 
-        If that does not reply in time, its counters as last fetched.
+        If that one does not reply in time, only its last fetched counters.
         """
         is_fresh = False
         if self.serves:
             if self._metrics_reply is None:
                 self._metrics_reply = asyncio.get_running_loop().create_future()
                 self._send("metrics")
-            # Scrapes share a request, also one whose scrape has timed out: the worker looks its metrics up when it
-            # reads the request, and only a worker that hangs has not read it within seconds.
+            # Scrapes share a request, even one whose scrape has timed out: the worker collects its metrics when it
+            # reads the request, and only a worker that hangs takes seconds to read it.
             reply = self._metrics_reply
             await asyncio.wait([reply], timeout=patience_s)
             is_fresh = reply.done()
@@ -154,7 +154,7 @@ class WorkerHandle:
 
     async def reload(self) -> None:
         """Send the worker the present configuration; returns when the worker uses it. May be cancelled."""
-        # In a thread: of 10,000 sites it takes 30 ms.
+        # In a thread: 10,000 sites take 30 ms.
         config = await asyncio.to_thread(lambda: framed(self._config().model_dump_json().encode()))
         if self._channel is None:
             return  # the next one starts with it
@@ -218,7 +218,7 @@ class WorkerHandle:
                 self.served.set()
                 log.info("worker %d serves", self.number)
             case "heartbeat":
-                self.refusal, received, *others = content
+                self.unready_reason, received, *others = content
                 self.stats = Stats(self._past_received + received, *others)
             case "metrics":
                 self._last = content
@@ -230,7 +230,7 @@ class WorkerHandle:
 
     def _worker_died(self) -> None:
         self._connection_counts.set_absent(self.number)
-        self._process = self._channel = self.refusal = None
+        self._process = self._channel = self.unready_reason = None
         self._past_received = self.stats.received
         self.stats = Stats(self._past_received)
         self.serves = False
@@ -258,5 +258,5 @@ class WorkerHandle:
 def describe_exit(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exit code {exit_code}"
-    names = {number.value: number.name for number in signal.Signals}  # of most: real-time signals have none
+    names = {number.value: number.name for number in signal.Signals}  # real-time signals have no names
     return f"killed by {names.get(-exit_code, f'signal {-exit_code}')}"

@@ -1,20 +1,19 @@
-"""The supervisor: keeps N workers serving on one socket, and speaks for all of them.
+"""The supervisor: keeps N workers serving on one socket, and reports for all of them.
 
-It owns the data_dir and both ports, starts the workers by exec, and passes each, by descriptor, what they share: the
-public socket (whose queue no dead worker takes along, as it would with SO_REUSEPORT), the lock of the data_dir (which
-so lives as long as any of them), and the table of the rate limit. A worker that dies is replaced at once, or after a
-while if it does so again and again; one that hangs is killed first. Its segments are recovered by its replacement,
-beside serving.
+It owns data_dir and both ports, starts the workers by exec, and passes them the descriptors of what they share: the
+public socket (with SO_REUSEPORT a worker that dies would lose the connections in its queue), the lock of data_dir (held
+until the last of them ends), and the table of the rate limit. A dead worker is replaced at once, or after a delay if
+that happens again and again; one that hangs is killed first. The replacement recovers its segments while it serves.
 
-Ready (`/readyz`, `collector_ready`) means that one worker takes events. A worker that is being replaced accepts no
-connection, so it costs nothing; one that refuses events answers 503 where its siblings would not have, but to be taken
-out of service for it would lose what those do take. `collector_workers` tells how many are ready.
+Ready (`/readyz`, `collector_ready`) means that at least one worker takes events. A worker that is being replaced
+accepts no connections. One that refuses events answers 503, but to take the collector out of service for it would lose
+the events that the others take. `collector_workers` shows how many are ready.
 
-Why not gunicorn, whose arbiter runs aiohttp's workers? It shares its socket as we do, and replaces what dies. But to it
-all workers are alike, and here each has a journal, which its successor must recover and nobody else may touch. It forks
-what it has loaded, where an arbiter that stays small must exec; it tells a hang by the age of a file that the worker
-touches; and it has no channel to its workers: to fetch metrics, to hand a checked configuration to all, to let them
-know that it is dead. What would be left to it is waiting for children.
+Why not gunicorn, whose arbiter runs aiohttp's workers? It also shares one socket and replaces dead workers. But its
+workers are interchangeable, and here each has a journal that only its replacement may recover. It forks what it has
+loaded, while a supervisor that stays small must exec. It detects a hang by the age of a file that the worker touches.
+And it has no channel to its workers: to fetch metrics, to pass a checked configuration to all, to let them know that it
+is dead. It would only wait for child processes.
 """
 
 import asyncio
@@ -44,9 +43,9 @@ from collector.portable import Unsupported, shared_memory
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-METRICS_S = 2.0  # how long a scrape waits for a worker; then it has that one's last counters
+METRICS_S = 2.0  # how long a scrape waits for a worker before it uses that one's last counters
 RELOADED_S = 30.0
-SECOND_SIGNAL_S = 1.0  # how long a worker that is to exit at once may take to say what that costs
+SECOND_SIGNAL_S = 1.0  # how long a worker that exits at once may take to log what that costs
 
 
 def serve(
@@ -63,7 +62,7 @@ def serve(
         listen(config.server.host, config.server.port, "server", inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
-        check_layout(config_file, config.storage)  # again: who had it may have flushed while we waited
+        check_layout(config_file, config.storage)  # again: the previous owner may have flushed while we waited
         try:
             table, connection_counts = (
                 shared_memory("rate-limit", table_bytes()),
@@ -76,7 +75,7 @@ def serve(
 
 
 class Supervisor:
-    """All workers, as one."""
+    """Starts, watches and stops the workers."""
 
     def __init__(
         self,
@@ -119,7 +118,7 @@ class Supervisor:
             self._reporter.drain()
             for handle in self._handles:
                 handle.drain()
-            public.close()  # nobody may wait in it for workers that are gone
+            public.close()  # no client may wait in its queue for workers that are gone
             await asyncio.wait(runs)
         failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
         for task in (stop, *greetings, *duties):
@@ -132,15 +131,15 @@ class Supervisor:
             log.error("worker %d did not drain: %s", handle.number, describe_exit(handle.exit_code))
         return 1 if undrained else 0
 
-    def refusal(self) -> str | None:
-        """Why no event would be taken; None where one worker takes them."""
+    def unready_reason(self) -> str | None:
+        """Why no event would be taken; None if at least one worker takes them."""
         if self._stop.is_set():
             return "draining"
-        refusals = [handle.refusal for handle in self._handles if handle.serves]
-        return None if None in refusals else (refusals or ["no worker serves"])[0]
+        reasons = [handle.unready_reason for handle in self._handles if handle.serves]
+        return None if None in reasons else (reasons or ["no worker serves"])[0]
 
     async def metrics_page(self) -> bytes:
-        """The metrics of all workers, aggregated; the counters of dead ones are in it."""
+        """The metrics of all workers, aggregated; they include the counters of dead ones."""
         fetched = await asyncio.gather(*(handle.fetch_metrics(METRICS_S) for handle in self._handles))
         return await asyncio.to_thread(self._render, [page for of_handle in fetched for page in of_handle])
 
@@ -159,10 +158,10 @@ class Supervisor:
     def _problems(self) -> list[str]:
         serving = sum(handle.serves for handle in self._handles)
         missing = [f"{serving} of {len(self._handles)} workers serve"] if serving < len(self._handles) else []
-        return problems(self.refusal(), self._reloads.failure) + missing
+        return problems(self.unready_reason(), self._reloads.failure) + missing
 
     async def _say_when_one_serves(self) -> None:
-        """Then whoever waits to be accepted is served: ready, as in `/readyz`."""
+        """Report ready, as `/readyz` does: waiting connections are served from now on."""
         served = [asyncio.create_task(handle.served.wait()) for handle in self._handles]
         await asyncio.wait(served, return_when=asyncio.FIRST_COMPLETED)
         self._manager.ready()
@@ -189,8 +188,8 @@ class Supervisor:
             handle.kill()
 
     async def _hand_over(self, config: Config) -> None:
-        """The file was checked once, here; what the workers get is good."""
+        """Send the workers the configuration, which was checked here, once."""
         self._metrics.label(config.sites)
-        with suppress(TimeoutError):  # who does not answer will be killed, and its replacement starts with the new one
+        with suppress(TimeoutError):  # a worker that hangs is killed; its replacement starts with the new one
             async with asyncio.timeout(RELOADED_S):
                 await asyncio.gather(*(handle.reload() for handle in self._handles))

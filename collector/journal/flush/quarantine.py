@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 QUARANTINE = "quarantine"
 
 TORN, DAMAGED, UNFIT, WHOLE = "torn", "damaged", "unfit", "segment"
-KINDS = (TORN, DAMAGED, UNFIT, WHOLE)
 
 _COPY_BYTES = 1 << 20
 

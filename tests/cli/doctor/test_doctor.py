@@ -128,7 +128,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "grade", "changes"), CASES)
-def test_trouble_is_found_and_graded(name: str, grade: str, changes: dict[str, Any]) -> None:
+def test_problem_is_found_and_graded(name: str, grade: str, changes: dict[str, Any]) -> None:
     assert [(name, grade)] == findings(examined(**changes))
 
 
@@ -150,7 +150,7 @@ def test_trouble_is_found_and_graded(name: str, grade: str, changes: dict[str, A
         {"disk": DiskSpeed(commit_s=(0.2,), bytes_per_s=1e8), "storage": {"durability": "write"}},
     ],
 )
-def test_what_is_no_trouble_is_not_called_so(changes: dict[str, Any]) -> None:
+def test_what_is_no_problem_is_not_reported(changes: dict[str, Any]) -> None:
     """A collector that runs, a socket of systemd's, a disk that cannot count inodes."""
     assert [] == findings(examined(**changes))
 

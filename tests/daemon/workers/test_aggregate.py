@@ -13,8 +13,8 @@ from collector.metrics import Metrics, page
 from tests.test_metrics import series, sums_by_site
 
 
-def told(metrics: Metrics, **gauges: float) -> list[Family]:
-    """What a worker with these numbers sends, as the supervisor gets it."""
+def sent_by(metrics: Metrics, **gauges: float) -> list[Family]:
+    """What a worker with these metrics sends, as the supervisor gets it."""
     found: list[Family] = json.loads(encode(families(metrics.families({}, {n: ("", v) for n, v in gauges.items()})())))
     return found
 
@@ -58,7 +58,7 @@ def test_received_is_stored_plus_dropped_in_every_sum(of_workers: list[list[tupl
                 counted.count_stored()
             else:
                 counted.count_dropped(reason)
-        pages.append(told(metrics))
+        pages.append(sent_by(metrics))
     sums = sums_by_site(rendered(pages))
     assert all(received == accounted for received, accounted in sums.values())
     assert sum(map(len, of_workers)) == sum(received for received, _ in sums.values())
@@ -71,7 +71,7 @@ def test_counters_histograms_and_gauges_are_added_and_facts_are_not() -> None:
         metrics.commit_seconds.observe(number)
         metrics.connections.set(10 * number)
         metrics.workers.labels("serving").set(1)
-        pages.append(told(metrics, collector_ready=number - 1, collector_buffered_bytes=100 * number))
+        pages.append(sent_by(metrics, collector_ready=number - 1, collector_buffered_bytes=100 * number))
     numbers = {name: [*values.values()] for name, values in series(rendered(pages)).items()}
     assert [3] == numbers["collector_journal_commit_duration_seconds_sum"]
     assert [2] == numbers["collector_journal_commit_duration_seconds_count"]
@@ -99,7 +99,7 @@ def test_what_is_dead_counts_on_and_holds_nothing() -> None:
     metrics.of_site("demo").count_stored()
     metrics.commit_seconds.observe(1)
     metrics.connections.set(7)
-    left = series(rendered([counts(told(metrics, collector_ready=1))]))
+    left = series(rendered([counts(sent_by(metrics, collector_ready=1))]))
     assert {("demo",): 1, ("(unknown)",): 0} == left["collector_stored_events_total"]
     assert {(): 1} == left["collector_journal_commit_duration_seconds_count"]
     assert left.keys().isdisjoint({"collector_connections", "collector_ready", "collector_buffered_events"})
@@ -112,14 +112,14 @@ def test_thousands_of_samples_arrive_whole() -> None:
         metrics.of_site(f"site-{number}").count_stored()
         for reason in (Reason.INVALID, Reason.TIMEOUT, Reason.METHOD):
             metrics.of_site(f"site-{number}").count_dropped(reason)
-    assert 1_000 == len(sums_by_site(rendered([told(metrics)])))
-    assert families(metrics.families({}, {})())[2] == told(metrics)[2]
+    assert 1_000 == len(sums_by_site(rendered([sent_by(metrics)])))
+    assert families(metrics.families({}, {})())[2] == sent_by(metrics)[2]
 
 
 def test_disk_that_all_workers_share_counts_once_and_their_limits_add_up() -> None:
     page = rendered(
         [
-            told(
+            sent_by(
                 Metrics(),
                 collector_disk_free_bytes=free,
                 collector_disk_min_free_bytes=5,

@@ -143,13 +143,13 @@ async def test_ready_is_whoever_has_one_worker_that_takes_events(
 ) -> None:
     supervisor = Supervisor(config(tmp_path), tmp_path, resources, clock)
     one, other = supervisor._handles
-    assert "no worker serves" == supervisor.refusal()
+    assert "no worker serves" == supervisor.unready_reason()
     one.serves = True
-    assert supervisor.refusal() is None
-    one.refusal = "the journal is full"
-    assert "the journal is full" == supervisor.refusal()
+    assert supervisor.unready_reason() is None
+    one.unready_reason = "the journal is full"
+    assert "the journal is full" == supervisor.unready_reason()
     other.serves = True
-    assert supervisor.refusal() is None
+    assert supervisor.unready_reason() is None
 
 
 async def test_second_signal_kills_who_does_not_hear_it(
