@@ -12,6 +12,7 @@ So every bound is here, on bytes that nobody has parsed yet:
 """
 
 import asyncio
+from contextlib import suppress
 from enum import Enum, auto
 
 from collector.edge import responses
@@ -20,7 +21,7 @@ from collector.edge.decide import late_body, unavailable
 from collector.edge.exchange import Exchange
 from collector.edge.fast_path import END
 from collector.edge.framing import Framing
-from collector.edge.refusal import is_broken, is_http_1, is_too_large
+from collector.edge.refusal import MAX_HEAD_BYTES, is_broken, is_http_1, is_too_large
 from collector.edge.request import Request
 from collector.edge.responses import Response
 from collector.edge.shared import Shared
@@ -294,7 +295,7 @@ class Connection(ClientProtocol):
     def _wait_for_head(self, begun: bytes, head: bytes) -> None:
         """Bound in time and size what has begun with this head, or with blank lines alone."""
         self._buffer = begun
-        if is_too_large(begun) or (head and is_broken(head)):
+        if len(begun) > MAX_HEAD_BYTES or is_too_large(head) or (head and is_broken(head)):
             self._refuse(head)
         elif self._timer is None and self._transport is not None:
             self._timer = self._loop.call_later(self._decider.rules.body_timeout_s, self._give_up_head)
@@ -347,8 +348,9 @@ class Connection(ClientProtocol):
             return
         exchange.lose(None)
         if not goes_on:
-            self._close_behind(None if exchange.waits_for_body or exchange.framing.is_broken else 0)
-        elif exchange.waits_for_body:
+            ends_nowhere = exchange.is_refused or exchange.framing.is_broken or not exchange.framing.is_whole
+            self._close_behind(None if ends_nowhere else 0)
+        elif not exchange.framing.is_whole:
             self._dropping = exchange.framing
             self._begin_to_drop()
         else:
@@ -373,7 +375,8 @@ class Connection(ClientProtocol):
             return
         self._state, self._left_bytes = State.CLOSING, rest_bytes or 1 << 62
         self._timer = self._loop.call_later(LINGERING_S, self._close)
-        self._transport.write_eof()  # the client need not wait for more
+        with suppress(OSError):  # the client has gone
+            self._transport.write_eof()  # else it need not wait for more
         self._transport.resume_reading()
 
     def _hold(self, data: bytes) -> None:

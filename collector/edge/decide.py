@@ -103,9 +103,7 @@ class Decider:
                 return None
         except Exception:  # noqa: BLE001 - it is logged
             return self.fail(request)
-        if request.body_bytes is None or request.body_bytes > UNREAD_KEPT_BYTES:
-            request.close = True
-        return self._finish(request, outcome)
+        return self._finish_early(request, outcome)
 
     def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
         """Reply now, or when the event is stored."""
@@ -137,7 +135,7 @@ class Decider:
 
     def drop(self, request: Request, outcome: Dropped) -> Response:
         """The response to a request whose body did not come in time, is too large, or has no room."""
-        return self._finish(request, outcome)
+        return self._finish_early(request, outcome)
 
     def lose(self, request: Request) -> None:
         """The client has gone before its body was here."""
@@ -232,6 +230,12 @@ class Decider:
             log.exception("a response failed: %s of site %.64s", request.method, request.route.site_id)
             response = None
         reply(request, response)
+
+    def _finish_early(self, request: Request, outcome: Response | Dropped) -> Response:
+        """The body is still to come, or was never read."""
+        if request.body_bytes is None or request.body_bytes > UNREAD_KEPT_BYTES:
+            request.close = True
+        return self._finish(request, outcome)
 
     def _finish(self, request: Request, outcome: object) -> Response:
         """Count the request, and make its response. `outcome`: STORED, a Dropped, or a Response that is not counted."""

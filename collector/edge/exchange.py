@@ -30,6 +30,8 @@ class Exchange(asyncio.Transport):
         self._end = end
         self._content: StreamReader | None = None  # what the bytes behind the head become
         self._is_over = False
+        self._is_paused = False  # aiohttp reads no more for the moment
+        self.is_refused = False  # the head, and nobody knows where its body ends
 
     def begin(self, protocol: asyncio.Protocol) -> None:
         self.protocol = protocol
@@ -66,17 +68,23 @@ class Exchange(asyncio.Transport):
 
     def _let_go(self, exc: Exception | None) -> None:
         self.protocol.connection_lost(exc)
-        del self.protocol  # a reference cycle too
+        self._content = None
+        del self.protocol  # reference cycles too
 
     @property
     def waits_for_body(self) -> bool:
-        """Whether the request is not complete, and may become so."""
-        return not self.framing.is_whole and not self.framing.is_broken
+        """Whether the request is not complete, for all that aiohttp has read of it."""
+        if self.framing.is_broken:
+            return False
+        return not self.framing.is_whole or (self._content is not None and not self._content.is_eof())
 
     def _break_off(self) -> None:
         """aiohttp does not report a broken chunk to the handler that waits for the body: fail the body here."""
-        content = self._content
-        if self.framing.is_broken and content is not None and not content.is_eof() and content.exception() is None:
+        content, framing = self._content, self.framing
+        if content is None or content.is_eof() or content.exception() is not None or framing.closes_without_body:
+            return
+        if framing.is_broken or (framing.is_whole and not self._is_paused):
+            framing.is_broken = framing.closes = True
             content.set_exception(web.RequestPayloadError("broken framing"))
 
     def _finish(self, goes_on: bool) -> None:
@@ -107,9 +115,11 @@ class Exchange(asyncio.Transport):
         return self._transport.get_write_buffer_size()
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         if not self._is_over:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._is_paused = False
         if not self._is_over:
             self._transport.resume_reading()

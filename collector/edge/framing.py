@@ -3,7 +3,8 @@
 aiohttp does not report it. It must be known, so that aiohttp gets one request at a time and the connection can go on
 behind it. Behind trailers the connection ends: no client needs them, and proxies differ in what they make of them.
 
-Only the syntax of chunks is validated, so that a broken body is refused at once. aiohttp's parser validates the rest.
+The syntax of chunks and trailers is validated, so that a broken body is refused at once: aiohttp's parser does not tell
+the handler that waits for the body. It validates the rest.
 """
 
 import re
@@ -13,7 +14,12 @@ MAX_FRAME_BYTES = 32_768
 
 _LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*0*([0-9]{1,20})[ \t]*\r\n", re.IGNORECASE)
 _ENCODED = re.compile(rb"\r\nTransfer-Encoding:", re.IGNORECASE)
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\n]*)?\r\n")
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_CHUNK = re.compile(rb"0*([0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n")
+_TRAILER = re.compile(
+    rb"(?!(?:Content-Length|Transfer-Encoding):)" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n", re.IGNORECASE
+)
 
 
 class Framing:
@@ -21,11 +27,12 @@ class Framing:
 
     def __init__(self, head: bytes) -> None:
         self.is_broken = False
-        self.closes = head.startswith(b"CONNECT ")
+        self.closes_without_body = self.closes = head.startswith(b"CONNECT ")
         """Whether nothing behind the request may be read."""
         self._is_chunked = _ENCODED.search(head) is not None
         length = None if self._is_chunked else _LENGTH.search(head)
-        self._left = int(length[1]) if length else 0  # of the body, or of a chunk and its end
+        self._left = int(length[1]) if length else 0  # of the body, or of a chunk
+        self._ends_chunk = False  # the next line must be empty
         self.is_whole = not self._is_chunked and not self._left
         self._line = bytearray()  # begun
         self._trailers: int | None = None  # their bytes, once the last chunk has come
@@ -49,19 +56,19 @@ class Framing:
 
     def _pass_chunks(self, data: bytes, at: int) -> int:
         """Pass the chunks that are whole: one line at a time, 60,000 of a byte took 0.14 s."""
-        while not self._line and self._trailers is None:
+        while not self._line and self._trailers is None and not self._ends_chunk:
             size = _CHUNK.match(data, at)
             length = int(size[1], 16) if size else 0
             if size is None or not length or size.end() - at > MAX_FRAME_BYTES:
                 break
             end = size.end() + length + len(b"\r\n")
-            if end > len(data):
+            if data[end - len(b"\r\n") : end] != b"\r\n":  # it is not, or not all of it has come
                 break
             at = end
         return at
 
     def _read_line(self, data: bytes, at: int) -> int:
-        """The size of a chunk, or a trailer."""
+        """The size of a chunk, its end, or a trailer."""
         end = data.find(b"\n", at) + 1 or len(data)
         self._line += data[at:end]
         if self._trailers is not None:
@@ -71,19 +78,28 @@ class Framing:
         elif self._line.endswith(b"\n"):
             line = bytes(self._line)
             self._line.clear()
-            if self._trailers is None:
-                self._begin_chunk(line)
-            elif line == b"\r\n":
-                self.closes = self.closes or self._trailers > len(line)
-                self.is_whole = True
+            self._end_line(line)
         return end
+
+    def _end_line(self, line: bytes) -> None:
+        if self._ends_chunk:
+            self._ends_chunk = False
+            if line != b"\r\n":
+                self._break()
+        elif self._trailers is None:
+            self._begin_chunk(line)
+        elif line == b"\r\n":
+            self.closes = self.closes or self._trailers > len(line)
+            self.is_whole = True
+        elif _TRAILER.fullmatch(line) is None:
+            self._break()
 
     def _begin_chunk(self, line: bytes) -> None:
         size = _CHUNK.fullmatch(line)
         if size is None:
             self._break()
         elif length := int(size[1], 16):
-            self._left = length + len(b"\r\n")
+            self._left, self._ends_chunk = length, True
         else:
             self._trailers = 0
 

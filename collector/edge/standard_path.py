@@ -59,7 +59,7 @@ class AiohttpHandler(web.RequestHandler):
     ) -> web.StreamResponse:
         """aiohttp's own responses quote what was sent and name its version, and it logs 11 lines."""
         if status == 400:
-            return last(self.decider.refuse_head(self.exchange.head, "Bad request"))
+            return refuse(self.decider, self.exchange, "Bad request")
         return to_aiohttp(self.decider.fail(None), close=True)
 
 
@@ -86,10 +86,11 @@ def to_aiohttp(response: Response, *, close: bool) -> Sent:
     return sent
 
 
-def last(response: Response) -> Sent:
-    """The response to a head that is refused. aiohttp takes it for HTTP/1.0 and omits `Connection: close`."""
-    sent = to_aiohttp(response, close=True)
-    sent.headers[hdrs.CONNECTION] = "close"
+def refuse(decider: Decider, exchange: Exchange, why: str) -> Sent:
+    """The response to a head that is refused."""
+    exchange.is_refused = True
+    sent = to_aiohttp(decider.refuse_head(exchange.head, why), close=True)
+    sent.headers[hdrs.CONNECTION] = "close"  # aiohttp takes the request for HTTP/1.0, and omits it
     return sent
 
 
@@ -148,7 +149,7 @@ class StandardPath:
         exchange.reading(request.content)
         fault = fault_of(request)
         if fault is not None:
-            return last(self._decider.refuse_head(exchange.head, fault))
+            return refuse(self._decider, exchange, fault)
         asked = to_request(request, exchange.peer)
         response = self._decider.before_body(asked)
         if response is not None:

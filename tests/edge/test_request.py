@@ -10,9 +10,10 @@ from aiohttp import StreamReader
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from collector.edge.bodies import Bodies
+from collector.edge.bodies import MAX_INCOMING_BYTES, Bodies
 from collector.edge.standard_path import BodyLost, read_body
 from tests.edge.conftest import Connect, Serve
+from tests.edge.test_framing import BROKEN
 from tests.edge.wire import PATIENCE_S, Wire, chunk, head, request, soon, tally, until
 from tests.support import Running, body
 
@@ -119,6 +120,31 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     assert (400, "invalid") == (answer.status, answer.reason)
     assert b"" == await wire.rest()
     assert {"received": 1, "invalid": 1} == tally(collector)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_whatever_breaks_a_body_frees_what_it_holds(
+    serve: Serve, connect: Connect, broken: bytes, leaves: bool
+) -> None:
+    """At once. The head came before, so its handler waits for the body."""
+    collector = await serve()
+    wire = await connect(collector)
+    wire.send(head(CHUNKED))
+    await until(lambda: collector.stages.decider.in_flight.count)
+    await asyncio.sleep(0.005)
+    wire.send(broken)
+    if leaves:
+        wire.send_eof()
+    elif broken.endswith(b"\n"):
+        assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
+        assert b"" == await wire.rest()
+    else:
+        wire.close()
+    await until(lambda: tally(collector))
+    await soon(collector.stages.decider.in_flight.none())
+    await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
+    assert MAX_INCOMING_BYTES == collector.server.bodies._left_bytes
 
 
 async def test_broken_chunks_that_nobody_waits_for_are_not_logged(

@@ -13,6 +13,7 @@ import uvloop
 from collector.edge.connection import Connection
 from collector.edge.connection_limit import OLDEST_ASKED
 from collector.edge.decide import UNREAD_KEPT_BYTES
+from collector.edge.exchange import Exchange
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -71,10 +72,11 @@ async def test_closed_connection_is_no_garbage(collector: Running, connect: Conn
             wire.send(head(LENGTH))
             assert 201 == (await wire.ask(body())).status
             assert 202 == (await wire.ask(request(b"{broken"))).status
+            assert 201 == (await wire.ask(head(b"Transfer-Encoding: chunked") + chunk(body()) + chunk(b""))).status
             wire.close()
         await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
         # Its handler ends a turn or two later.
-        await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Connection)])
+        await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Connection | Exchange)])
     finally:
         gc.enable()
 
