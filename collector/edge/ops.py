@@ -18,7 +18,7 @@ class Watched(Protocol):
         ...
 
     async def metrics_page(self) -> bytes:
-        """Every number, as Prometheus reads it."""
+        """All metrics, in the format of Prometheus."""
         ...
 
 
@@ -35,7 +35,7 @@ def build_admin(watched: Watched) -> web.Application:
             return web.Response(text="ready\n")
         return web.Response(status=503, text=f"not ready: {unready_reason}\n")
 
-    async def numbers(request: web.Request) -> web.Response:
+    async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=await watched.metrics_page(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def version(request: web.Request) -> web.Response:
@@ -47,7 +47,7 @@ def build_admin(watched: Watched) -> web.Application:
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", numbers)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/version", version)
     app.router.add_get("/openapi.json", contract)
     return app

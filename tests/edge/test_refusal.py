@@ -122,14 +122,14 @@ def assert_refused(answer: Answer, status: int, reason: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("before", ["in pieces", "behind one", "behind chunks", "behind one of the standard way"])
+@pytest.mark.parametrize("before", ["in pieces", "behind one", "behind chunks", "behind one of the standard path"])
 async def test_head_that_breaks_http_is_refused_so_wherever_it_comes(
     collector: Running, wire: Wire, sent: bytes, before: str
 ) -> None:
     first = {
         "behind one": request(body()),
         "behind chunks": head(CHUNKED) + CHUNKS,
-        "behind one of the standard way": request(body(), b"X: a", b"X: b"),
+        "behind one of the standard path": request(body(), b"X: a", b"X: b"),
     }.get(before, b"")
     origin_at = sent.index(ORIGIN) + len(ORIGIN) + len(b"\r\n")
     for piece in (first + sent,) if first else (sent[:origin_at], sent[origin_at:]):
