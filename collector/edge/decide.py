@@ -122,8 +122,8 @@ class Decider:
             outcome = unavailable()
         except Exception:  # noqa: BLE001 - it is logged
             reply(request, self.fail(request))
-        else:
-            reply(request, self._finish(request, outcome))
+            return
+        reply(request, self._finish(request, outcome))
 
     def with_late_body(self, request: Request, body: bytes, reply: Reply) -> None:
         """The same for a body that was waited for: meanwhile the disk may have become full."""
