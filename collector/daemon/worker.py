@@ -132,6 +132,7 @@ class Worker:
         self._data_dir = data_dir
         self._clock = clock
         self._stop = asyncio.Event()
+        self._exit_code: int | None = None  # once it has drained
 
     async def run(self, public: socket.socket, controller: Controller) -> int:
         """Serve until told to stop, then drain. The exit code."""
@@ -145,8 +146,8 @@ class Worker:
                 log.info("data_dir is %s; paths in this log are relative to it", self._data_dir.path)
                 failed = await self._until_stopped(controller)
                 controller.draining()
-            code = await self._drain()
-        return 1 if failed else code
+            self._exit_code = await self._drain() or int(failed)
+        return self._exit_code
 
     def stop(self) -> None:
         """Drain and end; once is enough."""
@@ -157,7 +158,9 @@ class Worker:
         return self._stop.is_set()
 
     def exit_at_once(self) -> NoReturn:
-        """For whoever does not want to wait for the drain."""
+        """For whoever does not want to wait for the drain. Behind it nothing more can be lost."""
+        if self._exit_code is not None:
+            os._exit(self._exit_code)
         journal = self.stages.journal
         fate = "are lost" if journal.in_memory else "stay in the journal"
         log.error("second signal: exiting at once; %d events %s", journal.unpublished_rows, fate)

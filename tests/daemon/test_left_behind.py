@@ -177,3 +177,17 @@ async def test_public_listener_drains(
             assert b"" == await reader.read()
         writer.close()
         assert worker.stages.decider.in_flight.draining
+
+
+async def test_exit_at_once_behind_the_drain_has_its_exit_code(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine a repeated signal comes more than a second after the first, and is taken for a second one."""
+    monkeypatch.setattr("collector.daemon.worker.os._exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+    async with public(tmp_path, clock, several=False) as (worker, _):
+        with pytest.raises(SystemExit) as before:
+            worker.exit_at_once()
+        worker._exit_code = 0
+        with pytest.raises(SystemExit) as behind:
+            worker.exit_at_once()
+    assert (1, 0) == (before.value.code, behind.value.code)
