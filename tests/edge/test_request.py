@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import logging
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -145,6 +146,19 @@ async def test_whatever_breaks_a_body_frees_what_it_holds(
     await soon(collector.stages.decider.in_flight.none())
     await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
     assert MAX_INCOMING_BYTES == collector.server.bodies._left_bytes
+
+
+async def test_body_that_aiohttp_alone_refuses_is_refused_at_once(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should its parser ever be stricter than what follows the body here: it does not tell the handler that waits."""
+    monkeypatch.setattr("collector.edge.framing._TRAILER", re.compile(rb"[^\n]*\n"))
+    wire.send(head(CHUNKED))
+    await until(lambda: collector.stages.decider.in_flight.count)
+    await asyncio.sleep(0.005)
+    wire.send(chunk(body()) + b"0\r\nfoo\r\n\r\n")
+    assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
+    assert b"" == await wire.rest()
 
 
 async def test_broken_chunks_that_nobody_waits_for_are_not_logged(

@@ -180,6 +180,29 @@ async def test_head_that_does_not_come_in_time_is_a_timeout(serve: Serve, connec
         assert b"" == await wire.rest()
 
 
+@pytest.mark.parametrize("blank", [b"\r\n", b"\n", 100 * b"\r\n"])
+async def test_blank_lines_alone_are_a_timeout(serve: Serve, connect: Connect, blank: bytes) -> None:
+    """A request may begin with some; whoever sends nothing else would hold a connection for ever."""
+    wire = await connect(await serve(server={"body_timeout_s": 0.2}))
+    wire.send(blank)
+    assert 408 == (await wire.answer()).status
+
+
+@pytest.mark.parametrize("line", [b"Content-Length: 1_0", b"Content-Length : 9000", b"Host: bad host"])
+async def test_rest_of_a_refused_request_is_read_until_its_client_ends(
+    collector: Running, connect: Connect, line: bytes
+) -> None:
+    """Nobody knows how long it is. To close at once would reset the connection under the response."""
+    wire = await connect(collector)
+    assert 400 == (await wire.ask(head(line))).status
+    for _ in range(5):
+        wire.send(2_000 * b"x")
+        await asyncio.sleep(0.005)
+        assert 1 == collector.stages.metrics.registry.get_sample_value("collector_connections")
+    wire.send_eof()
+    assert b"" == await wire.rest()
+
+
 async def test_head_in_pieces_may_be_large_and_not_larger(collector: Running, connect: Connect) -> None:
     """Each of its lines is one that aiohttp takes."""
     line = b"X: " + 1_000 * b"x" + b"\r\n"
