@@ -145,7 +145,7 @@ class Connection(ClientProtocol):
     # Requests, one after the other.
 
     def _advance(self) -> None:
-        """Take up what is there of the next requests; read on where nothing is."""
+        """Begin the requests that have come. Read on when there are none."""
         if self._is_advancing or self._transport is None:
             return
         self._is_advancing = True
@@ -168,7 +168,7 @@ class Connection(ClientProtocol):
         return bool(self._buffer) and self._state is HEAD and self._timer is None and self._unread_timer is None
 
     def _go_on(self) -> None:
-        """Take up what had to wait for its turn. Whoever calls must not fail with this connection."""
+        """Begin the request that waited for its turn. Must not raise: the caller serves other connections too."""
         self._state = HEAD
         data, self._buffer = self._buffer, b""
         try:
@@ -178,7 +178,7 @@ class Connection(ClientProtocol):
             self._fail()
 
     def _take_up(self, data: bytes) -> None:
-        """What has come since the last request: a head, or a part of it, and maybe more."""
+        """Begin the next request. `data` is what has come since the last one: a head, a part of one, or more."""
         end = data.find(END)
         fast_path = self._fast_path
         request = None if fast_path is None or end < 0 else fast_path.read(data, end, self.peer)
@@ -231,7 +231,7 @@ class Connection(ClientProtocol):
         self._reply(request, self._decider.drop(request, late_body()))
 
     def _gathered(self) -> Request:
-        """The request whose body was gathered, as far as it has come."""
+        """End the gathering: return its request, and give back the room of its body."""
         request, self._request = self._request, None
         assert request is not None
         self._stop_timer()
@@ -240,7 +240,7 @@ class Connection(ClientProtocol):
         return request
 
     def _reply(self, request: Request, response: Response | None) -> None:
-        """Send the response of the fast path, and go on. Whoever calls must not fail with this connection."""
+        """Send the response of the fast path, and go on. Must not raise: the caller serves other connections too."""
         if self._transport is None:
             return
         try:
@@ -380,7 +380,7 @@ class Connection(ClientProtocol):
         self._transport.resume_reading()
 
     def _hold(self, data: bytes) -> None:
-        """Keep it, and read no more of this client."""
+        """Keep the bytes, and stop reading from the client."""
         self._buffer = data
         if self._transport is not None:
             self._transport.pause_reading()

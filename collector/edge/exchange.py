@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 from collector.edge.framing import Framing
 
 End = Callable[[bool], None]
-"""The exchange is over; whether the connection may go on."""
+"""Called when the exchange is over. The argument says whether the connection may serve another request."""
 
 
 class Exchange(asyncio.Transport):
@@ -28,19 +28,19 @@ class Exchange(asyncio.Transport):
         self.framing = Framing(head)
         self._transport = transport
         self._end = end
-        self._content: StreamReader | None = None  # what the bytes behind the head become
+        self._content: StreamReader | None = None  # aiohttp's stream of the body
         self._is_over = False
-        self._is_paused = False  # aiohttp reads no more for the moment
-        self.is_refused = False  # the head, and nobody knows where its body ends
+        self._is_paused = False  # by aiohttp, whose buffer is full
+        self.is_refused = False  # the head was refused, so the end of its body is not known
 
     def begin(self, protocol: asyncio.Protocol) -> None:
         self.protocol = protocol
         protocol.connection_made(self)
 
     def feed(self, data: bytes, at: int = 0) -> int:
-        """Give aiohttp what belongs to the request, of which `at` bytes are a head; where that ends in `data`.
+        """Give aiohttp the bytes of its request, of which the first `at` are the head. Return where it ends in `data`.
 
-        Raises what aiohttp's parser fails with, as the IndexError of yarl at `http://[::1]..@`.
+        Raises whatever aiohttp's parser raises, such as yarl's IndexError for `http://[::1]..@`.
         """
         end = self.framing.follow(data, at)
         self.protocol.data_received(data[:end])
@@ -81,7 +81,7 @@ class Exchange(asyncio.Transport):
     def _break_off(self) -> None:
         """aiohttp does not report a broken chunk to the handler that waits for the body: fail the body here."""
         content, framing = self._content, self.framing
-        if content is None or content.is_eof() or content.exception() is not None or framing.closes_without_body:
+        if content is None or content.is_eof() or content.exception() is not None or framing.is_connect:
             return
         if framing.is_broken or (framing.is_whole and not self._is_paused):
             framing.is_broken = framing.closes = True

@@ -27,18 +27,18 @@ class Framing:
 
     def __init__(self, head: bytes) -> None:
         self.is_broken = False
-        self.closes_without_body = self.closes = head.startswith(b"CONNECT ")
+        self.is_connect = self.closes = head.startswith(b"CONNECT ")
         """Whether nothing behind the request may be read."""
         self._is_chunked = _ENCODED.search(head) is not None
         length = None if self._is_chunked else _LENGTH.search(head)
-        self._left = int(length[1]) if length else 0  # of the body, or of a chunk
+        self._left = int(length[1]) if length else 0  # bytes of the body, or of a chunk
         self._ends_chunk = False  # the next line must be empty
         self.is_whole = not self._is_chunked and not self._left
         self._line = bytearray()  # begun
         self._trailers: int | None = None  # their bytes, once the last chunk has come
 
     def follow(self, data: bytes, at: int) -> int:
-        """Where the request ends in `data`, from `at` on; the end of `data` if it goes on."""
+        """Follow `data` from `at` on. Return where the request ends in it, or its length if the request goes on."""
         while at < len(data) and not self.is_whole and not self.is_broken:
             if self._left:
                 at = self._pass_bytes(data, at)
