@@ -1,21 +1,18 @@
-# make run    set up, and serve the demo site on 127.0.0.1:8080
-# make test   set up, check (ruff, mypy, import direction), and run every test
-# make binary  build dist/collector, one file that runs where there is no Python (on Debian 12; see packaging/README.md)
-# make test-binary  run the system tests against it
-# make torture  the long form of tests/crash: kills, power cuts, failing disks; minutes, and best as root
-# make fuzz   the long form of tests/fuzz: a million requests, whole and broken; FUZZ_REQUESTS=... for more or fewer
-# make check  only the checks
-# make bench  measure: a quick pass of some three minutes; bench/README.md says what, and has the long form
-# make bench-rivals  install what it is compared with (lists of bench/rivals and requirements/rivals.txt)
-# make lock   compile requirements/*.txt anew from setup.cfg (needs uv)
-
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-binary binary torture fuzz check bench bench-rivals lock clean
+# Tests that start processes, proxies or a system of their own: minutes.
+PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary)
+# Of these, the ones in which the collector runs as written, and is not killed or held against a clock: coverage counts.
+UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 
-run: $(VENV)/run.done
+.PHONY: help run test test-fast test-binary binary torture fuzz check docs bench bench-rivals lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 	@printf '%s\n' \
 	  '' \
 	  'Send an event (from another terminal):' \
@@ -30,17 +27,20 @@ run: $(VENV)/run.done
 	  ''
 	@exec $(BIN)/collector serve --config demo/collector.toml
 
-test: $(VENV)/dev.done check
+test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter of an hour
 	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
+	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS))
 
-# The tests of the whole process once more, the binary in the place of `python -m collector`; without those of what is the
-# same in both, files and layouts.
-test-binary: $(VENV)/dev.done binary
+test-fast: $(VENV)/dev.done  ## set up, and run the tests that start no process: about a minute
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PROCESS_TESTS))
+
+# The binary instead of `python -m collector`. Left out: what does not depend on how the collector is started.
+test-binary: $(VENV)/dev.done binary  ## run the process tests against the binary
 	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py \
 	  --ignore=tests/system/test_elsewhere.py --ignore=tests/system/test_layout.py --ignore=tests/system/test_odd_files.py
 
-binary: .venv-binary/done
+binary: .venv-binary/done  ## build dist/collector, one file that needs no Python (on Debian 12; packaging/README.md)
 	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))"
 	.venv-binary/bin/python packaging/pack.py build/binary/tree dist/collector
 
@@ -56,24 +56,27 @@ COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
 	.venv-binary/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-torture: $(VENV)/dev.done
+torture: $(VENV)/dev.done  ## try to lose an event: kills, power cuts, failing disks; half an hour, best as root
 	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
 
-fuzz: $(VENV)/dev.done
+fuzz: $(VENV)/dev.done  ## send FUZZ_REQUESTS requests (a million), valid and broken, and check every response
 	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-1000000} $(BIN)/python -m pytest -v -s tests/fuzz
 
-check: $(VENV)/dev.done
+check: $(VENV)/dev.done  ## run ruff, mypy and the check of import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy packaging
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals
+docs: $(VENV)/dev.done  ## write the reference tables of docs/ from the code
+	@$(BIN)/python -m tests.docs.tables
+
+bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals  ## measure this machine: four minutes; bench/README.md explains it
 	@$(BIN)/python -m bench all --quick; code=$$?; $(BIN)/python -m bench report --quick; exit $$code
 
-# What cannot be installed here is left out of the comparison, by name; so nothing of this fails `make bench`.
-bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.json
+# A server that cannot be installed is left out of the comparison, which names it. So a failure here does not stop `make bench`.
+bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.json  ## install the servers used for comparison
 
 .venv-rivals/done: requirements/rivals.txt | $(VENV)/bin/python
 	-$(PYTHON) -m venv .venv-rivals && \
@@ -82,7 +85,7 @@ bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.
 bench/rivals/fastify/node_modules/.package-lock.json: bench/rivals/fastify/package-lock.json
 	-npm ci --prefix bench/rivals/fastify --no-audit --no-fund --loglevel=error && touch $@
 
-# The versions that were tested, by hash. The collector itself is installed from this clone, editable.
+# The tested versions, pinned by hash. The collector itself is installed from this clone, in editable mode.
 $(VENV)/%.done: requirements/%.txt setup.cfg | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -96,11 +99,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
-lock:
+lock:  ## pin the dependencies of setup.cfg anew in requirements/*.txt (needs uv)
 	$(LOCK) setup.cfg requirements/build.in -o requirements/run.txt
 	$(LOCK) setup.cfg requirements/build.in --extra dev -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) setup.cfg requirements/build.in --extra bench -c requirements/run.txt -o requirements/bench.txt
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
-clean:
+clean:  ## delete everything that make has made
 	rm -rf $(VENV) .venv-rivals bench/rivals/fastify/node_modules build dist *.egg-info

@@ -1,6 +1,6 @@
 """Settings: each is declared once, here, with its default, its unit and its meaning.
 
-The README's table is tested against these. `collector/config_file.py` reads them.
+docs/settings.md is made from these. `collector/config_file.py` reads them.
 """
 
 import re

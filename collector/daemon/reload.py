@@ -14,14 +14,19 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# The settings of the fixed sections that need no restart.
-_LIVE = {
+# A reload applies every setting of the other sections, and these settings of `_FIXED_SECTIONS`.
+APPLIED_BY_RELOAD = {
     ("server", "max_body_bytes"),
     ("server", "body_timeout_s"),
     ("server", "max_connections_per_client"),
     ("server", "trusted_proxies"),
 }
 _FIXED_SECTIONS = ("server", "admin", "storage")
+
+
+def applied_by_reload(section: str, key: str) -> bool:
+    """Whether a reload applies this setting. The others need a restart."""
+    return section not in _FIXED_SECTIONS or (section, key) in APPLIED_BY_RELOAD
 
 
 class Reloads:
@@ -73,7 +78,8 @@ def _what_can_change(running: Config, read: Config) -> Config:
     for name in _FIXED_SECTIONS:
         old, new = getattr(running, name), getattr(read, name)
         for key in type(old).model_fields:
-            if (name, key) not in _LIVE and getattr(old, key) != getattr(new, key):
+            if not applied_by_reload(name, key) and getattr(old, key) != getattr(new, key):
                 log.warning("reload: %s.%s changes only with a restart", name, key)
-        sections[name] = old.model_copy(update={key: getattr(new, key) for section, key in _LIVE if section == name})
+        applied = {key: getattr(new, key) for section, key in APPLIED_BY_RELOAD if section == name}
+        sections[name] = old.model_copy(update=applied)
     return read.model_copy(update=sections)

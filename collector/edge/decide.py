@@ -77,7 +77,7 @@ class Decider:
         # Those that need no body; with it come JSON, the schema and the page's path (ingest/pipeline.py, `accept`).
         # `known_site` sets request.site and request.counts, `within_rate` sets request.client: checks that use these
         # come later. What depends on HTTP is a method here, what depends on the event alone is a step of the pipeline.
-        # A new check needs a Reason, its form in responses.py, a fault in tests/edge/faults.py and a row in the README.
+        # docs/contributing.md says what a new check needs.
         self.checks: tuple[Check, ...] = (
             self.is_event,
             self.known_site,

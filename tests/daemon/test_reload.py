@@ -82,7 +82,7 @@ def test_what_waits_for_a_restart_is_named_and_stays(
 def test_key_that_is_live_in_one_section_is_not_in_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("collector.daemon.reload._LIVE", {("server", "port")})
+    monkeypatch.setattr("collector.daemon.reload.APPLIED_BY_RELOAD", {("server", "port")})
     text = SITE + "[server]\nport = 8081\n[admin]\nport = 9091\n"
     before, _, _ = reloaded(tmp_path / "collector.toml", SITE)
     with caplog.at_level(logging.WARNING):

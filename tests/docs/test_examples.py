@@ -1,0 +1,108 @@
+"""The examples of the docs, run as they stand: events, queries, configurations, command lines."""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from collector.cli.main import _parser
+from collector.config import SiteSettings
+from collector.config_file import load
+from tests.docs.tables import PAGES, ROOT
+from tests.support import config, event, running
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+READING = (ROOT / "docs" / "reading-files.md").read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+
+def every_block(language: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{path.name}-{number}")
+        for path in PAGES
+        for number, block in enumerate(blocks(path.read_text(), language))
+    ]
+
+
+@pytest.fixture
+async def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three `cwv` events of a site whose name could be a number, in the folder where the pages expect them."""
+    async with running(config(tmp_path / "data", {"007": {}})) as collector:
+        for lcp in (1, 2, 3):
+            assert 201 == (await collector.post(event(event_type="cwv", lcp=lcp), "007")).status
+        await collector.flush()
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(query: str) -> list[Any]:
+    found = duckdb.sql(query)
+    assert found is not None
+    return found.fetchall()
+
+
+@pytest.mark.parametrize("text", [README, MAKEFILE], ids=["README", "make run"])
+async def test_event_that_a_newcomer_is_told_to_send_is_stored(tmp_path: Path, text: str) -> None:
+    sent = re.search(r"""collect -d '(\{.*?\})'""", text, re.DOTALL)
+    assert sent is not None
+    data = sent[1].replace('\\"', '"')
+    assert "pageview" == json.loads(data)["event_type"]
+    async with running(config(tmp_path, {"demo": SiteSettings(allow_localhost=True).model_dump()})) as collector:
+        assert 201 == (await collector.post(data.encode())).status
+
+
+def test_query_of_the_readme_finds_every_event(dataset: None) -> None:
+    (query,) = blocks(README, "sql")
+    assert [("/pricing", "cwv", 3)] == rows(query)
+
+
+def test_query_by_day_counts_every_event(dataset: None) -> None:
+    (query,) = blocks(READING, "sql")
+    assert [3] == [row[1] for row in rows(query)]
+
+
+def test_readers_find_every_event_and_column(dataset: None) -> None:
+    """Each expression of the page is the dataset, to Polars, pandas and pyarrow."""
+    names: dict[str, Any] = {}
+    shapes = []
+    (block,) = blocks(READING, "python")
+    for statement in ast.parse(block).body:
+        if not isinstance(statement, ast.Expr):
+            exec(ast.unparse(statement), names)
+            continue
+        read = eval(ast.unparse(statement), names)
+        for whole in ("collect", "to_table"):
+            read = getattr(read, whole)() if hasattr(read, whole) else read
+        shapes.append(read.shape)
+    assert 3 * [(3, 66 + len(("site", "date")))] == shapes
+
+
+@pytest.mark.parametrize("block", every_block("toml"))
+def test_configuration_is_valid(tmp_path: Path, block: str) -> None:
+    """A page may show a part of a file: without a site, one is added."""
+    file = tmp_path / "collector.toml"
+    file.write_text(block if "[sites." in block else f"{block}\n[sites.example]\n")
+    assert load(file).sites
+
+
+@pytest.mark.parametrize("block", every_block("sh"))
+def test_command_lines_can_be_parsed(block: str) -> None:
+    for line in block.replace("\\\n", " ").splitlines():
+        command = re.match(r"(?:sudo )?(?:[\w./-]+/)?collector ([a-z-]+ ?.*)", line)
+        if command:
+            arguments = shlex.split(command[1], comments=True)
+            assert _parser(arguments).parse_args(arguments)
+
+
+@pytest.mark.parametrize("block", every_block("sh"))
+def test_make_targets_exist(block: str) -> None:
+    for target in re.findall(r"^make ([a-z][\w-]*)", block, re.MULTILINE):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target

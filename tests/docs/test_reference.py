@@ -1,0 +1,82 @@
+"""What the docs say of settings, metrics, commands, fields and responses, compared with the code; and their links."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from collector.events import Reason
+from tests.docs.tables import PAGES, ROOT, TABLES, with_tables
+
+README = (ROOT / "README.md").read_text()
+MADE = ("dist/", "bench/results/quick/", "journal/0/")
+"""What `make`, or a running collector, makes."""
+
+RESPONSES = (ROOT / "docs" / "sending-events.md").read_text()
+
+
+def name(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_tables_are_those_of_the_code(path: Path) -> None:
+    """`make docs` writes them."""
+    text = path.read_text()
+    assert with_tables(text) == text
+
+
+def test_each_table_is_in_one_page() -> None:
+    marked = [table for path in PAGES for table in re.findall(r"<!-- table: (\w+) -->", path.read_text())]
+    assert sorted(TABLES) == sorted(marked)
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_no_cell_of_the_last_columns_is_empty(table: object) -> None:
+    """A setting without a description, a metric without HELP, a command without a summary."""
+    assert callable(table)
+    rows = table().splitlines()[2:]
+    assert rows
+    if table is not TABLES["fields"]:
+        assert [row for row in rows if re.search(r"\| +\|$", row)] == []
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ABORTED])
+def test_table_of_responses_has_every_reason(reason: Reason) -> None:
+    """`aborted` is no response: the client has left."""
+    assert re.search(rf"^\|.*\| `{reason.value}` \|$", RESPONSES, re.MULTILINE)
+
+
+def test_readme_is_one_page() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text()):
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text()), target
+
+
+def anchors(page: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_paths_that_a_page_names_exist(path: Path) -> None:
+    """Of this repository, in backticks. `edge/decide.py` may stand for `collector/edge/decide.py`."""
+    for named in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", path.read_text()):
+        for base in (ROOT, ROOT / "collector"):
+            if (base / named.partition("/")[0]).is_dir():
+                assert (base / named).exists() or named.startswith(MADE), named
+
+
+def test_readme_links_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
+    assert {path.name for path in PAGES[1:]} <= linked
