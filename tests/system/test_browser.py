@@ -243,8 +243,8 @@ async def visit_page(browser: str, folder: Path) -> Visit:
     return Visit(report["seen"], report["sent"], received, collector, limited, exit_codes)
 
 
-def stored(collector: Process) -> int:
-    return int(collector.metrics().value("collector_stored_events_total", site="demo"))
+def stored(collector: Process, site: str = "demo") -> int:
+    return int(collector.metrics().value("collector_stored_events_total", site=site))
 
 
 @pytest.fixture(scope="module")
