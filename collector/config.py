@@ -175,78 +175,102 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    host: HostText = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    host: HostText = Field("127.0.0.1", min_length=1, description="address that the public port listens on")
+    port: int = Field(8080, ge=0, le=65535, description="public port, which clients send events to; 0: any free port")
     workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = Field(
-        1, description='processes that serve; `"auto"`: one for each core that this process may use'
+        1,
+        description='number of worker processes, 1 to 256; `"auto"`: one per CPU core that the collector may use',
     )
     trusted_proxies: tuple[NetworkText, ...] = Field(
-        (), strict=False, description="addresses and networks whose `X-Forwarded-For` is believed"
+        (), strict=False, description="addresses and networks of the proxies whose `X-Forwarded-For` header is trusted"
     )
-    max_body_bytes: int = Field(65536, ge=1, le=16 * 2**20, description="largest body taken, in bytes")
+    max_body_bytes: int = Field(
+        65536, ge=1, le=16 * 2**20, description="largest request body accepted, in bytes; a larger one gets 413"
+    )
     body_timeout_s: float = Field(
         10,
         gt=0,
         le=86_400,
-        description="longest the head of a request, and then its body, may take to arrive, in seconds",
+        description="longest time for a request's head to arrive, and again for its body, in seconds",
     )
     max_connections_per_client: int = Field(
         1000,
         ge=0,
-        description="connections that one client may have to each worker, trusted proxies aside; 0: no limit",
+        description="most connections that one client may have open to each worker, trusted proxies excepted; "
+        "0: no limit",
     )
-    keepalive_timeout_s: float = Field(75, gt=0, le=86_400, description="longest a connection may idle, in seconds")
+    keepalive_timeout_s: float = Field(
+        75, gt=0, le=86_400, description="time after which a connection without a request is closed, in seconds"
+    )
     fast_path: bool = Field(
-        True, description="answer most requests without aiohttp's request objects: the same answers for less CPU"
+        True,
+        description="whether most requests bypass aiohttp, which saves CPU; the responses are the same either way",
     )
     shutdown_timeout_s: float = Field(
         15,
         gt=0,
         le=86_400,
-        description="longest that draining waits for requests or a hanging disk, and tries a failing flush again",
+        description="longest time that a shutdown waits for requests, waits for a hanging disk, and retries a failing "
+        "flush, in seconds each",
     )
 
 
 class Admin(Section):
-    host: HostText = Field("127.0.0.1", min_length=1, description="address of the admin listener")
-    port: int = Field(9090, ge=0, le=65535, description="port of the admin listener; 0 takes a free one")
+    host: HostText = Field("127.0.0.1", min_length=1, description="address that the admin port listens on")
+    port: int = Field(9090, ge=0, le=65535, description="admin port, for metrics and health checks; 0: any free port")
 
 
 class Storage(Section):
-    data_dir: PathText = Field(Path("data"), description="where everything is kept")
+    data_dir: PathText = Field(
+        Path("data"),
+        description="folder for everything the collector stores; a relative path starts in the working directory",
+    )
     flush_interval_s: float = Field(
-        60, gt=0, le=86_400, description="longest an event waits before it can be queried, in seconds"
+        60, gt=0, le=86_400, description="longest time between two flushes of events to Parquet files, in seconds"
     )
     segment_max_bytes: int = Field(
-        64 * 2**20, ge=65536, le=2**30, description="buffered bytes at which a flush starts before its time"
+        64 * 2**20,
+        ge=65536,
+        le=2**30,
+        description="size at which a worker's buffered events are flushed before the interval is over, in bytes",
     )
     journal_max_bytes: int = Field(
         4 * 2**30,
         ge=65536,
-        description="unflushed bytes at which events are refused, an equal part for each worker; with durability "
-        "`memory` never more than 4 segments each",
+        description="size of the unpublished events at which new ones get 503, in bytes, shared equally by the "
+        "workers; with durability `memory` at most 4 times `segment_max_bytes` per worker",
     )
     durability: Literal["fsync", "write", "memory"] = Field(
         "fsync",
-        description="what an acknowledged event survives: `fsync` a power cut, `write` the death of the process, "
-        "`memory` an orderly stop",
+        description="what an acknowledged event survives: `fsync` a power cut, `write` a crash of the process, "
+        "`memory` only an orderly shutdown",
     )
-    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = Field("zstd", description="Parquet codec")
-    min_free_bytes: int = Field(256 * 2**20, ge=0, description="free disk space below which events are refused")
+    compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = Field(
+        "zstd", description="compression of the Parquet files: `zstd`, `snappy`, `gzip`, `lz4` or `none`"
+    )
+    min_free_bytes: int = Field(
+        256 * 2**20, ge=0, description="free space of the data disk below which events get 503, in bytes"
+    )
     partition_by: Annotated[tuple[str, ...], AfterValidator(_partition_by)] = Field(
         ("site", "date"),
         strict=False,
-        description='`["site", "date"]`, or `["date"]` for thousands of sites',
+        description='folder levels of `events/`: `["site", "date"]`, or `["date"]` for thousands of sites; '
+        "must not change once there are events",
     )
     rejected_max_bytes: int = Field(
-        256 * 2**20, ge=0, description="size of `rejected/`, oldest days dropped first; 0 keeps none"
+        256 * 2**20,
+        ge=0,
+        description="largest size of `rejected/`, in bytes; the oldest files are deleted first; 0: invalid events are "
+        "not kept",
     )
-    retention_days: int = Field(0, ge=0, le=36_500, description="days that parts are kept; 0 keeps all")
+    retention_days: int = Field(
+        0, ge=0, le=36_500, description="days before today (UTC) whose stored and rejected events are kept; 0: all days"
+    )
 
     @field_validator("journal_max_bytes")
     @classmethod
     def _holds_a_segment(cls, value: int, info: ValidationInfo) -> int:
-        segment_max_bytes = info.data.get("segment_max_bytes", 0)  # missing where it is wrong itself
+        segment_max_bytes = info.data.get("segment_max_bytes", 0)  # missing if it is invalid itself
         if value < segment_max_bytes:
             raise ValueError(f"should be at least segment_max_bytes, {segment_max_bytes}")
         return value
@@ -254,34 +278,53 @@ class Storage(Section):
 
 class RateLimit(Section):
     requests_per_minute: int = Field(
-        1200, ge=0, le=60_000_000, description="requests a client may make a minute; 0: no limit"
+        1200, ge=0, le=60_000_000, description="requests that one client may send per minute; more get 429; 0: no limit"
     )
-    burst: int = Field(1200, ge=1, le=10_000_000, description="requests a client may make at once")
-    ipv6_prefix: int = Field(64, ge=1, le=128, description="bits of an IPv6 address that make one client")
+    burst: int = Field(
+        1200, ge=1, le=10_000_000, description="requests that one client may send at once: the size of its token bucket"
+    )
+    ipv6_prefix: int = Field(
+        64, ge=1, le=128, description="IPv6 addresses that share this many leading bits are one client"
+    )
 
 
 class Privacy(Section):
     client_ip: Literal["none", "truncate", "hash", "full"] = Field(
         "none",
-        description="what is kept of the address: nothing, its /24 or /48, a hash keyed anew every day, or all",
+        description="what is stored of a client's address: `none` nothing, `truncate` its /24 (IPv4) or /48 (IPv6), "
+        "`hash` a hash with a new key every day, `full` the complete address",
     )
 
 
 class SiteSettings(Section):
-    tracking: bool = Field(True, description="whether events of this site are taken at all")
+    tracking: bool = Field(
+        True, description="whether the site's events are stored; if `false`, they get 202 and are dropped"
+    )
     excluded_ips: tuple[NetworkText, ...] = Field(
-        (), strict=False, description="clients that are ignored: addresses and networks, v4 and v6"
+        (), strict=False, description="clients whose events are dropped with 202: IPv4 and IPv6 addresses and networks"
     )
     excluded_paths: tuple[PagePathText, ...] = Field(
-        (), strict=False, description="pages that are ignored: exact, or with `*` for any characters"
+        (),
+        strict=False,
+        description="pages whose events are dropped with 202: exact paths, or patterns where `*` matches any "
+        "characters",
     )
     allowed_origins: tuple[OriginText, ...] = Field(
-        (), strict=False, description="origins that may send, `*.host` for subdomains; empty: any"
+        (),
+        strict=False,
+        description="origins that may send events, such as `https://example.com`, or `*.example.com` for subdomains; "
+        "others get 403; empty: any origin",
     )
     allow_localhost: bool = Field(
-        False, description="whether pages on localhost count; those that `allowed_origins` names do anyhow"
+        False,
+        description="whether events from pages on localhost are stored; an origin that `allowed_origins` lists exactly "
+        "is accepted anyway",
     )
-    strict: bool = Field(False, description="answer 422 with every error, for a site being integrated")
+    strict: bool = Field(
+        False,
+        description="whether an invalid event gets 422 with every error, instead of 202 with the first; to integrate "
+        "a site",
+    )
 
 
 class Config(Section):

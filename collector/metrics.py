@@ -63,63 +63,85 @@ class Metrics:
         self._labelled: dict[str, None] = {}
         self.label(sites)
         self._sites: dict[str, SiteCounts] = {UNKNOWN_SITE: SiteCounts()}
-        self.commits = Counter("collector_journal_commits", "Commits, by outcome", ["outcome"], registry=self.registry)
+        self.commits = Counter(
+            "collector_journal_commits",
+            "Groups of events written to the journal, by outcome: done or failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
         for outcome in ("done", "failed"):
             self.commits.labels(outcome)
         self.commit_seconds = Histogram(
             "collector_journal_commit_duration_seconds",
-            "Time to make a group of events durable",
+            "Time to make one group of events durable in the journal, in seconds.",
             buckets=COMMIT_BUCKETS_S,
             registry=self.registry,
         )
         self.recovered_events = Counter(
-            "collector_recovered_events", "Events published from left-over segments", registry=self.registry
+            "collector_recovered_events",
+            "Events published from segments that an earlier process left.",
+            registry=self.registry,
         )
         self.quarantined = Counter(
-            "collector_quarantined", "What could not be read back, by kind", ["kind"], registry=self.registry
+            "collector_quarantined",
+            "Pieces of segments that could not be read back and are kept in quarantine/, by kind: torn (incomplete "
+            "end), damaged (bytes that are not records), unfit (values that fit no column) or segment (all of it).",
+            ["kind"],
+            registry=self.registry,
         )
         for kind in ("torn", "damaged", "unfit", "segment"):
             self.quarantined.labels(kind)
-        self.flushes = Counter("collector_flushes", "Flushes, by outcome", ["outcome"], registry=self.registry)
+        self.flushes = Counter(
+            "collector_flushes",
+            "Flushes of one segment each, by outcome: published or failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
         for outcome in ("published", "failed"):
             self.flushes.labels(outcome)
         self.flush_seconds = Histogram(
             "collector_flush_duration_seconds",
-            "Time to publish one segment",
+            "Time to publish one segment, in seconds.",
             buckets=FLUSH_BUCKETS_S,
             registry=self.registry,
         )
         self.loop_lag_seconds = Histogram(
             "collector_event_loop_lag_seconds",
-            "How late the event loop was, looked at every 10 ms",
+            "Delay of the event loop, in seconds, measured every 10 ms; it delays every response by as much.",
             buckets=LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.published_events = Counter(
-            "collector_published_events", "Events in published parts", registry=self.registry
+            "collector_published_events", "Events in published parts.", registry=self.registry
         )
-        self.parts = Counter("collector_parts", "Parts published", registry=self.registry)
-        self.part_bytes = Counter("collector_part_bytes", "Bytes of published parts", registry=self.registry)
+        self.parts = Counter("collector_parts", "Published parts (Parquet files).", registry=self.registry)
+        self.part_bytes = Counter(
+            "collector_part_bytes", "Total size of the published parts, in bytes.", registry=self.registry
+        )
         self.expired_parts = Counter(
-            "collector_expired_parts", "Parts dropped because their days are over", registry=self.registry
+            "collector_expired_parts",
+            "Parts, also of rejected events, deleted because they were older than storage.retention_days.",
+            registry=self.registry,
         )
         self.rejected_kept = Counter(
-            "collector_rejected_kept_events", "Invalid events written to rejected/", registry=self.registry
+            "collector_rejected_kept_events", "Invalid events written to rejected/.", registry=self.registry
         )
         self.rejected_lost = Counter(
             "collector_rejected_lost_events",
-            "Invalid events not kept: over the bounds",
+            "Invalid events not written to rejected/: a limit was hit, the write failed, or rejected_max_bytes is 0.",
             registry=self.registry,
         )
         self.bad_requests = Counter(
             "collector_bad_requests",
-            "Connections closed because what came was not HTTP, or no whole head in time",
+            "Connections closed because they sent no HTTP/1.0 or 1.1 request line, or no complete head in time.",
             registry=self.registry,
         )
-        self.connections = Gauge("collector_connections", "Open connections", registry=self.registry)
+        self.connections = Gauge(
+            "collector_connections", "Open connections to the public port.", registry=self.registry
+        )
         self.evicted = Counter(
             "collector_evicted_connections",
-            "Connections evicted because there were too many: of one client, or in all",
+            "Connections closed because there were too many, by limit: client (of one client) or all (in total).",
             ["bound"],
             registry=self.registry,
         )
@@ -127,19 +149,24 @@ class Metrics:
             self.evicted.labels(bound)
         self.workers = Gauge(
             "collector_workers",
-            "Worker processes: how many there should be, how many serve, how many of them take events",
+            "Worker processes, by state: configured, serving, or ready (serving and accepting events).",
             ["state"],
             registry=self.registry,
         )
         self.worker_restarts = Counter(
-            "collector_worker_restarts", "Workers replaced because they died or hung", registry=self.registry
+            "collector_worker_restarts", "Workers replaced because they died or hung.", registry=self.registry
         )
-        self.reloads = Counter("collector_reloads", "Reloads, by outcome", ["outcome"], registry=self.registry)
+        self.reloads = Counter(
+            "collector_reloads",
+            "Reloads of the configuration, by outcome: done or failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
         for outcome in ("done", "failed"):
             self.reloads.labels(outcome)
         self.last_reload_failed = Gauge(
             "collector_last_reload_failed",
-            "1 while the configuration file could not be read when last told to: an older one is used",
+            "1 if the last reload failed, so that the previous configuration is still in use; else 0.",
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
@@ -229,10 +256,23 @@ class _Moment(Collector):
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
-        received = CounterMetricFamily("collector_received_events", "Events received", labels=["site"])
-        stored = CounterMetricFamily("collector_stored_events", "Events acknowledged as stored", labels=["site"])
-        dropped = CounterMetricFamily("collector_dropped_events", "Events not stored", labels=["site", "reason"])
-        waiting = GaugeMetricFamily("collector_buffered_events", "Events stored, not yet published", labels=["site"])
+        received = CounterMetricFamily(
+            "collector_received_events",
+            "Requests to store an event, by site; (unknown): no known site, a wrong path or a wrong method; (other): "
+            "sites beyond the first 1,000 of the configuration.",
+            labels=["site"],
+        )
+        stored = CounterMetricFamily("collector_stored_events", "Events stored and answered with 201.", labels=["site"])
+        dropped = CounterMetricFamily(
+            "collector_dropped_events",
+            "Requests whose event was not stored, by site and by reason, as in the Collect-Reason header.",
+            labels=["site", "reason"],
+        )
+        waiting = GaugeMetricFamily(
+            "collector_buffered_events",
+            "Stored events that are not yet in a part, except those that an earlier process left.",
+            labels=["site"],
+        )
         for site, n_received, n_stored, by_reason in self._sites:
             received.add_metric([site], n_received)
             stored.add_metric([site], n_stored)
@@ -242,6 +282,10 @@ class _Moment(Collector):
         yield from (received, stored, dropped, waiting)
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=value() if callable(value) else value)
-        build = GaugeMetricFamily("collector_build_info", "What is running", labels=list(BUILD))
+        build = GaugeMetricFamily(
+            "collector_build_info",
+            "Always 1; its labels name the running version, commit (only of a binary) and contract.",
+            labels=list(BUILD),
+        )
         build.add_metric(list(BUILD.values()), 1)
         yield build

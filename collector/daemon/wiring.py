@@ -104,25 +104,43 @@ class Stages:
         self.metrics.workers.labels("ready").set(is_ready)
         return {
             "collector_buffered_bytes": (
-                "What the unpublished events are charged for",
+                "Size of the unpublished events, in bytes, as it counts towards collector_buffered_max_bytes.",
                 self.journal.unpublished_bytes,
             ),
-            "collector_buffered_max_bytes": ("Where events are refused", self.journal.max_bytes),
-            "collector_disk_free_bytes": ("Free space of the disk that has data_dir", self.journal.disk_free_bytes),
-            "collector_disk_min_free_bytes": ("Below which events are refused", self.min_free_bytes),
-            "collector_journal_segments": ("Sealed segments that are not published yet", len(self.journal.sealed)),
+            "collector_buffered_max_bytes": (
+                "Limit of collector_buffered_bytes: storage.journal_max_bytes, or less with durability memory.",
+                self.journal.max_bytes,
+            ),
+            "collector_disk_free_bytes": (
+                "Free space of the disk that holds data_dir, in bytes, checked twice a second.",
+                self.journal.disk_free_bytes,
+            ),
+            "collector_disk_min_free_bytes": (
+                "storage.min_free_bytes: free space below which events are refused.",
+                self.min_free_bytes,
+            ),
+            "collector_journal_segments": (
+                "Sealed segments that are not yet published.",
+                len(self.journal.sealed),
+            ),
             "collector_recovering_segments": (
-                "Those of them that dead processes left",
+                "Segments that an earlier process left, not yet published; collector_journal_segments includes them.",
                 sum(segment.left_over for segment in self.journal.sealed),
             ),
-            "collector_newer_segments": ("Segments that only a later version can read", self.store.newer),
+            "collector_newer_segments": (
+                "Segments left alone because only a later version of the collector can read them.",
+                self.store.newer,
+            ),
             "collector_rate_limit_clients": (
-                "Clients whose token bucket is not full",
+                "Clients whose rate-limit token bucket is not full.",
                 # Several workers share the table; their supervisor counts its clients.
                 self.decider.rules.buckets.__len__ if self.slot == ONLY_WORKER else 0,
             ),
-            "collector_requests_in_flight": ("Requests being answered", self.decider.in_flight.count),
-            "collector_ready": ("1 while events are taken", is_ready),
+            "collector_requests_in_flight": (
+                "Requests whose head has arrived and whose response is not yet sent.",
+                self.decider.in_flight.count,
+            ),
+            "collector_ready": ("1 while at least one worker accepts events, else 0.", is_ready),
         }
 
 

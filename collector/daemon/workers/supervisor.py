@@ -146,8 +146,11 @@ class Supervisor:
     def _render(self, pages: Iterable[list[Family]]) -> bytes:
         now_ns = self._clock.monotonic_ns()
         gauges: Gauges = {
-            "collector_rate_limit_clients": ("Clients whose token bucket is not full", self._table.clients(now_ns)),
-            "collector_ready": ("1 while events are taken", 0),
+            "collector_rate_limit_clients": (
+                "Clients whose rate-limit token bucket is not full.",
+                self._table.clients(now_ns),
+            ),
+            "collector_ready": ("1 while at least one worker accepts events, else 0.", 0),
         }
         own = families(self._metrics.families({}, gauges)())
         return page(to_metrics(aggregate([own, *pages])))
