@@ -30,7 +30,7 @@ from tests.systemd.host import Host, booted
 
 ROOT = Path(__file__).parents[2]
 BINARY = ROOT / "dist/collector"
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/systemd.md").read_text()
 PACK = ROOT / "packaging/pack.py"
 CONFIG = "/etc/collector/collector.toml"
 DATA_DIR = "/var/lib/private/collector"
@@ -139,6 +139,13 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "collector"
 
 
+def commands(section: str) -> list[list[str]]:
+    """The commands in the block of this section of docs/systemd.md, each with its `sudo`."""
+    block = re.search(rf"^## {section}\n.*?^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return [line.partition(" #")[0].split() for line in block[1].splitlines()]
+
+
 def put(host: Host, program: Path, path: str) -> None:
     """As a download comes."""
     shutil.copyfile(program, host.root / path.lstrip("/"))
@@ -147,8 +154,8 @@ def put(host: Host, program: Path, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def installed(host: Host) -> Unit:
-    """By the README's three commands, the second of which is an editor."""
-    install, edit, enable = (command.split() for command in re.findall(r"^(sudo.*?) *#", README, re.MULTILINE))
+    """By the three commands of docs/systemd.md, the second of which is an editor."""
+    install, edit, enable = commands("Install")
     put(host, BINARY, "/opt/collector")
     assert ["sudo", "./collector"] == install[:2]
     host.run("/opt/collector", *install[2:])
@@ -371,11 +378,10 @@ def test_stop_flushes(unit: Unit) -> None:
 
 
 def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
-    """By srv-collector-events.mount, as it says in there."""
+    """The group gets in by the commands of docs/systemd.md."""
     host = unit.host
-    host.run("groupadd", "--force", "analysts")
-    host.run("install", "-d", "-m", "0750", "-g", "analysts", "/srv/collector")
-    unit.systemctl("enable", "--quiet", "--now", "srv-collector-events.mount")
+    for _, *command in commands("Let analysts read the events"):
+        host.run(*command)
     assert 201 == unit.post()
     unit.systemctl("restart")  # flushes, and leaves the mount alone
     assert "active" == host.show("srv-collector-events.mount", "ActiveState")

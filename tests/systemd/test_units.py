@@ -1,5 +1,6 @@
 """The units as files, and the command that puts them in their places."""
 
+import re
 import shutil
 import subprocess
 from importlib.resources import files
@@ -11,7 +12,8 @@ from collector.cli.install import BINARY_VARIABLE, unit_files
 from collector.cli.main import main
 from tests.crash.conftest import need
 
-UNITS = Path(__file__).parents[2] / "systemd"
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "systemd"
 SERVICE = (UNITS / "collector.service").read_text()
 
 
@@ -39,6 +41,16 @@ def test_units_travel_with_the_package() -> None:
     assert {path.name for path in UNITS.iterdir()} == {path.name for path in packaged.iterdir()}
     for path in UNITS.iterdir():
         assert path.read_bytes() == (packaged / path.name).read_bytes()
+
+
+def test_readme_installs_with_the_commands_of_the_page() -> None:
+    """tests/systemd/test_host.py runs those of docs/systemd.md."""
+    page, readme = (
+        re.findall(r"^(sudo(?: \./collector|edit| systemctl enable --now collector\b).*?) *(?:#|$)", text, re.MULTILINE)
+        for text in ((ROOT / "docs/systemd.md").read_text(), (ROOT / "README.md").read_text())
+    )
+    assert 3 == len(page)
+    assert page == readme
 
 
 def test_install_puts_everything_in_its_place(tmp_path: Path, program: Path) -> None:
