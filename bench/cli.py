@@ -1,4 +1,4 @@
-"""`python -m bench <scenario>`: what is to be measured, and how it is told."""
+"""The command line, `python -m bench SCENARIO`: parse it, run the scenario, print and save the results."""
 
 import argparse
 import os
@@ -30,13 +30,13 @@ QUICK = FOLDER / "quick"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one scenario, or all."""
+    """Run one scenario, all of them, or the report."""
     arguments = _parser().parse_args(argv)
-    # Killed as if by Ctrl-C: no server that was started is left behind.
+    # Treat SIGTERM like Ctrl-C, so that every server started here is stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    words = shlex.join(["python", "-m", "bench", *(argv if argv is not None else sys.argv[1:])])
+    command_line = shlex.join(["python", "-m", "bench", *(argv if argv is not None else sys.argv[1:])])
     try:
-        sys.exit(arguments.run(arguments, words))
+        sys.exit(arguments.run(arguments, command_line))
     except NoResult as exc:
         print(f"bench: no result: {exc}", file=sys.stderr)
         sys.exit(1)
@@ -48,101 +48,101 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     scenarios = parser.add_subparsers(required=True, dest="scenario", metavar="SCENARIO")
 
-    def scenario(name: str, words: str, run: Callable[[argparse.Namespace], list[Result]]) -> argparse.ArgumentParser:
-        command = scenarios.add_parser(name, help=words)
+    def scenario(name: str, summary: str, run: Callable[[argparse.Namespace], list[Result]]) -> argparse.ArgumentParser:
+        command = scenarios.add_parser(name, help=summary)
         _common(command)
         _load(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="where the result is written to")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
         command.set_defaults(run=partial(_one, run))
         return command
 
     scenario(
         "peak",
-        "closed loop: as much as the connections can send",
+        "closed loop: the highest throughput",
         lambda arguments: [peak(setup_of(arguments), shape_of(arguments))],
     )
     scenario(
         "sustained",
-        "open loop: the highest rate that is held",
+        "open loop: the highest rate the collector sustains",
         lambda arguments: sustained(setup_of(arguments), shape_of(arguments)),
     ).set_defaults(seconds=60, connections=SUSTAINED_CONNECTIONS)
     command = scenario(
         "paced",
-        "open loop: one rate",
+        "open loop: one fixed rate",
         lambda arguments: [paced(setup_of(arguments), shape_of(arguments), arguments.rate)],
     )
-    command.add_argument("--rate", type=float, required=True, help="requests a second")
+    command.add_argument("--rate", type=float, required=True, help="requests per second")
     command = scenario(
         "compare",
-        "beside what people would use instead",
+        "the collector and its alternatives, in turn",
         lambda arguments: compare(setup_of(arguments), shape_of(arguments), arguments.rounds),
     )
     command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     command = scenario(
         "half",
-        "open loop at half of the peak: the latency with and without flushes",
+        "open loop at half the peak rate: latency with and without flushes",
         lambda arguments: half(setup_of(arguments), shape_of(arguments), arguments.rounds),
     )
     command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     command.set_defaults(seconds=20)
     command = scenario(
         "fast-path",
-        "closed loop with server.fast_path and without, in pairs",
+        "closed loop with server.fast_path on and off, in pairs",
         lambda arguments: fast_path(setup_of(arguments), shape_of(arguments), arguments.pairs),
     )
     command.add_argument("--pairs", type=int, default=5, help="default: %(default)s")
     command = scenario(
         "versus",
-        "two checkouts in pairs, each with the Python of its .venv, or else --python",
+        "two checkouts in pairs; each uses the Python of its .venv if it has one, else --python",
         lambda arguments: versus(
             setup_of(arguments), shape_of(arguments), arguments.checkouts, arguments.pairs, arguments.rate
         ),
     )
-    command.add_argument("checkouts", type=Path, nargs=2, metavar="CHECKOUT", help="a folder")
+    command.add_argument("checkouts", type=Path, nargs=2, metavar="CHECKOUT", help="folder of a checkout")
     command.add_argument("--pairs", type=int, default=6, help="default: %(default)s")
-    command.add_argument("--rate", type=float, help="requests a second, in the open loop; default: the closed loop")
+    command.add_argument("--rate", type=float, help="requests per second, in the open loop; default: closed loop")
     command = scenario(
         "growth",
-        "by sites, size, connections, durability, workers",
+        "cost by number of sites, body size, connections, durability and workers",
         lambda arguments: growth(setup_of(arguments), shape_of(arguments), arguments.axes),
     )
-    command.add_argument("--axes", type=_axes, default=AXES, help=f"of {','.join(AXES)}; default: all")
+    command.add_argument("--axes", type=_axes, default=AXES, help=f"some of {','.join(AXES)}; default: all")
     command.set_defaults(seconds=10)
     command = scenario(
         "recovery",
-        "after a kill",
+        "time to publish what a killed collector left in its journal",
         lambda arguments: [recovery(setup_of(arguments), shape_of(arguments), arguments.events)],
     )
     command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
-    scenario("micro", "each stage alone", lambda arguments: micro(arguments.python))
+    scenario("micro", "CPU time of each stage on its own", lambda arguments: micro(arguments.python))
 
-    command = scenarios.add_parser("all", help="every scenario, the long form, into bench/results/")
+    command = scenarios.add_parser("all", help="run every scenario in full; results go to bench/results/")
     _common(command)
-    command.add_argument("--quick", action="store_true", help="a pass of three minutes, into bench/results/quick/")
+    command.add_argument("--quick", action="store_true", help="a three-minute pass; results go to bench/results/quick/")
     command.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,NAME")
     command.set_defaults(run=_all, seconds=0, connections=128, sites=1, size=0)
 
-    command = scenarios.add_parser("report", help="make bench/README.md and its plots of the results")
-    command.add_argument("--quick", action="store_true", help="of bench/results/quick/ instead")
+    command = scenarios.add_parser("report", help="regenerate bench/README.md and its plots from the results")
+    command.add_argument("--quick", action="store_true", help="report bench/results/quick/ instead")
     command.set_defaults(run=_report)
     return parser
 
 
-def _one(run: Callable[[argparse.Namespace], list[Result]], arguments: argparse.Namespace, words: str) -> int:
+def _one(run: Callable[[argparse.Namespace], list[Result]], arguments: argparse.Namespace, command_line: str) -> int:
     runs = run(arguments)
     show(runs)
     if arguments.json:
-        save(arguments.json, arguments.scenario, words, runs, arguments.python, arguments.folder)
+        save(arguments.json, arguments.scenario, command_line, runs, arguments.python, arguments.folder)
     return 0
 
 
-def _all(arguments: argparse.Namespace, words: str) -> int:
+def _all(arguments: argparse.Namespace, command_line: str) -> int:
     results = QUICK if arguments.quick else FOLDER
     setup, shape = setup_of(arguments), shape_of(arguments)
-    return 1 if run_all(setup, shape, results, words, quick=arguments.quick, only=arguments.only) else 0
+    return 1 if run_all(setup, shape, results, command_line, quick=arguments.quick, only=arguments.only) else 0
 
 
-def _report(arguments: argparse.Namespace, words: str) -> int:
+def _report(arguments: argparse.Namespace, command_line: str) -> int:
     results, page = (QUICK, QUICK / "README.md") if arguments.quick else (FOLDER, PAGE)
     write(results, page)
     if arguments.quick:
@@ -154,27 +154,31 @@ def _report(arguments: argparse.Namespace, words: str) -> int:
 def _axes(text: str) -> tuple[str, ...]:
     axes = tuple(text.split(","))
     if not set(axes) <= set(AXES):
-        raise argparse.ArgumentTypeError(f"should be of {', '.join(AXES)}")
+        raise argparse.ArgumentTypeError(f"expected names from {', '.join(AXES)}")
     return axes
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting")
-    parser.add_argument("--python", default=sys.executable, metavar="PATH", help="the collector's; default: this one")
-    parser.add_argument("--folder", type=Path, help="where data goes; default: the system's temporary folder")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a collector setting; repeatable"
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, metavar="PATH", help="the collector's Python; default: this one"
+    )
+    parser.add_argument("--folder", type=Path, help="folder for run data; default: the system's temporary folder")
     parser.add_argument(
         "--pin",
         choices=("auto", "no"),
         default="auto",
-        help="auto: with one worker, keep the collector on the first core and the load on the second",
+        help="auto: with one worker, pin the collector to the first core and the load to the second",
     )
 
 
 def _load(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=5, help="of load; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of the load; default: %(default)s")
     parser.add_argument("--connections", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--sites", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--size", type=int, default=0, metavar="BYTES", help="of a body; default: as they come")
+    parser.add_argument("--size", type=int, default=0, metavar="BYTES", help="of a body; default: 700 to 1,000")
 
 
 def setup_of(arguments: argparse.Namespace) -> Setup:
@@ -199,7 +203,7 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
 
 
 def _cores(arguments: argparse.Namespace, settings: Settings) -> tuple[str | None, str | None]:
-    """The collector's core and the load's; None: all."""
+    """Return the cores of the collector and of the load; None means all cores."""
     cores = sorted(os.sched_getaffinity(0))
     if arguments.pin == "no" or settings.get("server", {}).get("workers", 1) != 1 or len(cores) < 2:
         return None, None
@@ -207,7 +211,7 @@ def _cores(arguments: argparse.Namespace, settings: Settings) -> tuple[str | Non
 
 
 def show(runs: Sequence[Result]) -> None:
-    """Every run, one line for each thing that was measured."""
+    """Print every run, one measured value per line."""
     console = Console(highlight=False)
     for run in runs:
         for name, value in run.items():

@@ -1,7 +1,7 @@
-"""What a stored event costs by durability and by how long a commit gathers: `python -m bench.commit [--seconds S]`.
+"""CPU time per journaled event, by durability and by how long a commit gathers: `python -m bench.commit [--seconds S]`.
 
-Events arrive at a steady rate and are appended to a journal, nothing else; CPU time is the whole process's, the
-arriving of the events included, which the rows with durability `memory` show alone.
+Events arrive at a steady rate and are only appended to a journal. CPU time is that of the entire process, including
+the cost of generating events, which the rows with durability `memory` show alone.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TICK_S = 0.001
 
 
 async def measure(durability: str, gather_s: float, rate: int, seconds: float, folder: Path) -> tuple[str, ...]:
-    """One row of the table."""
+    """Measure one combination and return its row of the table."""
     journal_module.GATHER_S = gather_s
     metrics = Metrics()
     store = SegmentStore(Folders(folder), "0", by_site=True, durability=durability)
@@ -79,8 +79,8 @@ def cpu_s() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="of each row; default: %(default)s")
-    parser.add_argument("--folder", type=Path, help="where the segments go; default: the system's temporary folder")
+    parser.add_argument("--seconds", type=float, default=3, help="duration of each row; default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="folder for the segments; default: the system's temporary folder")
     arguments = parser.parse_args()
     warm_up()
     table = Table(box=box.MARKDOWN)

@@ -1,8 +1,7 @@
-"""Beside what people would use instead: the collector and each rival in turn, in one run, on the same cores.
+"""Comparison: the collector and each rival in turn, in one run, on the same cores.
 
-CPU time is taken as in bench/peak.py: every process, from the end of the warm-up to its exit. A ratio compares two
-runs of one round, which are within a minute of each other; of several rounds the median is taken, and the extremes are
-told.
+CPU time is measured as in bench/peak.py: all processes, from the end of the warm-up to their exit. A ratio compares two
+runs of the same round, at most a minute apart. The result is the median over the rounds, with the extremes.
 """
 
 import tempfile
@@ -26,7 +25,7 @@ OURS = "collector"
 
 
 def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
-    """Every run, and for every rival that is installed the ratio; what is missing is named."""
+    """Return every run, a ratio for each installed rival, and a `skipped` entry for each missing one."""
     console = Console(stderr=True, highlight=False)
     present: list[Rival] = []
     results: list[Result] = []
@@ -45,12 +44,12 @@ def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
         ):
             run = measure()
             results.append(run)
-            console.print(f"{run['title']:>28}: {run['cpu_us_per_event']:6.1f} us, {run['per_second']:9,.0f} a second")
+            console.print(f"{run['title']:>28}: {run['cpu_us_per_event']:6.1f} us, {run['per_second']:9,.0f} events/s")
     return [*results, *ratios(results)]
 
 
 def ratios(runs: Sequence[Result]) -> list[Result]:
-    """For every rival, the collector's CPU time per event over the rival's, round by round."""
+    """Divide the collector's CPU time per event by each rival's, round by round."""
     of: dict[str, dict[int, float]] = {}
     titles: dict[str, str] = {}
     for run in runs:
@@ -69,7 +68,7 @@ def ratios(runs: Sequence[Result]) -> list[Result]:
 def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
     with tempfile.TemporaryDirectory(dir=shape.folder) as name:
         folder = Path(name)
-        folder.chmod(0o755)  # nginx's worker is another user where its master is root
+        folder.chmod(0o755)  # nginx started as root runs its worker as another user
         requests = folder / "requests"
         write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
         if rival.json_only:
@@ -89,10 +88,10 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
                 run = load(shape.seconds, start=warm.sent)
             server.stop()
             if run.not_2xx:
-                raise NoResult(f"{rival.title} refused {run.not_2xx:,} valid events")
+                raise NoResult(f"{rival.title} rejected {run.not_2xx:,} valid events")
             stored, acknowledged = rival.stored(folder), warm.acknowledged + run.acknowledged
             if stored not in (None, acknowledged):
-                raise NoResult(f"{rival.title} answered {acknowledged:,} events with 2xx and has written {stored:,}")
+                raise NoResult(f"{rival.title} acknowledged {acknowledged:,} events with 2xx but stored {stored:,}")
             return {
                 "kind": "run",
                 "name": rival.name,
@@ -109,7 +108,7 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
 
 
 def as_json(path: Path) -> None:
-    """Rewrite a file of requests so that all say `application/json`."""
+    """Rewrite a request file so that every request has `Content-Type: application/json`."""
     path.write_bytes(
         framed(request.replace(b"text/plain;charset=UTF-8", b"application/json", 1) for request in read_requests(path))
     )

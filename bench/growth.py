@@ -1,7 +1,7 @@
-"""Growth: what an event costs as there are more sites, larger events, more connections, other durabilities, more cores.
+"""Growth: the cost of an event by number of sites, body size, connections, durability and workers.
 
-Sites are measured in the open loop, all at one rate: half of what one site reaches in the closed loop. So many events
-are sent that two segments fill and are flushed; what a stop still has to write is counted too. The other axes are
+Sites are measured in the open loop, all at the same rate: half of what one site reaches in the closed loop. Each run
+sends enough events to fill and flush two segments, and its CPU time includes the flush at shutdown. The other axes are
 measured in the closed loop, as in bench/peak.py.
 """
 
@@ -30,13 +30,13 @@ TWO_SEGMENTS = 100_000  # events of the default size and settings
 LONGEST_S = 40.0
 
 _Step = tuple[dict[str, Any], Callable[[], Result]]
-"""What is measured, as the result tells it, and the measuring."""
+"""The labels of a run in the results, and the function that measures it."""
 
 
 def growth(
     setup: Setup, shape: Shape, axes: Sequence[str], sites: Sequence[int] = SITES, longest_s: float = LONGEST_S
 ) -> list[Result]:
-    """Every run of those axes. A run that has no result says why, and the others go on."""
+    """Return every run of those axes. A run without a result records why, and the next one starts."""
     results: list[Result] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), transient=True
@@ -44,12 +44,12 @@ def growth(
         steps = [step for axis in axes for step in _steps(axis, setup, shape, sites, longest_s)]
         task = show.add_task("growth", total=len(steps))
         for labels, measure in steps:
-            words = " ".join(map(str, labels.values()))
-            show.update(task, description=words)
+            title = " ".join(map(str, labels.values()))
+            show.update(task, description=title)
             try:
                 results.append(measure())
             except NoResult as exc:
-                show.console.print(f"{words}: no result: {exc}")
+                show.console.print(f"{title}: no result: {exc}")
                 results.append({**labels, "no_result": str(exc)})
             show.advance(task)
     return results
@@ -89,11 +89,12 @@ def _steps(axis: str, setup: Setup, shape: Shape, sites: Sequence[int], longest_
                 yield closed(with_settings(setup, "storage", durability=durability), labelled(durability))
         case "workers":
             for workers in range(1, (os.cpu_count() or 1) + 1):
-                # Several workers and the load share all cores; so does the one that they are compared with.
+                # Several workers share all cores with the load, so the single worker they are compared with does too.
                 free = replace(with_settings(setup, "server", workers=workers), cores=None)
                 yield closed(free, replace(labelled(workers), load_cores=None))
 
 
 def with_settings(setup: Setup, section: str, **changes: Any) -> Setup:
+    """Return the setup with settings of one section replaced."""
     settings: Settings = setup.settings | {section: setup.settings.get(section, {}) | changes}
     return replace(setup, settings=settings)

@@ -1,7 +1,7 @@
-"""Half of the peak: the latency at half of what the closed loop reaches, with flushes going on.
+"""Half of the peak: latency at half the rate that the closed loop reaches, while segments are flushed.
 
-What is measured takes its turn in every round: one site; one site, whose segment is not flushed meanwhile, which tells
-what of a latency is not the flushes' (others use the machine's cores and disk too); a hundred sites.
+Every round measures three variants in turn: one site; one site without flushes; a hundred sites. The second
+shows the latency that flushes do not cause: the machine shares its cores and its disk with others.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ VARIANTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
 
 
 def half(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
-    """Every run; all at the same rate."""
+    """Return every run; all use the same rate."""
     console = Console(stderr=True, highlight=False)
     runs: list[Result] = []
     closed = peak(replace(setup, sites=1), shape)

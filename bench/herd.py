@@ -1,6 +1,6 @@
-"""A thousand connections that all send at once, or all close: how late is the event loop? `python -m bench.herd`
+"""How late the event loop is when a thousand connections send, or close, at once: `python -m bench.herd`.
 
-The collector is stopped meanwhile, so that it finds it all in one turn of its loop.
+The collector is paused with SIGSTOP meanwhile, so one turn of its loop finds them all.
 """
 
 import argparse
@@ -25,7 +25,7 @@ STORED = b"HTTP/1.1 201 "
 
 
 def herd(connections: int, rounds: int) -> dict[str, object]:
-    """How late the ticks of the event loop were. Raises NoResult."""
+    """Return how many ticks of the event loop were late, by threshold. Raises NoResult."""
     cores = sorted(os.sched_getaffinity(0))
     sent = list(requests(connections))
     acknowledged = 0
@@ -60,7 +60,7 @@ def herd(connections: int, rounds: int) -> dict[str, object]:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process does nothing meanwhile."""
+    """Pause the process with SIGSTOP while the block runs."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -69,7 +69,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def bucket(milliseconds: float) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The bucket of the collector's histogram of that bound."""
+    """Return the key of the lag histogram's bucket with that upper bound."""
     return "collector_event_loop_lag_seconds_bucket", (("le", f"{milliseconds / 1e3}"),)
 
 

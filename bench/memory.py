@@ -1,4 +1,4 @@
-"""What the bounded tables and the buffers take in memory: `python -m bench.memory`."""
+"""Memory used by the bounded tables and the buffers: `python -m bench.memory`."""
 
 import gc
 import tracemalloc
@@ -24,7 +24,7 @@ from collector.sites import build_site
 
 
 def held(build: Callable[[], object]) -> tuple[object, int]:
-    """What `build` returns, and the bytes of Python objects it keeps alive."""
+    """Return what `build` returns, and the bytes of the Python objects that it keeps alive."""
     gc.collect()
     tracemalloc.start()
     built = build()
@@ -35,7 +35,7 @@ def held(build: Callable[[], object]) -> tuple[object, int]:
 
 
 def buckets(clients: int) -> int:
-    """How many buckets a table still has after so many clients have come within a moment, one request each."""
+    """Return how many buckets remain after that many clients send one request each in quick succession."""
     table = TokenBuckets(RateLimit(requests_per_minute=1), SystemClock())
     addresses = Random(1).sample(range(1 << 32), clients)
     for number in addresses:
@@ -74,13 +74,13 @@ def main() -> None:
     events, size_bytes = held(lambda: accepted(BATCH_ROWS))
     assert isinstance(events, list)
     row("events waiting as rows", len(events), size_bytes)
-    row("  charged for", len(events), sum(event.size_bytes for event in events))
+    row("  as accounted", len(events), sum(event.size_bytes for event in events))
     before = pa.total_allocated_bytes()
     buffer = Buffer()
     for event in (many := accepted(40 * BATCH_ROWS)):
         buffer.append(event)
     row("events in columns", len(many), pa.total_allocated_bytes() - before)
-    row("  charged for", len(many), buffer.size_bytes)
+    row("  as accounted", len(many), buffer.size_bytes)
     Console(width=120).print(table)
 
 

@@ -1,7 +1,7 @@
-"""Micro: each stage alone, in one process, in CPU microseconds per event.
+"""Micro: each stage on its own, in one process, in CPU microseconds per event.
 
-What the stages cost together is not what an event costs: between them stand the event loop, the system calls, and
-caches that other work has emptied. But a regression has its address here.
+The sum of the stages is less than the cost of an event, which also includes the event loop, system calls and cache
+misses. Use these figures to locate a regression.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from bench.requests import requests, site_name
 from bench.results import Result
 from bench.sample import bodies
 from bench.server import ROOT, NoResult, environment
+from bench.stages import EVENTS, EVENTS_PER_COMMIT, ROWS_PER_BATCH, STAGES
 from collector.addresses import AddressSet, parse_network
 from collector.clock import US_PER_DAY, SystemClock
 from collector.config import RateLimit, SiteSettings
@@ -51,10 +52,7 @@ from collector.parts.writer import Group, PartWriter
 from collector.publish.local import Folders
 from collector.sites import build_site
 
-EVENTS = 5_120
 REPEATS = 5
-ROWS_PER_BATCH = 256
-EVENTS_PER_COMMIT = 64
 NOON_US = 1_780_000_000_000_000
 _SETTINGS = {
     "allowed_origins": [f"https://www.{site_name(0)}.example", f"*.{site_name(0)}.example"],
@@ -64,7 +62,7 @@ _SETTINGS = {
 
 
 def micro(python: str = sys.executable) -> list[Result]:
-    """Every stage, in the order in which an event passes them. Another interpreter needs aiohttp, pyarrow and rich."""
+    """Measure every stage, in the order an event passes them. Another `python` needs aiohttp, pyarrow and rich."""
     if python == sys.executable:
         return asyncio.run(_micro())
     with tempfile.TemporaryDirectory() as folder:
@@ -147,28 +145,28 @@ async def _micro() -> list[Result]:
         for at in range(0, len(rows), ROWS_PER_BATCH):
             to_batch(rows[at : at + ROWS_PER_BATCH])
 
-    stages: list[tuple[str, str, Callable[[], None]]] = [
-        ("http", "aiohttp's parser: head and body of a request", http),
-        ("head", "the head of a request of the fast path, by its lines", head_read),
-        ("client_ip", "the client's address, behind a trusted proxy", client_ip),
-        ("rate_limit", "a token of the client's bucket", rate_limit),
-        ("gate", "tracking, localhost, origin, address", gate),
-        ("parse", "ujson, and what it lets pass", parsed),
-        ("validate", "the contract's 61 fields, where an event is not plainly right", validated),
-        ("values", "a row of columns' values, likewise", values),
-        ("read", "both in one pass, where it is", read_at_once),
-        ("accept", "parse, read, path and event together", accepted),
-        ("encode", "the journal's record", encoded),
-        ("columns", f"rows to columns, {ROWS_PER_BATCH} at a time", columns),
-    ]
-    found = [_timed(name, what, stage) for name, what, stage in stages]
+    stages: dict[str, Callable[[], None]] = {
+        "http": http,
+        "head": head_read,
+        "client_ip": client_ip,
+        "rate_limit": rate_limit,
+        "gate": gate,
+        "parse": parsed,
+        "validate": validated,
+        "values": values,
+        "read": read_at_once,
+        "accept": accepted,
+        "encode": encoded,
+        "columns": columns,
+    }
+    found = [_timed(name, stage) for name, stage in stages.items()]
     with tempfile.TemporaryDirectory() as folder:
-        found += [_timed(*_commit(Path(folder) / kept, kept, events)) for kept in ("write", "fsync")]
-        found.append(_timed(*_parquet(Path(folder) / "parts", rows)))
+        found += [_timed(f"commit_{kept}", _commit(Path(folder) / kept, kept, events)) for kept in ("write", "fsync")]
+        found.append(_timed("parquet", _parquet(Path(folder) / "parts", rows)))
     return found
 
 
-def _commit(folder: Path, durability: str, events: Sequence[Event]) -> tuple[str, str, Callable[[], None]]:
+def _commit(folder: Path, durability: str, events: Sequence[Event]) -> Callable[[], None]:
     store = SegmentStore(Folders(folder), "0", by_site=True, durability=durability)
 
     def commit() -> None:
@@ -178,12 +176,10 @@ def _commit(folder: Path, durability: str, events: Sequence[Event]) -> tuple[str
         segment.close()
         segment.path.unlink()
 
-    return f"commit_{durability}", f"records encoded, written and `{durability}`, {EVENTS_PER_COMMIT} at a time", commit
+    return commit
 
 
-def _parquet(
-    folder: Path, rows: Sequence[list[str | float | int | bool | None]]
-) -> tuple[str, str, Callable[[], None]]:
+def _parquet(folder: Path, rows: Sequence[list[str | float | int | bool | None]]) -> Callable[[], None]:
     writer = PartWriter(Folders(folder), "0", compression="zstd")
     writer.prepare()
     batches = [to_batch(rows[at : at + ROWS_PER_BATCH]) for at in range(0, len(rows), ROWS_PER_BATCH)]
@@ -193,11 +189,11 @@ def _parquet(
         copies: list[pa.RecordBatch] = list(batches)
         writer.write_events(new_segment_id(), copies, rows_of, by_site=True)
 
-    return "parquet", f"columns to one published part of {len(rows):,} rows", write
+    return write
 
 
-def _timed(name: str, what: str, stage: Callable[[], None]) -> Result:
-    """The quickest of a few passes: what disturbs one only makes it slower."""
+def _timed(name: str, stage: Callable[[], None]) -> Result:
+    """Take the fastest of a few passes: disturbances only make a pass slower."""
     stage()
     spent = []
     for _ in range(REPEATS):
@@ -205,7 +201,7 @@ def _timed(name: str, what: str, stage: Callable[[], None]) -> Result:
         began = time.process_time()
         stage()
         spent.append(time.process_time() - began)
-    return {"stage": name, "what": what, "cpu_us_per_event": min(spent) / EVENTS * 1e6}
+    return {"stage": name, "what": STAGES[name], "cpu_us_per_event": min(spent) / EVENTS * 1e6}
 
 
 def _event(outcome: object) -> Event:

@@ -1,7 +1,7 @@
-"""How long does a new connection wait for its first answer, beside busy ones? `python -m bench.newcomers`
+"""How long a new connection waits for its first response while others are busy: `python -m bench.newcomers`.
 
-libuv accepts one connection in each turn of the event loop, so how long a turn lasts is how long the next one waits.
-The busy connections send again as soon as they are answered; newcomers come at a fixed rate, send once, and close.
+libuv accepts one connection per turn of the event loop, so a new connection waits as long as a turn lasts. The busy
+connections send again as soon as they get a response. New connections open at a fixed rate, send once, and close.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from bench.subject import Setup, collecting
 from bench.wrk import run_wrk
 
 BUSY_FIRST_S = 1.0
-LONGEST_S = 30.0  # that a newcomer waits
+LONGEST_S = 30.0  # timeout of a new connection
 
 
 def newcomers(setup: Setup, connections: int, rate: float, seconds: float) -> Result:
-    """Newcomers' latencies in milliseconds, from when each was due. Raises NoResult."""
+    """Measure the latencies of new connections, in milliseconds from when each was due. Raises NoResult."""
     with tempfile.TemporaryDirectory() as name, collecting(Path(name), setup) as collector:
         file = Path(name) / "requests"
         write_requests(file, COUNT)
@@ -56,7 +56,7 @@ def newcomers(setup: Setup, connections: int, rate: float, seconds: float) -> Re
 
 
 async def _come(host: str, port: int, requests: Sequence[bytes], rate: float) -> list[float]:
-    """Each request on a connection of its own, when it is due."""
+    """Send each request on a new connection when it is due; return the latencies in seconds."""
     began = time.monotonic()
 
     async def one(number: int, request: bytes) -> float:
@@ -69,7 +69,7 @@ async def _come(host: str, port: int, requests: Sequence[bytes], rate: float) ->
         latency_s = time.monotonic() - due
         writer.close()
         if not head.startswith(b"HTTP/1.1 201"):
-            raise NoResult(f"a newcomer was answered with {head!r}")
+            raise NoResult(f"a new connection got {head!r} instead of a 201")
         return latency_s
 
     return await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
@@ -77,14 +77,14 @@ async def _come(host: str, port: int, requests: Sequence[bytes], rate: float) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.newcomers", description=__doc__)
-    parser.add_argument("--connections", type=int, default=128, help="busy ones; default: %(default)s")
-    parser.add_argument("--rate", type=float, default=300, help="newcomers a second; default: %(default)s")
+    parser.add_argument("--connections", type=int, default=128, help="busy connections; default: %(default)s")
+    parser.add_argument("--rate", type=float, default=300, help="new connections per second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=5, help="default: %(default)s")
     parser.add_argument("--durability", default="fsync", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     first, *others = sorted(os.sched_getaffinity(0))
     if others:
-        os.sched_setaffinity(0, others)  # wrk's too; the collector has the first to itself
+        os.sched_setaffinity(0, others)  # wrk inherits this; the collector has the first core to itself
     setup = Setup(settings={"storage": {"durability": arguments.durability}}, cores=str(first))
     print_json(data=newcomers(setup, arguments.connections, arguments.rate, arguments.seconds))
 

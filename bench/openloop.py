@@ -1,11 +1,11 @@
-"""The open loop: requests at a fixed rate, whatever the server does; latency counted from when each was due.
+"""The open loop: send requests at a fixed rate, whatever the server does, and count latency from when each was due.
 
-A closed loop sends nothing while it waits, so a stall of a second costs it one slow answer for each connection. Here
-the requests that were due meanwhile wait too, and each of them is counted with its wait (no coordinated omission).
+A closed loop sends nothing while it waits, so a one-second stall shows as one slow response per connection. Here the
+requests that fall due during a stall wait too, and each is counted with its wait (no coordinated omission).
 
-A process of its own (`python -m bench.openloop`), one thread, plain sockets and epoll: some 10 us a request, the
-kernel's part included. Each connection has one request in flight, as browsers and proxies do. What the generator itself
-is late by is part of every latency, and told apart as `late_ms`.
+The generator is a separate process (`python -m bench.openloop`) with one thread, plain sockets and epoll. It takes some
+10 us per request, the kernel's share included. Each connection has one request in flight, as with browsers and proxies.
+Every latency includes the generator's own delay, which is also reported as `late_ms`.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from bench.server import ROOT, NoResult, environment, pinned
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 PROGRESS_EVERY_S = 0.5
-WAKE_EVERY_S = 0.0002  # requests due within so long go out together; waking for each would be half of the work
-GIVE_UP_S = 5.0  # behind by so much the server does not hold the rate, and nothing more is sent
-ANSWER_S = 60.0  # longest that the last answers are waited for
+WAKE_EVERY_S = 0.0002  # requests due within this time are sent together; waking for each one would be half of the work
+GIVE_UP_S = 5.0  # once this far behind, the rate is not sustained and sending stops
+ANSWER_S = 60.0  # longest wait without any response
 
 _CREATED = b"HTTP/1.1 201"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -40,19 +40,19 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """What one run saw. Latencies are in milliseconds."""
+    """The measurements of one run. Latencies are in milliseconds."""
 
     rate: float
     seconds: float
     planned: int
     sent: int
     acknowledged: int  # answered with 201
-    refused: int  # answered with anything else
+    refused: int  # answered with another status
     failed: int  # not answered: the connection ended
     quantiles: dict[str, float]
     p99_each_second: list[float]
-    late_ms: float  # the generator's own part: how late it sent, on average, what a free connection waited for
-    generator_cpu: float  # of one core
+    late_ms: float  # how late the generator sent, on average, while a connection was free
+    generator_cpu: float  # share of one core
 
     @property
     def p99_ms(self) -> float:
@@ -60,7 +60,7 @@ class Paced:
 
 
 def quantiles(latencies: Sequence[float]) -> dict[str, float]:
-    """p50 to p100 in the unit given; every one is a latency that occurred."""
+    """Return p50 to p100, in the unit of the input. Each is a latency that occurred, not an interpolation."""
     ordered = sorted(latencies)
     return {
         f"p{100 * quantile:g}": ordered[max(0, math.ceil(len(ordered) * quantile) - 1)] if ordered else math.nan
@@ -69,13 +69,13 @@ def quantiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 class Connections:
-    """So many connections to one server, each with at most one request in flight."""
+    """Open `count` connections to one server, each with at most one request in flight."""
 
     def __init__(self, host: str, port: int, count: int) -> None:
         self._address = (host, port)
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
-        self._received: dict[int, bytes] = {}  # of answers that came in pieces
+        self._received: dict[int, bytes] = {}  # responses received in part
         self.idle: deque[int] = deque()
         for _ in range(count):
             self._connect()
@@ -90,27 +90,27 @@ class Connections:
         self.idle.append(number)
 
     def send(self, request: bytes) -> int | None:
-        """Send it on the connection that has been idle for longest, and say which; None if that is gone."""
+        """Send on the longest-idle connection and return its number, or None if it was closed."""
         number = self.idle.popleft()
         try:
             sent = self._sockets[number].send(request)
         except OSError:
             self._replace(number)
             return None
-        assert sent == len(request), "a request is smaller than any socket's buffer"
+        assert sent == len(request), "a request fits into any socket's send buffer"
         return number
 
     def wait(self, seconds: float) -> list[int]:
-        """The connections with something to read."""
-        # epoll's own timeout is in milliseconds.
+        """Return the connections that have data to read, after at most that long."""
+        # epoll.poll() rounds its timeout up to milliseconds; select() takes microseconds.
         if seconds > 0:
             select.select([self._epoll], (), (), seconds)
         return [number for number, _ in self._epoll.poll(0)]
 
     def receive(self, number: int) -> bool | None:
-        """Whether what came is the end of an answer: True with 201, False with another; None if it is not its end.
+        """Read from a connection: True for a complete 201, False for another response, None if it is incomplete.
 
-        Raises ConnectionError where the connection has ended; there is a new one in its place.
+        Raises ConnectionError if the connection was closed; a new one replaces it.
         """
         try:
             data = self._sockets[number].recv(65536)
@@ -153,13 +153,13 @@ def run(
     start: int = 0,
     on_progress: Callable[[int, float], None] = lambda acknowledged, worst_ms: None,
 ) -> Paced:
-    """Send `rate` requests a second for so long, evenly spaced, and wait for the answers."""
+    """Send `rate` evenly spaced requests per second for `seconds`, and wait for the responses."""
     planned = round(rate * seconds)
-    latencies = array("d", bytes(8 * planned))  # by the number of the request
+    latencies = array("d", bytes(8 * planned))  # by request number
     request_on: dict[int, int] = {}
     pool = Connections(host, port, connections)
     gc.collect()
-    gc.disable()  # a collection would make this late, not the server
+    gc.disable()  # a collection would delay the generator, not the server
     clock = time.perf_counter
     acknowledged = refused = failed = number = 0
     late_s = worst_s = 0.0
@@ -184,7 +184,7 @@ def run(
             due = began + number / rate
             waited_for_connection = not pool.idle
             if number < planned and now - due > GIVE_UP_S:
-                planned = number  # what was sent is still waited for
+                planned = number  # stop sending; still wait for what was sent
             if now - last_answer > ANSWER_S and request_on:
                 failed += len(request_on)
                 break
@@ -244,7 +244,7 @@ def run_paced(
     cores: str | None = None,
     on_progress: Callable[[int, float], None] = lambda acknowledged, worst_ms: None,
 ) -> Paced:
-    """The same in a process of its own. Raises NoResult."""
+    """Run the generator in a separate process. Raises NoResult."""
     command = [
         *(sys.executable, "-m", "bench.openloop", url, str(requests), "--rate", str(rate)),
         *("--seconds", str(seconds), "--connections", str(connections), "--start", str(start)),
@@ -258,7 +258,7 @@ def run_paced(
             if "quantiles" in found:
                 return Paced(**found)
             on_progress(found["acknowledged"], found["worst_ms"])
-    raise NoResult(f"the generator ended with {process.returncode}")
+    raise NoResult(f"the load generator exited with {process.returncode}")
 
 
 def main() -> None:

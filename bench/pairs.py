@@ -1,7 +1,7 @@
 """Pairs: two ways to run the collector, in turn in one run, on the same cores.
 
-A ratio compares the two runs of one pair, which are within a minute of each other. The result is the median over the
-pairs, with the extremes. Every other pair begins with the second of the two, so that neither always comes later.
+A ratio compares the two runs of one pair, at most a minute apart. The result is the median over the pairs, with the
+extremes. Every other pair starts with the second side, so neither side always runs later.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Measure = Callable[[Setup, Shape], Result]
 
 
 def fast_path(setup: Setup, shape: Shape, pairs: int) -> list[Result]:
-    """What `server.fast_path` is worth, in the closed loop."""
+    """Compare `server.fast_path` on and off, in the closed loop."""
     sides = {
         f"fast_path = {name}": with_settings(setup, "server", fast_path=name == "true") for name in ("true", "false")
     }
@@ -31,7 +31,7 @@ def fast_path(setup: Setup, shape: Shape, pairs: int) -> list[Result]:
 
 
 def versus(setup: Setup, shape: Shape, checkouts: Sequence[Path], pairs: int, rate: float | None) -> list[Result]:
-    """Two checkouts of the collector, in the closed loop, or at one rate in the open loop."""
+    """Compare two checkouts of the collector: in the closed loop, or in the open loop if there is a rate."""
 
     def at_rate(setup: Setup, shape: Shape) -> Result:
         return paced(setup, shape, rate) if rate else peak(setup, shape)
@@ -40,14 +40,14 @@ def versus(setup: Setup, shape: Shape, checkouts: Sequence[Path], pairs: int, ra
 
 
 def of_checkout(setup: Setup, root: Path) -> Setup:
-    """The same with the collector of another checkout, and the Python of its `.venv` if it has one."""
+    """Return the setup with another checkout's collector, and the Python of its `.venv` if it has one."""
     root = root.resolve()
     python = root / ".venv" / "bin" / "python"
     return replace(setup, root=root, python=str(python) if python.exists() else setup.python)
 
 
 def in_pairs(sides: dict[str, Setup], measure: Measure, shape: Shape, pairs: int) -> list[Result]:
-    """Every run, and the ratios of the first of two sides to the second."""
+    """Return every run, and the ratios of the first side to the second."""
     console = Console(stderr=True, highlight=False)
     runs: list[Result] = []
     for number in range(pairs):
@@ -59,7 +59,7 @@ def in_pairs(sides: dict[str, Setup], measure: Measure, shape: Shape, pairs: int
 
 
 def ratios(runs: Sequence[Result], first: str, second: str) -> list[Result]:
-    """For every figure the ratio of the first to the second, pair by pair, and the medians of both."""
+    """For each figure, return the ratio of the first side to the second, pair by pair, and the medians of both."""
     found = []
     for figure in FIGURES:
         of = {(run["name"], run["round"]): run[figure] for run in runs}

@@ -1,7 +1,7 @@
-"""Peak: as many events as so many connections can send, each as soon as its last is answered.
+"""Peak: the highest throughput of a number of connections, each sending again as soon as it gets a response.
 
-CPU time is that of every process of the collector, from the end of the warm-up to its exit, so what it still writes
-when it is stopped is in it, over the events answered with 201 in that time.
+CPU time per event is the CPU time of all collector processes, from the end of the warm-up to their exit, divided by the
+events answered with 201 in that time. It includes the flush at shutdown.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ WARM_UP_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is sent, and how."""
+    """The load: what is sent, and how."""
 
     seconds: float = 5.0
     connections: int = 128
@@ -34,7 +34,7 @@ class Shape:
 
 
 def peak(setup: Setup, shape: Shape) -> Result:
-    """One run. Raises NoResult."""
+    """Run once. Raises NoResult."""
     with tempfile.TemporaryDirectory(dir=shape.folder) as name:
         folder = Path(name)
         requests = folder / "requests"
@@ -92,13 +92,13 @@ COMMITS = "collector_journal_commit_duration_seconds_bucket"
 
 
 def event_loop_lag(collector: Collector) -> Result | None:
-    """How late the event loop was, from the collector's own histogram; None where this version has none."""
+    """Summarise the collector's own histogram of event-loop lag; None if this version has no such metric."""
     buckets = _buckets(collector, LAG)
     return lag_of(buckets) if buckets else None
 
 
 def commits(collector: Collector) -> Result | None:
-    """How long commits took, which is what every answer waits for; `over_30_ms` counts those that the disk held."""
+    """Summarise the durations of commits, which every response waits for. Only a slow disk takes over 30 ms."""
     buckets = _buckets(collector, COMMITS)
     if not buckets:
         return None
@@ -107,14 +107,16 @@ def commits(collector: Collector) -> Result | None:
 
 
 def lag_of(buckets: dict[float, float]) -> Result:
-    """The same of buckets; `late_over_20_ms` counts ticks."""
+    """Summarise a lag histogram's buckets. `late_over_20_ms` counts ticks of the event loop."""
     count, over, at_most = beyond(buckets, 0.02)
     return {"ticks": count, "late_over_20_ms": over, "at_most_ms": at_most}
 
 
 def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, float, float | None]:
-    """Of cumulative buckets by their upper bound in seconds: how many there were; how many beyond the first bucket that
-    reaches what is tolerated; and in milliseconds the bucket of the longest (None: beyond the last).
+    """Read cumulative buckets, keyed by upper bound in seconds.
+
+    Returns the total count; the count above the first bound that is at least `tolerated_s`; and the bound of the
+    longest value's bucket in milliseconds, or None if that is above the last finite bound.
     """
     total = buckets[float("inf")]
     tolerated = min((bound for bound in buckets if bound >= tolerated_s), default=float("inf"))
@@ -123,7 +125,7 @@ def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, floa
 
 
 def _buckets(collector: Collector, name: str) -> dict[float, float]:
-    """Of one histogram, over all workers."""
+    """Return one histogram's buckets, summed over all workers."""
     buckets: dict[float, float] = {}
     for (found, labels), value in collector.metrics().items():
         if found == name:

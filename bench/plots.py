@@ -1,4 +1,4 @@
-"""Plots of the results, as SVG whose bytes depend on nothing but the results."""
+"""Plots of the results, as SVG files whose bytes depend only on the results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from bench.results import Result
 mpl.use("svg")
 mpl.rcParams.update({"svg.hashsalt": "bench", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
 
-from matplotlib import pyplot as plt  # noqa: E402 - after the choice of what it draws on
+from matplotlib import pyplot as plt  # noqa: E402 - import after choosing the backend
 
 OURS, OTHERS, SECOND = "#0b6e4f", "#9aa5b1", "#c8553d"
 
 
 def plot(results: Mapping[str, Sequence[Result]], folder: Path) -> None:
-    """Every plot that there are results for."""
+    """Draw every plot that has results."""
     if "compare" in results:
         _save(_compare(results["compare"]), folder / "compare.svg")
     held = [run for run in results.get("sustained", ()) if run["kind"] == "held"]

@@ -1,6 +1,6 @@
-"""How long rows take to become columns, and what memory they take, by Arrow's memory pool: `python -m bench.pools`.
+"""Time and memory to turn rows into columns, by Arrow memory pool: `python -m bench.pools`.
 
-Each pool is measured in a process of its own, over segments that are filled, merged and freed as a collector's are.
+Each pool is measured in its own process, with segments that are filled, merged and freed as in a collector.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from bench.stall import sample_events
 from collector.journal.buffer import BATCH_ROWS
 from collector.parts.table import merge, to_batch
 
-POOLS = ("mimalloc", "jemalloc", "system")  # the first is Arrow's own choice
+POOLS = ("mimalloc", "jemalloc", "system")  # the first is Arrow's default
 SEGMENTS = 4
 SAMPLE_BATCHES = 100
 SEGMENT_BATCHES = 330  # the 85,000 events of a full segment
-KEPT = 2  # segments in memory: one that is filled, one that is flushed
+KEPT = 2  # segments in memory: one being filled, one being flushed
 
 
 def measure(pool: str) -> dict[str, float]:
-    """Milliseconds of 256 rows to columns, and the most memory this process took, in MB."""
+    """Return quantiles of milliseconds per batch of 256 rows, CPU time per row, and the growth of peak memory in MB."""
     pa.set_memory_pool(getattr(pa, f"{pool}_memory_pool")())
     rows = [event.row for event in sample_events(SAMPLE_BATCHES * BATCH_ROWS, 1)]
     gc.collect()
@@ -55,7 +55,7 @@ def measure(pool: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pool", nargs="?", choices=POOLS, help="measure this one, here, and print JSON")
+    parser.add_argument("pool", nargs="?", choices=POOLS, help="measure only this pool, in this process; print JSON")
     pool = parser.parse_args().pool
     if pool is not None:
         print(json.dumps(measure(pool)))

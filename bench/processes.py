@@ -1,7 +1,7 @@
-"""What a process and its children have used, as Linux counts it.
+"""CPU time and memory of a process and its descendants, from Linux's /proc.
 
-CPU time is user plus system, over all threads of the process and of every process below it, in seconds; /proc has it
-in ticks of 10 ms. A child that has ended and was waited for counts in its parent.
+CPU time is user plus system time in seconds, over all threads of the process and its descendants. /proc reports ticks
+of 10 ms. A child that was waited for counts towards its parent.
 """
 
 import os
@@ -13,24 +13,24 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and everything below it that is alive."""
+    """Yield the process and all its living descendants."""
     yield pid
     try:
         tasks = [*Path(f"/proc/{pid}/task").iterdir()]
         children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return
     for child in children:
         yield from family(child)
 
 
 def cpu_s(pid: int) -> float:
-    """CPU time of the process and all below it, so far."""
+    """Return the CPU seconds of the process and its descendants so far."""
     return sum(_cpu_s(member) for member in family(pid))
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of the process and all below it; what they share is counted for each."""
+    """Return the resident memory of the process and its descendants. Shared pages count once per process."""
     return sum(_rss_bytes(member) for member in family(pid))
 
 
@@ -42,8 +42,8 @@ def _cpu_s(pid: int) -> float:
 
 
 def parse_stat(text: str) -> float:
-    """CPU seconds of a `/proc/<pid>/stat` (proc(5)), those of its ended children included."""
-    # The name in parentheses is the program's own choice, and may hold spaces and parentheses.
+    """Return the CPU seconds in the text of a `/proc/<pid>/stat` (proc(5)), including waited-for children."""
+    # The program chooses its name, in parentheses, which can itself contain spaces and parentheses.
     fields = text.rpartition(")")[2].split()
     return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S
 

@@ -1,7 +1,7 @@
-"""Recovery: what it takes to publish the segments that a killed collector left.
+"""Recovery: the time to publish the segments that a killed collector left behind.
 
-A collector that flushes nothing takes events in the open loop, and is killed. `collector recover` then turns what lies
-in the journal into parts: the time includes the process's start, the CPU time is the whole process's.
+A collector that never flushes accepts events in the open loop and is killed. Then `collector recover` publishes its
+journal as parts. The time includes process start-up; the CPU time is that of the entire process.
 """
 
 import signal
@@ -16,13 +16,13 @@ from bench.results import Result
 from bench.server import NoResult
 from bench.subject import Setup, check_rows, collecting, count_rows, parts
 
-# Nothing may be flushed before the kill; a collector with these limits keeps what would be several segments in one.
+# Nothing may be flushed before the kill. These limits keep in one segment what would otherwise fill several.
 UNFLUSHED = {"flush_interval_s": 86_400, "segment_max_bytes": 1 << 30}
 SHARE_OF_PEAK = 0.6
 
 
 def recovery(setup: Setup, shape: Shape, events: int) -> Result:
-    """One kill and its recovery. Raises NoResult where an acknowledged event is gone or doubled."""
+    """Kill and recover once. Raises NoResult if rows and acknowledged events differ in number."""
     setup = replace(setup, settings=setup.settings | {"storage": setup.settings.get("storage", {}) | UNFLUSHED})
     rate = SHARE_OF_PEAK * peak(setup, replace(shape, seconds=3.0, labels={}))["per_second"]
     with tempfile.TemporaryDirectory(dir=shape.folder) as name:
@@ -40,7 +40,7 @@ def recovery(setup: Setup, shape: Shape, events: int) -> Result:
             )
             collector.server.stop(signal.SIGKILL)
             if parts(collector.data_dir):
-                raise NoResult("parts were published before the kill: there is less to recover than was written")
+                raise NoResult("parts were published before the kill, so less is left to recover than was written")
             segments = [path.stat().st_size for path in (collector.data_dir / "journal").glob("*/*.segment")]
             before = collector.server.cpu_s()
             took_s = collector.recover()

@@ -1,6 +1,6 @@
-"""The report: `bench/README.md`, made of its template and the results.
+"""The report: generates `bench/README.md` from its template and the results, and draws the plots.
 
-The page needs nothing but the JSON. The plots need matplotlib, and are made where that is installed.
+Rendering the page needs only the JSON files; the plots need matplotlib.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.results import FOLDER, Result
+from bench.stages import STAGES
+from bench.sustained import HELD_P99_MS
 
 TEMPLATE = Path(__file__).with_name("README.template.md")
 PAGE = Path(__file__).with_name("README.md")
@@ -17,50 +19,84 @@ SCENARIOS = ("peak", "sustained", "half", "compare", "fast-path", "growth", "rec
 
 
 def render(results: Path = FOLDER, page: Path = PAGE) -> str:
-    """The page, as it should stand at that place."""
+    """Render the page for the location `page`; links to plots are relative to it."""
     text = TEMPLATE.read_text()
     where = os.path.relpath(results, page.parent)
+    measured = _measured(results)
     for scenario in SCENARIOS:
-        path = results / f"{scenario}.json"
         section = f"*Not measured yet: `python -m bench all --only {scenario}`.*"
-        if path.exists():
-            about = json.loads(path.read_text())
+        if scenario in measured:
+            about = measured[scenario]
             section = f"{_SECTIONS[scenario](about['runs'], where)}\n\n*{_provenance(about)}*"
         text = text.replace(f"{{{{{scenario}}}}}", section)
-    return text
+    return text.replace("{{summary}}", _summary(measured)).replace("{{machines}}", _machines(measured))
 
 
 def write(results: Path = FOLDER, page: Path = PAGE) -> None:
-    """Write the page, and the plots beside the results."""
-    from bench.plots import plot  # it needs matplotlib
+    """Write the page, and the plots next to the results."""
+    from bench.plots import plot  # imported here because it needs matplotlib
 
-    plot({scenario: json.loads(path.read_text())["runs"] for scenario in SCENARIOS
-          if (path := results / f"{scenario}.json").exists()}, results)  # fmt: skip
+    plot({scenario: about["runs"] for scenario, about in _measured(results).items()}, results)
     page.write_text(render(results, page))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
+    """Format a Markdown table with the first column left-aligned and the others right-aligned."""
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def _measured(results: Path) -> dict[str, Result]:
+    """Load the results of every scenario that has some."""
+    return {
+        scenario: json.loads(path.read_text())
+        for scenario in SCENARIOS
+        if (path := results / f"{scenario}.json").exists()
+    }
+
+
+def _summary(measured: dict[str, Result]) -> str:
+    """The three numbers that the page leads with: cost, sustained rate and latency."""
+    found = []
+    if "peak" in measured:
+        cost_us = median(run["cpu_us_per_event"] for run in measured["peak"]["runs"])
+        found.append(f"**{cost_us:.0f} us of CPU time per event** at full load (`peak`).")
+    held = [run for run in measured.get("sustained", {"runs": []})["runs"] if run["kind"] == "held"]
+    if held:
+        rate = _millions(held[-1]["rate_per_second"] * 60)
+        limits = f"{held[-1]['seconds']:.0f} s with p99 under {HELD_P99_MS:.0f} ms"
+        found.append(f"**{rate} requests a minute** held for {limits} (`sustained`).")
+    if "half" in measured:
+        runs = measured["half"]["runs"]
+        p99_ms = median(run["p99_ms"] for run in runs if run["what"] == runs[0]["what"])
+        rate = _millions(runs[0]["rate_per_second"] * 60)
+        found.append(f"**p99 {p99_ms:.1f} ms** at half the peak rate, {rate} requests a minute (`half`).")
+    return "\n".join(f"- {line}" for line in found) or "*Not measured yet: `python -m bench all`.*"
+
+
+def _machines(measured: dict[str, Result]) -> str:
+    """One line for each machine and set of versions, with the scenarios measured there."""
+    scenarios: dict[str, list[str]] = {}
+    for scenario, about in measured.items():
+        tools = [f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name)]
+        machine = f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, {about['file_system']}"
+        scenarios.setdefault("; ".join([machine, _python(about["python"]), *tools]), []).append(scenario)
+    return "\n".join(f"- **{', '.join(names)}**: {machine}" for machine, names in scenarios.items())
+
+
 def _provenance(about: Result) -> str:
-    tools = [f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name)]
+    """How, when and on which commit the scenario was measured; also the versions of the rivals."""
+    notes = [f"`{about['command']}`, {about['date']}, commit {about['commit']}, load average {about['load_average']}"]
     if about["scenario"] == "compare":
-        tools.append(f"Fastify {about['fastify']}")
+        notes.append(f"Fastify {about['fastify']}")
         if about["rivals_python"]:
-            tools.append(f"FastAPI's {_python(about['rivals_python'])}")
-    return (
-        f"`{about['command']}`, {about['date']}, commit {about['commit']}, {about['cpu']}, {about['cores']} cores, "
-        f"Linux {about['kernel']}, {about['file_system']}, load average {about['load_average']} before; "
-        f"{'; '.join([_python(about['python']), *tools])}"
-    )
+            notes.append(f"FastAPI on {_python(about['rivals_python'])}")
+    return "; ".join(notes)
 
 
 def _python(python: Result) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in python["packages"].items() if version)
-    # Said where it is known: Debian's is profile-guided, and tells of another build of its own that is not.
+    # Printed only if known. Debian's Python is profile-guided, but its sysconfig describes another build that is not.
     build = ", profile-guided" if python["profile_guided"] else ""
     return f"Python {python['version']} ({python['compiler']}{build}) with {packages}"
 
@@ -109,10 +145,10 @@ def _sustained(runs: Sequence[Result], where: str) -> str:
             ]
         )
     held = [run for run in runs if run["kind"] == "held"]
-    words = f"**{_millions(held[-1]['rate_per_second'] * 60)} requests a minute.**\n\n" if held else ""
+    result = f"**{_millions(held[-1]['rate_per_second'] * 60)} requests a minute.**\n\n" if held else ""
     head = ["", "requests/min", "s", "CPU us/event", "p50 ms", "p99", "p99.9", "max", "loop over 20 ms", "RSS MB"]
     plot = f"\n\n![Latency and memory over time]({where}/sustained.svg)" if held else ""
-    return words + table(head, rows) + plot
+    return result + table(head, rows) + plot
 
 
 def _half(runs: Sequence[Result], where: str) -> str:
@@ -132,9 +168,9 @@ def _half(runs: Sequence[Result], where: str) -> str:
                 _share(of, "event_loop_lag", "late_over_20_ms", "ticks"),
             ]
         )
-    head = ["", "CPU us/event", "p50 ms", "p99 ms, median", "of each run", "flushes"]
+    head = ["", "CPU us/event", "p50 ms", "p99 ms, median", "p99 of each run", "flushes"]
     head += ["commits over 30 ms", "loop over 20 ms"]
-    return f"{_millions(runs[0]['rate_per_second'] * 60)} requests a minute:\n\n{table(head, rows)}"
+    return f"At {_millions(runs[0]['rate_per_second'] * 60)} requests a minute:\n\n{table(head, rows)}"
 
 
 def _compare(runs: Sequence[Result], where: str) -> str:
@@ -158,7 +194,7 @@ def _compare(runs: Sequence[Result], where: str) -> str:
             ]
         )
     skipped = "".join(f"\n\n{run['title']} was left out: {run['why']}." for run in runs if run["kind"] == "skipped")
-    head = ["", "CPU us/event", "the collector takes, times", "requests/min", "p99 ms", "RSS MB"]
+    head = ["", "CPU us/event", "collector / this", "requests/min", "p99 ms", "RSS MB"]
     return f"{table(head, rows)}{skipped}\n\n![CPU time per event]({where}/compare.svg)"
 
 
@@ -173,20 +209,20 @@ def _fast_path(runs: Sequence[Result], where: str) -> str:
 
 
 _AXES = {
-    "sites": "**Sites**, open loop, all at half of one site's peak:",
-    "size": "**Size of a body**, closed loop:",
+    "sites": "**Sites**, open loop, each run at half of the peak rate of one site:",
+    "size": "**Body size**, closed loop:",
     "connections": "**Connections**, closed loop:",
     "durability": "**Durability**, closed loop:",
-    "workers": "**Workers**, closed loop, collector and load sharing all cores:",
+    "workers": "**Workers**, closed loop; collector and load share all cores:",
 }
 
 
 def _growth(runs: Sequence[Result], where: str) -> str:
     found = []
-    for axis, words in _AXES.items():
+    for axis, title in _AXES.items():
         of = [run for run in runs if run["axis"] == axis]
         if of:
-            found += [words, table(*_axis(axis, of))]
+            found += [title, table(*_axis(axis, of))]
             if axis == "sites":
                 found.append(f"![CPU time per event and p99 by number of sites]({where}/sites.svg)")
     return "\n\n".join(found)
@@ -201,8 +237,8 @@ def _axis(axis: str, runs: Sequence[Result]) -> tuple[list[str], list[list[str]]
     rows = []
     for run in runs:
         if "no_result" in run:
-            named = [f"{run['value']}", *([run["partition_by"]] if partitions else [])]
-            rows.append([*named, *(len(head) - len(named) - 1) * ["-"], "no result"])
+            labels = [f"{run['value']}", *([run["partition_by"]] if partitions else [])]
+            rows.append([*labels, *(len(head) - len(labels) - 1) * ["-"], "no result"])
             continue
         value = run["body_bytes"] if axis == "size" else run["value"]
         rows.append(
@@ -239,9 +275,8 @@ def _recovery(runs: Sequence[Result], where: str) -> str:
 
 
 def _micro(runs: Sequence[Result], where: str) -> str:
-    return table(
-        ["stage", "CPU us/event", ""], [[run["stage"], f"{run['cpu_us_per_event']:.2f}", run["what"]] for run in runs]
-    )
+    rows = [[f"`{run['stage']}`", f"{run['cpu_us_per_event']:.2f}", STAGES[run["stage"]]] for run in runs]
+    return table(["stage", "CPU us/event", "what it does"], rows)
 
 
 _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
@@ -270,12 +305,12 @@ def _bold(text: str, yes: bool) -> str:
 
 
 def _lag(run: Result) -> str:
-    """Ticks of the event loop that came more than 20 ms late, as the collector counts them."""
+    """Format how many ticks of the event loop were over 20 ms late, as counted by the collector."""
     return _share([run], "event_loop_lag", "late_over_20_ms", "ticks")
 
 
 def _share(runs: Sequence[Result], what: str, part: str, total: str) -> str:
-    """How many of how many, over all runs, if each has counted."""
+    """Format `part` of `total`, summed over the runs; `-` if a run did not count them."""
     if not all(run.get(what) for run in runs):
         return "-"
     return f"{sum(run[what][part] for run in runs):,.0f} of {sum(run[what][total] for run in runs):,.0f}"

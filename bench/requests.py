@@ -1,8 +1,8 @@
-"""Requests as a proxy sends them on: seeded, complete, and no two alike.
+"""Requests as a proxy forwards them: seeded, complete, and no two alike.
 
-A request has the head that its browser would send, the client's address in `X-Forwarded-For`, and a body of
-bench/sample.py. The proportions (browsers, beacon or fetch, IPv6) are a plausible site's, not measured ones. Host,
-path and protocol are what they are in reality: the same for every event of a site.
+A request has the head of a browser, the client's address in `X-Forwarded-For`, and a body from bench/sample.py. The
+proportions (browsers, beacon or fetch, IPv6) are plausible, not measured. Host, path and protocol are the same for
+every event of a site, as in production.
 """
 
 import random
@@ -14,25 +14,25 @@ from pathlib import Path
 
 from bench.sample import bodies
 
-# The default rate limit takes 1,200 at once and 1,200 a minute of each client: 20,000 clients may send 400,000 a second
-# for a minute, so none of these is refused, and each request finds a bucket of its own.
+# The default rate limit allows each client a burst of 1,200 requests and 1,200 a minute. So 20,000 clients can send
+# 400,000 requests a second, and none of these is rejected.
 CLIENTS = 20_000
 USER_AGENTS = 400
 SUBDOMAINS = 200
-COUNT = 30_000  # more than fit into a processor's cache, and one or two segments
+COUNT = 30_000  # too many for a processor's cache
 
 _LANGUAGES = ("en-US,en;q=0.9", "fr-FR,fr;q=0.9,en;q=0.8", "de-DE,de;q=0.9,en-US;q=0.7,en;q=0.6", "ja,en;q=0.5")
 _PAGES = ("/", "/pricing", "/docs/getting-started", "/products/1742", "/blog/2026/05/a-longer-title-of-a-post")
 
 
 def site_name(number: int) -> str:
-    """The id of the site of that number, counted from 0."""
+    """Return the id of a site by its number, from 0."""
     return f"site-{number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who sends: an address, and the headers that its browser adds to every request."""
+    """A client: its address, and the headers that its browser adds to every request."""
 
     address: str
     user_agent: str
@@ -40,11 +40,11 @@ class Client:
 
 
 def requests(count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> Iterator[bytes]:
-    """Complete requests for so many sites, with bodies of about `size_bytes` (0: as they come, 600 to 900)."""
+    """Yield complete requests for `sites` sites, with bodies of about `size_bytes` (0: from 700 to 1,000)."""
     source = random.Random(f"requests {seed}")
     agents = [_browser(source) for _ in range(USER_AGENTS)]
     clients = [_client(source, *source.choice(agents)) for _ in range(min(CLIENTS, max(count, 1)))]
-    # Every site has requests; beyond that a few have most of it, as everywhere.
+    # Half of the requests go to every site in turn; the other half mostly to a few popular ones.
     weights = [1 / (number + 1) for number in range(sites)] if sites > 1 else [1.0]
     popular = source.choices(range(sites), weights, k=count)
     for number, body in enumerate(bodies(count, seed, size_bytes)):
@@ -53,13 +53,13 @@ def requests(count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> 
 
 
 def write_requests(path: Path, count: int, sites: int = 1, size_bytes: int = 0, seed: int = 1) -> int:
-    """Write them to a file, each after its length in decimal and a newline; the mean length of the bodies."""
+    """Write requests to a file, each after its decimal length and a newline. Returns the mean body size in bytes."""
     data, mean_bytes = _file_of(count, sites, size_bytes, seed)
     path.write_bytes(data)
     return mean_bytes
 
 
-@lru_cache(maxsize=1)  # a search uses the same 40 MB again and again, and making them takes seconds
+@lru_cache(maxsize=1)  # a search reuses the same 40 MB, which take seconds to generate
 def _file_of(count: int, sites: int, size_bytes: int, seed: int) -> tuple[bytes, int]:
     made = list(requests(count, sites, size_bytes, seed))
     body_bytes = sum(len(request) - request.index(b"\r\n\r\n") - 4 for request in made)
@@ -67,12 +67,12 @@ def _file_of(count: int, sites: int, size_bytes: int, seed: int) -> tuple[bytes,
 
 
 def framed(made: Iterable[bytes]) -> bytes:
-    """Requests as such a file holds them."""
+    """Encode requests in the format of `write_requests`."""
     return b"".join([b"%d\n%s" % (len(request), request) for request in made])
 
 
 def read_requests(path: Path) -> list[bytes]:
-    """The requests of such a file."""
+    """Read the requests of a file that `write_requests` wrote."""
     data = path.read_bytes()
     found, at = [], 0
     while at < len(data):
@@ -83,7 +83,7 @@ def read_requests(path: Path) -> list[bytes]:
 
 
 def _browser(source: random.Random) -> tuple[str, tuple[str, ...]]:
-    """A user agent and the headers that are its own."""
+    """Return a user agent and the headers specific to its browser."""
     version = source.randrange(100, 150)
     encoding = "Accept-Encoding: gzip, deflate, br" + source.choice((", zstd", ""))
     kind = source.random()
@@ -116,7 +116,7 @@ def _browser(source: random.Random) -> tuple[str, tuple[str, ...]]:
 
 
 def _client(source: random.Random, user_agent: str, headers: tuple[str, ...]) -> Client:
-    if source.random() < 0.3:  # a /64 of its own, in 2a00::/12, as providers hand out
+    if source.random() < 0.3:  # its own /64 in 2a00::/12, as providers assign them
         address = str(IPv6Address(0x2A00 << 112 | source.getrandbits(52) << 64 | source.getrandbits(64)))
     else:
         address = str(IPv4Address(0x50000000 + source.getrandbits(28)))

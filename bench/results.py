@@ -1,4 +1,4 @@
-"""Results: what was measured, on which machine, with which versions, as JSON."""
+"""Results as JSON: the measurements, the machine, and the versions of the software."""
 
 import json
 import os
@@ -34,14 +34,14 @@ print(json.dumps({
 
 
 def save(path: Path, scenario: str, command: str, runs: list[Result], python: str, folder: Path | None) -> None:
-    """Write what a scenario measured, and where."""
+    """Write the runs of a scenario, with the machine and the versions they were measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"scenario": scenario, "command": command, **machine(python, folder), "runs": runs}
     path.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def machine(python: str, folder: Path | None = None) -> Result:
-    """Where and with what a result was measured."""
+    """Describe the machine and the software versions."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
@@ -65,7 +65,7 @@ def _about_python(python: str, *packages: str) -> Result | None:
 
 
 def _commit() -> str | None:
-    """The commit that was measured, and `-dirty` where more than results has changed since."""
+    """Return the current commit, with `-dirty` if anything other than results has uncommitted changes."""
     git = ("git", "-C", str(ROOT))
     commit = _output(*git, "rev-parse", "--short", "HEAD")
     changed = _output(*git, "status", "--porcelain", "--", ":!bench/results", ":!bench/README.md")
@@ -84,7 +84,7 @@ def _file_system(folder: Path | None) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command says; None where it is not installed."""
+    """Return a command's output; None if it is not installed or prints nothing."""
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, env=environment())

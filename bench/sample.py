@@ -1,4 +1,4 @@
-"""Events to measure with: seeded, of the twenty types, none like another."""
+"""Sample events: seeded, of all twenty types, no two alike."""
 
 import json
 import random
@@ -20,13 +20,14 @@ LONG_TEXTS = (
 TYPES = CONTRACT["properties"]["event_type"]["enum"]
 
 
-SMALLEST_BYTES = 300  # below it there is room for little more than what the contract requires
+SMALLEST_BYTES = 300  # a smaller event has only the required fields
 
 
 def bodies(count: int, seed: int = 1, size_bytes: int = 0) -> Iterator[bytes]:
-    """JSON of about `size_bytes`: by default 700 to 1,000, 29 fields and those of its type; never below 150.
+    """Yield JSON of about `size_bytes` each; the smallest possible has about 130 bytes.
 
-    A larger event has longer texts, up to what the contract takes.
+    By default an event has 700 to 1,000 bytes: 31 common fields and those of its type. A larger event has longer texts,
+    up to the limits of the contract.
     """
     source = random.Random(seed)
     for number in range(count):
@@ -40,7 +41,7 @@ def bodies(count: int, seed: int = 1, size_bytes: int = 0) -> Iterator[bytes]:
 
 
 def _lengthen(source: random.Random, event: dict[str, Any], missing: int) -> None:
-    """Add text where long text is found in reality: the URL first, then what was clicked, copied or failed."""
+    """Add text to the fields that are long in practice: the URL, the title, what was clicked, the referrer."""
     for name, most in LONG_TEXTS:
         if missing <= 0:
             return
@@ -81,7 +82,7 @@ def _event(source: random.Random, number: int) -> dict[str, Any]:
 
 
 def _of_its_type(source: random.Random, event_type: str) -> dict[str, Any]:
-    """The fields that only some types have."""
+    """Return the fields specific to an event type."""
     word = source.choice(WORDS)
     if "form" in event_type:
         return {

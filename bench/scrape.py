@@ -1,4 +1,4 @@
-"""What a scrape of `/metrics` takes, and how late it makes the event loop: `python -m bench.scrape`."""
+"""Duration of a scrape of `/metrics`, and how late it makes the event loop: `python -m bench.scrape`."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from collector.metrics import Metrics
 
 
 async def measure(sites: int) -> tuple[str, ...]:
-    """One row of the table: every one of so many sites has dropped events for every reason."""
+    """Measure one row of the table. Every site has dropped events for every reason."""
     metrics = Metrics(f"site-{number}" for number in range(sites))
     for number in range(sites):
         for reason in Reason:

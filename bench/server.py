@@ -1,4 +1,4 @@
-"""A server under test: a real process, ready, pinned to its cores, and measured until it has ended."""
+"""A server under test: a real process, pinned to its cores and measured until it exits."""
 
 import os
 import signal
@@ -14,29 +14,29 @@ from types import TracebackType
 from bench.processes import cpu_s, rss_bytes
 
 ROOT = Path(__file__).parent.parent
-READY_S = 60.0  # 10,000 sites take some seconds to check
-STOP_S = 900.0  # 10,000 parts take 40 s a segment
+READY_S = 60.0  # the configuration of 10,000 sites takes seconds to validate
+STOP_S = 900.0  # flushing a segment into 10,000 parts takes 40 s
 POLL_S = 0.02
 RSS_EVERY_S = 0.25
 
 
 class NoResult(Exception):
-    """A run that proves nothing: an event was lost, a server did not start. The message says which."""
+    """A run without a valid result, such as a lost event or a server that did not start. The message says why."""
 
 
 def pinned(command: Sequence[str], cores: str | None) -> list[str]:
-    """The command, kept on those cores (as `taskset -c` lists them) or free to roam."""
+    """Return the command pinned to cores, in the syntax of `taskset -c`; None leaves it unpinned."""
     return list(command) if cores is None else ["taskset", "-c", cores, *command]
 
 
 def environment(root: Path = ROOT) -> dict[str, str]:
-    """This one, with the collector of that checkout, whatever interpreter runs it."""
+    """Return this environment, with PYTHONPATH set so that any interpreter imports that checkout's collector."""
     return os.environ | {"PYTHONPATH": str(root)}
 
 
 @dataclass(slots=True)
 class Server:
-    """A process that serves, or has served."""
+    """A server process, running or ended."""
 
     popen: subprocess.Popen[bytes]
     log: Path
@@ -48,16 +48,16 @@ class Server:
         return self.popen.pid
 
     def cpu_s(self) -> float:
-        """User and system time of all its processes so far, or in all once it has ended."""
+        """Return the user and system seconds of all its processes: so far, or in total once it has ended."""
         return cpu_s(self.pid) if self.ended_cpu_s is None else self.ended_cpu_s
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it and wait. The exit code. Raises NoResult when it does not end."""
+        """Send a signal, wait, and return the exit code. Raises NoResult if the process does not exit."""
         before = cpu_s(self.pid)
         self.popen.send_signal(number)
         until = time.monotonic() + STOP_S
         while True:
-            # Not Popen.wait: only wait4 tells what it has used.
+            # Popen.wait does not return the resource usage; wait4 does.
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 break
@@ -66,12 +66,12 @@ class Server:
                 raise NoResult(f"{self.popen.args!r} did not end within {STOP_S:g} s")
             time.sleep(POLL_S)
         self.popen.returncode = os.waitstatus_to_exitcode(status)
-        # A parent that does not wait for its children keeps their time out of its own.
+        # The usage lacks children that their parent did not wait for; `before` includes them.
         self.ended_cpu_s = max(before, usage.ru_utime + usage.ru_stime)
         return self.popen.returncode
 
     def tail(self) -> str:
-        """The end of its log, for a person."""
+        """Return the last 2,000 characters of the log."""
         return self.log.read_text(errors="replace")[-2_000:]
 
 
@@ -79,7 +79,7 @@ class Server:
 def started(
     command: Sequence[str], folder: Path, *, cores: str | None = None, env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """The process, its output in `folder/log`; gone when the block is left, however it is left."""
+    """Start a process that logs to `folder/log`; it is killed when the block ends, whatever the reason."""
     log = folder / "log"
     with log.open("wb") as output:
         popen = subprocess.Popen(
@@ -95,7 +95,7 @@ def started(
 
 
 class MemoryWatch:
-    """Samples the memory of a process and all below it, in a thread, while the block lasts."""
+    """Samples the memory of a process and its descendants in a thread, for the duration of the block."""
 
     def __init__(self, pid: int) -> None:
         self.samples: list[tuple[float, int]] = []  # seconds since the start, bytes

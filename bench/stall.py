@@ -1,7 +1,7 @@
-"""How long a flush holds the event loop, and what it costs: `python -m bench.stall [--rows N] [--quick]`.
+"""How long a flush stalls the event loop, and its CPU time: `python -m bench.stall [--rows N] [--quick]`.
 
-A ticker of 1 ms runs in the loop while the flush thread writes; what a tick is late by is a stall. The same ticker with
-nothing going on is printed beside it: a noisy machine is late by itself.
+A 1 ms ticker runs in the loop while the flush thread writes; a late tick is a stall. The `idle` column shows the same
+ticker without a flush, because on a noisy machine ticks are late anyway.
 """
 
 import argparse
@@ -40,7 +40,7 @@ CLIENT = IPv4Address("192.0.2.1")
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) " + 80 * "x"
 NOON_US = 1_780_000_000_000_000
 TICK_S = 0.001
-# Sites, whether parts are by site, and whether the events are read back from the segment's file, as after a crash.
+# Number of sites; whether parts are by site; whether events are read back from the segment's file, as after a crash.
 SCENARIOS = (
     (1, True, False),
     (1, True, True),
@@ -53,7 +53,7 @@ SCENARIOS = (
 
 
 class Ticker:
-    """Ticks in the event loop, and records how late each tick was, in seconds."""
+    """Runs in the event loop and records how late each tick is, in seconds."""
 
     def __init__(self) -> None:
         self.late: list[float] = []
@@ -66,7 +66,7 @@ class Ticker:
 
     @contextmanager
     def counting(self) -> Iterator[list[float]]:
-        """The lags recorded in this block; sorted at its end."""
+        """Collect the lags of this block, in seconds; they are sorted when it ends."""
         self.late = []
         yield self.late
         self.late.sort()
@@ -74,8 +74,8 @@ class Ticker:
 
 @asynccontextmanager
 async def ticking() -> AsyncIterator[tuple[Ticker, list[float]]]:
-    """A running ticker, and its lags in a second in which nothing else happened."""
-    sys.setswitchinterval(GIL_SWITCH_S)  # this and what follows as the worker does
+    """Start a ticker; yield it with its lags over one idle second."""
+    sys.setswitchinterval(GIL_SWITCH_S)  # from here to freeze(): as a worker does at start-up
     settle_memory_pool()
     gc.collect()
     gc.freeze()
@@ -90,7 +90,7 @@ async def ticking() -> AsyncIterator[tuple[Ticker, list[float]]]:
 
 
 def sample_events(count: int, sites: int) -> Iterator[Event]:
-    """Accepted events of so many sites, in turn."""
+    """Yield accepted events, spread evenly over the sites."""
     known = [build_site(f"site-{number}", SiteSettings()) for number in range(sites)]
     for number, body in enumerate(bodies(count)):
         arrival = Arrival(known[number * 7919 % sites], CLIENT, "https://www.example.com", user_agent=USER_AGENT)
@@ -100,7 +100,7 @@ def sample_events(count: int, sites: int) -> Iterator[Event]:
 
 
 async def measure(sites: int, rows: int, *, by_site: bool, from_file: bool, data_dir: Path) -> tuple[str, ...]:
-    """One row of the table."""
+    """Measure one flush and return its row of the table."""
     folders = Folders(data_dir)
     writer = PartWriter(folders, "0", compression="zstd")
     writer.prepare()
@@ -144,7 +144,7 @@ def milliseconds(late: list[float], quantile: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000, help="events per flush; default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="leave out 10,000 parts")
+    parser.add_argument("--quick", action="store_true", help="skip the scenario with 10,000 parts")
     arguments = parser.parse_args()
     table = Table(box=box.MARKDOWN)
     for name in (

@@ -1,7 +1,7 @@
-"""Start: from the start of a process to its first 201.
+"""Start-up time: from the start of the process to its first 201, which means that the event is on disk.
 
-`first` unpacks (where the command is the binary), `cold` has unpacked before but nothing of it is in memory, `warm` is
-any further one. The event is on the disk when it is answered; medians.
+Prints the median of each kind of start. `first` includes unpacking, if the command is the binary. `cold` follows an
+earlier start, with the files evicted from the page cache. `warm` has them in memory.
 
     python -m bench.start [--rounds N] dist/collector
     python -m bench.start [--rounds N] .venv/bin/python -m collector
@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         took: dict[str, list[float]] = {"first": [], "cold": [], "warm": []}
         for number in range(arguments.rounds):
-            # A folder each: ext4 is slow to make files where some were deleted a moment ago.
+            # A new folder per round: ext4 is slow to create files where others were just deleted.
             unpacked = Path(name, f"unpacked-{number}")
             for kind, times in took.items():
                 if kind == "cold":
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def first_201_s(command: Sequence[str], folder: Path, unpacked: Path) -> float:
-    """Start a collector that has nothing to recover; it is gone when this returns."""
+    """Start a collector with nothing to recover, time its first 201 in seconds, and stop it. Raises NoResult."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder.mkdir()
@@ -69,19 +69,19 @@ def first_201_s(command: Sequence[str], folder: Path, unpacked: Path) -> float:
                 break
             except ConnectionRefusedError:
                 if process.poll() is not None or time.perf_counter() - began > PATIENCE_S:
-                    raise NoResult(f"{command[0]} does not listen (exit code {process.poll()})") from None
+                    raise NoResult(f"{command[0]} is not listening (exit code {process.poll()})") from None
                 time.sleep(0.001)
         took_s = time.perf_counter() - began
     finally:
         process.terminate()
         process.wait()
     if not answer.startswith(b"HTTP/1.1 201 "):
-        raise NoResult(f"answered {answer[:40]!r}")
+        raise NoResult(f"expected a 201, got {answer[:40]!r}")
     return took_s
 
 
 def evict(*paths: Path) -> None:
-    """Out of the page cache, once they are on the disk."""
+    """Write files to disk and drop them from the page cache."""
     os.sync()
     for path in paths:
         for file in [path] if path.is_file() else filter(Path.is_file, path.rglob("*")):

@@ -1,6 +1,6 @@
-"""The collector under test: a real process with a real configuration and a folder of its own.
+"""The collector under test: a real process with a real configuration and its own folder.
 
-A run has a result only if every event that was answered with 201 is one row of the parts, and no other is.
+A run has a result only if the published parts have exactly as many rows as there were events answered with 201.
 """
 
 import json
@@ -30,7 +30,7 @@ Settings = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How the collector is run: everything that is not named here is as it comes."""
+    """How to run the collector. Settings not named here keep their defaults."""
 
     sites: int = 1
     settings: Settings = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Setup:
 
 @dataclass(slots=True)
 class Collector:
-    """A collector that serves, or has served."""
+    """A collector process, running or ended."""
 
     server: Server
     setup: Setup
@@ -57,7 +57,7 @@ class Collector:
         return self.folder / "data"
 
     def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """One reading of /metrics, by name and labels."""
+        """Scrape /metrics once; values by name and labels."""
         with urlopen(f"{self.admin}/metrics", timeout=60) as response:
             text = response.read().decode()
         return {
@@ -67,7 +67,7 @@ class Collector:
         }
 
     def finish(self, acknowledged: int) -> None:
-        """SIGTERM; publish what a stop leaves in the journal; count. Raises NoResult."""
+        """Stop with SIGTERM, publish what is left in the journal, and count rows. Raises NoResult."""
         code = self.server.stop()
         if code != 0:
             raise NoResult(f"the collector exited with {code}:\n{self.server.tail()}")
@@ -75,7 +75,7 @@ class Collector:
         check_rows(acknowledged, count_rows(self.data_dir))
 
     def recover(self) -> float:
-        """Run `collector recover` if segments are left; its CPU time is added. The seconds it took."""
+        """Run `collector recover` if segments are left, and add its CPU time. Returns the seconds it took."""
         if not any((self.data_dir / "journal").glob("*/*.segment")):
             return 0.0
         began = time.perf_counter()
@@ -94,25 +94,25 @@ class Collector:
 
 
 def check_rows(acknowledged: int, rows: int) -> None:
-    """Raise NoResult unless every acknowledged event is a row, and every row was acknowledged."""
+    """Raise NoResult unless there are as many rows as acknowledged events."""
     if rows != acknowledged:
-        raise NoResult(f"{acknowledged:,} events were answered with 201, and {rows:,} are in the parts")
+        raise NoResult(f"{acknowledged:,} events were answered with 201, but {rows:,} are in the parts")
 
 
 def parts(data_dir: Path) -> list[Path]:
-    """The published parts."""
+    """Return the paths of the published parts."""
     return sorted((data_dir / "events").rglob("*.parquet"))
 
 
 def count_rows(data_dir: Path) -> int:
-    """Rows of all published parts."""
+    """Return the number of rows in all published parts."""
     return sum(pq.read_metadata(path).num_rows for path in parts(data_dir))
 
 
 def configure(folder: Path, setup: Setup) -> Path:
-    """Write `collector.toml`: what an owner would set, with everything on that a request can meet."""
+    """Write a realistic `collector.toml`, with every check on that a request can pass through."""
     sections: Settings = {
-        # The load comes as from a proxy: thousands of clients, each with a bucket of the default rate limit.
+        # Trusting the load generator as a proxy gives each of its thousands of clients its own rate limit.
         "server": {"port": 0, "trusted_proxies": ["127.0.0.1"]},
         "admin": {"port": 0},
         "storage": {"data_dir": "data"},
@@ -136,12 +136,12 @@ def _site(number: int) -> dict[str, Any]:
 
 
 def _lines(table: dict[str, Any]) -> Iterable[str]:
-    # JSON's texts, numbers, booleans and lists are TOML's too.
+    # JSON strings, numbers, booleans and lists are valid TOML.
     return (f"{key} = {json.dumps(value)}" for key, value in table.items())
 
 
 def parse_setting(text: str) -> tuple[str, str, Any]:
-    """`storage.durability=fsync` as section, key and value; the value is TOML's, or else a text."""
+    """Split `storage.durability=fsync` into section, key and value. A value that is not TOML is taken as text."""
     name, equals, value = text.partition("=")
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
@@ -158,7 +158,7 @@ def command(setup: Setup, *arguments: str) -> list[str]:
 
 @contextmanager
 def collecting(folder: Path, setup: Setup) -> Iterator[Collector]:
-    """A collector that is ready. Raises NoResult where it does not start."""
+    """Start a collector and yield it once it listens. Raises NoResult if it does not start."""
     config_file = configure(folder, setup)
     serve = command(setup, "serve", "--config", str(config_file))
     with started(serve, folder, env=environment(setup.root)) as server:

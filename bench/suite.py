@@ -1,4 +1,4 @@
-"""The whole suite: every scenario in turn, each into a file of its own, and the report."""
+"""The full suite: every scenario in turn, each with its own results file."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -18,12 +18,12 @@ from bench.server import NoResult
 from bench.subject import Setup
 from bench.sustained import sustained
 
-# A request that is due must not wait for a connection: 40,000 a second that take 5 ms each are 200 in flight.
+# No request may wait for a free connection: 40,000 a second at 5 ms each are 200 in flight.
 SUSTAINED_CONNECTIONS = 256
 
 
 def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[[], list[Result]]]:
-    """Every scenario, as long as it should be."""
+    """Return every scenario with its duration."""
     open_loop = replace(shape, connections=SUSTAINED_CONNECTIONS)
     if quick:
         return {
@@ -49,7 +49,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
 def run_all(
     setup: Setup, shape: Shape, results: Path, command: str, *, quick: bool, only: Collection[str] = ()
 ) -> list[str]:
-    """Run them and keep what they measured. The scenarios that have no result."""
+    """Run the scenarios and save their results. Returns the names of those without a result."""
     console = Console(highlight=False)
     failed = []
     for name, run in scenarios(setup, shape, quick=quick).items():
@@ -57,7 +57,7 @@ def run_all(
             continue
         console.rule(name)
         path = results / f"{name}.json"
-        path.unlink(missing_ok=True)  # what has no result now must not show that of another day
+        path.unlink(missing_ok=True)  # a failed run must not leave an old result in the report
         try:
             save(path, name, command, run(), setup.python, shape.folder)
         except NoResult as exc:

@@ -1,12 +1,11 @@
-"""Sustained: the highest rate that is held, in the open loop.
+"""Sustained: the highest rate that the collector holds, in the open loop.
 
-A rate is held if for the whole time p99 stays under 50 ms, every request is answered with 201 and becomes a row, and
-nothing grows: neither memory, nor the sealed segments that wait for their flush. Latency counts from when a request was
-due. The search bisects with short trials between what was held and what was not; the rate it arrives at must then hold
-for the whole time (a minute, in the long form), or is lowered until it does.
+A rate is held if p99 stays under 50 ms, every request gets a 201 and becomes a row, and neither memory nor the backlog
+of sealed segments grows. Latency counts from when a request was due. The search bisects with short trials. The rate it
+finds must then hold for the full time (a minute in the full suite); it is lowered until it does.
 
-Memory is judged in trials of at least 30 seconds in which at least three segments were flushed: before the first flush
-it can only grow. The most in the last third of the time is held against the most in the middle third.
+Memory is checked only in runs of at least 30 seconds with at least three flushes, because it always grows before the
+first flush. The check compares the maximum of the last third of the run with that of the middle third.
 """
 
 import tempfile
@@ -27,19 +26,19 @@ from bench.subject import Setup, collecting, parts
 HELD_P99_MS = 50.0
 TRIAL_S = 8.0
 WARM_UP_S = 1.5
-PRECISION = 1.05  # the search ends when what was not held is within 5 % of what was
+PRECISION = 1.05  # the search ends when the lowest rate not held is within 5 % of the highest one held
 LOWERED = 0.92
 MOST_TRIES = 8
-LOWEST = 100.0  # requests a second; what does not hold that holds nothing
+LOWEST = 100.0  # requests per second; the search gives up below this rate
 GROWN = 1.1
 GROWN_BYTES = 16e6
 JUDGED_S = 30.0
 JUDGED_FLUSHES = 3
-BACKLOG_SEGMENTS = 2  # one is being flushed, one may have been sealed just now
+BACKLOG_SEGMENTS = 2  # one is being flushed, one may have just been sealed
 
 
 def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None) -> Result:
-    """One run at one rate. Raises NoResult where rows and 201s differ."""
+    """Run once at one rate. Raises NoResult if the numbers of rows and 201s differ."""
     with tempfile.TemporaryDirectory(dir=shape.folder) as name:
         folder = Path(name)
         requests = folder / "requests"
@@ -104,14 +103,14 @@ def paced(setup: Setup, shape: Shape, rate: float, show: Progress | None = None)
 
 
 def broken(run: Result) -> list[str]:
-    """What of the promise was not held, in words; nothing if the rate was held."""
+    """Return why the rate was not held; an empty list if it was."""
     found = []
     if not run["p99_ms"] < HELD_P99_MS:
         found.append(f"p99 was {run['p99_ms']:.0f} ms")
     if run["refused"] or run["failed"] or run["unsent"]:
         found.append(f"{run['refused']} refused, {run['failed']} failed, {run['unsent']} not sent")
     if run["segments_waiting"] > BACKLOG_SEGMENTS:
-        found.append(f"{run['segments_waiting']:.0f} segments wait for their flush")
+        found.append(f"{run['segments_waiting']:.0f} segments wait to be flushed")
     judged = run["seconds"] >= JUDGED_S and run["flushes"] >= JUDGED_FLUSHES
     if judged and grows([size for _, size in run["rss_mb"]]):
         found.append("memory grows")
@@ -119,7 +118,7 @@ def broken(run: Result) -> list[str]:
 
 
 def grows(rss_mb: list[float]) -> bool:
-    """Whether the last third of the samples is more than a tenth, and 16 MB, above the middle third."""
+    """Return whether the maximum of the last third exceeds that of the middle third by over 10 % and 16 MB."""
     third = len(rss_mb) // 3
     if not third:
         return False
@@ -128,7 +127,7 @@ def grows(rss_mb: list[float]) -> bool:
 
 
 def search(low: float, high: float, held: Callable[[float], bool]) -> float:
-    """The highest rate that is held, within 5 %: `low` is taken to be, `high` not. 0: none was."""
+    """Find the highest rate held, within 5 %, assuming that `high` is not held. Returns 0 if no rate is."""
     best = 0.0
     while high > low * PRECISION:
         rate = (low + high) / 2 if best else low
@@ -144,7 +143,7 @@ def search(low: float, high: float, held: Callable[[float], bool]) -> float:
 
 
 def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Result]:
-    """The trials of the search, and last the run in which the rate was held for the whole time."""
+    """Return the trials of the search, and last the full-length run whose rate was held. Raises NoResult."""
     runs: list[Result] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[seen]}"), TimeElapsedColumn()
@@ -155,7 +154,7 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
         def held(rate: float) -> bool:
             run = paced(setup, replace(shape, seconds=min(trial_s, shape.seconds)), rate, show)
             runs.append({"kind": "trial", **run})
-            _tell(show, run)
+            _log(show, run)
             return not run["broken"]
 
         rate = search(0.7 * top, 1.1 * top, held)
@@ -164,22 +163,22 @@ def sustained(setup: Setup, shape: Shape, trial_s: float = TRIAL_S) -> list[Resu
                 break
             run = paced(setup, shape, rate, show)
             runs.append({"kind": "trial" if run["broken"] else "held", "closed_loop_per_second": top, **run})
-            _tell(show, run)
+            _log(show, run)
             if not run["broken"]:
                 return runs
             rate *= LOWERED
     raise NoResult("no rate was held: " + "; ".join(runs[-1]["broken"]))
 
 
-def _tell(show: Progress, run: Result) -> None:
-    """A line of its own, also where there is no terminal."""
-    outcome = "; ".join(run["broken"]) or f"held, p99 {run['p99_ms']:.1f} ms, {run['cpu_us_per_event']:.1f} us an event"
+def _log(show: Progress, run: Result) -> None:
+    """Print one line per run; without a terminal there is no progress bar."""
+    outcome = "; ".join(run["broken"]) or f"held, p99 {run['p99_ms']:.1f} ms, {run['cpu_us_per_event']:.1f} us/event"
     show.console.print(f"{60 * run['rate_per_second']:>11,.0f} requests/min for {run['seconds']:g} s: {outcome}")
 
 
 @contextmanager
 def _shown(show: Progress | None, rate: float, seconds: float) -> Iterator[Callable[[int, float], None]]:
-    """A bar of a run's progress, if it is to be shown."""
+    """Show a run's progress bar, if there is a display."""
     if show is None:
         yield lambda acknowledged, worst_ms: None
         return

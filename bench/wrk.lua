@@ -1,9 +1,9 @@
 -- Sends the requests of a file, one after the other, over all connections, for a fixed time.
 --
--- Arguments: the file (bench/requests.py writes it), the seconds, and where to begin in the file.
+-- Arguments: a file written by bench/requests.py, the seconds, and the number of the request to start with.
 --
--- After its time a connection sends nothing more, and wrk waits for the answers in flight: without that the
--- last requests would be stored and never counted. So `done` knows exactly how many were answered.
+-- After that time no connection sends anything more, and wrk waits for the responses in flight. Otherwise the last
+-- requests would be stored but not counted. So `done` knows exactly how many got a response.
 
 local ffi = require("ffi")
 ffi.cdef [[
@@ -45,13 +45,13 @@ function init(args)
 end
 
 function request()
-  if not rehearsed then -- wrk asks the first thread once before it begins, to see whether it is HTTP
+  if not rehearsed then -- before it starts, wrk calls this once in the first thread to check that it returns HTTP
     rehearsed = true
     return requests[1]
   end
   local time = clock()
   if not until_s then until_s = time + seconds end
-  if time >= until_s then return "" end -- which wrk sends as nothing, and waits for no answer to it
+  if time >= until_s then return "" end -- wrk sends nothing for this and expects no response
   at = at % #requests + 1
   sent = sent + 1
   return requests[at]

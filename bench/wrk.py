@@ -1,6 +1,7 @@
-"""The closed loop: wrk with a Lua script, so many connections that each send again as soon as they are answered.
+"""The closed loop: wrk with a Lua script, whose connections send again as soon as they get a response.
 
-Its latencies are those of a closed loop, which wrk 4 corrects by a guess; bench/openloop.py is for latency.
+A closed loop understates latency during stalls, and wrk 4 only estimates a correction. Use bench/openloop.py for
+latency.
 """
 
 import json
@@ -14,17 +15,17 @@ from bench.server import NoResult, pinned
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 
-# How long wrk waits for the last answers. It cannot be told that it has them all.
+# How long wrk waits for the last responses. It cannot be stopped early, even once it has them all.
 DRAIN_S = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of wrk sent, and saw."""
+    """The requests and responses of one run of wrk."""
 
     seconds: float
     sent: int
-    acknowledged: int  # answered with 2xx or 3xx; that all are 201 is what the count of rows shows
+    acknowledged: int  # answered with 2xx or 3xx; counting rows shows that all were 201
     not_2xx: int
     p50_ms: float
     p90_ms: float
@@ -46,7 +47,7 @@ def run_wrk(
     start: int = 0,
     cores: str | None = None,
 ) -> Load:
-    """Load the server for so many seconds. Raises NoResult where an answer is missing."""
+    """Load the server for `seconds`. Raises NoResult if a response is missing."""
     if shutil.which("wrk") is None:
         raise NoResult("wrk is not on the PATH (Debian: apt-get install wrk)")
     command = [
@@ -58,14 +59,14 @@ def run_wrk(
 
 
 def parse_output(text: str, seconds: float) -> Load:
-    """What the script's `done` printed. Raises NoResult where there is nothing, or an answer is missing."""
+    """Parse what the script's `done` printed. Raises NoResult if that is absent or a response is missing."""
     lines = [line.removeprefix("RESULT ") for line in text.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise NoResult(f"wrk failed:\n{text}")
     found = json.loads(lines[-1])
     if found["sent"] != found["answered"] or found["failed"]:
         raise NoResult(
-            f"wrk sent {found['sent']:,} requests and saw {found['answered']:,} answers, {found['failed']:,} failures"
+            f"wrk sent {found['sent']:,} requests and got {found['answered']:,} responses, {found['failed']:,} failures"
         )
     acknowledged = found["answered"] - found["not_2xx"]
     keys = ("p50_ms", "p90_ms", "p99_ms", "max_ms")

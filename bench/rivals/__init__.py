@@ -1,4 +1,4 @@
-"""What people would use instead: each a process with one worker, in its best usual form.
+"""Rivals: servers that people would use instead, each with one worker and in its best common setup.
 
 | rival | checks | stores |
 |---|---|---|
@@ -7,7 +7,7 @@
 | Fluent Bit, http input | that it is JSON | NDJSON to a file, not synced |
 | nginx with Lua | nothing | bodies to a buffered log, not synced |
 
-None of them has a rate limit, exclusions, CORS, metrics or Parquet, as the collector has throughout.
+Unlike the collector, none of them has a rate limit, exclusions, CORS, metrics or Parquet.
 """
 
 import http.client
@@ -31,7 +31,7 @@ LUA = "/usr/lib/nginx/modules/ngx_http_lua_module.so"
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """One of them. `needs` are programs or files, each with how to get it."""
+    """One rival server. `needs` lists programs or files, each with how to install it."""
 
     name: str
     title: str
@@ -39,11 +39,11 @@ class Rival:
     needs: tuple[tuple[str, str], ...]
     config: str | None = None
     stores: bool = True
-    checks: bool = False  # refuses what breaks the contract
-    json_only: bool = False  # takes no `text/plain`, as beacons send it
+    checks: bool = False  # rejects events that break the contract
+    json_only: bool = False  # does not accept `text/plain`, which beacons send
 
     def missing(self) -> str | None:
-        """What it lacks to run here, in words; None if nothing."""
+        """Say what is missing to run it here; None if nothing is."""
         for need, remedy in self.needs:
             if not (Path(need).exists() if "/" in need else shutil.which(need)):
                 return f"{need.rpartition('/')[2] or need} is missing: {remedy}"
@@ -51,13 +51,13 @@ class Rival:
 
     @contextmanager
     def serving(self, folder: Path, cores: str | None) -> Iterator[Server]:
-        """It, ready, its files in `folder`. Raises NoResult where it does not start."""
+        """Start it with its files in `folder`; yield it once it listens. Raises NoResult if it does not start."""
         port = _free_port()
-        words = {"@PORT@": str(port), "@FOLDER@": str(folder), "@HERE@": str(HERE), "@SCHEMA@": str(SCHEMA)}
+        values = {"@PORT@": str(port), "@FOLDER@": str(folder), "@HERE@": str(HERE), "@SCHEMA@": str(SCHEMA)}
 
         def filled(text: str) -> str:
-            for word, value in words.items():
-                text = text.replace(word, value)
+            for placeholder, value in values.items():
+                text = text.replace(placeholder, value)
             return text
 
         if self.config:
@@ -70,11 +70,11 @@ class Rival:
                 time.sleep(POLL_S)
             server.url = f"http://127.0.0.1:{port}"
             if self.checks:
-                _refuses_nonsense(self.title, port)
+                _check_rejects(self.title, port)
             yield server
 
     def stored(self, folder: Path) -> int | None:
-        """How many events it has written down; None if it never does."""
+        """Return how many events it has written; None if it stores nothing."""
         if not self.stores:
             return None
         path = folder / STORED
@@ -101,7 +101,7 @@ RIVALS = (
         "fluent-bit",
         "Fluent Bit",
         ("fluent-bit", "-c", "@FOLDER@/fluent-bit.conf"),
-        (("fluent-bit", "docs.fluentbit.io says how to install it"),),
+        (("fluent-bit", "see docs.fluentbit.io"),),
         config="fluent-bit.conf",
         json_only=True,
     ),
@@ -118,14 +118,14 @@ RIVALS = (
 )
 
 
-def _refuses_nonsense(title: str, port: int) -> None:
-    """Raise NoResult if it takes an event without its required fields: it would be compared for what it is not."""
+def _check_rejects(title: str, port: int) -> None:
+    """Raise NoResult if it accepts an event without required fields, because then the comparison is unfair."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", "/public/site-0/analytics/collect", '{"visitor_id": 5}', {"Content-Type": "text/plain"})
     status = connection.getresponse().status
     connection.close()
     if status < 400:
-        raise NoResult(f"{title} answers {status} to what breaks the contract")
+        raise NoResult(f"{title} answers {status} to an event that breaks the contract; expected 4xx")
 
 
 def _free_port() -> int:

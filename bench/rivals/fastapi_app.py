@@ -2,8 +2,8 @@
 
     python fastapi_app.py PORT SCHEMA
 
-The model is the contract's 61 fields. What is valid is answered and forgotten; nothing is stored. The body is given to
-pydantic as bytes, the quickest way that FastAPI has, and the only one that takes a beacon's `text/plain`.
+The model has the contract's 61 fields. Valid events get a 201; nothing is stored. The route passes the body to pydantic
+as bytes, which is FastAPI's fastest way and the only one that accepts a beacon's `text/plain`.
 """
 
 import json
@@ -18,7 +18,7 @@ _TYPES = {"string": str, "number": float, "boolean": bool}
 
 
 def event_model(contract: dict[str, Any]) -> type[BaseModel]:
-    """The contract as a model: types, lengths, enums, what is required, what may be null."""
+    """Build a model of the contract: types, lengths, enums, required and nullable fields."""
     fields: dict[str, Any] = {}
     for name, rule in contract["properties"].items():
         names = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]

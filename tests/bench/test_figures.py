@@ -1,4 +1,4 @@
-"""How figures are read, searched for, and judged."""
+"""How figures are read, searched and checked."""
 
 import os
 import subprocess
@@ -24,12 +24,12 @@ HELD = {
 
 
 def test_cpu_time_is_user_and_system_of_the_process_and_its_ended_children() -> None:
-    """The program's name may hold anything, parentheses and spaces too."""
+    """The program's name can contain anything, even parentheses and spaces."""
     fields = ["S", *(str(number) for number in range(1, 11)), "100", "20", "3", "4", "20"]
     assert pytest.approx(1.27) == parse_stat(f"42 (a) b) (c) {' '.join(fields)}\n")
 
 
-def test_children_belong_to_the_family() -> None:
+def test_family_includes_children() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         assert {os.getpid(), child.pid} <= set(family(os.getpid()))
@@ -51,12 +51,12 @@ def test_search_finds_the_highest_rate_that_is_held(capacity: float) -> None:
     assert capacity / 1.1 <= found <= capacity
 
 
-def test_search_finds_nothing_where_nothing_is_held() -> None:
+def test_search_returns_zero_if_no_rate_is_held() -> None:
     assert 0 == search(7_000, 11_000, lambda rate: False)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "reason"),
     [
         ({"p99_ms": 50.0}, "p99"),
         ({"p99_ms": float("nan")}, "p99"),
@@ -67,27 +67,29 @@ def test_search_finds_nothing_where_nothing_is_held() -> None:
         ({"rss_mb": [(at, 100 + at) for at in range(60)]}, "memory grows"),
     ],
 )
-def test_rate_is_not_held_if_anything_is_broken(change: dict[str, object], words: str) -> None:
+def test_rate_is_not_held_if_anything_is_broken(change: dict[str, object], reason: str) -> None:
     assert [] == broken(HELD)
     (found,) = broken(HELD | change)
-    assert words in found
+    assert reason in found
 
 
-def test_memory_before_the_first_flushes_is_not_judged() -> None:
+def test_memory_growth_is_ignored_before_three_flushes() -> None:
     assert [] == broken(HELD | {"flushes": 2, "rss_mb": [(at, 100 + at) for at in range(60)]})
 
 
-def test_memory_that_goes_up_and_down_does_not_grow() -> None:
+def test_memory_that_rises_and_falls_is_not_growth() -> None:
     assert not grows([100.0 + 50 * (number % 5) for number in range(90)])
 
 
 def test_lag_is_read_from_cumulative_buckets() -> None:
     lag = lag_of({0.005: 90, 0.02: 97, 0.05: 100, float("inf"): 100})
     assert {"ticks": 100, "late_over_20_ms": 3, "at_most_ms": 50} == lag
-    assert (100, 0, None) == beyond({0.005: 90, float("inf"): 100}, 0.02), "nobody knows of those"
+    assert (100, 0, None) == beyond({0.005: 90, float("inf"): 100}, 0.02), (
+        "values in the last bucket are not counted as late"
+    )
 
 
-def test_ratio_compares_runs_of_one_round() -> None:
+def test_ratio_compares_runs_of_the_same_round() -> None:
     runs = [
         {"kind": "run", "name": name, "title": name, "round": number, "cpu_us_per_event": cpu_us}
         for number, pair in enumerate([(20.0, 40.0), (30.0, 30.0), (80.0, 40.0)])

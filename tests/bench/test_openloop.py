@@ -1,4 +1,4 @@
-"""The open loop counts from when a request was due."""
+"""The open loop counts latency from when a request was due."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ RATE = 500
 
 @asynccontextmanager
 async def stub(answer: Callable[[int, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[int]:
-    """A server that reads requests and answers as it is told; its port. `answer` gets the number of the request."""
+    """Run a server that calls `answer` with the number of each request; yield its port."""
     seen = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,23 +40,23 @@ async def paced(port: int, seconds: float = 1.0) -> Paced:
     return await asyncio.to_thread(run, "127.0.0.1", port, list(requests(10)), RATE, seconds, 4)
 
 
-async def test_one_stall_is_seen_by_every_request_that_was_due_in_it() -> None:
-    """A closed loop of four connections would have seen four slow answers."""
+async def test_stall_delays_every_request_that_was_due_during_it() -> None:
+    """A closed loop of four connections would have counted only four slow responses."""
 
     async def stall_once(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 100:
-            time.sleep(STALL_S)  # noqa: ASYNC251 - the whole server stands still
+            time.sleep(STALL_S)  # noqa: ASYNC251 - stall the entire server
         writer.write(ANSWER % 201)
 
     async with stub(stall_once) as port:
         seen = await paced(port)
     assert (500, 0, 0) == (seen.acknowledged, seen.refused, seen.failed)
     assert STALL_S * 1e3 <= seen.quantiles["p100"]
-    # 200 of the 500 were due in the stall; the first half of them waited for half of it and more.
+    # 200 of the 500 requests were due during the stall; the first 100 waited for at least half of it.
     assert STALL_S * 1e3 / 2 <= seen.quantiles["p90"]
 
 
-async def test_answers_are_told_apart_and_may_come_in_pieces() -> None:
+async def test_responses_are_counted_by_status_even_in_pieces() -> None:
     async def one_in_five(number: int, writer: asyncio.StreamWriter) -> None:
         answer = ANSWER % (201 if number % 5 else 429)
         writer.write(answer[:20])
@@ -69,7 +69,7 @@ async def test_answers_are_told_apart_and_may_come_in_pieces() -> None:
     assert (80, 20, 0) == (seen.acknowledged, seen.refused, seen.failed)
 
 
-async def test_request_whose_connection_ends_has_failed() -> None:
+async def test_request_fails_if_its_connection_closes() -> None:
     async def close_once(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 50:
             writer.close()

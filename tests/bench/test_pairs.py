@@ -1,4 +1,4 @@
-"""Two ways to run the collector, in turn."""
+"""Comparisons of two ways to run the collector, in turn."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ def figures(cpu_us: float) -> Result:
     return dict.fromkeys(FIGURES, cpu_us)
 
 
-def test_every_other_pair_begins_with_the_other_side() -> None:
+def test_pairs_alternate_which_side_runs_first() -> None:
     runs = in_pairs(SIDES, lambda setup, shape: shape.labels | figures(1.0), Shape(), pairs=3)
     assert ["old", "new", "new", "old", "old", "new"] == [run["name"] for run in runs if run["kind"] == "run"]
 
 
-def test_ratio_is_the_median_of_the_pairs_and_not_of_the_runs() -> None:
-    """The machine is slower in the second pair, and five times as slow in the third."""
+def test_ratio_is_the_median_of_the_pairs_not_of_the_runs() -> None:
+    """The machine slows down between the pairs."""
     taken = {1: iter((10.0, 30.0, 50.0)), 2: iter((20.0, 40.0, 500.0))}
     runs = in_pairs(SIDES, lambda setup, shape: shape.labels | figures(next(taken[setup.sites])), Shape(), pairs=3)
     cpu, *_ = (run for run in runs if run["kind"] == "ratio")
@@ -44,21 +44,21 @@ def test_fast_path_is_measured_on_and_off(monkeypatch: pytest.MonkeyPatch) -> No
     assert [("fast_path = true", True), ("fast_path = false", False)] == seen
 
 
-def checkout(root: Path, words: str) -> Path:
-    """A checkout whose collector only says something."""
+def checkout(root: Path, message: str) -> Path:
+    """Make a checkout whose collector only exits with a message."""
     (root / "collector").mkdir(parents=True)
-    (root / "collector" / "__main__.py").write_text(f"raise SystemExit({words!r})")
+    (root / "collector" / "__main__.py").write_text(f"raise SystemExit({message!r})")
     return root
 
 
-def test_collector_of_each_checkout_is_the_one_that_runs(tmp_path: Path) -> None:
-    roots = [checkout(tmp_path / words, f"this is {words}") for words in ("old", "new")]
+def test_versus_runs_the_collector_of_each_checkout(tmp_path: Path) -> None:
+    roots = [checkout(tmp_path / name, f"this is {name}") for name in ("old", "new")]
     for pair in (roots, roots[::-1]):
         with pytest.raises(NoResult, match=f"this is {pair[0].name}"):
             versus(Setup(), Shape(requests=10), pair, pairs=1, rate=10)
 
 
-def test_checkout_with_a_venv_brings_its_python(tmp_path: Path) -> None:
+def test_versus_uses_the_python_of_a_checkouts_venv(tmp_path: Path) -> None:
     python = checkout(tmp_path, "not run") / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\necho the python of its venv\n")

@@ -1,4 +1,4 @@
-"""The report says what the results say, and the committed one is made of the committed results."""
+"""The report shows the results, and the committed page matches the committed results."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.report import PAGE, render
+from bench.stages import STAGES
 
 PYTHON = {
     "version": "3.11.2",
@@ -83,15 +84,20 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
             "segment_bytes_per_event": 1000.0,
         }
     ],
-    "micro": [{"stage": "parse", "what": "ujson", "cpu_us_per_event": 2.5}],
+    "micro": [{"stage": "parse", "what": "not printed", "cpu_us_per_event": 2.5}],
 }
 
 
-def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    """The page of RESULTS, rendered next to them."""
     for scenario, runs in RESULTS.items():
         (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"scenario": scenario, "runs": runs}))
-    page = render(tmp_path, tmp_path / "README.md")
-    for words in (
+    return render(tmp_path, tmp_path / "README.md")
+
+
+def test_report_shows_measurements_and_versions(page: str) -> None:
+    for text in (
         "**1.23 M requests a minute.**",
         "| 64 | 1.23 M | **23.4** | 1.0 | 7.8 | 3 of 5,000 | 222 | 31 |",
         "p99 was 99 ms",
@@ -102,31 +108,48 @@ def test_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
         "| ratio, median of the pairs | 0.55 (0.51 to 0.60) |",
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
-        "| parse | 2.50 | ujson |",
-        "Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5; wrk 4.1.0*",
-        "; Fastify 5.0.1; FastAPI's Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5*",
+        f"| `parse` | 2.50 | {STAGES['parse']} |",
+        "*`python -m bench all`, 2026-11-24 10:00 UTC, commit abc1234, load average 0.1*",
+        "; Fastify 5.0.1; FastAPI on Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5*",
         "(./compare.svg)",
     ):
-        assert words in page
+        assert text in page
     assert not re.search(r"\{\{|Not measured yet", page)
 
 
-def test_every_row_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
-    for scenario, runs in RESULTS.items():
-        (tmp_path / f"{scenario}.json").write_text(json.dumps(ABOUT | {"scenario": scenario, "runs": runs}))
-    for block in re.findall(r"(?:^\|.*\n)+", render(tmp_path, tmp_path / "README.md"), re.MULTILINE):
+def test_report_leads_with_three_numbers(page: str) -> None:
+    """CPU time at the peak, the rate that was held, and the median p99 at half of the peak."""
+    lead = page.partition("## ")[0]
+    assert ["23 us of CPU time per event", "1.23 M requests a minute", "p99 9.0 ms"] == re.findall(
+        r"^- \*\*(.+?)\*\*", lead, re.MULTILINE
+    )
+
+
+def test_report_lists_each_machine_once_with_its_scenarios(tmp_path: Path) -> None:
+    for scenario, kernel in (("peak", "6.1"), ("micro", "6.2"), ("recovery", "6.1")):
+        about = ABOUT | {"scenario": scenario, "kernel": kernel, "runs": RESULTS[scenario]}
+        (tmp_path / f"{scenario}.json").write_text(json.dumps(about))
+    versions = "Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5; wrk 4.1.0"
+    assert (
+        f"- **peak, recovery**: AMD EPYC, 2 cores, Linux 6.1, ext2/ext3; {versions}\n"
+        f"- **micro**: AMD EPYC, 2 cores, Linux 6.2, ext2/ext3; {versions}\n"
+    ) in render(tmp_path, tmp_path / "README.md")
+
+
+def test_every_table_row_has_as_many_cells_as_its_header(page: str) -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
         assert 1 == len({line.count("|") for line in block.splitlines()}), block
 
 
-def test_what_was_not_measured_says_how_to(tmp_path: Path) -> None:
+def test_section_without_results_names_the_command_that_measures_it(tmp_path: Path) -> None:
     assert "*Not measured yet: `python -m bench all --only micro`.*" in render(tmp_path, tmp_path / "README.md")
 
 
-def test_committed_report_is_made_of_the_committed_results() -> None:
-    """Red: `python -m bench report`."""
+def test_committed_report_matches_the_committed_results() -> None:
+    """If this fails, run `python -m bench report`."""
     assert render() == PAGE.read_text()
 
 
 @pytest.mark.parametrize("name", re.findall(r"!\[.*?\]\((.+?)\)", render()))
-def test_committed_plots_are_there(name: str) -> None:
+def test_every_plot_of_the_report_is_committed(name: str) -> None:
     assert (PAGE.parent / name).exists()

@@ -1,4 +1,4 @@
-"""What is sent is what the collector takes, and differs as it does in reality."""
+"""The sample requests are valid, and vary as real traffic does."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_requests_are_complete_and_reproducible(tmp_path: Path) -> None:
         assert int(header(request, b"Content-Length")) == len(request.partition(b"\r\n\r\n")[2])
 
 
-def test_nothing_in_a_head_is_constant_that_is_not_in_reality() -> None:
+def test_heads_vary_where_real_ones_do() -> None:
     sent = list(requests(COUNT))
     assert COUNT == len(set(sent))
     for name, most in ((b"X-Forwarded-For", 1_000), (b"User-Agent", 200), (b"Origin", 100), (b"Referer", 200)):

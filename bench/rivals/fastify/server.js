@@ -1,4 +1,4 @@
-// An event endpoint as a Node team would write it: Fastify, ajv behind its `schema`, NDJSON appended to a stream.
+// An event endpoint as a Node team would write it: Fastify, validation by ajv, NDJSON appended to a stream.
 //
 //   node server.js PORT SCHEMA FILE
 import { createWriteStream, readFileSync } from 'node:fs'
@@ -8,11 +8,11 @@ const [port, schemaFile, file] = process.argv.slice(2)
 const out = createWriteStream(file, { flags: 'a' })
 
 const fastify = Fastify({
-  // The contract is checked as it is written: nothing is coerced. `x-column` is a keyword of its own.
+  // Check types strictly, without ajv's default coercion. `x-column` is a keyword of the contract that ajv must ignore.
   ajv: { customOptions: { coerceTypes: false, allowUnionTypes: true, keywords: ['x-column'] } },
 })
 
-// A beacon's text is JSON too.
+// Beacons send JSON as text/plain.
 fastify.addContentTypeParser('text/plain', { parseAs: 'string' }, fastify.getDefaultJsonParser('ignore', 'ignore'))
 
 fastify.post('/public/:site/analytics/collect', {
