@@ -1,4 +1,4 @@
-"""`collector check-config`: the errors of a configuration file, all at once."""
+"""`collector check-config`: print every error of a configuration file."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -9,15 +9,19 @@ from collector.daemon.layout import check_layout, unreadable
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.description = (
+        "Check a configuration file as `serve` would read it, with COLLECTOR__* environment variables, and check that "
+        "partition_by matches the files in data_dir. Print every error; exit 2 if there is one."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="configuration file")
 
 
 def run(arguments: Namespace) -> int:
-    """Read the file as `serve` would, environment included, and check that the data_dir fits it."""
+    """Check the file, the environment, and that partition_by matches data_dir. Raises ConfigError."""
     file: Path = arguments.file
     config = load(file)
     check_layout(file, config.storage)
-    for unseen in unreadable(config.storage.data_dir):
-        print(f"{unseen}: cannot be looked into, so partition_by was not held against it", file=sys.stderr)
-    print(f"{file}: good; {len(config.sites)} sites")
+    for folder in unreadable(config.storage.data_dir):
+        print(f"{folder}: cannot be read, so partition_by was not checked against it", file=sys.stderr)
+    print(f"{file}: valid; {len(config.sites)} site{'s' * (len(config.sites) != 1)}")
     return 0

@@ -1,4 +1,4 @@
-"""The data_dir of a command that works on one and must not make one."""
+"""The data_dir of commands that need an existing one and must not create it."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from collector.daemon.resources import StartError
 
 
 def existing(data_dir: Path) -> Path:
-    """The same path, if a folder is there. Raises StartError."""
+    """Return the path if it is a folder. Raises StartError."""
     try:
         is_folder = data_dir.is_dir()
-    except OSError as exc:  # a name that is too long, a folder above it that may not be looked into
+    except OSError as exc:  # the name is too long, or a parent folder cannot be read
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
     if not is_folder:
         raise StartError(f"data_dir {data_dir}: is not a folder")

@@ -1,4 +1,4 @@
-"""`collector expire`: drop the parts of days that are over."""
+"""`collector expire`: delete the parts of old days."""
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -13,21 +13,29 @@ from collector.lake.expire import expire
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Delete the parts of old days in events/ and rejected/. It can run while a collector serves, also on a full "
+        "disk."
+    )
     parser.add_argument(
-        "--older-than", type=_days, required=True, metavar="DAYS", help="such as 400d: days before the last 400 ones"
+        "--older-than",
+        type=_days,
+        required=True,
+        metavar="DAYS",
+        help="such as 400d: keep today (UTC) and the 400 days before it",
     )
     add_config_argument(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Drop the parts of all days but today and as many days before it."""
+    """Delete the parts of every day but today (UTC) and the given number of days before it."""
     data_dir = existing(load(arguments.config).storage.data_dir)
     today = datetime.now(UTC).date()
     try:
-        dropped = expire(data_dir, today, arguments.older_than, lambda folders: with_progress(folders, "dropping"))
+        deleted = expire(data_dir, today, arguments.older_than, lambda folders: with_progress(folders, "deleting"))
     except OSError as exc:
         raise StartError(f"{exc.filename}: {exc.strerror}") from None
-    print(f"dropped {dropped} parts")
+    print(f"deleted {deleted} part{'s' * (deleted != 1)}")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Files whose names may lie: list a folder, and open what is a regular file.
+"""List folders and open regular files, where a name may promise what the file is not.
 
-A pipe may be called `x.parquet`, and opening it would block. A link may lead nowhere. A file that was listed may be
-gone when it is opened.
+A pipe may be called `x.parquet`, and opening it would block. A symlink may dangle. A listed file may be deleted before
+it is opened.
 """
 
 import os
@@ -21,19 +21,19 @@ _KINDS = (
 
 
 class NotAFile(OSError):
-    """The path exists, and is no regular file; `strerror` says what it is."""
+    """The path exists but is not a regular file; `strerror` says what it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything below a folder but its links' targets, and the folders that could not be looked into, with why."""
+    """Every path below a folder, not following symlinks, and the folders that could not be read, with their errors."""
 
     paths: list[Path] = field(default_factory=list)
     unread: list[tuple[Path, OSError]] = field(default_factory=list)
 
 
 def walk(root: Path, passes: Callable[[str], bool]) -> Listing:
-    """List it. Folders whose names do not pass are left out, and all that is in them."""
+    """List everything below `root`, except the folders whose names do not pass and what is in them."""
     listing = Listing()
     waiting = [root]
     while waiting:
@@ -41,7 +41,7 @@ def walk(root: Path, passes: Callable[[str], bool]) -> Listing:
         try:
             with os.scandir(folder) as entries:
                 there = [(folder / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        except (FileNotFoundError, NotADirectoryError):  # since it was listed
+        except (FileNotFoundError, NotADirectoryError):  # deleted since it was listed
             continue
         except OSError as exc:
             listing.unread.append((folder, exc))
@@ -52,18 +52,18 @@ def walk(root: Path, passes: Callable[[str], bool]) -> Listing:
 
 
 def not_a_file(path: Path) -> str | None:
-    """What it is, in words; None for a regular file. Raises OSError."""
+    """What the path is instead, such as "is a pipe"; None for a regular file. Raises OSError."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            return "is a link to nothing"
+            return "is a dangling symlink"
         raise
-    return next((words for is_it, words in _KINDS if is_it(mode)), None)
+    return next((kind for matches, kind in _KINDS if matches(mode)), None)
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file to read, without blocking. Raises NotAFile, OSError."""
+    """Open a regular file for reading, without blocking. Raises NotAFile, OSError."""
     kind = not_a_file(path)
     if kind is not None:
         raise NotAFile(0, kind)
@@ -71,7 +71,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def is_gone(path: Path) -> bool:
-    """Whether it no longer exists. False where that cannot be told."""
+    """Whether the path no longer exists; False if that cannot be determined."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

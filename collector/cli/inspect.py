@@ -1,4 +1,4 @@
-"""`collector inspect`: what is in a data_dir, a segment or a part, and whether all of it can be read."""
+"""`collector inspect`: show what a data_dir, segment or part contains, and whether all of it can be read."""
 
 import json
 import os
@@ -36,13 +36,13 @@ RECEIVED = EVENT_SCHEMA.field("received_at")
 OUTSIDE = f"{RECEIVED.name} lies outside the years 1 to 9999"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# A file or a pipe has no width of its own; this fits the longest site id.
+# The width of the table when the output is not a terminal; it fits the longest site id.
 WIDTH_OF_FILES = 180
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What one part or segment holds; `problem` says what of it cannot be read, in one line."""
+    """What one part or segment contains; `problem` says in one line what of it cannot be read."""
 
     path: Path
     rows: int = 0
@@ -55,9 +55,13 @@ class Health:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.description = (
+        "Show what a data_dir, a folder of it, a segment or a part contains: rows, sizes and times of receipt. Reads "
+        "every byte and verifies the checksums. Exit 1 if a file is broken."
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a data_dir, a folder of it, a segment or a part")
     parser.add_argument(
-        "--rows", type=_rows, default=0, metavar="N", help="print the newest N events too, as JSON lines"
+        "--rows", type=_rows, default=0, metavar="N", help="also print the newest N events of the parts, as JSON lines"
     )
 
 
@@ -68,9 +72,9 @@ def _rows(text: str) -> int:
 
 
 def run(arguments: Namespace) -> int:
-    """Print tables of the parts and segments that are there, then the newest rows of parts that were asked for.
+    """Print tables of the parts and segments, then the newest rows of the parts. Return 1 if a file is broken.
 
-    The exit code is 1 if one is broken. Raises StartError where nothing is there.
+    Raises StartError if the path does not exist or cannot be read.
     """
     path: Path = arguments.path
     root, listing = _listing(path)
@@ -105,7 +109,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _listing(path: Path) -> tuple[Path, Listing]:
-    """The folder that names are shown from, and what is to be looked at. Raises StartError."""
+    """The folder that printed names are relative to, and the paths to inspect. Raises StartError."""
     try:
         if path.is_dir():
             return path, walk(path, lambda name: name != STAGING)
@@ -115,17 +119,17 @@ def _listing(path: Path) -> tuple[Path, Listing]:
     except OSError as exc:
         raise StartError(f"{path}: {exc.strerror}") from None
     if kind is not None:
-        raise StartError(f"{path}: {kind}; it should be a data_dir, a segment or a part")
+        raise StartError(f"{path}: {kind}; should be a data_dir, a segment or a part")
     return path.parent, Listing([path])
 
 
 def _still_there(looked: Iterable[Health]) -> list[Health]:
-    """Without what a collector that serves has released or dropped meanwhile: that is no fault."""
+    """Leave out files that a serving collector has deleted meanwhile; they are not broken."""
     return [health for health in looked if not health.problem or not is_gone(health.path)]
 
 
 def look_at_segment(path: Path) -> Health:
-    """Read every record of a segment, its CRC included. A torn tail is no fault: a crash leaves one."""
+    """Read every record of a segment and check its CRC. A torn tail is not a problem: a crash leaves one."""
     rows = damaged = torn = 0
     moments: list[int] = []  # the first and the last
     match = SEGMENT_NAME.fullmatch(path.name)
@@ -142,22 +146,22 @@ def look_at_segment(path: Path) -> Health:
                     torn = found.end - found.start
                 else:
                     damaged += found.end - found.start
-            size_bytes = file.tell()  # its name may be gone already
-    except Exception as exc:  # noqa: BLE001 - whatever is wrong with it, it keeps back no other
+            size_bytes = file.tell()  # not by name, which may be deleted already
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong with this file, the others are still shown
         return Health(path, problem=_why(exc))
     first, last = map(_moment, moments or (None, None))
     damage = f"{damaged} bytes are damaged" if damaged else None
     problem = damage or (OUTSIDE if moments and None in (first, last) else None)
-    note = f"a torn tail of {torn} bytes; with fsync and a sound disk acknowledged to nobody" if torn else None
-    return Health(path, rows, size_bytes, first, last, problem, note)
+    tail = f'torn tail of {torn} bytes, left by a crash; with "fsync" and a sound disk, never acknowledged'
+    return Health(path, rows, size_bytes, first, last, problem, tail if torn else None)
 
 
 def look(path: Path) -> Health:
-    """Read the whole part, checksums included."""
+    """Read an entire part and verify its checksums."""
     try:
         with open_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
             return _of_part(path, part, os.fstat(file.fileno()).st_size)
-    except Exception as exc:  # noqa: BLE001 - likewise; a foreign file fails in ways of its own
+    except Exception as exc:  # noqa: BLE001 - likewise; pyarrow raises many types of errors for foreign files
         return Health(path, problem=_why(exc))
 
 
@@ -165,8 +169,8 @@ def _of_part(path: Path, part: pq.ParquetFile, size_bytes: int) -> Health:
     schema = part.schema_arrow
     times = [field.type for field in schema if field.name == RECEIVED.name]
     if times != [RECEIVED.type]:
-        has = f"has {len(times) or 'no'} column{'s' * (len(times) > 1)} {RECEIVED.name}"
-        kind = f"{RECEIVED.name} is {times[0]}, and should be {RECEIVED.type}" if len(times) == 1 else has
+        count = f"has {len(times) or 'no'} {RECEIVED.name} column{'s' * (len(times) > 1)}; should have one"
+        kind = f"{RECEIVED.name} is {times[0]}; should be {RECEIVED.type}" if len(times) == 1 else count
         return Health(path, size_bytes=size_bytes, problem=kind)
     rows = without = 0
     moments: list[int] = []  # the first and the last
@@ -177,12 +181,12 @@ def _of_part(path: Path, part: pq.ParquetFile, size_bytes: int) -> Health:
         span = pc.min_max(column.cast(pa.int64())).as_py()
         moments = _ends([*moments, *(us for us in span.values() if us is not None)])
     first, last = map(_moment, moments or (None, None))
-    promised = (part.metadata.metadata or {}).get(b"collector.rows")
+    promised: bytes | None = (part.metadata.metadata or {}).get(b"collector.rows")
     problem = None
     if promised not in (None, b"%d" % rows):
-        problem = f"{rows} rows, but its footer promises {promised!r}"
+        problem = f"has {rows} rows, but its footer says {promised.decode(errors='replace')}"
     elif without:
-        problem = f"{without} rows have no {RECEIVED.name}"
+        problem = f"{RECEIVED.name} is null in {without} of {rows} rows"
     elif moments and None in (first, last):
         problem = OUTSIDE
     return Health(path, rows, size_bytes, first, last, problem, has_events=schema.names == EVENT_SCHEMA.names)
@@ -193,7 +197,7 @@ def _ends(moments: list[int]) -> list[int]:
 
 
 def _moment(us: int | None) -> datetime | None:
-    """None where no calendar of Python has it."""
+    """The moment as a datetime; None if it is outside the years that datetime supports, 1 to 9999."""
     try:
         return None if us is None else EPOCH + timedelta(microseconds=us)
     except OverflowError:
@@ -201,7 +205,7 @@ def _moment(us: int | None) -> datetime | None:
 
 
 def _why(exc: Exception) -> str:
-    """The first line of what is wrong."""
+    """The first line of the error message."""
     said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     return said.strip().partition("\n")[0] or type(exc).__name__
 
@@ -237,22 +241,22 @@ def _second(time: datetime | None) -> str:
 
 
 def _newest_events(readable: list[Health], newest: int) -> tuple[list[dict[str, Any]], list[Health]]:
-    """The events received last, whatever parts they are in, what is null left out; rejected events are none.
+    """The last events received, from all parts but those of rejected events, without null values.
 
-    And the parts whose rows cannot be shown.
+    Also returns the parts whose rows cannot be shown.
     """
     parts = [health for health in readable if health.rows and health.has_events] if newest else []
     rows: list[dict[str, Any]] = []
     unshown = []
     for health in sorted(parts, key=lambda health: str(health.last), reverse=True):
         if len(rows) == newest and rows[0][RECEIVED.name] >= health.last:
-            break  # this part, and so all that follow, end before the oldest row that is wanted
+            break  # this part and all that follow end before the oldest row wanted
         try:
             with open_file(health.path) as file, pq.ParquetFile(file) as part:
                 last = part.read().sort_by(RECEIVED.name).slice(max(0, health.rows - newest)).to_pylist()
-        except FileNotFoundError:  # a collector that serves has dropped it meanwhile
+        except FileNotFoundError:  # a serving collector has deleted it meanwhile
             continue
-        except Exception as exc:  # noqa: BLE001 - no part of ours; the others' rows are shown
+        except Exception as exc:  # noqa: BLE001 - a foreign part; the rows of the others are still shown
             unshown.append(Health(health.path, problem=f"its rows cannot be shown: {_why(exc)}"))
             continue
         rows = sorted(rows + last, key=lambda row: row[RECEIVED.name])[-newest:]

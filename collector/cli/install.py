@@ -1,12 +1,12 @@
-"""`collector install`: this program and its units, where a service manager finds them.
+"""`collector install`: put this program and its systemd units in place.
 
     PREFIX/bin/collector                 this one file
-    PREFIX/lib/collector/                where it is unpacked, once for each version
-    PREFIX/lib/systemd/system/           the units; for a prefix where systemd does not look, /etc/systemd/system
-    /etc/collector/collector.toml        an example, if there is none
+    PREFIX/lib/collector/                where each version is unpacked
+    PREFIX/lib/systemd/system/           the units; /etc/systemd/system if systemd does not search this prefix
+    /etc/collector/collector.toml        an example, unless the file exists
 
-Every file is written beside its place and renamed, so that an upgrade can replace a program that runs, and whoever is
-killed meanwhile leaves the old file or the new. Everything can be done again.
+Every file is written next to its target and renamed. So an upgrade can replace a running program, and an interrupted
+install leaves either the old file or the new one. Running it again is safe.
 """
 
 import os
@@ -20,9 +20,9 @@ from collector.portable import LINUX
 from collector.publish.local import fsync_file, fsync_folder, make_folder
 
 DEFAULT_PREFIX = Path("/usr/local")
-WRITTEN_FOR = "/usr/local/"  # the prefix in the units as they are in the repository
+WRITTEN_FOR = "/usr/local/"  # the prefix in the repository's units
 CONFIG = Path("/etc/collector/collector.toml")
-BINARY_VARIABLE = "COLLECTOR_BINARY"  # set by the launcher: the path of the single file that was started
+BINARY_VARIABLE = "COLLECTOR_BINARY"  # set by the launcher: the path of the binary that was started
 
 _SEARCHED = (Path("/usr/local"), Path("/usr"))  # prefixes whose lib/systemd/system systemd reads
 _SOURCES = files("collector") / "systemd"
@@ -30,29 +30,39 @@ _UNITS = (".service", ".socket", ".mount", ".timer")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--prefix", type=Path, default=DEFAULT_PREFIX, metavar="DIR", help="default: %(default)s")
+    parser.description = (
+        "Install this binary and its systemd units, or upgrade an installed collector. An existing "
+        f"{CONFIG} is left unchanged. The collector is not started."
+    )
+    parser.add_argument(
+        "--prefix",
+        type=Path,
+        default=DEFAULT_PREFIX,
+        metavar="DIR",
+        help="install into DIR/bin and DIR/lib; default: %(default)s",
+    )
     parser.add_argument(
         "--root",
         type=Path,
         default=Path("/"),
         metavar="DIR",
-        help="of the system to install into; default: %(default)s",
+        help="root folder of the system to install into, such as a mounted image; default: %(default)s",
     )
 
 
 def run(arguments: Namespace) -> int:
-    """Install below `root`; the files speak of `prefix` without it. Raises StartError."""
+    """Install below `root`. Paths inside the units start at `prefix`, without `root`. Raises StartError."""
     prefix: Path = arguments.prefix
     root: Path = arguments.root
     if not LINUX:
-        raise StartError("install: needs Linux, and systemd for its units")
+        raise StartError("install: needs Linux with systemd")
     binary = os.environ.get(BINARY_VARIABLE)
     if binary is None:
-        raise StartError("install: copies the single file that `make binary` makes, and this program is none")
+        raise StartError("install: only the binary can install itself; build it with `make binary`")
     if not prefix.is_absolute():
         raise StartError(f"install: --prefix {prefix}: should begin with /")
     placed = Placed(root.absolute())
-    os.umask(0o022)  # all of it is for everybody to read, whatever root's habit is
+    os.umask(0o022)  # every user must be able to read these files, whatever root's umask is
     try:
         make_folder(placed.at(prefix / "lib/collector"))
         _unpack(binary, placed.at(prefix / "lib/collector"))
@@ -64,20 +74,20 @@ def run(arguments: Namespace) -> int:
         if is_first:
             placed.file(CONFIG, (_SOURCES / "collector.example.toml").read_bytes(), 0o644)
         else:
-            print(f"{placed.at(CONFIG)}: is there, and stays as it is")
+            print(f"{placed.at(CONFIG)}: exists; left unchanged")
     except OSError as exc:
         raise StartError(f"install: {exc.filename}: {exc.strerror}") from None
     if root == Path("/") and Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "daemon-reload"], check=False)
     if is_first:
-        print(f"Next: name your sites in {CONFIG}, then: systemctl enable --now collector")
+        print(f"Next: list your sites in {CONFIG}, then run: systemctl enable --now collector")
     else:
-        print("Next: systemctl restart collector (nobody is refused meanwhile)")
+        print("Next: systemctl restart collector (new connections wait; none is refused)")
     return 0
 
 
 def _unpack(binary: str, folder: Path) -> None:
-    """Now, while the old version serves: a disk that is too full for two stops the upgrade, and not the collector."""
+    """Unpack while the old version serves. If the disk is full, the upgrade fails and the collector keeps running."""
     variables = os.environ | {"COLLECTOR_UNPACK_DIR": str(folder)}
     done = subprocess.run([binary, "--unpack-only"], env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -85,7 +95,7 @@ def _unpack(binary: str, folder: Path) -> None:
 
 
 def unit_files(prefix: Path) -> dict[str, str]:
-    """The units, by name, for a collector that is installed there."""
+    """The text of each unit by file name, for a collector installed under `prefix`."""
     return {
         source.name: source.read_text().replace(WRITTEN_FOR, f"{prefix}/".replace("//", "/"))
         for source in sorted(_SOURCES.iterdir(), key=lambda source: source.name)
@@ -94,7 +104,7 @@ def unit_files(prefix: Path) -> dict[str, str]:
 
 
 class Placed:
-    """Puts files below a root, and says so."""
+    """Writes files below a root folder and prints each."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -103,10 +113,10 @@ class Placed:
         return self._root / path.relative_to("/")
 
     def file(self, path: Path, content: bytes, mode: int) -> None:
-        """Put it there at once and whole."""
+        """Write a file atomically and durably."""
         place = self.at(path)
         make_folder(place.parent)
-        new = place.with_name(f".{place.name}.new")  # one name: what a killed install left is written over
+        new = place.with_name(f".{place.name}.new")  # a fixed name: the next install overwrites what a killed one left
         new.unlink(missing_ok=True)
         new.write_bytes(content)
         new.chmod(mode)

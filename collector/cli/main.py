@@ -1,7 +1,7 @@
-"""The command line: one module a command, and the exit code.
+"""The command line: one module per command, and the exit code.
 
-Each command's module has `add_arguments(parser)` and `run(arguments)`, which returns the exit code: 0 done; 1 failed
-(port taken, data_dir unusable, an event that would not be stored); 2 wrong usage or configuration.
+Each command's module has `add_arguments(parser)` and `run(arguments)`, which returns the exit code: 0 for success; 1
+for failure (port taken, data_dir unusable, an event that would not be stored); 2 for wrong usage or bad configuration.
 """
 
 import argparse
@@ -16,23 +16,23 @@ from collector.config_file import ConfigError
 from collector.daemon.resources import StartError
 from collector.log.setup import complain
 
-# Each command, and its line in the help. Its module has its name, with `_` for `-`.
+# Each command and its line in the help. Its module has the same name, with `_` for `-`.
 COMMANDS = {
-    "serve": "run until SIGTERM; drains, flushes, exits 0",
-    "worker": None,  # started by a supervisor, not by people: in no help
-    "check-config": "exit 0, or print every error and exit 2",
-    "validate": "newline-delimited events: what would become of each; nothing is stored",
-    "inspect": "what is in a data_dir, a segment or a part: rows, times, sizes, health",
-    "recover": "turn left-over segments into parts without serving",
-    "expire": "drop the parts of days that are over; also while a collector serves",
+    "serve": "run the collector until SIGTERM",
+    "worker": None,  # started by the supervisor, not by people, so the help leaves it out
+    "check-config": "check a configuration file and print every error",
+    "validate": "report which events of a file would be stored, and why not",
+    "inspect": "show the rows, times, sizes and health of a data_dir, segment or part",
+    "recover": "publish the events left in the journal, without serving",
+    "expire": "delete the parts of old days",
     "doctor": "check that this machine can run the collector",
-    "install": "put this program and its systemd units in their places",
-    "schema": "the contract, or the columns that readers get",
+    "install": "install this binary and its systemd units",
+    "schema": "print the JSON Schema of an event, or the columns of a part",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Raises SystemExit where argparse does: after its help, and where it was used wrongly."""
+    """Run one command and return its exit code. Raises SystemExit like argparse, after help and on wrong usage."""
     set_up_streams()
     try:
         code = _code_of(sys.argv[1:] if argv is None else argv)
@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_unwritten() -> bool:
-    """Whether some of the output could not be written; stderr says why."""
+    """Whether any output could not be written. Prints the reason to stderr."""
     failure = unwritten()
     if failure is None:
         return False
-    if not isinstance(failure, BrokenPipeError):  # the reader of our output has gone: there is nobody to tell
-        complain(f"standard output cannot be written: {failure.strerror}")
+    if not isinstance(failure, BrokenPipeError):  # the reader has left on purpose, as `head` does
+        complain(f"cannot write to standard output: {failure.strerror}")
     return True
 
 
@@ -73,15 +73,22 @@ def _code_of(argv: Sequence[str]) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser for these arguments: it knows every command by name, and the arguments of the one that is called."""
-    parser = argparse.ArgumentParser(prog="collector", description="An analytics event collector.")
-    parser.add_argument("--version", action="version", version=BUILD_LINE)
+    """The parser for these arguments. It knows every command by name, but only the called one's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="collector",
+        description="Collect analytics events over HTTP and store them as Parquet files.",
+        epilog="`collector COMMAND --help` explains a command. Exit codes: 0 success, 1 failure, 2 wrong usage or bad "
+        "configuration.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=BUILD_LINE, help="print version, commit and contract hash, and exit"
+    )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for command, words in COMMANDS.items():
-        subparser = subparsers.add_parser(command, help=words) if words else subparsers.add_parser(command)
+    for command, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(command, help=summary) if summary else subparsers.add_parser(command)
         if argv[:1] == [command]:
-            # Only this command's module is imported: a supervisor needs neither pyarrow nor rich, and without them
-            # takes a third of the memory.
+            # Import this command's module only: without pyarrow and rich, which it does not need, a supervisor takes a
+            # third of the memory.
             module = import_module(f"collector.cli.{command.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)

@@ -1,25 +1,25 @@
-"""The lines of a file of newline-delimited events, by the numbers that an editor gives them."""
+"""The lines of a file of newline-delimited events, numbered as an editor numbers them."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from collector.ingest.schema import UTF8_BOM
 
-_SKIPPED_BYTES = 65_536  # read at once of what is too large to be an event
+_SKIPPED_BYTES = 65_536  # chunk size when skipping the rest of an oversized line
 _AROUND_BODY_BYTES = len(UTF8_BOM) + len(b"\r\n")
 
 
 class Line(NamedTuple):
-    """One line that is not blank: an event, if it is one."""
+    """One line that is not blank; its body should be an event."""
 
     number: int
     body: bytes
 
 
 def lines(source: BinaryIO, largest_bytes: int) -> Iterator[Line]:
-    """Each line without the LF or CR LF that ends it, and without the file's byte order mark.
+    """Each line, without its LF or CR LF and without a byte order mark at the start of the file.
 
-    Blank ones are counted and left out. Of a body larger than `largest_bytes` comes only as much as shows that it is.
+    Blank lines count but are not yielded. A body larger than `largest_bytes` is cut short, but stays larger than that.
     """
     number = 0
     while piece := source.readline(largest_bytes + _AROUND_BODY_BYTES + 1):

@@ -1,4 +1,4 @@
-"""The progress bar of long work, where there is a terminal."""
+"""A progress bar for long tasks, shown only on a terminal."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def with_progress(items: Sequence[T], doing: str) -> Iterator[T]:
-    """Each item, with a progress bar on standard error."""
+    """Yield each item, and show a progress bar on standard error."""
     terminal = Console(stderr=True)
     yield from track(items, doing, console=terminal, disable=not terminal.is_terminal, transient=True)

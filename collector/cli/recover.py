@@ -1,4 +1,4 @@
-"""`collector recover`: turn left-over segments into parts, without serving."""
+"""`collector recover`: publish the events left in the journal, without serving."""
 
 import logging
 import sys
@@ -16,15 +16,19 @@ from collector.log.setup import set_up_logging
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Publish the events that a stopped or crashed collector left in the journal, without serving. `serve` does the "
+        "same at its start. Exit 1 if a segment could not be published; it stays in the journal."
+    )
     add_config_argument(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """1 if any segment is left."""
+    """Publish every segment; return 1 if any is left. Raises ConfigError, StartError."""
     config = load(arguments.config)
     set_up_logging(logging.WARNING)
     data_dir = existing(config.storage.data_dir)
-    if not (data_dir / JOURNAL).exists():  # maybe its volume is not mounted: nothing should be made beneath it
+    if not (data_dir / JOURNAL).exists():  # its volume may not be mounted, so create nothing under the mount point
         print("recovered 0 events from 0 segments; 0 are left")
         return 0
     with owned(data_dir) as owner, owner.entered() as root:
@@ -38,9 +42,9 @@ def run(arguments: Namespace) -> int:
         for segment in with_progress(segments, "recovering"):
             try:
                 events = sum(part.rows for part in stages.flush_segment(segment))
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the segment stays, and keeps back no other
+            except Exception as exc:  # noqa: BLE001 - whatever fails, the segment stays and the others are still published
                 left += 1
-                print(f"{data_dir / str(segment.path)}: stays: {exc}", file=sys.stderr)
+                print(f"{data_dir / str(segment.path)}: not published, stays in the journal: {exc}", file=sys.stderr)
             else:
                 rows += events
                 if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""`collector schema`: the contract as JSON Schema, or the columns of a part."""
+"""`collector schema`: print the contract as JSON Schema, or the columns of a part."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -8,9 +8,10 @@ from collector.parts.table import EVENT_SCHEMA
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.description = "Print the JSON Schema of an event, or the columns of a Parquet part."
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--json", action="store_true", help="the JSON Schema of an event")
-    which.add_argument("--parquet", action="store_true", help="the columns of a part")
+    which.add_argument("--json", action="store_true", help="print the JSON Schema of an event")
+    which.add_argument("--parquet", action="store_true", help="print the name and type of each column of a part")
 
 
 def run(arguments: Namespace) -> int:

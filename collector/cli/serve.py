@@ -1,4 +1,4 @@
-"""`collector serve`: take events until SIGTERM."""
+"""`collector serve`: run the collector until SIGTERM."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -8,6 +8,10 @@ from collector.daemon.serve import serve
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Run the collector. On SIGTERM or SIGINT it stops accepting events, flushes those it has, and exits 0. On "
+        "SIGHUP it reloads the configuration file."
+    )
     add_config_argument(parser)
 
 

@@ -1,8 +1,8 @@
-"""The standard streams: always open, and no reason to end in the middle of something.
+"""The standard streams: always open, and never the reason that a command stops half-way.
 
-Whoever starts a program may have closed descriptors 0, 1 or 2, or connected them to a disk that is full. A closed one
-would be given to the next file that is opened, and a stray word to standard error would land in a segment. Python has
-None in the place of its stream, whose `print` goes elsewhere or fails.
+A parent process may have closed descriptors 0, 1 or 2, or connected them to a full disk. The kernel gives a closed
+descriptor to the next file that is opened, so a message to standard error could land in a segment. Python sets the
+stream of a closed descriptor to None: `print` then writes nothing, and `print(file=sys.stderr)` to standard output.
 """
 
 import io
@@ -15,7 +15,7 @@ STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = range(3)
 
 
 def open_closed() -> None:
-    """Connect each standard descriptor that is closed to nothing. Before anything else is opened."""
+    """Connect each closed standard descriptor to /dev/null. Call it before anything else is opened."""
     for descriptor in (STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR):
         try:
             os.fstat(descriptor)
@@ -24,11 +24,11 @@ def open_closed() -> None:
             if nothing != descriptor:
                 os.dup2(nothing, descriptor)
                 os.close(nothing)
-            os.set_inheritable(descriptor, True)  # for workers, who would find it closed again
+            os.set_inheritable(descriptor, True)  # or workers would find it closed again
 
 
 def set_up_streams() -> None:
-    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` what this module promises; streams of a caller stay."""
+    """Replace `sys.stdin`, `sys.stdout` and `sys.stderr`, except streams that the caller has replaced already."""
     open_closed()
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(STANDARD_INPUT, closefd=False)))
@@ -39,7 +39,7 @@ def set_up_streams() -> None:
 
 
 def unwritten() -> OSError | None:
-    """Why not all of the output was written, now that there is no more; None: it was."""
+    """The first error in writing standard output, after a last flush; None if everything was written."""
     try:
         sys.stdout.flush()
     except OSError as exc:
@@ -49,8 +49,10 @@ def unwritten() -> OSError | None:
 
 
 class Output(io.FileIO):
-    """Standard output. What cannot be written is dropped, and the first reason kept: a command that has changed
-    something goes on, and tells at its end. A reader who has left is told at once, as an exception: nobody wants more.
+    """Standard output. After a failed write it drops everything and keeps the error in `failure`.
+
+    So a command that changes files finishes its work and reports the error at its end. Only BrokenPipeError is raised
+    at once: the reader wants no more output.
     """
 
     def __init__(self, *, drops: bool) -> None:
@@ -61,7 +63,7 @@ class Output(io.FileIO):
     def write(self, data: Any, /) -> int:
         if not self._drops:
             try:
-                while (written := cast("int | None", super().write(data))) is None:  # whose descriptor does not block
+                while (written := cast("int | None", super().write(data))) is None:  # non-blocking and full
                     select.select((), (STANDARD_OUTPUT,), ())
                 return written
             except BrokenPipeError as exc:
@@ -73,8 +75,9 @@ class Output(io.FileIO):
 
 
 class Errors(io.FileIO):
-    """Standard error, and so the log. What it does not take is dropped: there is nowhere to tell, and what a log's disk
-    lacks is no reason to stop. It is tried anew each time, as the disk may have room again."""
+    """Standard error, and so the log. A failed write is dropped: there is nowhere to report it, and a full log disk
+    must not stop the collector. The next write is tried again, because the disk may have room by then.
+    """
 
     def __init__(self) -> None:
         super().__init__(STANDARD_ERROR, "w", closefd=False)
@@ -97,7 +100,7 @@ def _nothing(descriptor: int) -> int:
 
 
 def _text(raw: io.FileIO, given: IO[str] | None) -> io.TextIOWrapper:
-    """Text as the interpreter would write it there; but what its encoding lacks is escaped, and no error."""
+    """A text stream like the interpreter's own, except that characters its encoding lacks are escaped."""
     given = given if isinstance(given, io.TextIOWrapper) else None
     errors = given.errors if given else None
     return io.TextIOWrapper(

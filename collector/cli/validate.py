@@ -1,4 +1,4 @@
-"""`collector validate`: what would become of each event of a file. Nothing is stored."""
+"""`collector validate`: report which events of a file would be stored. Nothing is stored."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -20,13 +20,21 @@ from collector.sites import Site, build_site
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard input")
-    parser.add_argument("--site", metavar="ID", help="check with this site's settings; default: a site without any")
+    parser.description = (
+        "Read events, one JSON object per line. Print for each line number whether the event would be stored, or why "
+        "not. Nothing is stored. Exit 1 if any event would not be stored."
+    )
+    parser.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="newline-delimited JSON; default: standard input"
+    )
+    parser.add_argument(
+        "--site", metavar="ID", help="apply the settings of this site of the configuration; default: default settings"
+    )
     add_config_argument(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Print what would become of each line, for a strict site with every error; 1 if any would not be stored."""
+    """Print the outcome of each line, with every error if the site is strict; return 1 if any is not stored."""
     site, max_body_bytes = _site(arguments.site, arguments.config)
     arrival = Arrival(site, IPv4Address("127.0.0.1"))
     total = dropped = 0
@@ -41,20 +49,20 @@ def run(arguments: Namespace) -> int:
             print(f"{number}: stored")
             continue
         dropped += 1
-        errors = outcome.errors if isinstance(outcome, Refused) else ()  # all of them, of a strict site
-        for words in errors or (outcome.message,):
-            print(f"{number}: {outcome.reason.value}: {words}")
+        errors = outcome.errors if isinstance(outcome, Refused) else ()  # a strict site lists all
+        for message in errors or (outcome.message,):
+            print(f"{number}: {outcome.reason.value}: {message}")
     print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
     return 1 if dropped else 0
 
 
 def _site(site_id: str | None, config_file: Path) -> tuple[Site, int]:
-    """The site and the largest body it takes."""
+    """The site, and the size in bytes of the largest body it accepts. Raises ConfigError."""
     if site_id is None:
         return build_site("any", SiteSettings()), Server().max_body_bytes
     config: Config = load(config_file)
     if site_id not in config.sites:
-        raise ConfigError([f"{config_file}: has no site {site_id}"])
+        raise ConfigError([f"{config_file}: has no [sites.{site_id}] section"])
     return build_site(site_id, config.sites[site_id]), config.server.max_body_bytes
 
 

@@ -1,4 +1,4 @@
-"""`collector worker`: one of the processes that the supervisor of `collector serve` starts. In no help."""
+"""`collector worker`: a process that the supervisor of `collector serve` starts. The help does not list it."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -6,10 +6,11 @@ from collector.daemon.serve import serve_as_worker
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("number", type=int)  # for whoever reads a list of processes
-    parser.add_argument("control", type=int)
+    parser.description = "Internal: the supervisor of `collector serve` starts workers with this command."
+    parser.add_argument("number", type=int, help="number of the worker, shown in the list of processes")
+    parser.add_argument("control", type=int, help="descriptor of the channel to the supervisor")
 
 
 def run(arguments: Namespace) -> int:
-    """Serve as the supervisor says, at the other end of the descriptor `control`."""
+    """Serve, controlled by the supervisor at the other end of the descriptor `control`."""
     return serve_as_worker(arguments.control)

@@ -1,4 +1,4 @@
-"""The command line, called in the test's own process."""
+"""Run the command line in the test's own process."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run(*arguments: str | Path) -> int:
-    """The exit code, also where argparse leaves by itself."""
+    """Return the exit code, also when argparse exits by itself."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as exc:

@@ -1,4 +1,4 @@
-"""`collector check-config`: every error of a configuration file, one line each, and exit code 2."""
+"""`collector check-config`: one line for each error of a configuration file, and exit code 2."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from tests.cli.in_process import Capture, run
 GOOD = "[sites.demo]\n"
 
 
-def test_good_configuration_is_0(tmp_path: Path, capsys: Capture) -> None:
+def test_valid_configuration_exits_0(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "good.toml"
     file.write_text(GOOD)
     assert run("check-config", file) == 0
-    assert (f"{file}: good; 1 sites\n", "") == capsys.readouterr()
+    assert (f"{file}: valid; 1 site\n", "") == capsys.readouterr()
 
 
-# A file, and what is wrong in it: one line each.
+# A file, and the start of each line that reports an error in it.
 BAD_CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "no sites": ("", ["sites: missing; at least one site is needed"]),
     "not TOML": ("[sites.demo", ["is not TOML: "]),
@@ -49,25 +49,25 @@ BAD_CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CONFIGURATIONS)
-def test_bad_configuration_is_2_with_one_line_for_each_error(name: str, tmp_path: Path, capsys: Capture) -> None:
-    text, said = BAD_CONFIGURATIONS[name]
+def test_bad_configuration_exits_2_with_one_line_for_each_error(name: str, tmp_path: Path, capsys: Capture) -> None:
+    text, expected = BAD_CONFIGURATIONS[name]
     file = tmp_path / "bad.toml"
     file.write_text(text)
     assert run("check-config", file) == 2
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    assert ("", len(said)) == (out, len(lines)), err
-    for words, line in zip(sorted(said), sorted(lines), strict=True):
-        assert line.startswith(f"collector: {file}: {words}")
+    assert ("", len(expected)) == (out, len(lines)), err
+    for start, line in zip(sorted(expected), sorted(lines), strict=True):
+        assert line.startswith(f"collector: {file}: {start}")
 
 
-def test_configuration_that_is_not_there_is_2(tmp_path: Path, capsys: Capture) -> None:
+def test_missing_configuration_exits_2(tmp_path: Path, capsys: Capture) -> None:
     for path, why in ((tmp_path / "nothing.toml", "No such file or directory"), (tmp_path, "Is a directory")):
         assert run("check-config", path) == 2
         assert ("", f"collector: {path}: cannot be read: {why}\n") == capsys.readouterr()
 
 
-def test_bytes_that_are_no_text_are_2(tmp_path: Path, capsys: Capture) -> None:
+def test_configuration_that_is_not_text_exits_2(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(b"\xff\xfe")
     assert run("check-config", file) == 2

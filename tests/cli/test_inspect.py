@@ -1,4 +1,4 @@
-"""`collector inspect`: what it counts in a data_dir or a part, what it calls broken, and what it passes over."""
+"""`collector inspect`: what it counts in a data_dir or a part, what it reports as broken, and what it ignores."""
 
 import asyncio
 import json
@@ -42,11 +42,11 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def table(out: str) -> dict[str, list[str]]:
-    """The lines of the table by their first word."""
+    """The words of each line, by the first one."""
     return {words[0]: words[1:] for words in map(str.split, out.splitlines()) if words}
 
 
-def test_inspect_of_a_data_dir_counts_every_folder(data_dir: Path, capsys: Capture) -> None:
+def test_inspect_counts_parts_and_rows_of_every_folder(data_dir: Path, capsys: Capture) -> None:
     assert run("inspect", data_dir) == 0
     out, err = capsys.readouterr()
     rows = table(out)
@@ -63,20 +63,20 @@ def test_inspect_of_a_data_dir_counts_every_folder(data_dir: Path, capsys: Captu
     assert (["4", "6", "good"], "") == ([*rows["all"][:2], rows["all"][-1]], err)
 
 
-def test_inspect_of_one_part(data_dir: Path, capsys: Capture) -> None:
+def test_inspect_counts_the_rows_of_one_part(data_dir: Path, capsys: Capture) -> None:
     (part,) = (data_dir / "events" / "site=blog").rglob("*.parquet")
     assert run("inspect", part) == 0
     assert ["1", "1"] == table(capsys.readouterr().out)["all"][:2]
 
 
 def test_inspect_prints_the_newest_events(data_dir: Path, capsys: Capture) -> None:
-    """As many as were asked for, whatever parts they are in, and no rejected ones."""
+    """As many as requested, from all parts but those of rejected events."""
     assert run("inspect", data_dir, "--rows", "3") == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert {"s-3", "b-0", "s-2"} == {row["session_id"] for row in shown}
 
 
-def test_inspect_shows_the_newest_rows_of_a_part_without_nulls(data_dir: Path, capsys: Capture) -> None:
+def test_inspect_prints_the_newest_rows_of_a_part_without_nulls(data_dir: Path, capsys: Capture) -> None:
     (part,) = (data_dir / "events" / "site=demo" / "date=2026-05-28").iterdir()
     assert run("inspect", part, "--rows", "2") == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
@@ -96,16 +96,16 @@ def _empty(part: Path) -> None:
 
 
 def _flip(part: Path) -> None:
-    """One bit of a session id: the part can be read, and only a page's checksum tells."""
+    """Flip one bit of a session id. The part can still be read; only the page's checksum shows the damage."""
     found = pq.read_metadata(part).row_group(0).column(EVENT_SCHEMA.get_field_index("session_id"))
     data = bytearray(part.read_bytes())
-    data[found.data_page_offset - 1] ^= 1  # the end of the dictionary's page, before the first page of data
+    data[found.data_page_offset - 1] ^= 1  # the end of the dictionary page, just before the first data page
     part.write_bytes(data)
     assert pq.ParquetFile(part).read()["session_id"].to_pylist() != ["s-0", "s-1", "s-2"]
 
 
 def _fewer_rows(part: Path) -> None:
-    """A part that was written over: its footer promises more than it holds."""
+    """Rewrite the part with its first row missing; the footer keeps the old count."""
     found = pq.ParquetFile(part).read()
     pq.write_table(found.slice(1), part)
 
@@ -115,8 +115,8 @@ def _foreign(part: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut, _empty, _flip, _fewer_rows, _foreign])
-def test_inspect_of_a_broken_part_is_1_and_says_which(damage: Any, data_dir: Path, capsys: Capture) -> None:
-    """The other parts are shown all the same."""
+def test_inspect_of_a_broken_part_exits_1_and_names_it(damage: Any, data_dir: Path, capsys: Capture) -> None:
+    """The other parts are still shown."""
     (part,) = (data_dir / "events" / "site=demo" / "date=2026-05-28").iterdir()
     damage(part)
     for path in (part, data_dir):
@@ -128,57 +128,57 @@ def test_inspect_of_a_broken_part_is_1_and_says_which(damage: Any, data_dir: Pat
     assert ["1", "1"] == table(out)["events/site=blog/date=2026-05-28"][:2]
 
 
-def test_inspect_passes_over_what_a_collector_removes_meanwhile(
+def test_inspect_ignores_files_that_a_collector_deletes_meanwhile(
     data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A released segment, a part of a day that is over: neither is broken."""
+    """Neither a released segment nor a part of an expired day is broken."""
     (part,) = (data_dir / "events" / "site=demo" / "date=2026-05-28").iterdir()
     segment = data_dir / "journal" / "0" / "20260528T202640Z-0123456789abcdef.segment"
     segment.parent.mkdir(parents=True, exist_ok=True)
     segment.touch()
     inspect = import_module("collector.cli.inspect")
 
-    def listed_before(path: Path, passes: Callable[[str], bool]) -> Listing:
+    def delete_after_listing(path: Path, passes: Callable[[str], bool]) -> Listing:
         listing = walk(path, passes)
         part.unlink()
         segment.unlink()
         return listing
 
-    monkeypatch.setattr(inspect, "walk", listed_before)
+    monkeypatch.setattr(inspect, "walk", delete_after_listing)
     assert run("inspect", data_dir) == 0
     out, err = capsys.readouterr()
     assert ("", False) == (err, "events/site=demo/date=2026-05-28" in table(out))
     assert "events/site=blog/date=2026-05-28" in table(out)
 
 
-def test_inspect_finishes_a_segment_that_is_released_while_it_is_read(
+def test_inspect_finishes_a_segment_that_is_deleted_while_it_is_read(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment = tmp_path / "20260528T202640Z-0123456789abcdef.segment"
     segment.write_bytes(encode_header(Header("0123456789abcdef", by_site=True)))
 
-    def released(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
+    def delete_and_scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
         segment.unlink()
         return scan(file, segment_id)
 
-    monkeypatch.setattr(import_module("collector.cli.inspect"), "scan", released)
+    monkeypatch.setattr(import_module("collector.cli.inspect"), "scan", delete_and_scan)
     assert run("inspect", tmp_path) == 0
     assert ["1", "0", f"{HEADER_BYTES}"] == table(capsys.readouterr().out)["all"][:3]
 
 
-def test_inspect_of_what_is_not_there_is_1(tmp_path: Path, capsys: Capture) -> None:
+def test_inspect_of_a_missing_path_exits_1(tmp_path: Path, capsys: Capture) -> None:
     assert run("inspect", tmp_path / "nothing") == 1
     assert ("", f"collector: {tmp_path / 'nothing'}: no such file or folder\n") == capsys.readouterr()
 
 
-def test_inspect_of_an_empty_folder_finds_nothing(tmp_path: Path, capsys: Capture) -> None:
+def test_inspect_of_an_empty_folder_counts_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert run("inspect", tmp_path) == 0
     out, err = capsys.readouterr()
     assert (["0", "0"], "") == (table(out)["all"][:2], err)
 
 
-def test_inspect_takes_any_name_of_a_folder(data_dir: Path, capsys: Capture) -> None:
-    """Square brackets are no markup."""
+def test_inspect_prints_folder_names_with_square_brackets_as_they_are(data_dir: Path, capsys: Capture) -> None:
+    """The table library must not take them for markup."""
     (data_dir.parent / "[").mkdir()
     data_dir.rename(data_dir.parent / "[" / "bold]")
     assert run("inspect", data_dir.parent) == 0

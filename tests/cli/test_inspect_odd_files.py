@@ -1,4 +1,4 @@
-"""`inspect` of whatever lies in a folder: each odd file is called broken, with its reason, and keeps back no other."""
+"""`inspect` of folders with odd files: each is reported as broken, with its reason, and the others are still shown."""
 
 import asyncio
 import json
@@ -37,8 +37,8 @@ BEGIN_US = -62_135_596_800_000_000  # the year 1
 
 @pytest.fixture(autouse=True)
 def impatient() -> Iterator[None]:
-    """What waits for somebody to write into a pipe is ended."""
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    """Fail a test that blocks, such as one that opens a pipe without a writer."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("blocked for 30 s"))
     signal.alarm(30)
     yield
     signal.alarm(0)
@@ -64,14 +64,14 @@ def day_of(data_dir: Path) -> Path:
 
 
 def inspected(capsys: Capture, *arguments: str | Path) -> tuple[int, list[str], list[str]]:
-    """The exit code, and the lines of both streams."""
+    """The exit code, and the lines of stdout and stderr."""
     code = main(["inspect", *map(str, arguments)])
     out, err = capsys.readouterr()
     return code, out.splitlines(), err.splitlines()
 
 
 def table(**columns: pa.Array) -> Callable[[Path], None]:
-    """Writes a foreign part."""
+    """A function that writes a part with these columns."""
     return lambda path: pq.write_table(pa.table(columns), path)
 
 
@@ -87,7 +87,7 @@ def twice(path: Path) -> None:
 def sock(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         here = os.getcwd()
-        os.chdir(path.parent)  # such a path may have 108 bytes
+        os.chdir(path.parent)  # the path of a socket is limited to 108 bytes
         bound.bind(path.name)
         os.chdir(here)
 
@@ -100,25 +100,25 @@ def content(data: bytes) -> Callable[[Path], int]:
     return lambda path: path.write_bytes(data)
 
 
-# What lies there under the name of a part, and what is said of it.
+# A file with the name of a part, and the reason that `inspect` gives.
 ODD_PARTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no received_at": (table(a=pa.array([1])), "has no column received_at"),
-    "no columns": (table(), "has no column received_at"),
-    "two of them": (twice, "has 2 columns received_at"),
-    "text": (table(received_at=pa.array(["2026-05-28"])), "received_at is string, and should be timestamp[us, tz=UTC]"),
-    "a number": (table(received_at=pa.array([1])), "received_at is int64, and should be timestamp[us, tz=UTC]"),
-    "nothing": (table(received_at=pa.nulls(3)), "received_at is null, and should be timestamp[us, tz=UTC]"),
+    "no received_at": (table(a=pa.array([1])), "has no received_at column; should have one"),
+    "no columns": (table(), "has no received_at column; should have one"),
+    "two of them": (twice, "has 2 received_at columns; should have one"),
+    "text": (table(received_at=pa.array(["2026-05-28"])), "received_at is string; should be timestamp[us, tz=UTC]"),
+    "a number": (table(received_at=pa.array([1])), "received_at is int64; should be timestamp[us, tz=UTC]"),
+    "nothing": (table(received_at=pa.nulls(3)), "received_at is null; should be timestamp[us, tz=UTC]"),
     "a list": (table(received_at=pa.array([[1]])), "received_at is list<"),
     "nanoseconds": (
         table(received_at=pa.array([0], pa.timestamp("ns", "UTC"))),
         "received_at is timestamp[ns, tz=UTC]",
     ),
-    "no zone": (table(received_at=pa.array([0], pa.timestamp("us"))), "received_at is timestamp[us], and should be"),
+    "no zone": (table(received_at=pa.array([0], pa.timestamp("us"))), "received_at is timestamp[us]; should be"),
     "the year 10000": (received(0, END_US), "received_at lies outside the years 1 to 9999"),
     "the last year": (received(2**63 - 1), "received_at lies outside the years 1 to 9999"),
     "the year 0": (received(BEGIN_US - 1, 0), "received_at lies outside the years 1 to 9999"),
     "the first year": (received(-(2**63)), "received_at lies outside the years 1 to 9999"),
-    "null": (received(0, None), "1 rows have no received_at"),
+    "null": (received(0, None), "received_at is null in 1 of 2 rows"),
     "empty": (content(b""), ""),
     "junk": (content(b"PAR1" + bytes(range(256)) * 9 + b"PAR1"), ""),
     "words": (content(b"not a part\n\x1b[2J"), ""),
@@ -126,14 +126,14 @@ ODD_PARTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pipe": (os.mkfifo, "is a pipe"),
     "a socket": (sock, "is a socket"),
     "a device": (linked("/dev/zero"), "is a device"),
-    "a link to nothing": (linked("nothing"), "is a link to nothing"),
-    "a link to itself": (linked("odd.parquet"), "Too many levels of symbolic links"),
-    "a link to a folder": (linked("."), "is a folder"),
+    "a dangling symlink": (linked("nothing"), "is a dangling symlink"),
+    "a symlink to itself": (linked("odd.parquet"), "Too many levels of symbolic links"),
+    "a symlink to a folder": (linked("."), "is a folder"),
 }
 
 
 @pytest.mark.parametrize("name", ODD_PARTS)
-def test_odd_part_is_broken_with_its_reason_and_keeps_back_no_other(name: str, data_dir: Path, capsys: Capture) -> None:
+def test_odd_part_is_broken_with_its_reason_and_others_are_shown(name: str, data_dir: Path, capsys: Capture) -> None:
     make, reason = ODD_PARTS[name]
     odd = day_of(data_dir) / "odd.parquet"
     make(odd)
@@ -146,7 +146,7 @@ def test_odd_part_is_broken_with_its_reason_and_keeps_back_no_other(name: str, d
 
 
 @pytest.mark.parametrize("name", [name for name in ODD_PARTS if not name.endswith("folder")])
-def test_odd_part_by_its_own_name_is_1(name: str, tmp_path: Path, capsys: Capture) -> None:
+def test_inspect_of_an_odd_part_alone_exits_1(name: str, tmp_path: Path, capsys: Capture) -> None:
     make, _ = ODD_PARTS[name]
     odd = tmp_path / "odd.parquet"
     make(odd)
@@ -155,14 +155,14 @@ def test_odd_part_by_its_own_name_is_1(name: str, tmp_path: Path, capsys: Captur
     assert str(odd) in err[0]
 
 
-def test_first_and_last_moment_that_a_reader_can_take_are_good(tmp_path: Path, capsys: Capture) -> None:
+def test_first_and_last_moment_of_the_supported_years_are_good(tmp_path: Path, capsys: Capture) -> None:
     received(BEGIN_US, END_US - 1)(tmp_path / "odd.parquet")
     code, out, err = inspected(capsys, tmp_path)
     assert (0, []) == (code, err)
     assert any("9999-12-31 23:59:59" in line for line in out)
 
 
-def test_part_within_a_folder_that_is_called_a_part_is_looked_at(data_dir: Path, capsys: Capture) -> None:
+def test_part_inside_a_folder_named_like_a_part_is_counted(data_dir: Path, capsys: Capture) -> None:
     """Spark writes such folders."""
     (good,) = day_of(data_dir).glob("*.parquet")
     folder = day_of(data_dir) / "of-spark.parquet"
@@ -173,7 +173,7 @@ def test_part_within_a_folder_that_is_called_a_part_is_looked_at(data_dir: Path,
     assert any("of-spark.parquet" in line and " 2 " in line for line in out)
 
 
-# Columns whose rows cannot be shown, though `received_at` is right; each of the name of another.
+# Columns with values that cannot be shown, in a part whose `received_at` is right.
 UNSHOWN: dict[str, pa.Array] = {
     "event_time": pa.array([2**62], TIMES),
     "page_title": pa.Array.from_buffers(
@@ -183,7 +183,7 @@ UNSHOWN: dict[str, pa.Array] = {
 
 
 @pytest.mark.parametrize("column", UNSHOWN)
-def test_part_whose_rows_cannot_be_shown_is_broken_where_they_are_asked_for(
+def test_part_whose_rows_cannot_be_shown_is_broken_with_the_rows_option(
     column: str, data_dir: Path, capsys: Capture
 ) -> None:
     columns = {field.name: pa.nulls(1, field.type) for field in EVENT_SCHEMA}
@@ -197,7 +197,7 @@ def test_part_whose_rows_cannot_be_shown_is_broken_where_they_are_asked_for(
 
 
 def segment(*received_us: int) -> bytes:
-    """A sound segment with an event of each of these moments."""
+    """An intact segment with an event for each of these times."""
     arrival = Arrival(build_site("demo", SiteSettings()), ip_address("192.0.2.1"))
     data = encode_header(Header(SEGMENT[:16], by_site=True))
     for moment in received_us:
@@ -217,15 +217,13 @@ ODD_SEGMENTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a pipe": ODD_PARTS["a pipe"],
     "a socket": ODD_PARTS["a socket"],
     "a device": ODD_PARTS["a device"],
-    "a link to nothing": ODD_PARTS["a link to nothing"],
-    "a link to itself": (linked(SEGMENT), "Too many levels of symbolic links"),
+    "a dangling symlink": ODD_PARTS["a dangling symlink"],
+    "a symlink to itself": (linked(SEGMENT), "Too many levels of symbolic links"),
 }
 
 
 @pytest.mark.parametrize("name", ODD_SEGMENTS)
-def test_odd_segment_is_broken_with_its_reason_and_keeps_back_no_other(
-    name: str, data_dir: Path, capsys: Capture
-) -> None:
+def test_odd_segment_is_broken_with_its_reason_and_others_are_shown(name: str, data_dir: Path, capsys: Capture) -> None:
     make, reason = ODD_SEGMENTS[name]
     worker = data_dir / "journal" / "0"
     worker.mkdir(parents=True, exist_ok=True)
@@ -239,15 +237,15 @@ def test_odd_segment_is_broken_with_its_reason_and_keeps_back_no_other(
     assert ["1", "2"] == [footer[1] for footer in footers]
 
 
-def test_segment_whose_first_event_is_of_the_epoch_says_so(tmp_path: Path, capsys: Capture) -> None:
-    """A machine without a clock starts there."""
+def test_segment_may_begin_at_the_epoch(tmp_path: Path, capsys: Capture) -> None:
+    """The clock of a machine without a battery starts there."""
     (tmp_path / SEGMENT).write_bytes(segment(0, 86_400_000_000))
     code, out, _ = inspected(capsys, tmp_path)
     assert (0, True) == (code, any("1970-01-01 00:00:00" in line and "1970-01-02" in line for line in out))
 
 
-def test_name_that_is_no_text_is_shown_on_one_line(data_dir: Path, capsys: Capture) -> None:
-    """Good or broken, in the table, in quarantine and on stderr."""
+def test_odd_names_are_escaped_on_one_line(data_dir: Path, capsys: Capture) -> None:
+    """In the table, in the list of quarantined files and on stderr."""
     day = day_of(data_dir)
     (good,) = day_of(data_dir).glob("*.parquet")
     shutil.copy(good, day / os.fsdecode(b"gr\xfc\xdfe.parquet"))
@@ -265,8 +263,8 @@ def test_name_that_is_no_text_is_shown_on_one_line(data_dir: Path, capsys: Captu
     assert 6 == sum(line.startswith("{") for line in out)
 
 
-def test_process_ends_though_all_of_it_lies_in_one_folder(data_dir: Path) -> None:
-    """In a process of its own, so that what waits in a library is ended too."""
+def test_inspect_of_all_odd_parts_together_ends(data_dir: Path) -> None:
+    """In a process of its own, because an alarm does not end code that blocks inside a library."""
     for number, (make, _) in enumerate(ODD_PARTS.values()):
         folder = day_of(data_dir).parent / f"date=2026-06-{number + 1:02}"
         folder.mkdir()
@@ -277,7 +275,7 @@ def test_process_ends_though_all_of_it_lies_in_one_folder(data_dir: Path) -> Non
 
 
 def powerless(*arguments: str | Path, folder: Path) -> tuple[int, str]:
-    """The exit code and stderr of the collector without the power to read what its owner may not; root's as well."""
+    """The exit code and stderr of the collector without capabilities, so that file modes bind root too."""
     need(shutil.which("setpriv") is not None, "setpriv, of util-linux")
     done = subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *COMMAND, *arguments],
@@ -294,7 +292,7 @@ def powerless(*arguments: str | Path, folder: Path) -> tuple[int, str]:
     ("what", "mode"),
     [("part", 0), ("folder", 0), ("day", 0), ("segment", 0), ("part of a day that can only be listed", 0o400)],
 )
-def test_what_may_not_be_read_is_broken(what: str, mode: int, data_dir: Path) -> None:
+def test_unreadable_file_or_folder_is_broken(what: str, mode: int, data_dir: Path) -> None:
     folder = data_dir / "journal" / "0"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SEGMENT).write_bytes(segment(NOON_US))
@@ -309,7 +307,7 @@ def test_what_may_not_be_read_is_broken(what: str, mode: int, data_dir: Path) ->
     assert (1, f"broken: {named}: Permission denied\n") == found
 
 
-def test_quarantine_that_can_only_be_listed_is_no_fault_of_ours(data_dir: Path) -> None:
+def test_quarantine_that_can_only_be_listed_is_ignored(data_dir: Path) -> None:
     quarantine = data_dir / "quarantine"
     quarantine.mkdir(exist_ok=True)
     (quarantine / f"{SEGMENT}.torn").write_bytes(b"torn")
@@ -320,28 +318,28 @@ def test_quarantine_that_can_only_be_listed_is_no_fault_of_ours(data_dir: Path) 
         quarantine.chmod(0o700)
 
 
-def test_what_vanishes_between_two_looks_is_no_fault(
+def test_part_deleted_before_its_rows_are_read_is_ignored(
     data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows are read in a second look; by then a part, or its whole day, may have been dropped."""
+    """Rows are read in a second pass; by then a collector may have deleted the part, or its entire day."""
     inspect = import_module("collector.cli.inspect")
     other = data_dir / "events" / "site=demo" / "date=2026-05-29"
     shutil.copytree(day_of(data_dir), other)
     look = inspect.look
 
-    def looked_at_before(path: Path) -> object:
+    def delete_after_look(path: Path) -> object:
         health = look(path)
         if path.parent == other:
             shutil.rmtree(other)
         return health
 
-    monkeypatch.setattr(inspect, "look", looked_at_before)
+    monkeypatch.setattr(inspect, "look", delete_after_look)
     code, out, err = inspected(capsys, data_dir, "--rows", "9")
     assert (0, []) == (code, err)
     assert 2 == sum(line.startswith("{") for line in out)
 
 
-def test_path_that_cannot_be_one_is_1(tmp_path: Path, capsys: Capture) -> None:
+def test_impossible_path_exits_1_and_says_why(tmp_path: Path, capsys: Capture) -> None:
     assert (1, [], [f"collector: {tmp_path}/{'x' * 300}: File name too long"]) == inspected(
         capsys, tmp_path / ("x" * 300)
     )
@@ -353,18 +351,18 @@ def test_path_that_cannot_be_one_is_1(tmp_path: Path, capsys: Capture) -> None:
     assert (
         1,
         [],
-        [f"collector: {tmp_path}/pipe: is a pipe; it should be a data_dir, a segment or a part"],
+        [f"collector: {tmp_path}/pipe: is a pipe; should be a data_dir, a segment or a part"],
     ) == inspected(capsys, tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("rows", ["-1", "1.5", "many", "\u0661"])
-def test_rows_that_are_no_number_of_rows_are_wrong_usage(rows: str, tmp_path: Path, capsys: Capture) -> None:
+def test_rows_option_that_is_not_a_count_is_wrong_usage(rows: str, tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as left:
         main(["inspect", str(tmp_path), "--rows", rows])
     assert 2 == left.value.code
     assert "should be a number of rows, such as 5" in capsys.readouterr().err
 
 
-def test_more_rows_than_there_are_can_be_asked_for(data_dir: Path, capsys: Capture) -> None:
+def test_rows_option_may_exceed_the_number_of_rows(data_dir: Path, capsys: Capture) -> None:
     code, out, _ = inspected(capsys, data_dir, "--rows", "9" * 30)
     assert (0, 2) == (code, sum(line.startswith("{") for line in out))

@@ -1,4 +1,4 @@
-"""What all commands share: the version, the help, and exit code 2 for wrong usage."""
+"""Behaviour shared by all commands: the version, the help, and exit code 2 for wrong usage."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_version_names_code_and_contract(capsys: Capture) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_2_and_says_how(arguments: list[str], capsys: Capture) -> None:
+def test_wrong_usage_exits_2_and_prints_the_usage(arguments: list[str], capsys: Capture) -> None:
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     usage, *_, error = err.splitlines()
@@ -42,13 +42,15 @@ def test_wrong_usage_is_2_and_says_how(arguments: list[str], capsys: Capture) ->
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_help(command: str, capsys: Capture) -> None:
+def test_help_of_every_command_says_what_it_does(command: str, capsys: Capture) -> None:
     assert run(command, "--help") == 0
-    assert capsys.readouterr().out.startswith(f"usage: collector {command}")
+    usage, description, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: collector {command}")
+    assert description[0].isupper(), "the list of arguments, not a description"
 
 
 def test_supervisor_imports_neither_pyarrow_nor_rich() -> None:
-    """It takes a third of the memory without them."""
+    """Without them it takes a third of the memory."""
     code = (
         "import sys; from collector.cli.main import main\n"
         "try: main(['serve', '--help'])\n"

@@ -1,4 +1,4 @@
-"""`collector schema`: the contract, or the columns."""
+"""`collector schema`: the contract, or the columns of a part."""
 
 import json
 
@@ -7,7 +7,7 @@ from collector.parts.table import EVENT_SCHEMA
 from tests.cli.in_process import Capture, run
 
 
-def test_schema_is_the_contract_or_the_columns(capsys: Capture) -> None:
+def test_schema_prints_the_contract_or_the_columns(capsys: Capture) -> None:
     assert run("schema", "--json") == 0
     assert json.loads(capsys.readouterr().out) == CONTRACT
     assert run("schema", "--parquet") == 0

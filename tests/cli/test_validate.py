@@ -1,4 +1,4 @@
-"""`collector validate`: what it says of each line is what HTTP says of a body."""
+"""`collector validate`: the outcome of each line is that of the same body over HTTP."""
 
 import io
 import sys
@@ -21,8 +21,8 @@ def config_file(tmp_path: Path) -> Path:
     return file
 
 
-# One line of input, and what would become of it.
-VERDICTS: tuple[tuple[bytes, str], ...] = (
+# A line of input, and its outcome.
+OUTCOMES: tuple[tuple[bytes, str], ...] = (
     (body(), "stored"),
     (body(event_time="yesterday", unknown=[1]), "stored"),
     (b"{}", "invalid: Validation error: session_id is required"),
@@ -33,32 +33,32 @@ VERDICTS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def test_validate_gives_each_line_of_a_file_its_verdict(tmp_path: Path, capsys: Capture) -> None:
+def test_validate_prints_the_outcome_of_each_line(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "events.ndjson"
-    file.write_bytes(b"\n".join(line for line, _ in VERDICTS))
+    file.write_bytes(b"\n".join(line for line, _ in OUTCOMES))
     assert run("validate", file) == 1
     out, err = capsys.readouterr()
-    for number, ((_, verdict), line) in enumerate(zip(VERDICTS, out.splitlines(), strict=True), 1):
-        assert line.startswith(f"{number}: {verdict}")
+    for number, ((_, outcome), line) in enumerate(zip(OUTCOMES, out.splitlines(), strict=True), 1):
+        assert line.startswith(f"{number}: {outcome}")
     assert err == "3 of 7 events would be stored\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["-"]], ids=["default", "dash"])
 def test_validate_reads_standard_input(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """Blank lines are no events, and count as lines; CR LF ends one as well as LF."""
+    """Blank lines count as lines but not as events. A line ends with LF or CR LF."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body() + b"\r\n\n  \n" + body() + b"\n")))
     assert run("validate", *arguments) == 0
     assert ("1: stored\n4: stored\n", "2 of 2 events would be stored\n") == capsys.readouterr()
 
 
-def test_validate_of_nothing_is_0(tmp_path: Path, capsys: Capture) -> None:
+def test_validate_of_an_empty_file_exits_0(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "empty").touch()
     assert run("validate", tmp_path / "empty") == 0
     assert ("", "0 of 0 events would be stored\n") == capsys.readouterr()
 
 
 @pytest.mark.parametrize(
-    ("site", "changes", "code", "verdict"),
+    ("site", "changes", "code", "outcome"),
     [
         ("shop", {}, 0, "stored"),
         ("shop", {"page_path": "/admin/x?y"}, 1, "excluded_path: Page path is excluded"),
@@ -67,17 +67,17 @@ def test_validate_of_nothing_is_0(tmp_path: Path, capsys: Capture) -> None:
         ("strict", {"event_type": 5}, 1, "invalid: Validation error: event_type must be"),
     ],
 )
-def test_validate_judges_by_the_settings_of_a_site(
-    site: str, changes: dict[str, Any], code: int, verdict: str, config_file: Path, tmp_path: Path, capsys: Capture
+def test_validate_applies_the_settings_of_a_site(
+    site: str, changes: dict[str, Any], code: int, outcome: str, config_file: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     file = tmp_path / "events"
     file.write_bytes(body(**changes))
     assert run("validate", file, "--site", site, "--config", config_file) == code
-    assert capsys.readouterr().out.startswith(f"1: {verdict}")
+    assert capsys.readouterr().out.startswith(f"1: {outcome}")
 
 
-def test_validate_refuses_what_is_too_large_to_be_taken(tmp_path: Path, capsys: Capture) -> None:
-    """The endpoint answers 413 beyond `max_body_bytes`, so such a line would not be stored."""
+def test_validate_reports_oversized_events(tmp_path: Path, capsys: Capture) -> None:
+    """The endpoint responds 413 to a body larger than `max_body_bytes`, so such a line would not be stored."""
     file = tmp_path / "events"
     file.write_bytes(body(page_referrer="x" * 65_536))
     assert run("validate", file) == 1
@@ -89,11 +89,11 @@ BOM = b"\xef\xbb\xbf"
 
 
 def sized(size_bytes: int) -> bytes:
-    """A valid event of that size."""
+    """A valid event of this size."""
     return body(page_referrer="x" * (size_bytes - len(body(page_referrer=""))))
 
 
-# What is in a file, and what is said of its lines.
+# The content of a file, and the start of each line of output.
 FILES: dict[str, tuple[bytes, list[str]]] = {
     "largest with LF": (sized(LARGEST) + b"\n", ["1: stored"]),
     "largest with CR LF": (sized(LARGEST) + b"\r\n", ["1: stored"]),
@@ -117,21 +117,21 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_validate_says_of_each_line_what_http_says_of_a_body(name: str, tmp_path: Path, capsys: Capture) -> None:
-    """Its number is that in an editor; the byte order mark is the file's, and what ends a line is no part of it."""
-    data, said = FILES[name]
+def test_validate_splits_a_file_into_bodies(name: str, tmp_path: Path, capsys: Capture) -> None:
+    """Lines are numbered as in an editor. Line ends and the byte order mark of the file are not part of a body."""
+    data, expected = FILES[name]
     (tmp_path / "events").write_bytes(data)
-    stored = sum(": stored" in line for line in said)
-    assert (0 if stored == len(said) else 1) == run("validate", tmp_path / "events")
+    stored = sum(": stored" in line for line in expected)
+    assert (0 if stored == len(expected) else 1) == run("validate", tmp_path / "events")
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert len(said) == len(lines)
-    assert all(line.startswith(words) for line, words in zip(lines, said, strict=True)), lines
-    assert f"{stored} of {len(said)} events would be stored\n" == err
+    assert len(expected) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
+    assert f"{stored} of {len(expected)} events would be stored\n" == err
 
 
 def test_validate_lists_every_error_of_a_strict_site(config_file: Path, tmp_path: Path, capsys: Capture) -> None:
-    """As its 422 does; other sites hear of the first alone, and either way it is one event."""
+    """A strict site's 422 lists every error; other sites get only the first. Either way it is one event."""
     (tmp_path / "events").write_bytes(b'\n{"visitor_id": "short", "lcp": "fast"}\n' + body())
     errors = [
         "session_id is required",
@@ -150,27 +150,27 @@ def test_validate_lists_every_error_of_a_strict_site(config_file: Path, tmp_path
     assert 2 == len(capsys.readouterr().out.splitlines())
 
 
-def test_validate_holds_no_line_that_is_too_large(tmp_path: Path, capsys: Capture) -> None:
-    """100 MB without a line end take no more memory than the largest event."""
+def test_validate_does_not_keep_an_oversized_line_in_memory(tmp_path: Path, capsys: Capture) -> None:
+    """A line of 100 MB takes less than 10 MB."""
     file = tmp_path / "events"
     with file.open("wb") as sparse:
         sparse.truncate(100_000_000)
     tracemalloc.start()
     try:
         assert 1 == run("validate", file)
-        _, most_bytes = tracemalloc.get_traced_memory()
+        _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most_bytes < 10_000_000
+    assert peak_bytes < 10_000_000
     assert capsys.readouterr().out.startswith("1: too_large: ")
 
 
-def test_validate_of_a_folder_is_1(tmp_path: Path, capsys: Capture) -> None:
+def test_validate_of_a_folder_exits_1(tmp_path: Path, capsys: Capture) -> None:
     assert run("validate", tmp_path) == 1
     assert ("", f"collector: {tmp_path}: cannot be read: Is a directory\n") == capsys.readouterr()
 
 
-def test_name_that_is_no_text_is_told_on_one_line(capsys: Capture) -> None:
+def test_odd_file_name_is_escaped_on_one_line(capsys: Capture) -> None:
     assert run("validate", "no\nsuch\udcff\x1b[2J") == 1
     assert (
         "",
@@ -178,12 +178,12 @@ def test_name_that_is_no_text_is_told_on_one_line(capsys: Capture) -> None:
     ) == capsys.readouterr()
 
 
-def test_validate_says_what_it_lacks(config_file: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_validate_names_a_missing_file_site_or_config(config_file: Path, tmp_path: Path, capsys: Capture) -> None:
     nothing = tmp_path / "nothing"
     assert run("validate", nothing) == 1
     assert ("", f"collector: {nothing}: cannot be read: No such file or directory\n") == capsys.readouterr()
     assert run("validate", nothing, "--site", "nosuch", "--config", config_file) == 2
-    assert ("", f"collector: {config_file}: has no site nosuch\n") == capsys.readouterr()
+    assert ("", f"collector: {config_file}: has no [sites.nosuch] section\n") == capsys.readouterr()
     assert run("validate", nothing, "--site", "shop", "--config", nothing) == 2
     assert ("", f"collector: {nothing}: cannot be read: No such file or directory\n") == capsys.readouterr()
 

@@ -196,5 +196,5 @@ def test_days_can_be_dropped_where_nothing_can_be_made_any_more(tmp_path: Path, 
         with no_inodes(data_dir):
             wait_until(lambda: "out of inodes" in process.ask("/readyz")[1], "it is full")
             done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
-            assert (0, "dropped 1 parts\n", "") == (done.returncode, done.stdout, done.stderr)
+            assert (0, "deleted 1 part\n", "") == (done.returncode, done.stdout, done.stderr)
             assert not old.exists()

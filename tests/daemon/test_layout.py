@@ -96,4 +96,4 @@ def test_check_config_says_what_it_may_not_look_into(
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may look into everything
     assert 0 == main(["check-config", str(file)])
-    assert f"{tmp_path / 'data' / unseen}: cannot be looked into" in capsys.readouterr().err
+    assert f"{tmp_path / 'data' / unseen}: cannot be read" in capsys.readouterr().err

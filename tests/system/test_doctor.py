@@ -9,9 +9,9 @@ def test_doctor_measures_and_leaves_nothing(tmp_path: Path) -> None:
     configure(tmp_path)
     done = run("doctor", folder=tmp_path)
     assert (0, "") == (done.returncode, done.stderr), done.stdout
-    assert "nothing keeps it from serving" in done.stdout
-    assert "commits a group in" in done.stdout
-    assert "days of 100 events a second" in " ".join(done.stdout.split())
+    assert "nothing would keep the collector from serving" in done.stdout
+    assert "commits it in" in " ".join(done.stdout.split())
+    assert "days at 100 events a second" in " ".join(done.stdout.split())
     assert ["collector.toml"] == [path.name for path in tmp_path.iterdir()]
 
 
@@ -28,8 +28,8 @@ def test_doctor_is_1_where_a_collector_could_not_serve(tmp_path: Path) -> None:
     done = run("doctor", folder=tmp_path)
     assert (1, "") == (done.returncode, done.stderr)
     assert "is not a folder" in done.stdout
-    assert "192.0.2.1:0 cannot be listened on: Cannot assign requested address" in " ".join(done.stdout.split())
-    assert " would keep it from serving" in done.stdout
+    assert "cannot listen on 192.0.2.1:0: Cannot assign requested address" in " ".join(done.stdout.split())
+    assert " would keep the collector from serving" in done.stdout
 
 
 def test_doctor_beside_a_collector_disturbs_nothing(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_doctor_beside_a_collector_disturbs_nothing(tmp_path: Path) -> None:
         done = run("doctor", folder=tmp_path)
         told = " ".join(done.stdout.split())
         assert (0, "") == (done.returncode, done.stderr), done.stdout
-        assert f"(process {process.popen.pid}) uses data_dir now" in told
-        assert 2 == told.count("is taken, as a collector is running")
+        assert f"(process {process.popen.pid}) is using data_dir" in told
+        assert 2 == told.count("is in use, and a collector is running")
         assert 201 == process.post().status
         process.published()
         assert [] == list((process.data_dir / "staging").glob("doctor-*"))

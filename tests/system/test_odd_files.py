@@ -114,7 +114,7 @@ def test_configuration_may_come_through_a_pipe_that_somebody_writes_to(tmp_path:
     with done, os.fdopen(writer, "w") as file:
         file.write(SITE.format("data"))
         file.close()
-        assert f"/dev/fd/{reader}: good; 1 sites\n" == (done.stdout and done.stdout.read())
+        assert f"/dev/fd/{reader}: valid; 1 site\n" == (done.stdout and done.stdout.read())
 
 
 @pytest.mark.parametrize("command", [("recover",), ("expire", "--older-than", "1d")], ids=lambda command: command[0])

@@ -136,7 +136,7 @@ def test_inspect_shows_segments_and_tells_a_torn_tail_from_damage(tmp_path: Path
     segment.write_bytes(whole[:-5])
     torn = run("inspect", segment, folder=tmp_path)
     assert (0, "") == (torn.returncode, torn.stderr)
-    assert "acknowledged to nobody" in torn.stdout
+    assert "never acknowledged" in torn.stdout
     assert " 2 " in torn.stdout.splitlines()[3], "rows that can be read"
     segment.write_bytes(whole[:60] + b"?" + whole[61:])
     damaged = run("inspect", tmp_path / "data", folder=tmp_path)
@@ -179,7 +179,7 @@ def old_parts(tmp_path: Path) -> dict[int, Path]:
 def test_expire_drops_days_also_beside_a_collector_that_serves(tmp_path: Path, old_parts: dict[int, Path]) -> None:
     with serving(tmp_path) as process:
         done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
-        assert (0, "dropped 1 parts\n", "") == (done.returncode, done.stdout, done.stderr)
+        assert (0, "deleted 1 part\n", "") == (done.returncode, done.stdout, done.stderr)
         assert process.post().status == 201
         assert process.stop() == 0
     assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}

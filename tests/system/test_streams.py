@@ -22,7 +22,7 @@ from collector.sites import build_site
 from tests.support import NOON_US, body, read_rows
 from tests.system.process import COMMAND, READY_S, STOP_S, Process, configure, environment, wait_until
 
-FULL = "collector: standard output cannot be written: No space left on device\n"
+FULL = "collector: cannot write to standard output: No space left on device\n"
 CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}
 BUFFERED = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}
 
@@ -229,7 +229,7 @@ def test_what_the_encoding_of_the_output_lacks_is_escaped(folder: Path) -> None:
     )
     assert (0, b"") == (done.returncode, done.stderr)
     shown = [b"gr\\udcfc\\udcdfe.toml", name]  # the binary takes no variables of Python, and writes what it was given
-    assert done.stdout.removesuffix(b": good; 1 sites\n") in shown
+    assert done.stdout.removesuffix(b": valid; 1 site\n") in shown
 
 
 def test_output_of_a_full_disk_stops_no_recovery_half_way(folder: Path) -> None:

@@ -1,10 +1,10 @@
 """`collector doctor`: checks that this machine can run the collector.
 
-machine.py   looks things up, and checks nothing
+machine.py   collects facts about the machine
 disk.py      measures how long the disk takes to sync
-checks.py    checks what was found, each check from values to findings
-verdict.py   says what the durability survives, and how long answers take
-command.py   all of it, from the configuration file to the exit code
+checks.py    turns the facts into findings
+verdict.py   says what the durability setting survives, and how long responses take
+command.py   runs all of it, from the configuration file to the exit code
 """
 
 from collector.cli.doctor.command import add_arguments, run

@@ -1,7 +1,7 @@
-"""Measured here and now: how long the disk of data_dir takes to sync.
+"""Measure how long the disk of data_dir takes to sync.
 
-The files are in `staging/`, whose folders a start of the collector sweeps: killed half way, nothing is left for long.
-Where data_dir is not there yet, they are in a folder of the system's naming beside it.
+The test files go into `staging/`, which the collector sweeps at its start, so a killed doctor leaves nothing for long.
+If `staging/` does not exist yet, they go into a temporary folder in data_dir, or in the folder that will contain it.
 """
 
 import os
@@ -16,9 +16,9 @@ from tempfile import mkdtemp
 from collector.cli.doctor.machine import Folder
 from collector.parts.naming import STAGING
 
-COMMIT_BYTES = 16_384  # a group of 16 events of 1 KB, as 5,000 events a second have it
+COMMIT_BYTES = 16_384  # 16 events of 1 KB, the size of a group at 5,000 events a second
 COMMITS = 300
-COMMIT_S = 3.0  # the longest that is measured, however few commits that is
+COMMIT_S = 3.0  # stop after this time, even with fewer commits
 WRITE_BYTES = 32 << 20
 WRITE_S = 2.0
 CHUNK_BYTES = 1 << 20
@@ -26,26 +26,26 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpeed:
-    """How the disk of data_dir writes."""
+    """How fast the disk of data_dir writes, or why it cannot be used."""
 
-    commit_s: tuple[float, ...] = ()  # sorted: an append of COMMIT_BYTES and its sync
-    bytes_per_s: float = 0.0  # written in one piece and synced
-    error: str | None = None  # what cannot be done there, and why
+    commit_s: tuple[float, ...] = ()  # of each append of COMMIT_BYTES with its sync, sorted
+    bytes_per_s: float = 0.0  # of one sequential write, its sync included
+    error: str | None = None  # which operation fails, and why
 
     def commit_at(self, quantile: float) -> float:
-        """So much of the commits took no longer."""
+        """The quantile (0 to 1) of the commit times, in seconds."""
         return self.commit_s[min(len(self.commit_s) - 1, int(quantile * len(self.commit_s)))]
 
 
 def measure_disk(folder: Folder) -> DiskSpeed:
-    """Append and sync, link and sync the folder, as the journal and a flush do. Some seconds at most."""
+    """Append, sync, link, and sync the folder, as the journal and a flush do. Takes a few seconds at most."""
     try:
         with _own_folder(folder) as own:
             bytes_per_s = _write(own / "written")
             step = "hard links"
             try:
                 os.link(own / "written", own / "linked")
-                step = "sync of a folder"
+                step = "fsync of a folder"
                 descriptor = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
                 try:
                     os.fsync(descriptor)
@@ -65,14 +65,14 @@ def _own_folder(folder: Folder) -> Iterator[Path]:
     own = Path(mkdtemp(prefix="doctor-" if swept else ".collector-doctor-", dir=staging if swept else folder.path))
     try:
         if os.geteuid() == 0:
-            os.chown(own, folder.owner, -1)  # so that whoever sweeps it, can
+            os.chown(own, folder.owner, -1)  # so the collector's user can sweep it
         yield own
     finally:
         rmtree(own, ignore_errors=True)
 
 
 def _commits(path: Path) -> list[float]:
-    """Seconds of each."""
+    """The seconds that each commit took."""
     data = os.urandom(COMMIT_BYTES)
     took: list[float] = []
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -88,7 +88,7 @@ def _commits(path: Path) -> list[float]:
 
 
 def _write(path: Path) -> float:
-    """Bytes a second, the sync at the end included."""
+    """Bytes per second of one sequential write, its sync included."""
     chunk, written = os.urandom(CHUNK_BYTES), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,6 +1,6 @@
-"""What the machine is like: looked up, nothing changed.
+"""Facts about the machine, collected without changing anything.
 
-It runs beside a collector that serves: it takes no lock and no port for longer than a bind.
+The doctor may run next to a serving collector, so it takes no lock, and closes each port as soon as it is bound.
 """
 
 import ctypes
@@ -28,29 +28,29 @@ from collector.parts.naming import EVENTS
 
 ADMIN_PATIENCE_S = 2.0
 NEWEST_PARTS = 20
-MOST_FILES_LOOKED_AT = 20_000  # a data_dir of years has millions
+MOST_FILES_LOOKED_AT = 20_000  # a data_dir with years of events has millions
 
-_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_TIME_ERROR = 5  # TIME_ERROR of adjtimex(2): the clock is not synchronised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """data_dir, or the nearest folder above it that is there."""
+    """data_dir, or its nearest parent that exists."""
 
     path: Path
     is_data_dir: bool
     is_folder: bool
     owner: int
     writable: bool
-    file_system: str  # "" where it is not known
+    file_system: str  # "" if unknown
     free_bytes: int
     free_inodes: int | None  # None: this file system does not count them
-    error: str | None = None  # why it cannot be looked at
+    error: str | None = None  # why it cannot be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What data_dir holds."""
+    """What data_dir contains."""
 
     segments: int = 0
     segment_bytes: int = 0
@@ -61,18 +61,18 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port that is to be listened on."""
+    """A port that the collector would listen on."""
 
     name: str
     address: str
-    error: str | None = None  # why it cannot be
+    error: str | None = None  # why listening failed
     is_taken: bool = False
-    held_by_systemd: bool | None = None  # None: not known; only root may look
+    held_by_systemd: bool | None = None  # None: unknown, because only root can see it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Everything that checks ask for."""
+    """All facts that the checks use."""
 
     user: int
     cores: int
@@ -84,12 +84,12 @@ class Machine:
     folder: Folder
     kept: Kept
     ports: tuple[Port, ...]
-    serving_pid: int | None  # who holds the lock of data_dir
+    serving_pid: int | None  # the process that holds the lock of data_dir
     serving_version: str | None  # of the collector that answers on the admin port
 
 
 def look_at(config: Config) -> Machine:
-    """The machine, as a collector with this configuration would find it. Raises StartError."""
+    """Collect the facts that matter to a collector with this configuration. Raises StartError."""
     data_dir = absolute(config.storage.data_dir)
     admin, server = config.admin, config.server
     return Machine(
@@ -109,11 +109,11 @@ def look_at(config: Config) -> Machine:
 
 
 def memory_bytes() -> int | None:
-    """What the machine has, or the least that a control group above us allows."""
+    """The machine's memory, or the lowest limit of this process's control groups, whichever is less."""
     found = []
     with suppress(OSError):
         found.append(psutil.virtual_memory().total)
-    with suppress(OSError, IndexError):  # psutil knows no control groups
+    with suppress(OSError, IndexError):  # psutil does not read control groups
         group = Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2].lstrip("/")
         root = Path("/sys/fs/cgroup")
         for folder in (root / group, *(root / group).parents):
@@ -123,9 +123,9 @@ def memory_bytes() -> int | None:
 
 
 def clock_is_synchronised() -> bool | None:
-    """Whether something keeps the clock right, as the kernel was told; None where it does not say."""
+    """Whether the kernel considers the clock synchronised; None if it does not say."""
     try:
-        # struct timex has 208 bytes; its first, `modes`, is 0: only read.
+        # struct timex has 208 bytes. Its first field, `modes`, is 0, so the call only reads.
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
     except (OSError, AttributeError):
         return None
@@ -133,7 +133,7 @@ def clock_is_synchronised() -> bool | None:
 
 
 def look_at_folder(data_dir: Path) -> Folder:
-    """data_dir; where it is missing, what it would be made in."""
+    """Facts about data_dir, or about its nearest existing parent, in which it would be created."""
     path = data_dir
     try:
         while not path.exists() and not path.is_symlink() and path != path.parent:
@@ -164,20 +164,20 @@ def look_at_folder(data_dir: Path) -> Folder:
 
 
 def _mounts() -> list[tuple[str, str]]:
-    """Where something is mounted, and the type of its file system; nothing where the kernel does not say."""
+    """Each mount point with its type of file system; empty if the kernel does not say."""
     with suppress(OSError):
         return [(mount.mountpoint, mount.fstype) for mount in psutil.disk_partitions(all=True)]
     return []
 
 
 def file_system_of(path: Path, mounts: Iterable[tuple[str, str]]) -> str:
-    """The type of the file system that has the path: of the mounts above it the deepest, and of those the last."""
+    """The type of the path's file system: that of the deepest mount above it, and of the last one mounted there."""
     above = [(len(Path(point).parts), kind) for point, kind in mounts if path.is_relative_to(point)]
     return max(reversed(above), key=lambda mount: mount[0], default=(0, ""))[1]
 
 
 def look_into(data_dir: Path) -> Kept:
-    """What is there. What vanishes meanwhile, or may not be read, does not count."""
+    """Count the segments, quarantined files and newest parts. Skips files that vanish or cannot be read."""
     segments = [
         size for path in _files(data_dir / JOURNAL, 2) if SEGMENT_NAME.fullmatch(path.name) for size in _size(path)
     ]
@@ -185,12 +185,12 @@ def look_into(data_dir: Path) -> Kept:
     parts: list[tuple[float, Path]] = []
     for path in _files(data_dir / EVENTS, 3):
         with suppress(OSError):
-            if path.is_file():  # a pipe of that name would be waited for
+            if path.is_file():  # opening a pipe of that name would block
                 parts.append((path.stat().st_mtime, path))
     parts.sort(reverse=True)
     rows = size_bytes = 0
     for _, path in parts[:NEWEST_PARTS]:
-        with suppress(Exception):  # a broken one is a matter for `inspect`
+        with suppress(Exception):  # `inspect` reports broken parts
             rows += pq.read_metadata(path).num_rows
             size_bytes += path.stat().st_size
     return Kept(
@@ -203,13 +203,13 @@ def look_into(data_dir: Path) -> Kept:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    """Files at most so deep below, the newest days first, and not without end."""
+    """Files up to `depth` levels below, newest days first, at most MOST_FILES_LOOKED_AT of them."""
     left = MOST_FILES_LOOKED_AT
     waiting = [(folder, depth)]
     while waiting and left:
         at, deeper = waiting.pop()
         try:
-            entries = sorted(os.scandir(at), key=lambda entry: entry.name)  # so that the last day is popped first
+            entries = sorted(os.scandir(at), key=lambda entry: entry.name)  # so the last day is popped first
         except OSError:
             continue
         for entry in entries[-left:]:
@@ -227,7 +227,7 @@ def _size(path: Path) -> Iterator[int]:
 
 
 def look_at_port(name: str, host: str, port: int) -> Port:
-    """Whether it can be listened on, by doing so for a moment."""
+    """Listen on the port for a moment, to find out whether that works."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         listen(host, port, name).close()
@@ -241,7 +241,7 @@ def look_at_port(name: str, host: str, port: int) -> Port:
 
 
 def listens(pid: int, port: int) -> bool | None:
-    """Whether that process listens there; None: not known. Process 1, systemd, does for a unit of type socket."""
+    """Whether the process listens on the port; None if unknown. For socket units that process is 1, systemd."""
     try:
         sockets = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
@@ -250,7 +250,7 @@ def listens(pid: int, port: int) -> bool | None:
 
 
 def lock_holder(lock: Path) -> int | None:
-    """Who holds the flock of that file, as the kernel lists it (psutil does not): to try it would be to take it."""
+    """The pid that holds the file's flock. Reads /proc/locks, because trying the lock would take it."""
     try:
         inode = lock.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()
@@ -264,19 +264,19 @@ def lock_holder(lock: Path) -> int | None:
 
 
 def version_of(host: str, port: int) -> str | None:
-    """The version of the collector whose admin listener is there, if one is."""
+    """The version of the collector whose admin listener answers there; None if none does."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     place = f"[{host}]" if ":" in host else host
     try:
-        with urlopen(f"http://{place}:{port}/version", timeout=ADMIN_PATIENCE_S) as answer:
-            told = json.loads(answer.read(10_000))
-        return str(told["version"]) if "contract" in told else None
+        with urlopen(f"http://{place}:{port}/version", timeout=ADMIN_PATIENCE_S) as response:
+            version = json.loads(response.read(10_000))
+        return str(version["version"]) if "contract" in version else None
     except (TimeoutError, OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file of the kernel's; None where it is missing, or says `max`."""
+    """The number in a file of /proc or /sys; None if the file is missing or says `max`."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

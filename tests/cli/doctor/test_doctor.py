@@ -1,4 +1,4 @@
-"""The doctor: each check on values handed in, what is looked up on files made for it, and the verdict."""
+"""The doctor: the checks on given facts, the collection of facts on prepared files, and the verdict."""
 
 import fcntl
 import os
@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from collector.cli.doctor import machine as looked_up
-from collector.cli.doctor.checks import CHECKS, Examined, Finding, Grade, examine, milliseconds
+from collector.cli.doctor import machine as facts
+from collector.cli.doctor.checks import CHECKS, Examined, Grade, examine, milliseconds
 from collector.cli.doctor.disk import DiskSpeed, measure_disk
 from collector.cli.doctor.machine import (
     Folder,
@@ -69,7 +69,7 @@ def examined(
     rate: float = 100,
     **sections: dict[str, Any],
 ) -> Examined:
-    """A machine that is fine, with changes."""
+    """A machine without problems, with changes."""
     changed = replace(
         MACHINE, folder=replace(FOLDER, **(folder or {})), kept=replace(Kept(), **(kept or {})), **(machine or {})
     )
@@ -78,17 +78,17 @@ def examined(
     return Examined(config=config(Path("/data"), **sections), machine=changed, disk=disk, rate=rate)
 
 
-def findings(found: Examined) -> list[tuple[str, str]]:
+def problems(found: Examined) -> list[tuple[str, str]]:
     return [(each.name, each.grade.name) for each in examine(found) if each.grade is not Grade.OK]
 
 
-def words(found: Examined, name: str) -> str:
-    (one,) = [each.words for each in examine(found) if each.name == name]
+def message(found: Examined, name: str) -> str:
+    (one,) = [each.message for each in examine(found) if each.name == name]
     return one
 
 
-def test_machine_that_is_fine_has_nothing_to_find() -> None:
-    assert [] == findings(examined())
+def test_machine_without_problems_gets_no_warning() -> None:
+    assert [] == problems(examined())
 
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
@@ -117,6 +117,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("server port", "FAIL", {"machine": {"ports": (TAKEN,)}}),
     ("server port", "FAIL", {"machine": {"ports": (replace(FREE, error="Permission denied"),)}}),
     ("server port", "WARN", {"machine": {"ports": (replace(TAKEN, held_by_systemd=None),)}}),
+    ("ports", "FAIL", {"server": {"port": 8080}, "admin": {"port": 8080}}),
+    ("ports", "FAIL", {"server": {"port": 8080, "host": "0.0.0.0"}, "admin": {"port": 8080}}),
     ("running", "WARN", {"machine": {"serving_version": "0.1.0"}}),
     ("quarantine", "WARN", {"kept": {"quarantined": 2}}),
     ("proxies", "WARN", {"server": {"trusted_proxies": []}}),
@@ -124,12 +126,23 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("proxies", "WARN", {"server": {"trusted_proxies": ["::/0"]}}),
     ("proxies", "WARN", {"server": {"trusted_proxies": ["64.0.0.0/4"]}}),
     ("admin", "WARN", {"admin": {"host": "0.0.0.0"}}),
+    ("partitions", "WARN", {"sites": {f"site-{number}": {} for number in range(1_001)}}),
 ]
 
 
 @pytest.mark.parametrize(("name", "grade", "changes"), CASES)
 def test_problem_is_found_and_graded(name: str, grade: str, changes: dict[str, Any]) -> None:
-    assert [(name, grade)] == findings(examined(**changes))
+    assert [(name, grade)] == problems(examined(**changes))
+
+
+def test_every_check_finds_a_problem_in_some_case() -> None:
+    found = {
+        check
+        for _, _, changes in CASES
+        for check in CHECKS
+        if any(each.grade is not Grade.OK for each in check(examined(**changes)))
+    }
+    assert set(CHECKS) == found
 
 
 @pytest.mark.parametrize(
@@ -150,50 +163,44 @@ def test_problem_is_found_and_graded(name: str, grade: str, changes: dict[str, A
         {"disk": DiskSpeed(commit_s=(0.2,), bytes_per_s=1e8), "storage": {"durability": "write"}},
     ],
 )
-def test_what_is_no_problem_is_not_reported(changes: dict[str, Any]) -> None:
-    """A collector that runs, a socket of systemd's, a disk that cannot count inodes."""
-    assert [] == findings(examined(**changes))
+def test_harmless_facts_get_no_warning(changes: dict[str, Any]) -> None:
+    """Such as a running collector, a port that systemd holds, and a file system that does not count inodes."""
+    assert [] == problems(examined(**changes))
 
 
-def test_space_is_told_in_days_at_the_rate_that_was_asked() -> None:
-    """By the size of an event in the parts that are there, else in the benchmarks'."""
+def test_disk_space_is_given_in_days_at_the_expected_rate() -> None:
+    """From the size of an event in the newest parts; without parts, from the benchmarks."""
     room = {"free_bytes": GIB + 30 * 100 * 86_400 * 40}
-    told = words(examined(folder=room, kept={"bytes_per_event": 40.0}), "disk space")
-    assert "for 30 days of 100 events a second, at 40 bytes of Parquet an event as in the newest parts" in told
-    told = words(examined(folder=room), "disk space")
-    assert "for 16 days of 100 events a second, at 75 bytes of Parquet an event as in the benchmarks" in told
+    from_parts = message(examined(folder=room, kept={"bytes_per_event": 40.0}), "disk space")
+    assert "30 days at 100 events a second and 40 bytes of Parquet an event (as in the newest parts)" in from_parts
+    from_benchmarks = message(examined(folder=room), "disk space")
+    assert "16 days at 100 events a second and 75 bytes of Parquet an event (as in the benchmarks)" in from_benchmarks
 
 
-def test_every_check_says_something_or_nothing_at_all() -> None:
-    for check in CHECKS:
-        assert check.__doc__
-        assert all(isinstance(each, Finding) and each.words for each in check(examined()))
-
-
-def test_verdict_tells_how_long_an_answer_takes() -> None:
+def test_verdict_estimates_the_response_time() -> None:
     text = "\n".join(verdict(examined()))
-    assert "commits a group in 1.0 ms at the median and 9.0 ms at p99" in text
-    assert "an answer takes about 3.0 ms, seldom more than 20 ms" in text
+    assert "commits it in 1.0 ms (median) or 9.0 ms (p99)" in text
+    assert "a response takes about 3.0 ms, rarely more than 20 ms" in text
 
 
 @pytest.mark.parametrize(
-    ("durability", "survives", "answers"),
+    ("durability", "survives", "response"),
     [
-        ("fsync", "a power cut", "There this disk commits"),
-        ("write", "the death of the process", "There an answer takes about 2.0 ms"),
-        ("memory", "an orderly stop", "There an answer waits for nothing"),
+        ("fsync", "a power cut", "On this disk a response takes about 3.0 ms"),
+        ("write", "a crash or kill of the process", "A response takes about 2.0 ms. With"),
+        ("memory", "an orderly stop", "A response does not wait for the disk"),
     ],
 )
-def test_verdict_says_what_the_durability_is_worth(durability: str, survives: str, answers: str) -> None:
+def test_verdict_says_what_the_durability_survives(durability: str, survives: str, response: str) -> None:
     text = "\n".join(verdict(examined(storage={"durability": durability})))
     assert f"survives {survives}" in text
-    assert answers in text
+    assert response in text
 
 
-def test_verdict_needs_no_disk() -> None:
+def test_verdict_without_disk_speed_gives_no_response_time() -> None:
     text = "\n".join(verdict(examined(disk=DiskSpeed(error="hard links"))))
     assert "survives a power cut" in text
-    assert "an answer takes" not in text
+    assert "response" not in text
 
 
 def test_verdict_names_the_command_that_measures_throughput() -> None:
@@ -203,7 +210,7 @@ def test_verdict_names_the_command_that_measures_throughput() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0, "0 ms"), (0.00019, "0.19 ms"), (0.0021, "2.1 ms"), (0.2, "200 ms")]
 )
-def test_milliseconds_have_two_digits_that_count(seconds: float, text: str) -> None:
+def test_milliseconds_have_two_significant_digits(seconds: float, text: str) -> None:
     assert text == milliseconds(seconds)
 
 
@@ -212,7 +219,7 @@ def folder(tmp_path: Path) -> Folder:
     return look_at_folder(tmp_path)
 
 
-def test_disk_is_measured_and_nothing_is_left(tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_the_disk_leaves_no_files(tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.cli.doctor.disk.COMMITS", 3)
     speed = measure_disk(folder)
     assert (None, 3) == (speed.error, len(speed.commit_s))
@@ -221,10 +228,10 @@ def test_disk_is_measured_and_nothing_is_left(tmp_path: Path, folder: Folder, mo
     assert [] == list(tmp_path.iterdir())
 
 
-def test_files_of_a_doctor_that_was_killed_are_swept_by_the_next_start(
+def test_next_start_sweeps_the_files_of_a_killed_doctor(
     tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are in `staging/`, as soon as that is there."""
+    """They are in `staging/` once it exists."""
     (tmp_path / "staging").mkdir()
     monkeypatch.setattr("collector.cli.doctor.disk.rmtree", lambda path, ignore_errors: None)
     monkeypatch.setattr("collector.cli.doctor.disk.COMMITS", 1)
@@ -236,9 +243,9 @@ def test_files_of_a_doctor_that_was_killed_are_swept_by_the_next_start(
 
 
 @pytest.mark.parametrize(
-    ("call", "what"), [("link", "hard links"), ("fsync", "sync of a folder"), ("fdatasync", "Input/output error")]
+    ("call", "what"), [("link", "hard links"), ("fsync", "fsync of a folder"), ("fdatasync", "Input/output error")]
 )
-def test_what_the_disk_cannot_do_is_named(
+def test_operation_that_the_disk_refuses_is_named(
     folder: Folder, call: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -248,42 +255,42 @@ def test_what_the_disk_cannot_do_is_named(
     assert what in (measure_disk(folder).error or "")
 
 
-def test_folder_that_is_missing_is_looked_at_where_it_would_be_made(tmp_path: Path) -> None:
+def test_missing_data_dir_is_examined_where_it_would_be_created(tmp_path: Path) -> None:
     found = look_at_folder(tmp_path / "a" / "b")
     assert (tmp_path, False, True, True) == (found.path, found.is_data_dir, found.is_folder, found.writable)
     assert found.free_bytes > 0
 
 
-def test_folder_below_a_plain_file_is_no_folder(tmp_path: Path) -> None:
+def test_plain_file_and_paths_below_it_are_not_folders(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     assert not look_at_folder(tmp_path / "plain").is_folder
     assert not look_at_folder(tmp_path / "plain" / "data").is_folder
 
 
-def test_file_system_is_that_of_the_deepest_and_last_mount() -> None:
+def test_file_system_is_that_of_the_deepest_mount_and_the_last_one_there() -> None:
     mounts = [("/", "ext4"), ("/srv", "tmpfs"), ("/srv/a b", "xfs"), ("/srv", "nfs4")]
-    asked = ("/var", "/srv", "/srv/c", "/srv/a b/data", "/srvx")
-    assert ["ext4", "nfs4", "nfs4", "xfs", "ext4"] == [file_system_of(Path(path), mounts) for path in asked]
+    paths = ("/var", "/srv", "/srv/c", "/srv/a b/data", "/srvx")
+    assert ["ext4", "nfs4", "nfs4", "xfs", "ext4"] == [file_system_of(Path(path), mounts) for path in paths]
     assert "" == file_system_of(Path("/srv"), [])
 
 
-def test_file_system_of_this_machine_is_known() -> None:
+def test_file_system_of_proc_is_proc() -> None:
     assert "proc" == look_at_folder(Path("/proc/self")).file_system
 
 
-def test_without_proc_the_doctor_knows_less_and_does_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_are_unknown_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
     assert "" == look_at_folder(tmp_path).file_system
     assert listens(1, 80) is None
 
 
-def test_process_that_listens_is_known() -> None:
+def test_listening_process_is_recognised() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()) as connected:
         assert listens(os.getpid(), bound.getsockname()[1])
         assert not listens(os.getpid(), connected.getsockname()[1])
 
 
-async def test_what_a_data_dir_keeps_is_counted(tmp_path: Path) -> None:
+async def test_segments_parts_and_quarantined_files_are_counted(tmp_path: Path) -> None:
     assert Kept() == look_into(tmp_path / "nothing")
     async with running(config(tmp_path)) as collector:
         for _ in range(10):
@@ -301,17 +308,17 @@ async def test_what_a_data_dir_keeps_is_counted(tmp_path: Path) -> None:
     assert 1 == look_into(tmp_path).quarantined
 
 
-def test_lock_is_seen_and_not_taken(tmp_path: Path) -> None:
+def test_lock_holder_is_found_without_taking_the_lock(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     assert lock_holder(lock) is None
     with lock.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)  # of another kind
+        fcntl.lockf(file, fcntl.LOCK_EX)  # a POSIX lock, not a flock
         assert lock_holder(lock) is None
         fcntl.flock(file, fcntl.LOCK_EX)
         assert os.getpid() == lock_holder(lock)
 
 
-def test_port_is_free_taken_or_not_to_be_had() -> None:
+def test_port_is_free_taken_or_unusable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
         taken = look_at_port("server", "127.0.0.1", port)
@@ -322,12 +329,12 @@ def test_port_is_free_taken_or_not_to_be_had() -> None:
     assert (False, "Cannot assign requested address") == (foreign.is_taken, foreign.error)
 
 
-def test_nobody_on_the_admin_port_has_no_version() -> None:
+def test_no_collector_on_the_admin_port_gives_no_version() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     assert version_of("127.0.0.1", port) is None
 
 
-def test_memory_is_no_more_than_the_control_group_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looked_up, "_number", lambda file: 123_456 if file.name == "memory.max" else None)
-    assert 123_456 == looked_up.memory_bytes()
+def test_memory_is_limited_by_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_number", lambda file: 123_456 if file.name == "memory.max" else None)
+    assert 123_456 == facts.memory_bytes()
