@@ -1,15 +1,23 @@
-"""Keys for hashing addresses, a new one every UTC day: the next day nobody can tell any more whose hash it was.
+"""Daily keys: secrets for hashing client addresses, a new one every UTC day.
 
-    data_dir/client_ip-2026-05-28.key    number of the day since 1970-01-01 (8 bytes, big-endian), 32 random bytes
+A key is deleted when its day is over. From then on, the day's hashes cannot be traced back to addresses.
 
-All workers of a data_dir use one key a day, through restarts. No lock guards it, because whoever can open the folder
-can hold a lock for ever: a key is written beside, synced, and linked under its name. That fails where another worker
-was first; then its key is taken. What has the name and is no key stays where it is, and the next name is tried,
-`client_ip-2026-05-28.1.key`: who put a good one in its place might take away the one that another has just put there.
+    data_dir/client_ip-2026-05-28.key
+      0  day    8  days since 1970-01-01, big-endian
+      8  key   32  random bytes
 
-The event loop finds keys in memory, and never waits for the disk. Every second a thread sees to it that today's and
-tomorrow's are there, on the disk and in memory, so that at midnight nobody waits for either, and deletes those of days
-that are over. Yesterday's stays in memory, for a clock that is set back.
+A sample, of day 20,601: `0000000000005079`, followed by 32 random bytes.
+
+All workers of a data_dir share one key a day, across restarts. No lock guards the key, because anyone who can open the
+folder could hold a lock forever. Instead, a worker writes a new key to a temporary file, syncs it, and links it under
+its final name. The link fails if another worker was first, and then both use that worker's key.
+
+A file that has the right name but holds no key stays where it is. Workers then try the next name,
+`client_ip-2026-05-28.1.key`. Replacing the bad file could remove a good key that another worker has just put there.
+
+The event loop looks keys up in memory and never waits for the disk. A thread checks every second that the keys of today
+and tomorrow exist on disk and in memory, so midnight causes no wait. The thread also deletes the keys of past days from
+the disk. Yesterday's key stays in memory in case the clock is set back.
 """
 
 import asyncio
@@ -34,48 +42,47 @@ log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 _STAMP_BYTES = 8
-_NAMES = 10  # of a day: more broken files than this are no accident
+_NAMES = 10  # to try for each day; more broken files than this are no accident
 _EPOCH = date(1970, 1, 1)
 _OURS = re.compile(r"client_ip-(\d{4}-\d\d-\d\d)(\.\d)?(\.key|\.[0-9a-f]{16}\.new)", re.ASCII)
 
-# A former version had one file for all days, of the same form; the second name is that of its half-written one.
+# Earlier versions kept one file for all days, in the same format. The second name is its half-written copy.
 _FORMER, _FORMER_NEW = "client_ip.key", "client_ip.new"
 
-# What is no readable file of ours, and will not become one: a link, a socket, another user's.
+# Opening fails with one of these if the name is a link, a socket or another user's file. Retrying would not help.
 _NO_KEY = frozenset({errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM})
 
 
 class KeyMissing(Exception):
-    """There is no key of that day in memory (yet)."""
+    """No key for that day is in memory (yet)."""
 
 
 class DailyKeys:
-    """The keys of the days around now: in memory for the event loop, kept on the disk by `tend`."""
+    """The keys of the days around now. The event loop reads them from memory; `tend` keeps them on disk."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.blocked_reason: str | None = None  # why there is no key of today, for a person
-        self.missed = asyncio.Event()  # somebody needed a key that was not there: `tend` is due at once
+        self.blocked_reason: str | None = None  # why today has no key, for a person to read
+        self.missed = asyncio.Event()  # set when a key was needed but missing: call `tend` at once
         self._files = KeyFiles(folder)
         self._clock = clock
-        self._keys: dict[int, bytes] = {}  # by day; replaced, never changed
-        self._today, self._day_before = 0, 0  # the days of the last two calls of `tend` that were not of one day
-        self._swept: int | None = None  # the day when that was done
-        self._failure: str | None = None  # as it was logged last
-        self._turn = threading.Lock()  # of threads; the event loop never takes it
+        self._keys: dict[int, bytes] = {}  # by day; replaced as a whole, so the event loop can read it without a lock
+        self._today, self._day_before = 0, 0  # the last two different days on which `tend` ran
+        self._swept: int | None = None  # the day of the last sweep
+        self._failure: str | None = None  # the last failure logged
+        self._turn = threading.Lock()  # for threads calling `tend`; the event loop never takes it
 
     def of(self, day: int) -> bytes:
-        """The key of that day, since 1970-01-01. Raises KeyMissing; does not block."""
+        """Return the key of a day, counted from 1970-01-01. Raises KeyMissing; does not block."""
         key = self._keys.get(day)
         if key is None:
             self.missed.set()
-            raise KeyMissing(f"there is no key of {_date(day)} yet")
+            raise KeyMissing(f"there is no key for {_date(day)} yet")
         return key
 
     def tend(self, *, needed: bool) -> None:
-        """See to it that the keys are there, if they are needed, and that those of days that are over are not.
+        """Make the keys of today and tomorrow if they are `needed`, and delete those of past days. Blocks.
 
-        Blocks. What fails is logged, and tried again by the next call; `blocked_reason` says why no event can
-        be hashed.
+        Failures are logged, and the next call tries again. `blocked_reason` says why no address can be hashed.
         """
         with self._turn:
             today = self._clock.now_us() // US_PER_DAY
@@ -92,11 +99,11 @@ class DailyKeys:
                 self._sweep(today, all_known=needed and not failures)
             except OSError as exc:
                 failures.append(exc)
-            self._tell(failures)
-            self.blocked_reason = f"no key of today: {failures[0]}" if needed and today not in self._keys else None
+            self._log(failures)
+            self.blocked_reason = f"no key for today: {failures[0]}" if needed and today not in self._keys else None
 
     def _keep(self, day: int) -> None:
-        """The disk decides: what is there, all have. But a key that somebody deleted too early is put back."""
+        """Load the day's key from disk, where all workers share it. If it is gone, write the one in memory."""
         key = self._files.key_of(day, lambda: self._keys.get(day) or secrets.token_bytes(KEY_BYTES))
         wanted = {self._today - 1, self._today, self._today + 1, self._day_before}
         self._keys = {other: kept for other, kept in self._keys.items() if other in wanted} | {day: key}
@@ -106,21 +113,21 @@ class DailyKeys:
             self._files.sweep(today, former=all_known)
             self._swept = today
 
-    def _tell(self, failures: list[OSError]) -> None:
+    def _log(self, failures: list[OSError]) -> None:
         failure = str(failures[0]) if failures else None
         if failure is not None and failure != self._failure:
-            log.warning("the keys of the days cannot be kept, which is tried again every second: %s", failure)
+            log.warning("cannot maintain the daily keys; retrying every second: %s", failure)
         self._failure = failure
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFiles:
-    """The files of the keys. Everything may raise OSError."""
+    """The key files. Every method may raise OSError."""
 
     folder: Path
 
     def key_of(self, day: int, propose: Callable[[], bytes]) -> bytes:
-        """The key of that day; if it has none, what a former version left, or what is proposed, from now on."""
+        """Return the day's key. If none exists, publish what an earlier version left, or else `propose()`."""
         for name in _names(day):
             try:
                 key = self._read(name, day)
@@ -131,17 +138,19 @@ class KeyFiles:
                 key = self._read(name, day)
             if key is not None:
                 return key
-        raise FileExistsError(errno.EEXIST, f"none of {_NAMES} files is a key", str(self._path(_names(day)[0])))
+        raise FileExistsError(
+            errno.EEXIST, f"none of {_NAMES} files holds a valid key", str(self._path(_names(day)[0]))
+        )
 
     def sweep(self, today: int, *, former: bool) -> None:
-        """Delete the keys of days that are over; the file of a former version too, if its day is or `former` says so.
+        """Delete the keys of past days. Delete an earlier version's file if its day is over or `former` is set.
 
-        Raises the first OSError after all were tried.
+        Tries every file, then raises the first OSError.
         """
         failures: list[OSError] = []
         for name in self._over(today, former=former):
             try:
-                with suppress(FileNotFoundError):  # another worker was faster
+                with suppress(FileNotFoundError):  # another worker deleted it first
                     os.unlink(self._path(name))
             except OSError as exc:
                 failures.append(exc)
@@ -158,7 +167,7 @@ class KeyFiles:
                 yield name
 
     def _former(self, *days: int) -> bytes | None:
-        """The key in the file of a former version, if it is one of these days'."""
+        """Return the key in an earlier version's file, if it belongs to one of these days."""
         with suppress(FileNotFoundError):
             for day in days:
                 key = self._read(_FORMER, day)
@@ -167,9 +176,9 @@ class KeyFiles:
         return None
 
     def _read(self, name: str, day: int) -> bytes | None:
-        """The key of that day in that file; None where what has the name is none. Raises FileNotFoundError."""
+        """Return the day's key from a file, or None if the file holds no such key. Raises FileNotFoundError."""
         try:
-            # A pipe must not hold us, nor a link lead us elsewhere.
+            # O_NONBLOCK: opening a pipe must not block. O_NOFOLLOW: a link must not lead to another file.
             descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as exc:
             if exc.errno in _NO_KEY:
@@ -185,13 +194,14 @@ class KeyFiles:
         )
 
     def _publish(self, name: str, day: int, key: bytes) -> bool:
-        """Make it the key of that day; False where the name is taken. For its owner alone to read."""
+        """Make `key` the day's key, readable by its owner only. Returns False if the name is taken."""
         fresh = self._path(f"client_ip-{_date(day)}.{secrets.token_hex(8)}.new")
         try:
             with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(_stamp(day) + key)
                 file.flush()
-                # After a power cut a name may be there without its bytes, and zeros would be a key that all know.
+                # Sync before linking: after a power cut the name could exist without its bytes, and a key of zeros is
+                # no secret.
                 sync(file.fileno())
             try:
                 os.link(fresh, self._path(name))
@@ -208,7 +218,7 @@ class KeyFiles:
 
 
 def _names(day: int) -> list[str]:
-    """Where its key may be, in the order in which everybody looks."""
+    """The names a day's key can have, in the order in which all workers try them."""
     return [f"client_ip-{_date(day)}{f'.{number}' if number else ''}.key" for number in range(_NAMES)]
 
 

@@ -1,7 +1,7 @@
-"""The pipeline: what came in, to an accepted event or to the reason why it is none.
+"""The pipeline: turns a request's fields into an accepted event, or into the reason it was ignored or refused.
 
-It knows nothing of HTTP. The steps that need no body are here one by one; their order, among those of HTTP, is the
-list of collector/edge/decide.py.
+The pipeline knows nothing about HTTP. Each step that needs no body is a function here. The list in
+collector/edge/decide.py sets their order, along with the steps of HTTP.
 """
 
 from functools import lru_cache
@@ -16,15 +16,15 @@ from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, n
 from collector.journal.record import Record
 from collector.sites import Site, host_of, origin_of
 
-# Longer ones are cut: browsers send about 120 characters, and a head may have 32 KB.
+# Longer user agents are cut: browsers send about 120 characters, but a request head may hold 32 KB.
 USER_AGENT_MAX_CHARACTERS = 512
 
-LONGEST_KNOWN_ORIGIN = 300  # "https://", a host, a port; longer ones could fill the cache with 16 MB
-LONGEST_HOST = 253  # RFC 1035, 2.3.4, without the dot at its end
+LONGEST_KNOWN_ORIGIN = 300  # room for "https://", a host and a port; longer ones could grow the cache to 16 MB
+LONGEST_HOST = 253  # RFC 1035 section 2.3.4, without the trailing dot
 
-# What a row takes beside the text of its body and user agent: 66 Arrow slots and their validity bits, 364 bytes, and
-# at most 64 of site id and 45 of address. (While it waits to become columns it takes 1.3 KB more, but at most 256 rows
-# do; bench/memory.py measures both.)
+# Memory of a row, besides its body and user agent: 364 bytes for 66 Arrow slots with their validity bits, at most 64
+# for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most 256
+# rows are in that state (bench/memory.py measures both).
 ROW_BYTES = 480
 
 _FIELD_NAMES = tuple(field.name for field in FIELDS)
@@ -37,7 +37,7 @@ _EVENT_TIME = _FIELD_NAMES.index("event_time")
 
 
 class Arrival:
-    """What is known of an event before its body: for which site, from whom, and what the page's headers say."""
+    """What is known about an event before its body is read: the site, the client and three request headers."""
 
     __slots__ = ("client", "origin", "referer", "site", "user_agent")
 
@@ -61,9 +61,11 @@ def tracking_enabled(arrival: Arrival) -> Ignored | None:
 
 
 def not_localhost(arrival: Arrival) -> Ignored | None:
-    """The page's host is that of `Origin`, else of `Referer`; without either it is no localhost.
+    """Ignore events from pages on localhost.
 
-    An origin that the site lists by name is let in: apps have `capacitor://localhost` and the like.
+    `Origin` names the page's host, or else `Referer` does. With neither, the page is not on localhost.
+
+    An origin that the site lists by name is let in, because apps use origins such as `capacitor://localhost`.
     """
     site = arrival.site
     if site.allow_localhost:
@@ -93,12 +95,12 @@ def ip_not_excluded(arrival: Arrival) -> Ignored | None:
 
 
 def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy) -> Event | Ignored | Refused:
-    """The event in `body`, ready to be stored, or why it is not to be."""
+    """Return the event in `body`, ready to be stored, or the reason it is ignored or refused."""
     site = arrival.site
     try:
         event = parse(body)
         values = read(event, received_us)
-        if values is None:  # it may be valid all the same, and if not, its sender is told why
+        if values is None:  # the event may still be valid; if not, the validator raises the reason
             if site.strict:
                 check_all(event)
             else:
@@ -120,10 +122,10 @@ def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpP
 
 
 def replay(record: Record) -> tuple[Event, bool]:
-    """The event of a record, and whether all of it still fits its columns.
+    """Rebuild the event of a record. Also returns whether every value still fits its column.
 
-    It was accepted, so it is not checked again, even if rules or contract have changed since. A value that does not fit
-    today's column becomes null, and a body that is no event any more has only nulls.
+    The event was accepted once, so it is not validated again, even if the rules or the contract have changed. A value
+    that no longer fits its column becomes null. A body that can no longer be parsed gives a row of nulls.
     """
     try:
         event = parse(record.body)
@@ -146,33 +148,33 @@ def _fits(name: str, value: Any) -> bool:
 
 
 def to_values(event: dict[str, Any], received_us: int) -> Row:
-    """The event's values: one per field of the contract, then `event_time_raw`.
+    """Return the event's values: one for each field of the contract, then `event_time_raw`. Drops unknown fields.
 
-    Raises InvalidEvent for a number that no float64 holds. This is where a value that Arrow cannot hold must
-    stop: behind it nothing is checked any more. Unknown fields are left behind.
+    Raises InvalidEvent for a number beyond the range of a float64. This is the last check: later code hands the values
+    to Arrow as they are.
     """
     values: Row = [*map(event.get, _FIELD_NAMES), None]
     for index, name in _NUMBERS:
         value = event.get(name)
         if value is not None:
             values[index] = number(name, value)
-    words = event.get("event_time")
-    if words is not None:  # which the contract of today requires, but no record's does for ever
-        values[_EVENT_TIME] = event_time_us(words, received_us)
+    text = event.get("event_time")
+    if text is not None:  # today's contract requires a time, but a record may come from another version
+        values[_EVENT_TIME] = event_time_us(text, received_us)
         if values[_EVENT_TIME] is None:
-            values[-1] = words
+            values[-1] = text
     return values
 
 
 def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
-    """202, because a beacon's page cannot act on it; 422 where the site asks to be told."""
+    """Ignore an invalid event (202), since its page cannot react to an error; on a strict site, refuse it (422)."""
     if site.strict:
         return Refused(Reason.INVALID, str(exc), errors=exc.errors)
     return Ignored(Reason.INVALID, str(exc))
 
 
 def _on_localhost(url: str | None) -> bool | None:
-    """Whether its host is this machine; None where it has no host."""
+    """Whether the URL's host is this machine. None if the URL has no host."""
     if not url:
         return None
     return _known_on_localhost(url) if len(url) <= LONGEST_KNOWN_ORIGIN else _host_is_local(url)
@@ -188,10 +190,10 @@ def _host_is_local(url: str) -> bool | None:
     return address is not None and (address.is_loopback or address == _ANY_IPV4)
 
 
-# Pages send the same origin again and again: 0.1 us instead of 1. 2 MB at most.
+# Pages keep sending the same origin. A cached lookup takes 0.1 us instead of 1 us; the cache takes at most 2 MB.
 _known_on_localhost = lru_cache(maxsize=4_096)(_host_is_local)
 
 
 def _clean(user_agent: str) -> str:
-    """Cut, and free of the surrogates that stand for bytes which are no UTF-8."""
+    """Cut the user agent, and replace the surrogates that stand for bytes that are not UTF-8."""
     return user_agent.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]

@@ -1,7 +1,7 @@
-"""The contract as code: bytes to a valid event, or to words that say what is wrong.
+"""The contract as code: parses and validates an event, or says what is wrong with it.
 
-Compiled once, when this module is imported. fastjsonschema's own messages run to hundreds of characters and repeat
-what was sent; ours name a field and a rule, and nothing of the client's.
+The validators are compiled once, on import. fastjsonschema's own messages run to hundreds of characters and echo the
+input. Our messages name only a field and a rule, and never contain client data.
 """
 
 import math
@@ -20,19 +20,19 @@ _validate_all = fastjsonschema.compile(CONTRACT, fast_fail=False)
 _FIELD_NAMES = frozenset(field.name for field in FIELDS)
 _NUMBERS = tuple(field.name for field in FIELDS if field.kind is Kind.NUMBER)
 
-# Digits and points as 0, both e as e, the plus; nothing else of a body.
+# Maps digits and points to 0, e and E to e, and + to itself; every other byte becomes a space.
 _SHAPE = bytearray(256 * b" ")
 _SHAPE[ord("0") : ord("9") + 1] = 10 * b"0"
 for _letter, _stands in zip(b".eE+", b"0ee+", strict=True):
     _SHAPE[_letter] = _stands
 _LONG_MANTISSA = 200 * b"0"
 
-# An enum is spelled out when its values fit in a message of 200 characters.
+# A message lists an enum's values only if they are this short together, to stay under 200 characters.
 LONGEST_LIST = 120
 
 
 class InvalidEvent(Exception):
-    """The body is not an event. `errors` holds the first rule it breaks, or all that were asked for."""
+    """The body is not a valid event. `errors` holds the first broken rule, or every one if `check_all` raised it."""
 
     def __init__(self, *errors: FieldError) -> None:
         super().__init__(str(errors[0]))
@@ -40,18 +40,18 @@ class InvalidEvent(Exception):
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The one JSON object that `body` holds. Raises InvalidEvent.
+    """Parse the single JSON object in `body`. Raises InvalidEvent.
 
-    The strings of its fields come back without lone surrogates: U+FFFD stands for each.
+    In the object's own strings, U+FFFD replaces each lone surrogate.
     """
     if body.startswith(UTF8_BOM):
         body = body[3:]
     try:
-        # ujson decodes UTF-8 leniently, Python strictly; ASCII needs neither, and is most of what comes.
+        # ujson decodes UTF-8 leniently, so Python decodes it strictly. Most bodies are ASCII and skip this step.
         event = ujson.loads(body if body.isascii() else body.decode())
     except UnicodeDecodeError:
         raise InvalidEvent(FieldError(None, "is not UTF-8")) from None
-    except (ValueError, RecursionError):  # too deep a nesting is the one or the other, by ujson's version
+    except (ValueError, RecursionError):  # either can mean too deep nesting, depending on ujson's version
         raise InvalidEvent(FieldError(None, "is not one JSON object")) from None
     if type(event) is not dict:
         raise InvalidEvent(FieldError(None, "is not one JSON object"))
@@ -61,9 +61,9 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def check(event: dict[str, Any], body: bytes) -> None:
-    """Raise InvalidEvent with the first rule that `event` breaks, which was read from `body`.
+    """Raise InvalidEvent with the first rule that `event` breaks. `body` is the text it was parsed from.
 
-    `number` is still to be asked of the numbers in its known fields.
+    Does not check the range of numbers in known fields; call `number` for those.
     """
     try:
         _validate(event)
@@ -74,7 +74,7 @@ def check(event: dict[str, Any], body: bytes) -> None:
 
 
 def check_all(event: dict[str, Any]) -> None:
-    """Raise InvalidEvent with every rule that `event` breaks, each once; dearer than `check`."""
+    """Raise InvalidEvent with every rule that `event` breaks, each once. Slower than `check`."""
     errors: list[FieldError] = []
     try:
         _validate_all(event)
@@ -89,9 +89,9 @@ def check_all(event: dict[str, Any]) -> None:
 
 
 def number(field: str, value: int | float) -> float:
-    """The nearest float64. Raises InvalidEvent for NaN, the infinities and what overflows.
+    """Return the nearest float64. Raises InvalidEvent for NaN, infinities and overflow.
 
-    They are no JSON, yet ujson reads them, and the schema takes them for numbers.
+    JSON has no NaN or infinity, but ujson parses them, and the schema accepts them as numbers.
     """
     nearest = _finite(value)
     if nearest is None:
@@ -100,7 +100,7 @@ def number(field: str, value: int | float) -> float:
 
 
 def is_finite(value: int | float) -> bool:
-    """Whether a float64 holds it, or comes near."""
+    """Whether the value is within the range of a float64."""
     return _finite(value) is not None
 
 
@@ -113,18 +113,18 @@ def _finite(value: Any) -> float | None:
 
 
 def _may_be_out_of_range(body: bytes) -> bool:
-    """Whether a number in `body` could be NaN, infinite or beyond float64: if not, no walk through it is needed.
+    """Whether `body` may contain NaN, an infinity or a number beyond float64. If not, the event need not be walked.
 
-    It takes an exponent of three digits or a mantissa of 200. Seen for 64 KB in 0.2 ms; the walk takes 10.
+    Such a number needs a three-digit exponent or a 200-digit mantissa. Scanning 64 KB takes 0.2 ms; a walk takes 10 ms.
     """
     shape = body.translate(_SHAPE)
     return b"e000" in shape or b"e+000" in shape or _LONG_MANTISSA in shape or b"NaN" in body or b"Infinity" in body
 
 
 def _unknown_out_of_range(event: dict[str, Any]) -> bool:
-    """Whether an unknown field holds a number that `number` would refuse, however deep."""
+    """Whether an unknown field contains, at any depth, a number that `number` would refuse."""
     waiting: list[Any] = [event[name] for name in event.keys() - _FIELD_NAMES]
-    while waiting:  # no recursion: ujson lets 1,023 levels pass
+    while waiting:  # no recursion: ujson allows 1,023 levels
         value = waiting.pop()
         if isinstance(value, dict):
             waiting.extend(value.values())
@@ -140,7 +140,7 @@ def _out_of_range(field: str | None) -> FieldError:
 
 
 def _replace_surrogates(event: dict[str, Any]) -> None:
-    """Put U+FFFD for what UTF-8, and so Arrow, cannot hold: a browser that cuts a title makes such halves."""
+    """Replace lone surrogates, which UTF-8 and so Arrow cannot hold. Browsers create them by cutting titles short."""
     for name, value in event.items():
         if isinstance(value, str) and not value.isascii():
             event[name] = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -158,14 +158,14 @@ def _field_error(exc: JsonSchemaValueException, event: dict[str, Any]) -> FieldE
         also = f" (missing too: {', '.join(others)})" if others else ""
         return FieldError(first, f"is required{also}")
     field = exc.path[1] if len(exc.path) > 1 else None
-    return FieldError(field, _rule_in_words(exc.rule, exc.rule_definition))
+    return FieldError(field, _describe(exc.rule, exc.rule_definition))
 
 
 def _missing(event: dict[str, Any]) -> list[str]:
     return [name for name in CONTRACT["required"] if name not in event]
 
 
-def _rule_in_words(rule: str | None, definition: Any) -> str:
+def _describe(rule: str | None, definition: Any) -> str:
     match rule:
         case "type":
             types = [definition] if isinstance(definition, str) else definition

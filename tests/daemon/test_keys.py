@@ -117,7 +117,7 @@ async def test_key_that_cannot_be_kept_is_told_refuses_and_is_not_tried_for_each
     clock.us += 3 * US_PER_DAY
     tending = asyncio.create_task(worker._tend_keys())
     await ticks(lambda: hashing.stages.keys.blocked_reason is not None)
-    assert "no key of today: [Errno 28] No space left on device" == hashing.stages.unready_reason()
+    assert "no key for today: [Errno 28] No space left on device" == hashing.stages.unready_reason()
     assert 0 == hashing.stages.gauges()["collector_ready"][1]
     before = tried
     assert {503} == {(await hashing.post(event())).status for _ in range(10)}

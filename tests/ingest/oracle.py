@@ -1,7 +1,7 @@
-"""The contract a second time, and what must become of a body: written from the page, sharing nothing with `collector`.
+"""The oracle: a second implementation of the contract, written from its page, sharing no code with `collector`.
 
-The property-based tests compare the collector with this. It may be slow, and it may be strict about nothing that
-the design leaves open.
+The property-based tests compare the collector with this module. It may be slow, and it must accept everything that the
+design leaves open.
 """
 
 import json
@@ -78,7 +78,7 @@ CONTRACT_PAGE = """
   error_message         string null
   form_completion_rate  number null
 """
-"""`!` is required; then the name, the types, the shortest and longest length, and after `=` the values."""
+"""One field a line: `!` if required, the name, the types, the shortest and longest length, and values after `=`."""
 
 _PYTHON_TYPES: dict[str, type] = {"string": str, "number": float, "boolean": bool, "null": type(None)}
 
@@ -98,7 +98,7 @@ class Field:
         self.values = values.split()
 
     def admits(self, value: object) -> bool:
-        """Whether a value is one of the field's; numbers come as float."""
+        """Whether the field may have this value. Numbers must be floats."""
         if type(value) not in [_PYTHON_TYPES[name] for name in self.types]:
             return False
         if not isinstance(value, str):
@@ -110,7 +110,7 @@ FIELDS = [Field(line) for line in CONTRACT_PAGE.strip().splitlines()]
 
 
 def row_of(body: bytes, received_us: int) -> dict[str, Any] | None:
-    """The 61 fields and `event_time_raw` as readers must get them; None where the body is no valid event."""
+    """The 61 fields and `event_time_raw` as readers must get them. None if the body is not a valid event."""
     event = _read(body)
     if event is None or any(field.required and field.name not in event for field in FIELDS):
         return None
@@ -124,13 +124,13 @@ def row_of(body: bytes, received_us: int) -> dict[str, Any] | None:
 
 
 def _read(body: bytes) -> dict[str, Any] | None:
-    """The object: numbers as the nearest float64, none of them infinite; U+FFFD for each lone surrogate."""
+    """Parse the object: numbers as the nearest float64, U+FFFD for each lone surrogate. None if any is infinite."""
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        event = json.loads(text, strict=False, parse_int=float)  # not strict: raw control characters may pass ...
+        event = json.loads(text, strict=False, parse_int=float)  # not strict: allows raw control characters ...
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or "\0" in text or _holds_infinity(event):  # ... but for NUL
+    if not isinstance(event, dict) or "\0" in text or _holds_infinity(event):  # ... except NUL
         return None
     return {name: _without_surrogates(value) if isinstance(value, str) else value for name, value in event.items()}
 
@@ -148,9 +148,9 @@ def _without_surrogates(text: str) -> str:
 
 
 def kept_of(moment: datetime | None, received_us: int) -> datetime | None:
-    """The moment, if it is at most a day after the receipt and at most ten calendar years before it.
+    """Return the moment if it is at most a day after the receipt and at most ten calendar years before it.
 
-    Ten years before 29 February is 28 February where that year has no 29th.
+    Ten years before 29 February is 28 February if that year has no 29th.
     """
     received = EPOCH + timedelta(microseconds=received_us)
     try:
@@ -161,7 +161,7 @@ def kept_of(moment: datetime | None, received_us: int) -> datetime | None:
 
 
 def moment_of(words: str) -> datetime | None:
-    """The moment an RFC 3339 date-time names, cut to microseconds; UTC where it has no offset."""
+    """Parse an RFC 3339 date-time, cut to microseconds. Without an offset, the time is UTC."""
     match = re.fullmatch(
         r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
         r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))?",

@@ -1,4 +1,4 @@
-"""What the collector adds: the time as a timestamp, and as much of the client as it may keep."""
+"""Enrichment: event times as timestamps, and client addresses reduced to what may be stored."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -16,7 +16,7 @@ from collector.ingest.enrich import client_ip_policy, event_time_us, needs_keys
 from tests.ingest.oracle import EPOCH, kept_of, moment_of
 from tests.support import NOON_US, FakeClock
 
-LAST_SETTING = datetime(2232, 4, 18, tzinfo=UTC)  # Linux lets no clock be set beyond (TIME_SETTOD_SEC_MAX)
+LAST_SETTING = datetime(2232, 4, 18, tzinfo=UTC)  # Linux refuses to set a clock any later (TIME_SETTOD_SEC_MAX)
 TEN = datetime(2026, 5, 12, 10, tzinfo=UTC)
 ARABIC_INDIC = {ord("0") + digit: 0x660 + digit for digit in range(10)}
 
@@ -111,7 +111,7 @@ def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str)
         "9999-12-31T23:59:59-23:59",
     ],
 )
-def test_what_is_no_date_time_or_lies_outside_the_years_1_to_9999_is_none(words: str) -> None:
+def test_text_that_is_not_a_date_time_of_the_years_1_to_9999_is_none(words: str) -> None:
     assert event_time_us(words, NOON_US) is None
     assert moment_of(words) is None, "the oracle"
 
@@ -125,7 +125,7 @@ DIGITS = st.text("0123456789", min_size=1, max_size=9)
     st.just("") | DIGITS.map(".{}".format),
     st.sampled_from(["", "Z", "z"]) | st.timedeltas(timedelta(hours=-23), timedelta(hours=23)),
 )
-def test_time_is_what_independent_arithmetic_makes_of_it(
+def test_time_agrees_with_independent_arithmetic(
     moment: datetime, separator: str, fraction: str, zone: str | timedelta
 ) -> None:
     if isinstance(zone, timedelta):
@@ -137,7 +137,7 @@ def test_time_is_what_independent_arithmetic_makes_of_it(
 
 
 @given(st.text("0123456789-:.TZ+ ", max_size=30))
-def test_any_words_are_a_time_or_none(words: str) -> None:
+def test_text_is_a_time_exactly_if_the_oracle_agrees(words: str) -> None:
     moment = moment_of(words)
     assert (moment is None) == (event_time_us(words, _us(moment or TEN)) is None)
 
@@ -146,7 +146,7 @@ def test_any_words_are_a_time_or_none(words: str) -> None:
     ("received", "oldest"),
     [
         ("2026-05-28T20:26:40.000001Z", "2016-05-28T20:26:40.000001Z"),
-        ("2024-02-29T23:59:59.999999Z", "2014-02-28T23:59:59.999999Z"),  # as SQL has it: no day in March is older
+        ("2024-02-29T23:59:59.999999Z", "2014-02-28T23:59:59.999999Z"),  # as in SQL: 28 February, not 1 March
         ("2024-03-01T00:00:00Z", "2014-03-01T00:00:00Z"),
         ("2026-02-28T12:00:00Z", "2016-02-28T12:00:00Z"),
         ("2026-03-01T12:00:00Z", "2016-03-01T12:00:00Z"),
@@ -157,7 +157,7 @@ def test_any_words_are_a_time_or_none(words: str) -> None:
     ],
 )
 def test_time_is_kept_from_ten_calendar_years_before_its_receipt_to_a_day_after(received: str, oldest: str) -> None:
-    """To the microsecond, however far from the receipt it was sent before."""
+    """Exact to the microsecond at both ends."""
     received_us, oldest_us = _us(datetime.fromisoformat(received)), _us(datetime.fromisoformat(oldest))
     for kept_us in (oldest_us, oldest_us + 1, received_us, received_us + US_PER_DAY - 1, received_us + US_PER_DAY):
         assert kept_us == event_time_us(_words(kept_us), received_us)
@@ -170,23 +170,23 @@ def test_time_is_kept_from_ten_calendar_years_before_its_receipt_to_a_day_after(
     st.integers(-3_660, 3) | st.sampled_from([1, -3_651, -3_652, -3_653]),
     st.integers(-1, 1),
 )
-def test_time_is_kept_where_another_calendar_keeps_it(received: datetime, days: int, beside_us: int) -> None:
+def test_limits_of_kept_times_agree_with_the_oracles_calendar(received: datetime, days: int, beside_us: int) -> None:
     moment = received + timedelta(days=days, microseconds=beside_us)
     kept = kept_of(moment, _us(received))
     assert (kept and _us(kept)) == event_time_us(_words(_us(moment)), _us(received))
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.sampled_from(["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"]))
-def test_any_receipt_that_a_record_holds_has_its_ten_years(received_us: int, words: str) -> None:
-    """A record's receipt is any 64 bits; where no calendar of ours has such a year, nothing raises."""
+def test_no_receipt_time_in_a_record_raises(received_us: int, words: str) -> None:
+    """A record can hold any 64-bit receipt time, even one beyond the years that `date` supports."""
     found = event_time_us(words, received_us)
     assert found is None or -3_653 * US_PER_DAY <= found - received_us <= US_PER_DAY
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Niue", "America/New_York", "Asia/Kolkata"])
 @pytest.mark.parametrize("received", [datetime(1970, 1, 1, tzinfo=UTC), TEN, LAST_SETTING])
-def test_column_can_be_worked_with_in_pandas_whatever_is_sent(received: datetime, zone: str) -> None:
-    """Of all that comes at one moment: other zones, days and months, nanoseconds, and back to Python."""
+def test_pandas_can_process_the_column_whatever_is_sent(received: datetime, zone: str) -> None:
+    """Events received at one moment: convert zones, resample, use nanoseconds, and convert back to Python."""
     sent = [
         *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "1600-01-01T00:00:00Z", "2262-04-12T00:00:00Z"),
         *(_words(_us(received) + days * US_PER_DAY) for days in (-3_653, -3_652, -3_651, -1, 0, 1, 2)),
@@ -221,12 +221,14 @@ def keys(tmp_path: Path, clock: FakeClock) -> DailyKeys:
         ("2001:db8::7", "full", "2001:db8:0::7"),
     ],
 )
-def test_policy_keeps_as_much_of_the_address(keys: DailyKeys, kept: str | None, policy: str, address: str) -> None:
+def test_policy_keeps_only_its_share_of_the_address(
+    keys: DailyKeys, kept: str | None, policy: str, address: str
+) -> None:
     made = client_ip_policy(policy, keys)
     assert kept == made(ip_address(address), NOON_US)
     assert not needs_keys(made)
 
 
 def test_unknown_policy_is_an_error(keys: DailyKeys) -> None:
-    with pytest.raises(ValueError, match="all is no client IP policy"):
+    with pytest.raises(ValueError, match="unknown client IP policy all: use none, truncate, hash or full"):
         client_ip_policy("all", keys)

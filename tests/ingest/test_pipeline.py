@@ -1,4 +1,4 @@
-"""The pipeline, without HTTP: each step, their order, and the row that comes out."""
+"""The pipeline, without HTTP: each step, the order of the steps, and the resulting row."""
 
 from ipaddress import ip_address
 from typing import Any
@@ -40,13 +40,13 @@ def arrival(
 
 
 def admit(arrived: Arrival) -> Dropped | None:
-    """The steps that need no body, in the design's order."""
+    """Run the steps that need no body, in the design's order."""
     steps = (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded)
     return next((dropped for step in steps if (dropped := step(arrived)) is not None), None)
 
 
 def run(arrived: Arrival, data: bytes) -> Event | Dropped:
-    """All steps."""
+    """Run all steps."""
     return admit(arrived) or accept(arrived, data, NOON_US, lambda address, received_us: str(address))
 
 
@@ -69,18 +69,18 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, str], bytes]] = {
     "invalid": ({}, {}, b"{}"),
     "excluded_path": ({"excluded_paths": ["/pricing"]}, {}, body()),
 }
-"""Each step, in the design's order: the settings, the arrival and the body that make it speak."""
+"""Each step, in the design's order: the settings, the arrival and the body that trigger it."""
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_step_speaks(name: str) -> None:
+def test_step_drops_the_event_under_its_own_reason(name: str) -> None:
     settings, arrived, data = STEPS[name]
     assert name == reason(run(arrival(site(**settings), **arrived), data))
     assert "stored" == reason(run(arrival(site()), body()))
 
 
 @pytest.mark.parametrize(("first", "second"), [(a, b) for i, a in enumerate(STEPS) for b in list(STEPS)[i + 1 :]])
-def test_first_step_that_speaks_decides(first: str, second: str) -> None:
+def test_first_step_that_drops_the_event_decides(first: str, second: str) -> None:
     (settings, arrived, data), (settings_2, arrived_2, data_2) = STEPS[first], STEPS[second]
     if "localhost" in (first, second) and "origin_not_allowed" in (first, second):
         arrived_2 = arrived  # localhost is none of the allowed origins either
@@ -89,7 +89,7 @@ def test_first_step_that_speaks_decides(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tracking_disabled", "localhost", "origin_not_allowed", "excluded_ip"])
-def test_what_needs_no_body_is_answered_before_it(name: str) -> None:
+def test_steps_that_need_no_body_decide_without_one(name: str) -> None:
     settings, arrived, _ = STEPS[name]
     assert name == reason(admit(arrival(site(**settings), **arrived)))
 
@@ -153,10 +153,10 @@ APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "
     [
         *(("stored", origin, None) for origin in APPS),
         ("stored", "HTTPS://LocalHost", None),
-        # The referer says nothing beside an origin.
+        # With an origin, the referer is ignored.
         ("stored", "https://localhost", "http://localhost/"),
         ("localhost", "http://localhost", "https://localhost/"),
-        # Others on localhost stay out as localhost, and those elsewhere as not allowed.
+        # Other origins on localhost are ignored as localhost; origins elsewhere are not allowed.
         ("localhost", "http://localhost", None),
         ("localhost", "https://localhost:8443", None),
         ("localhost", "https://app.localhost", None),
@@ -168,7 +168,7 @@ APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "
         ("localhost", "https://localhost/", None),
         ("origin_not_allowed", "https://b.example", None),
         ("origin_not_allowed", "null", None),
-        # Without an origin the referer's counts.
+        # Without an origin, the referer's origin counts.
         ("stored", None, "https://localhost/index.html?x#y"),
         ("stored", None, "HTTPS://LocalHost:443"),
         ("stored", None, "https://user:password@localhost/"),
@@ -185,7 +185,7 @@ APPS = ["capacitor://localhost", "https://localhost", "http://127.0.0.1:3000", "
         ("localhost", None, "https://localhost:99999999999999999999/"),
     ],
 )
-def test_origin_on_localhost_that_is_listed_by_name_is_let_in(
+def test_origin_on_localhost_is_let_in_if_listed_by_name(
     expected: str, origin: str | None, referer: str | None
 ) -> None:
     assert expected == reason(run(arrival(site(allowed_origins=APPS), origin=origin, referer=referer), body()))
@@ -196,13 +196,13 @@ def test_origin_on_localhost_that_is_listed_by_name_is_let_in(
     [
         ("localhost", ["*.localhost"], "https://app.localhost", None),
         ("localhost", ["*.localhost"], None, "https://app.localhost/"),
-        # An opaque origin has no host, so the referer's decides whether it is localhost; itself, whether it is allowed.
+        # An opaque origin has no host: the referer decides whether it is localhost, the origin whether it is allowed.
         ("localhost", ["null"], "null", "https://localhost/"),
         ("origin_not_allowed", ["https://localhost"], "null", "https://localhost/"),
         ("stored", ["https://localhost", "null"], "null", "https://localhost/"),
     ],
 )
-def test_origin_on_localhost_is_let_in_by_its_name_alone(
+def test_wildcard_or_opaque_origin_does_not_let_localhost_in(
     expected: str, listed: list[str], origin: str | None, referer: str | None
 ) -> None:
     assert expected == reason(run(arrival(site(allowed_origins=listed), origin=origin, referer=referer), body()))
@@ -238,7 +238,7 @@ def test_excluded_path_is_ignored(expected: str, path: str) -> None:
     assert expected == reason(run(arrival(site(excluded_paths=["/admin*", "/exact", "/büro/*"])), body(page_path=path)))
 
 
-def test_ignored_is_what_a_beacon_need_not_hear_and_refused_what_has_a_status() -> None:
+def test_only_a_disallowed_origin_is_refused_and_all_else_is_ignored() -> None:
     outcomes = [run(arrival(site(**settings), **arrived), data) for settings, arrived, data in STEPS.values()]
     assert [Ignored, Ignored, Refused, Ignored, Ignored, Ignored] == [type(outcome) for outcome in outcomes]
     assert set(FORMS) == set(Reason) - {
@@ -287,7 +287,7 @@ def test_strict_site_is_told_every_error(fields: set[str | None], data: bytes) -
     ],
 )
 def test_user_agent_is_cut_and_cleaned(kept: str | None, sent: str | None) -> None:
-    """aiohttp hands over bytes that are no UTF-8 as surrogates."""
+    """aiohttp passes bytes that are not UTF-8 as surrogates."""
     assert kept == row(run(arrival(site(), user_agent=sent), body()))["user_agent"]
 
 
@@ -296,7 +296,7 @@ SAMPLES: dict[str, list[Any]] = {"string": ["é😀", ""], "number": [3, 2.5, 2*
 
 @pytest.mark.parametrize("turn", range(4))
 def test_every_field_lands_in_its_column(turn: int) -> None:
-    """Each field in turn gets a value that only it has, where its type has so many."""
+    """Each field gets a value of its own, if its type has enough values."""
     sent: dict[str, Any] = {}
     for index, field in enumerate(oracle.FIELDS):
         samples: list[Any] = [*field.values] or SAMPLES[field.types[0]]
@@ -318,7 +318,7 @@ def test_every_field_lands_in_its_column(turn: int) -> None:
     assert [column.name for column in COLUMNS] == ["site_id", "received_at", *list(stored)[1:]]
 
 
-def test_row_holds_only_what_arrow_takes_without_a_question() -> None:
+def test_row_holds_only_types_that_fit_their_columns() -> None:
     outcome = run(arrival(site()), body(lcp=1, cls=2**60, is_exit=True, browser=None))
     assert isinstance(outcome, Event)
     types = {Kind.STRING: str, Kind.NUMBER: float, Kind.BOOLEAN: bool, Kind.TIMESTAMP: int}
@@ -333,7 +333,7 @@ def test_row_holds_only_what_arrow_takes_without_a_question() -> None:
 @pytest.mark.parametrize(
     ("raw", "words"), [(None, "2026-05-12T10:00:00Z"), ("yesterday", "yesterday"), ("", ""), ("1.5", "1.5")]
 )
-def test_event_time_that_is_none_keeps_its_words(raw: str | None, words: str) -> None:
+def test_event_time_that_is_not_a_time_keeps_its_text(raw: str | None, words: str) -> None:
     stored = row(run(arrival(site()), body(event_time=words)))
     assert (raw is not None, raw) == (stored["event_time"] is None, stored["event_time_raw"])
 
@@ -343,7 +343,7 @@ def test_unknown_fields_are_dropped() -> None:
     assert row(run(arrival(site()), body())) == row(unknown)
 
 
-def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any, clock: FakeClock) -> None:
+def test_policy_gets_the_client_and_the_time_of_receipt(tmp_path: Any, clock: FakeClock) -> None:
     asked: list[object] = []
     accept(arrival(), body(), NOON_US, lambda *arguments: asked.append(arguments))
     assert [(ip_address("192.0.2.7"), NOON_US)] == asked
@@ -367,8 +367,8 @@ def test_policy_is_asked_for_the_client_and_the_moment(tmp_path: Any, clock: Fak
         (None, {"event_time": "€" * 1_000}),
     ],
 )
-def test_event_is_charged_for_no_less_than_its_columns_hold(user_agent: str | None, changes: dict[str, Any]) -> None:
-    """Or the journal's limit would bound nothing."""
+def test_event_is_charged_at_least_what_its_columns_take(user_agent: str | None, changes: dict[str, Any]) -> None:
+    """Otherwise the journal's limit would not bound memory."""
     outcome = accept(
         arrival(build_site("x" * 64, SiteSettings()), user_agent=user_agent),
         ujson.dumps(event(**changes), ensure_ascii="\ud83d" in changes.get("browser", "")).encode(),

@@ -1,4 +1,4 @@
-"""The reader of plainly right events: whatever it takes, the validator takes, and the values are the same."""
+"""The reader: every event it accepts is accepted by the validator too, with the same values."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.support import NOON_US, event
 NAMES = [field.name for field in FIELDS]
 ENUMS = sorted({value for rule in CONTRACT["properties"].values() for value in rule.get("enum", ()) if value})
 
-# What JSON can hold, with the borders of every rule: lengths, enums, floats, and types that are nearly right.
+# Values that JSON can hold, including the limits of every rule: lengths, enums, floats, and nearly right types.
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -35,7 +35,7 @@ EVENTS = st.dictionaries(st.sampled_from(NAMES), VALUES).map(lambda changes: eve
 
 
 def validated(sent: dict[str, Any]) -> list[Any] | None:
-    """The values by way of the validator; None where it is invalid."""
+    """The values as the validator's path gives them. None if the event is invalid."""
     try:
         check(sent, b"")
         return to_values(sent, NOON_US)
@@ -44,15 +44,15 @@ def validated(sent: dict[str, Any]) -> list[Any] | None:
 
 
 @given(EVENTS)
-def test_what_is_read_is_valid_and_has_the_values_of_the_validated(sent: dict[str, Any]) -> None:
+def test_reader_gives_the_values_of_the_validator_or_none(sent: dict[str, Any]) -> None:
     values = read(sent, NOON_US)
     if values is not None:
-        assert repr(validated(sent)) == repr(values)  # which tells 1 from 1.0 from True, as `==` does not
+        assert repr(validated(sent)) == repr(values)  # unlike `==`, repr tells 1, 1.0 and True apart
 
 
 @given(st.sampled_from(NAMES), VALUES)
-def test_one_field_decides_as_the_validator_does(name: str, value: object) -> None:
-    """What is read and what is valid differ only where an integer is no float64, or a sum of floats is none."""
+def test_reader_and_validator_agree_on_a_single_field(name: str, value: object) -> None:
+    """They differ only if an integer is not exact as a float64, or if floats add up to infinity."""
     sent = event(**{name: value})
     exact = not isinstance(value, int) or abs(value) <= 2**53
     if exact and value not in (float("inf"), float("-inf")):
@@ -60,7 +60,7 @@ def test_one_field_decides_as_the_validator_does(name: str, value: object) -> No
 
 
 @pytest.mark.parametrize("missing", CONTRACT["required"])
-def test_event_without_a_required_field_is_not_read(missing: str) -> None:
+def test_reader_declines_an_event_without_a_required_field(missing: str) -> None:
     sent = event()
     del sent[missing]
     assert read(sent, NOON_US) is None
@@ -70,7 +70,7 @@ def test_event_without_a_required_field_is_not_read(missing: str) -> None:
     "field", [field for field in FIELDS if field.kind is Kind.NUMBER], ids=lambda field: field.name
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 10**400, True, "1"])
-def test_number_that_no_column_holds_is_not_read(field: Any, value: object) -> None:
+def test_reader_declines_a_number_that_no_column_can_hold(field: Any, value: object) -> None:
     assert read(event(**{field.name: value}), NOON_US) is None
 
 
@@ -78,7 +78,7 @@ def test_infinities_of_both_signs_do_not_cancel_out() -> None:
     assert read(event(lcp=float("inf"), fid=float("-inf")), NOON_US) is None
 
 
-def test_finite_numbers_whose_sum_is_none_are_valid_all_the_same() -> None:
+def test_finite_numbers_with_an_infinite_sum_are_still_valid() -> None:
     sent = event(lcp=1.7e308, fid=1.7e308)
     assert read(sent, NOON_US) is None
     assert validated(sent) is not None
@@ -89,5 +89,5 @@ def test_unknown_field_is_left_to_the_validator() -> None:
 
 
 def test_every_sample_is_read() -> None:
-    """Or the way that should be short would be a detour."""
+    """Otherwise the fast path would only add a step."""
     assert all(read(parse(body), NOON_US) is not None for body in bodies(200))
