@@ -111,7 +111,7 @@ def _commands() -> Iterator[list[str]]:
         parser = argparse.ArgumentParser(prog=f"collector {command}", add_help=False)
         module.add_arguments(parser)
         usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-        yield [f"`{usage}`", summary]
+        yield [f"`{usage}`", parser.description or ""]
 
 
 def _types(rule: dict[str, Any]) -> str:
