@@ -1,3 +1,3 @@
-"""An analytics event collector: events come in over HTTP, Parquet files come out."""
+"""An analytics event collector: it receives events over HTTP and writes Parquet files."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""What is running: version, commit and contract."""
+"""The running version, commit and contract."""
 
 from importlib.resources import files
 
@@ -7,7 +7,7 @@ from collector.events import CONTRACT_HASH
 
 
 def _commit() -> str:
-    """As `make binary` wrote it down; in a clone there is no such file."""
+    """The commit that `make binary` wrote to a file; a clone has no such file."""
     try:
         return (files("collector") / "commit").read_text().strip()
     except FileNotFoundError:
@@ -15,10 +15,10 @@ def _commit() -> str:
 
 
 COMMIT = _commit()
-"""Such as `4b95093` or `4b95093-dirty`; empty where it is not known."""
+"""Such as `4b95093` or `4b95093-dirty`; empty if unknown."""
 
 BUILD = {"version": VERSION, "commit": COMMIT, "contract": CONTRACT_HASH}
-"""As `/version` and the labels of `collector_build_info` say it."""
+"""For `/version` and the labels of `collector_build_info`."""
 
 BUILD_LINE = f"collector {', '.join([VERSION, *([f'commit {COMMIT}'] if COMMIT else []), f'contract {CONTRACT_HASH}'])}"
-"""As `collector --version` says it."""
+"""The output of `collector --version`."""

@@ -1,4 +1,4 @@
-"""Time, handed in: what needs it takes a Clock, and no test sleeps for a timer."""
+"""Time. Code that needs it is handed a Clock, so tests need not sleep for timers."""
 
 import asyncio
 import time
@@ -10,35 +10,35 @@ US_PER_DAY = SECONDS_PER_DAY * US_PER_S
 
 
 class Clock(Protocol):
-    """The two clocks a collector needs, and a way to wait."""
+    """Wall-clock time, monotonic time, and a way to wait."""
 
     def now_us(self) -> int:
-        """Microseconds since the epoch, UTC. May jump: it is only ever written down, never subtracted."""
+        """Microseconds since the epoch, UTC. It may jump, so never measure durations with it."""
         ...
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds from an arbitrary start; never goes back."""
+        """Nanoseconds since an arbitrary start; never decreases."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long."""
+        """Wait for so many seconds."""
         ...
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the machine."""
 
     def now_us(self) -> int:
         return time.time_ns() // 1000
 
-    monotonic_ns = staticmethod(time.monotonic_ns)  # itself: a function around it would cost each request 40 ns
+    monotonic_ns = staticmethod(time.monotonic_ns)  # no wrapper function: it would cost each request 40 ns
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
 async def sleep_unless(clock: Clock, seconds: float, event: asyncio.Event) -> None:
-    """Wait that long, or until the event is set."""
+    """Wait for so many seconds, or until the event is set."""
     waiting = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

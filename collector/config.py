@@ -1,6 +1,6 @@
-"""Settings: each is declared once, here, with its default, its unit and its meaning.
+"""The settings. Each is declared once, here, with its default, its unit and its meaning.
 
-docs/settings.md is made from these. `collector/config_file.py` reads them.
+docs/settings.md is made from these declarations. `collector/config_file.py` reads the values.
 """
 
 import re
@@ -22,118 +22,121 @@ from collector.addresses import Network, parse_address, parse_network
 from collector.events import CONTRACT
 from collector.paths import pieces
 
-_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # other letters are sent as punycode
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # browsers send other letters as punycode
 _ORIGIN = re.compile(
     rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>{_HOST.pattern}|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?"
 )
 _URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORECASE)
 _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
-_ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # such a host can only be an IPv4 address
+_ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # browsers parse such a host as an IPv4 address
 MAX_WORKERS = 256
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-# Readers of Hive partitions take this folder for "no value": pandas fails, and the others read a null. Of the other ids
-# that look like something else (`null`, `nan`, `true`, `007`), none makes a reader fail (tests/system/test_readers.py).
+# In a Hive partition this name means "no value": pandas fails on it, and other readers return null. No reader fails on
+# other ids that look like a value (`null`, `nan`, `true`, `007`; tests/system/test_readers.py).
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def site_id_like(text: str) -> str:
-    """A site id that reads like the text; nothing where none does."""
+    """A valid site id that resembles the text; empty if there is none."""
     return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-")[:64]
 
 
 def _site_id(value: str) -> str:
     if not SITE_ID.fullmatch(value):
-        such = f", such as {site_id_like(value)}" if site_id_like(value) else ""
-        raise ValueError(f"a site id should be 1 to 64 of A-Z a-z 0-9 _ - (it becomes a directory name){such}")
+        example = f", such as {site_id_like(value)}" if site_id_like(value) else ""
+        raise ValueError(
+            f"a site id should be 1 to 64 characters out of A-Z a-z 0-9 _ - (it becomes a folder name){example}"
+        )
     if value == _NO_VALUE:
-        raise ValueError(f"a site id should not be {_NO_VALUE}: readers of the files take it for no value")
+        raise ValueError(f"a site id should not be {_NO_VALUE}, which readers of the files treat as a missing value")
     return value
 
 
 def _network(value: object) -> Network:
     network = parse_network(value if isinstance(value, str) else "")
     if network.num_addresses == 1 and network.network_address.is_unspecified:
-        raise ValueError(f'is nobody\'s address; every address would be "{network.network_address}/0"')
+        every = f'every IPv{network.version} address is "{network.network_address}/0"'
+        raise ValueError(f"is not the address of any client; {every}")
     return network
 
 
 def _host(value: str) -> str:
     if parse_address(value) is None and re.search(r"[:/*@\[\]\s]", value):
         raise ValueError(
-            'should be an address or a name alone, such as "127.0.0.1", "::1" or "0.0.0.0" (every IPv4 address of this '
-            "machine); the port is a setting of its own"
+            'should be only an address or a host name, such as "127.0.0.1", "::1" or "0.0.0.0" (every IPv4 address of '
+            "this machine); the port is a separate setting"
         )
     return value
 
 
 def _allowed_origin(value: str) -> str:
-    """`null`, `*.host`, or an origin as browsers write it: lower case, default port left out.
+    """`null`, `*.host`, or an origin as browsers send it: in lower case, without a default port.
 
-    What no browser ever sends is an error here: it would refuse every event, and look right.
+    An origin that no browser sends is an error. It would look right and refuse every event.
     """
     if value == "null":
         return value
     lower = value.lower()
     if lower.startswith("*.") and _HOST.fullmatch(lower[2:]) and not _ENDS_IN_NUMBER.search(lower):
-        return lower.removesuffix(".")  # as a request's host is compared
+        return lower.removesuffix(".")  # `host_of` drops the dot of a request's host too
     match = _ORIGIN.fullmatch(lower)
     if match is None or not 0 < int(match["port"] or 1) <= 65535:
         punycode = "" if value.isascii() else ", in punycode (xn--), as browsers send it"
         raise ValueError(f'should be "https://host", "https://host:port", "*.host" or "null"{punycode}')
     if match["scheme"] in _NEVER_ORIGINS:
-        raise ValueError(f"has a scheme that no page's origin has; {_NEVER_ORIGINS[match['scheme']]}")
+        raise ValueError(f"has a scheme that no origin has; {_NEVER_ORIGINS[match['scheme']]}")
     return as_origin(match["scheme"], _as_sent(match["host"]), match["port"])
 
 
-# Schemes of URLs, and what the page has for its origin (HTML, 7.1.1) instead.
+# Schemes that no origin has, and the origin (HTML, 7.1.1) that is sent instead.
 _NEVER_ORIGINS = {
-    "ws": 'a web socket has that of its page, "http://host"',
-    "wss": 'a web socket has that of its page, "https://host"',
-} | dict.fromkeys(("ftp", "file", "data", "about", "blob", "javascript"), 'such a page has "null"')
+    "ws": 'a web socket sends the origin of its page, "http://host"',
+    "wss": 'a web socket sends the origin of its page, "https://host"',
+} | dict.fromkeys(("ftp", "file", "data", "about", "blob", "javascript"), 'such a page sends "null"')
 
 
 def as_origin(scheme: str, host: str, port: str | None) -> str:
-    """The origin as browsers write it (RFC 6454, 6.2): the default port left out. All in lower case already."""
+    """The origin as browsers send it (RFC 6454, 6.2), without a default port. The arguments are in lower case."""
     if not port or int(port) == {"http": 80, "https": 443}.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{int(port)}"
 
 
 def _as_sent(host: str) -> str:
-    """The host as browsers send it: addresses have one form only (WHATWG URL, 3.5)."""
+    """The host as browsers send it: an address in its one canonical form (WHATWG URL, 3.5)."""
     try:
         if host.startswith("["):
             return f"[{_shortest(IPv6Address(host[1:-1]))}]"
         if _ENDS_IN_NUMBER.search(host):
             return str(IPv4Address(host))
     except ValueError:
-        raise ValueError(f'has an address for its host, and "{host}" is no valid one') from None
+        raise ValueError(f'has a host that reads as an IP address, but "{host}" is not a valid one') from None
     return host
 
 
 def _shortest(address: IPv6Address) -> str:
-    """The address without a dotted end, which later versions of Python write for IPv4 in IPv6 clothing."""
+    """The shortest form, without the dotted end that later versions of Python give to IPv4-mapped addresses."""
     mapped = address.ipv4_mapped
     return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}" if mapped else str(address)
 
 
 def _excluded_path(value: str) -> str:
-    """What no `page_path` can match is an error here: the pages would be recorded, and the setting look right."""
+    """A pattern that no `page_path` can match is an error. It would look right and exclude nothing."""
     url = _URL.match(value)
     if url is not None:
-        raise ValueError(f'is a whole URL; should be the path alone, "{url["path"] or "/"}"')
+        raise ValueError(f'is a complete URL; should be only its path, "{url["path"] or "/"}"')
     for char, escape in (("?", "%3F"), ("#", "%23")):
         if char in value:
             raise ValueError(
-                f'has "{char}", but page_path is compared without its query and fragment; leave out what begins there, '
-                f'or write "{escape}" for the character itself'
+                f'has "{char}", but page_path is compared without its query and fragment; remove "{char}" and what '
+                f'follows, or write "{escape}" to match the character itself'
             )
     parts = pieces(value)
     if not value.startswith("*") and not parts[0].startswith("/"):
         raise ValueError('should begin with "/" or "*"')
-    # Of the shortest page_path that would match, where `?` and `#` are escapes and all else is itself.
+    # The length of the shortest page_path that matches: `?` and `#` must be escaped in it, the rest need not.
     if sum(len(part) + 2 * (part.count("?") + part.count("#")) for part in parts) > _PAGE_PATH_MAX:
-        raise ValueError(f"is longer than page_path can be, {_PAGE_PATH_MAX} characters")
+        raise ValueError(f"matches only paths longer than {_PAGE_PATH_MAX} characters, the limit of page_path")
     return value
 
 
@@ -147,7 +150,7 @@ def _path(value: object) -> Path:
     if not isinstance(value, str | Path) or "\0" in str(value) or not str(value):
         raise ValueError("should be the path of a folder")
     if str(value).startswith(("~", "$")):
-        raise ValueError('should be the path of a folder, written out: nothing stands for "~" or "$HOME" here')
+        raise ValueError('should be the path of a folder without "~" or "$HOME", which are not expanded')
     if "://" in str(value):
         raise ValueError("should be the path of a folder, not a URL")
     return Path(value)
@@ -159,7 +162,7 @@ def _workers(value: object) -> int | str:
     raise ValueError(f'should be a number from 1 to {MAX_WORKERS}, or "auto"')
 
 
-# Lists are tuples here, so that nobody changes a setting; `strict=False` at each lets TOML's lists pass as such.
+# Lists become tuples, which cannot be changed. Each needs `strict=False`, because TOML gives lists.
 NetworkText = Annotated[Network, PlainValidator(_network)]
 PagePathText = Annotated[str, AfterValidator(_excluded_path)]
 HostText = Annotated[str, AfterValidator(_host)]
@@ -169,7 +172,7 @@ PathText = Annotated[Path, PlainValidator(_path)]
 
 
 class Section(BaseModel):
-    """A table of the file. Types are taken strictly: `port = "80"` is an error, not 80."""
+    """A table of the file. Types are strict: `port = "80"` is an error, not 80."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -328,7 +331,7 @@ class SiteSettings(Section):
 
 
 class Config(Section):
-    """The whole file."""
+    """The complete file."""
 
     server: Server = Server()
     admin: Admin = Admin()

@@ -1,6 +1,6 @@
-"""The configuration file: TOML, and environment variables that override single keys of it.
+"""The configuration file: TOML, with environment variables that override single keys.
 
-`load` reports everything that is wrong at once, in sentences that name the key and say what would be right.
+`load` reports every error at once. Each names the key and says what would be right.
 """
 
 import difflib
@@ -17,11 +17,11 @@ from pydantic_core import ErrorDetails
 from collector.config import Config, SiteSettings, site_id_like
 from collector.environment import SECTIONS, Key, override
 
-LARGEST_BYTES = 64 << 20  # of a file; 10,000 sites with a dozen exclusions each take 10 MB
+LARGEST_BYTES = 64 << 20  # largest file; 10,000 sites with a dozen exclusions each take 10 MB
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `errors` names every reason, one line each."""
+    """The configuration cannot be used; `errors` has one line for each reason."""
 
     def __init__(self, errors: list[str]) -> None:
         super().__init__("\n".join(errors))
@@ -29,12 +29,12 @@ class ConfigError(Exception):
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read `path` and the environment. Raises ConfigError with everything that is wrong."""
+    """Read `path` and the environment. Raises ConfigError with every error."""
     try:
         tree = tomllib.loads(_text(_content(path)))
     except OSError as exc:
         raise ConfigError([f"{path}: cannot be read: {exc.strerror}"]) from None
-    except (ValueError, RecursionError) as exc:  # not UTF-8, not TOML, numbers or nesting without end
+    except (ValueError, RecursionError) as exc:  # not UTF-8, not TOML, numbers too long or nesting too deep
         raise ConfigError([f"{path}: is not TOML: {exc}"]) from None
     origins, errors = override(tree, environ)
     config = None
@@ -48,8 +48,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def _content(path: Path) -> bytes:
-    """All of a file, or of a pipe that somebody writes to. Raises OSError, ValueError."""
-    # Not to wait where nobody ever will, nor to fill the memory from a device.
+    """The content of a file or a pipe. Raises OSError, ValueError."""
+    # O_NONBLOCK: opening a pipe without a writer would wait forever. The limit: a device could fill the memory.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         data = file.read(LARGEST_BYTES + 1)
@@ -59,7 +59,7 @@ def _content(path: Path) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    """Editors on Windows put a byte order mark before UTF-8, or save UTF-16. Raises ValueError."""
+    """Decode UTF-8 and skip the byte order mark that editors on Windows write. Raises ValueError, also for UTF-16."""
     if b"\0" in data[:2] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError("it is UTF-16; it should be saved as UTF-8")
     try:
@@ -70,9 +70,9 @@ def _text(data: bytes) -> str:
 
 
 def _sentence(path: Path, origins: dict[Key, str], error: ErrorDetails) -> str:
-    """One line: where it is from, which key, what is wrong with it."""
+    """One line: the file or variable, the key, and what is wrong."""
     loc: Key = tuple(str(step) for step in error["loc"] if step != "[key]")
-    # The variable that set the key, something in it, or the only thing known of the table it is in.
+    # The variable that set the key itself, a key below it, or a key above it.
     named = (name for where, name in origins.items() if where[: len(loc)] == loc[: len(where)])
     key = ".".join(_shown(step)[1:-1] for step in loc)
     return f"{next(named, path)}: {key or 'the file'}: {_what_is_wrong(loc, error)}"
@@ -107,26 +107,26 @@ def _unknown_key(loc: Key, value: Any) -> str:
         name = ".".join(loc[1:])
         while step := next((key for key, inner in value.items() if isinstance(inner, dict)), None):
             name, value = f"{name}.{step}", value[step]
-        return f'unknown key; a site id has no dots: "{name[:80]}" should be [sites.{site_id_like(name)}]'
+        return f'unknown key; a site id cannot contain dots: "{name[:80]}" should be [sites.{site_id_like(name)}]'
     known = _known_keys(loc[:-1])
     close = difflib.get_close_matches(loc[-1].lower(), known, n=1)
     if close:
         return f"unknown key; did you mean {close[0]}?"
-    site = f"; a site is [sites.{site_id_like(loc[0])}]" if len(loc) == 1 and isinstance(value, dict) else ""
-    return f"unknown key; known are {', '.join(known)}{site}"
+    site = f"; a site is written [sites.{site_id_like(loc[0])}]" if len(loc) == 1 and isinstance(value, dict) else ""
+    return f"unknown key; known keys are {', '.join(known)}{site}"
 
 
 def _right_table(loc: Key) -> str:
-    """Where what should be a table belongs, where it is the sites that are not one each."""
+    """Where the value belongs, if `sites` or one of its entries is not a table."""
     if loc == ("sites",):
-        return "; a site is [sites.demo]"
+        return "; a site is written [sites.demo]"
     if loc[:1] == ("sites",) and loc[-1] in SiteSettings.model_fields:
-        return f"; {loc[-1]} is a setting of a site, and should be below [sites.demo]"
+        return f"; {loc[-1]} is a site setting and belongs below a line such as [sites.demo]"
     return ""
 
 
 def _as_written(error: ErrorDetails) -> str:
-    """How a text is written that was meant for a list or a truth, as it is easily in a variable."""
+    """How to write a text that was meant as a list or a boolean, an easy mistake in an environment variable."""
     text = error["input"]
     if not isinstance(text, str):
         return ""
@@ -139,7 +139,7 @@ def _as_written(error: ErrorDetails) -> str:
 
 
 def _got(error: ErrorDetails) -> str:
-    """What stands in the file, on one line and no longer than it helps."""
+    """The value, on one line and cut at 80 characters."""
     return _shown(error["input"])[:80]
 
 
@@ -147,7 +147,7 @@ def _shown(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
     except RecursionError:
-        return "tables in tables without end"
+        return "tables nested too deeply"
 
 
 def _known_keys(loc: Key) -> list[str]:

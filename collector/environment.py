@@ -1,11 +1,11 @@
-"""Variables that override single settings of the file: `COLLECTOR__<SECTION>__<KEY>`, `COLLECTOR__SITES__<id>__<KEY>`.
+"""Environment variables that override settings: `COLLECTOR__<SECTION>__<KEY>`, `COLLECTOR__SITES__<id>__<KEY>`.
 
-Section and key may be in any case. A site's id may not: `DEMO` and `demo` are two sites, and whoever writes the one
-where the file has the other would silently get both.
+Section and key may be in any case. A site id is case-sensitive: `DEMO` and `demo` are two sites. Using one where the
+file has the other is an error, because it would silently create a second site.
 
 pydantic-settings (2.16.3) is not used. It folds the case of site ids or else wants sections in lower case, cuts ids at
-`__`, ignores sections it does not know, stops at the first list that is not JSON, and takes "yes" for true. With our
-checks around it this module was 13 lines longer, and each process needed 18 ms and 3.4 MB more.
+`__`, ignores unknown sections, stops at the first list that is not JSON, and reads "yes" as true. With checks around it
+this module was 13 lines longer, and each process needed 18 ms and 3.4 MB more.
 """
 
 import difflib
@@ -29,11 +29,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 Key = tuple[str, ...]
-"""Where a setting stands: its section and itself, or `sites`, the site's id and itself."""
+"""The path of a setting: (section, key) or ("sites", site id, key)."""
 
 
 def override(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Key, str], list[str]]:
-    """Put the variables into the file's tree; return which key came from which, and what is wrong with the others."""
+    """Put the variables into the file's tree. Return which variable set each key, and the errors of the others."""
     origins: dict[Key, str] = {}
     errors: list[str] = []
     sites = tree.get("sites")
@@ -42,7 +42,7 @@ def override(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Key
         key, text = _key(name), environ[name]
         wrong = _wrong_name(name, key) or _wrong_site(key, ids) or _wrong_text(key, text)
         if wrong is None and key in origins:
-            wrong = f"sets what {origins[key]} sets; one of them should go"
+            wrong = f"sets the same key as {origins[key]}; remove one of them"
         if wrong is not None:
             errors.append(f"{name}: {wrong}")
             continue
@@ -51,7 +51,7 @@ def override(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[Key
         table = tree
         for step in key[:-1]:
             table = table.setdefault(step, {}) if isinstance(table, dict) else {}
-        if isinstance(table, dict):  # else the file is wrong there, and says so itself
+        if isinstance(table, dict):  # else the file has an error there, which is reported on its own
             table[key[-1]] = _typed(text, _default(key))
         origins[key] = name
     return origins, errors
@@ -86,7 +86,7 @@ def _wrong_name(name: str, key: Key) -> str | None:
 
 
 def _names(name: str) -> Iterator[str]:
-    """Every variable that there is; those of sites with what this name has for an id."""
+    """Every valid variable name; for sites, with the id that `name` has."""
     for section, model in SECTIONS.items():
         yield from (f"{ENV_PREFIX}{section}__{key}".upper() for key in model.model_fields)
     site_id = name[len(ENV_PREFIX) :].partition("__")[2].rpartition("__")[0]
@@ -95,33 +95,33 @@ def _names(name: str) -> Iterator[str]:
 
 
 def _wrong_site(key: Key, ids: Mapping[str, str]) -> str | None:
-    """Whether its site is hardly another than one of `ids`, which tell who named each."""
+    """An error if the site is new and its id is easily confused with one in `ids`, which maps ids to their source."""
     if key[0] != "sites" or key[1] in ids:
         return None
     for known, named_by in ids.items():
         if _alike(known) == _alike(key[1]):
             right = f"{ENV_PREFIX}SITES__{known}__{key[2].upper()}"
             return (
-                f'names the site "{key[1]}", where {named_by} has "{known}" (case and hyphens count); it should be '
-                f"{right}, or the file should have [sites.{key[1]}] too"
+                f'names the site "{key[1]}", but {named_by} has "{known}" (case and hyphens matter); use {right}, '
+                f"or add [sites.{key[1]}] to the file"
             )
     return None
 
 
 def _alike(site_id: str) -> str:
-    """The same of ids that are easily taken for each other: shells take no hyphen in a name, and like capitals."""
+    """The same text for ids that are easily confused: shell variables have no hyphens and are often in capitals."""
     return site_id.lower().replace("-", "_")
 
 
 def _wrong_text(key: Key, text: str) -> str | None:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if quoted and isinstance(_default(key), str | Path):
-        return f"{'.'.join(key)}: should be without the quotes; got {text}"  # Docker keeps those of an --env-file
+        return f"{'.'.join(key)}: should be written without quotes; got {text}"  # Docker keeps them in an --env-file
     return None
 
 
 def _typed(text: str, default: object) -> object:
-    """A variable is text. Where the setting is text it stays so; elsewhere it is read as TOML."""
+    """The value of a variable. It stays text if the setting is text, and is read as TOML otherwise."""
     if isinstance(default, str | Path):
         return text
     try:

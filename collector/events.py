@@ -1,7 +1,7 @@
-"""Events: the contract they follow, the columns they become, and what can become of them.
+"""Events: their contract, their columns, and their dispositions.
 
-`schemas/collect.schema.json` is the single source of truth. The columns, the Arrow schema, the OpenAPI
-page and the validator are all derived from it; this module is where it is read.
+`schemas/collect.schema.json` is the single source of truth, and this module reads it. The columns, the Arrow schema,
+the OpenAPI page and the validator are derived from it.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ CONTRACT: dict[str, Any] = json.loads(_CONTRACT_TEXT)
 """The JSON Schema (draft-07) of one event."""
 
 CONTRACT_HASH = hashlib.sha256(_CONTRACT_TEXT).hexdigest()[:16]
-"""Tells one version of the contract from another; in every part's footer and in `collector --version`."""
+"""Identifies a version of the contract, in the footer of every part and in `collector --version`."""
 
 
 class Kind(Enum):
-    """What a column holds. Every column can be null but `site_id` and `received_at`."""
+    """The type of a column's values. All columns but `site_id` and `received_at` can hold nulls."""
 
     STRING = "string"
     NUMBER = "number"
@@ -38,7 +38,7 @@ class Column:
 
 
 def _kind(rule: dict[str, Any]) -> Kind:
-    """The kind of a field: its own `x-column` where the contract gives one, else its JSON type."""
+    """The kind of a field: the contract's `x-column` if there is one, else the JSON type."""
     if "x-column" in rule:
         return Kind(rule["x-column"])
     types = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
@@ -60,14 +60,14 @@ COLUMNS: tuple[Column, ...] = (
 """The columns of every part, in order."""
 
 Row = list[str | float | int | bool | None]
-"""One value per column, each of the column's kind or None: what Arrow takes without a question."""
+"""One value per column, of the column's kind or None. Arrow takes them without a check."""
 
 
 class Event(NamedTuple):
-    """An accepted event, ready to be stored. (A tuple is made in a third of the time of a frozen dataclass.)
+    """An accepted event, ready to be stored. (Creating a tuple takes a third of the time of a frozen dataclass.)
 
-    `row` is what becomes of the rest, which is what the journal keeps. `size_bytes` is what it is charged for while it
-    waits: never less than its columns hold.
+    The journal stores the fields before `row`; parts get `row`, which is made from them. `size_bytes` is the size that
+    the journal's limits count for the event, never less than its columns take.
     """
 
     site_id: str
@@ -80,7 +80,7 @@ class Event(NamedTuple):
 
 
 class Reason(StrEnum):
-    """Why an event was not stored: the metric's label and the `Collect-Reason` header."""
+    """Why an event was not stored. The label of the metric, and the `Collect-Reason` header."""
 
     INVALID = "invalid"
     TRACKING_DISABLED = "tracking_disabled"
@@ -102,7 +102,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One rule of the contract that an event breaks; `field` is None where it is no single field's."""
+    """A rule of the contract that an event breaks. `field` is None if the rule concerns the entire body."""
 
     field: str | None
     rule: str
@@ -113,7 +113,7 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Not stored, and the client need not care: 202."""
+    """Not stored; the client need not react: 202."""
 
     reason: Reason
     message: str
@@ -121,13 +121,13 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Not stored, and the client is told so: 4xx or 5xx."""
+    """Not stored; the response reports an error: 4xx or 5xx."""
 
     reason: Reason
     message: str
     errors: tuple[FieldError, ...] = ()
     retry_after_s: int | None = None
-    limit: int | None = None  # requests a minute, where it is a rate limit that speaks
+    limit: int | None = None  # requests per minute, if the reason is the rate limit
 
 
 Dropped = Ignored | Refused

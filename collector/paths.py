@@ -1,7 +1,7 @@
-"""Paths of pages: what is compared of them, in the setting `excluded_paths` and in an event's `page_path`.
+"""Paths of pages, in the form in which the setting `excluded_paths` is compared with an event's `page_path`.
 
-Both are percent-decoded once, as UTF-8, because pages send `/büro` and `/b%C3%BCro` for the same page. What is no
-escape (`%zz`, `%4`) stays as it is; so does an escape that is no part of a character (`%ff`, a sequence that is cut).
+Both are percent-decoded once, as UTF-8, because `/büro` and `/b%C3%BCro` are the same page. Invalid escapes (`%zz`,
+`%4`) stay as they are. So do escapes that do not form a character (`%ff`, an incomplete sequence).
 """
 
 import re
@@ -11,12 +11,12 @@ _ESCAPE_LENGTH = 3
 
 
 def decoded(path: str) -> str:
-    """The path percent-decoded once; in time linear in its length. `+` is a plus."""
+    """Percent-decode the path once, in linear time. `+` stays a plus."""
     return _ESCAPES.sub(_decoded_run, path) if "%" in path else path
 
 
 def pieces(setting: str) -> tuple[str, ...]:
-    """What stands between the stars of a setting, decoded; `%2A` is a star to be found, and none that parts."""
+    """Split a setting at its stars, and decode the pieces. `%2A` is a literal star and does not split."""
     return tuple(decoded(piece) for piece in setting.split("*"))
 
 
@@ -25,7 +25,7 @@ def _decoded_run(match: re.Match[str]) -> str:
     text = bytes.fromhex(run.replace("%", "")).decode("utf-8", "surrogateescape")
     if not any(map(_is_bad_byte, text)):
         return text
-    kept, at = [], 0  # in the run
+    kept, at = [], 0  # `at` is a position in the run
     for char in text:
         end = at + _ESCAPE_LENGTH * (1 if _is_bad_byte(char) else len(char.encode()))
         kept.append(run[at:end] if _is_bad_byte(char) else char)
@@ -34,5 +34,5 @@ def _decoded_run(match: re.Match[str]) -> str:
 
 
 def _is_bad_byte(char: str) -> bool:
-    """Whether `surrogateescape` made it of a byte that is no part of a character; no character decodes to these."""
+    """Whether `surrogateescape` made it from a byte outside any character. No UTF-8 decodes to these code points."""
     return "\udc80" <= char <= "\udcff"

@@ -1,7 +1,7 @@
-"""Sites: the tenants named in the URL, each with its settings made ready for look-ups.
+"""Sites: the tenants named in the URL, with their settings prepared for look-ups.
 
-What a request asks of a site is a look-up and never a search through its settings (a table or a set);
-the exception is `excluded_paths` with `*`, which cost one linear match each.
+A request looks settings up in tables and sets and never searches through them. Only `excluded_paths` with `*` cost one
+linear match each.
 """
 
 import re
@@ -13,7 +13,7 @@ from collector.config import SiteSettings, as_origin
 from collector.paths import decoded, pieces
 
 _HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
-_REST_OF_ORIGIN = re.compile(r"(?::([0-9]{0,5}))?(?:[/?#]|\Z)", re.ASCII)  # behind the host
+_REST_OF_ORIGIN = re.compile(r"(?::([0-9]{0,5}))?(?:[/?#]|\Z)", re.ASCII)  # after the host
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class PathSet:
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._exact = frozenset(decoded(pattern) for pattern in patterns if "*" not in pattern)
         globs = [pieces(pattern) for pattern in patterns if "*" in pattern]
-        self._begins = tuple(glob[0] for glob in globs if not any(glob[1:]))  # `/admin/*`, as most of them are
+        self._begins = tuple(glob[0] for glob in globs if not any(glob[1:]))  # like `/admin/*`, the usual form
         self._globs = tuple(glob for glob in globs if any(glob[1:]))
 
     def __contains__(self, path: str) -> bool:
-        """Whether a path is in the set, its query and fragment left aside. Case counts."""
+        """Whether a path is in the set. Its query and fragment are ignored; case matters."""
         if not self._exact and not self._begins and not self._globs:
             return False
         path = path.partition("#")[0].partition("?")[0]
@@ -71,10 +71,10 @@ class PathSet:
 
 
 def _glob_matches(pieces: tuple[str, ...], path: str) -> bool:
-    """Whether the pieces between the stars stand in the path, in order.
+    """Whether the path consists of the pieces, in order, with any characters between them.
 
-    Taking each piece at its first place is enough, and keeps the cost linear; a regular expression with
-    several `.*` needs time with the power of their number when it fails.
+    It is enough to find each piece at its first place after the previous one, so the cost is linear. A regular
+    expression with n `.*` that fails needs time in proportion to the n-th power of the length.
     """
     first, *middle, last = pieces
     if len(path) < len(first) + len(last) or not path.startswith(first) or not path.endswith(last):
@@ -96,7 +96,7 @@ class OriginSet:
         self._parents = frozenset(origin.removeprefix("*.") for origin in origins if origin.startswith("*."))
 
     def names(self, origin: str) -> bool:
-        """Whether it is listed itself, and not only as one of a host's subdomains."""
+        """Whether the origin is listed exactly, not only as a subdomain."""
         return origin.lower() in self._exact
 
     def __contains__(self, origin: str) -> bool:
@@ -112,14 +112,14 @@ class OriginSet:
 
 
 def host_of(url: str | None) -> str | None:
-    """The host of an origin or URL in lower case, without port, user and trailing dot; None where there is none."""
+    """The host of an origin or URL in lower case, without port, user and trailing dot; None if it has no host."""
     match = _HOST.match(url) if url else None
     host = match[1].lower().removesuffix(".") if match else ""
     return host.strip("[]") or None
 
 
 def origin_of(url: str | None) -> str | None:
-    """The origin of a URL, as browsers write it; None where there is none."""
+    """The origin of a URL, as browsers send it; None if it has none."""
     match = _HOST.match(url) if url else None
     rest = _REST_OF_ORIGIN.match(match.string, match.end()) if match else None
     if match is None or rest is None or not match[1]:

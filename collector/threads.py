@@ -1,4 +1,4 @@
-"""Threads for calls that may never return, as a look at a network disk that is away."""
+"""Threads for calls that may never return, such as a stat on a network disk that is gone."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class DaemonThreads(Executor):
-    """One thread for each call, which no exit waits for: the threads of a pool would hold it for as long as they hang.
+    """Runs each call in a daemon thread. The exit of the process does not wait for it, as it would for a thread pool.
 
-    Whoever calls bounds how many calls there are at once.
+    Callers must limit the number of simultaneous calls.
     """
 
     def submit(self, function: Callable[P, T], /, *arguments: P.args, **keywords: P.kwargs) -> Future[T]:
@@ -20,10 +20,10 @@ class DaemonThreads(Executor):
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
-                return  # whoever called gave up before it began
+                return  # the caller gave up before the call began
             try:
                 result = function(*arguments, **keywords)
-            except BaseException as exc:  # noqa: BLE001 - for whoever waits
+            except BaseException as exc:  # noqa: BLE001 - passed on to the caller
                 future.set_exception(exc)
             else:
                 future.set_result(result)

@@ -1,11 +1,11 @@
-"""Worker slots: which folders, which part of each limit, and which hourly duties a worker has."""
+"""Worker slots: the folders, the share of each limit and the hourly duties of a worker."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """One worker's number, of how many. By default it is the only one, and everything is its own."""
+    """A worker's number, and the number of workers. By default there is one worker, with every folder and limit."""
 
     worker: int = 0
     workers: int = 1
@@ -17,19 +17,19 @@ class WorkerSlot:
 
     @property
     def is_first(self) -> bool:
-        """Whether it does what is to be done once, not once by each."""
+        """Whether it does the duties that only one worker may do."""
         return self.worker == 0
 
     def adopts(self, folder: str) -> bool:
-        """Whether what is in a folder of that name is this worker's to take over when it starts.
+        """Whether this worker takes over a folder of that name, with its contents, when it starts.
 
-        Its own is, because whoever had it before is dead. Those that are no present worker's (there were more of them
-        yesterday) are the first one's.
+        It takes over its own folder, whose previous owner is dead. The first worker also takes over folders that belong
+        to no current worker, left from a time with more workers.
         """
         return folder == self.folder or (self.is_first and folder not in map(str, range(self.workers)))
 
     def of(self, total: int) -> int:
-        """Its part of a limit that all workers together must keep."""
+        """Its share of a limit that holds for all workers together."""
         return total // self.workers
 
 

@@ -1,4 +1,4 @@
-"""Configuration files as text: read, or what is wrong with them."""
+"""Load configuration files that are given as text."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,14 +12,14 @@ SITE = "[sites.demo]\n"
 
 
 def read(folder: Path, text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration of a file with this text."""
+    """The configuration in a file with this text."""
     file = folder / "collector.toml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return load(file, environ or {})
 
 
 def errors_of(folder: Path, text: str | bytes = SITE, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Every error of a file with this text."""
+    """Every error in a file with this text."""
     with pytest.raises(ConfigError) as caught:
         read(folder, text, environ)
     assert "\n".join(caught.value.errors) == str(caught.value)

@@ -1,4 +1,4 @@
-"""Fixtures that tests of several stages share."""
+"""Fixtures for the tests of several stages."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import FakeClock, Running, config, running
 
-# A busy machine is no fault: by itself hypothesis fails an example that takes 0.2 s, and data that is slow to make.
+# By default hypothesis fails an example that takes 0.2 s, or slow data generation. A busy machine causes both.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The edge is tested on the loop of workers, whose connections pause, close and end in ways of their own."""
+    """Test the edge on uvloop, as workers run it: its connections pause, close and end differently from asyncio's."""
     return {"uvloop": uvloop.new_event_loop} if item.path.parent.name == "edge" else {"asyncio": asyncio.new_event_loop}
 
 

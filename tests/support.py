@@ -1,4 +1,4 @@
-"""What many tests need: a valid event, a clock to set, a configuration, and the whole collector in one process."""
+"""Shared helpers: a valid event, a clock that tests advance, a configuration, a collector in the test's process."""
 
 import asyncio
 import json
@@ -37,12 +37,12 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 def body(**changes: Any) -> bytes:
-    """A valid event as it is sent."""
+    """A valid event as a request body."""
     return json.dumps(event(**changes)).encode()
 
 
 def config(data_dir: Path, sites: dict[str, dict[str, Any]] | None = None, **sections: dict[str, Any]) -> Config:
-    """A configuration with one site `demo`, on free ports, unless it is told otherwise."""
+    """A configuration; by default with one site `demo` and free ports."""
     tree: dict[str, Any] = {
         "server": SERVER_DEFAULTS | sections.pop("server", {}),
         "admin": {"port": 0} | sections.pop("admin", {}),
@@ -53,11 +53,11 @@ def config(data_dir: Path, sites: dict[str, dict[str, Any]] | None = None, **sec
 
 
 UNUSED_DATA_DIR = DataDir(Path(), -1, -1)
-"""For what takes a data_dir, and in a test never looks whether it was moved."""
+"""For code that needs a data_dir but in the test never checks whether it was moved."""
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go."""
+    """A clock that stands still until a test advances it."""
 
     def __init__(self) -> None:
         self.us = NOON_US
@@ -76,7 +76,7 @@ class FakeClock:
         await woken
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and wake whoever waited for it."""
+        """Let time pass, and wake the sleepers whose time has come."""
         self.us += round(seconds * 1e6)
         self._ns += round(seconds * 1e9)
         for due, woken in self._sleepers:
@@ -87,7 +87,7 @@ class FakeClock:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A collector that serves in the test's own process and event loop."""
+    """A collector that serves in the process and event loop of the test."""
 
     stages: Stages
     server: Server
@@ -107,7 +107,7 @@ class Running:
     async def post(
         self, data: bytes | dict[str, Any], site: str = "demo", headers: dict[str, str] | None = None
     ) -> aiohttp.ClientResponse:
-        """Send an event; the answer is read."""
+        """Send an event and read the complete response."""
         if isinstance(data, dict):
             data = json.dumps(data).encode()
         async with self.client.post(self.collect_url(site), data=data, headers=headers) as response:
@@ -115,7 +115,7 @@ class Running:
             return response
 
     async def raw(self, data: bytes, *, eof: bool = False) -> bytes:
-        """Send bytes on a connection of their own; everything that came until it was closed."""
+        """Send bytes on a new connection. Return everything received until it was closed."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         writer.write(data)
         if eof:
@@ -127,7 +127,7 @@ class Running:
             writer.close()
 
     async def flush(self) -> None:
-        """Publish everything that was stored."""
+        """Publish all stored events."""
         await self.stages.journal.seal()
         assert await self.stages.flusher.flush()
 
@@ -136,7 +136,7 @@ class Running:
         return read_rows(self.data_dir / "events" / f"site={site}")
 
     def rejected(self, site: str = "demo") -> list[dict[str, Any]]:
-        """What was kept of a site's invalid events."""
+        """The invalid events of a site that were kept."""
         return read_rows(self.data_dir / "rejected" / f"site={site}")
 
 
@@ -147,7 +147,7 @@ async def running(
     max_connections: int = 1_000,
     keepalive_timeout_s: float = 75,
 ) -> AsyncIterator[Running]:
-    """Serve with these settings on a free port of 127.0.0.1, without timers and signals."""
+    """Serve with these settings on a free port of 127.0.0.1, without timers or signals."""
     clock = clock or FakeClock()
     settings.storage.data_dir.mkdir(exist_ok=True)
     stages = build_stages(settings, clock)
@@ -172,7 +172,7 @@ async def running(
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Every row of every part below a folder, in order of receipt."""
+    """All rows of all parts below a folder, in order of receipt."""
     tables = [pq.ParquetFile(path).read() for path in sorted(folder.rglob("*.parquet"))]
     if not tables:
         return []

@@ -11,7 +11,7 @@ from collector.addresses import Address, AddressSet, Network, parse_address, par
 
 @st.composite
 def networks_and_neighbour(draw: st.DrawFn) -> tuple[list[Network], Address]:
-    """Networks, and an address that lies in the first or differs from one that does by a single bit."""
+    """Networks, and an address that is in the first one or differs in one bit from such an address."""
     networks: list[Network] = []
     for address in draw(st.lists(st.ip_addresses(), min_size=1, max_size=6)):
         prefix = draw(st.integers(0, address.max_prefixlen))
@@ -24,19 +24,19 @@ def networks_and_neighbour(draw: st.DrawFn) -> tuple[list[Network], Address]:
 
 
 @given(networks_and_neighbour())
-def test_set_holds_what_any_of_its_networks_holds(case: tuple[list[Network], Address]) -> None:
+def test_set_contains_the_addresses_of_all_its_networks(case: tuple[list[Network], Address]) -> None:
     networks, address = case
     assert any(address in network for network in networks) == (address in AddressSet(networks))
 
 
 @given(st.lists(st.ip_addresses(network="10.0.0.0/28") | st.ip_addresses(network="2001:db8::/124")))
-def test_set_of_single_addresses_holds_them_and_no_others(addresses: list[Address]) -> None:
+def test_set_of_single_addresses_contains_only_these(addresses: list[Address]) -> None:
     known = AddressSet(parse_network(str(address)) for address in addresses)
     everyone = [*ip_network("10.0.0.0/28"), *ip_network("2001:db8::/124")]
     assert set(addresses) == {address for address in everyone if address in known}
 
 
-def test_version_is_part_of_an_address() -> None:
+def test_addresses_of_different_versions_never_match() -> None:
     assert IPv6Address(1) not in AddressSet([IPv4Network("0.0.0.1/32")])
     assert IPv4Address(1) not in AddressSet([IPv6Network("::1/128")])
     assert IPv4Address(1) not in AddressSet([])
@@ -52,20 +52,20 @@ def test_version_is_part_of_an_address() -> None:
         ("fe80::1", "fe80::1%eth0"),
     ],
 )
-def test_one_client_is_one_address(address: str, text: str) -> None:
+def test_spellings_of_one_address_are_equal(address: str, text: str) -> None:
     assert ip_address(address) == parse_address(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "unknown", "192.0.2", "192.0.2.256", "192.0.2.07", "1", " 192.0.2.7", "٤.٤.٤.٤", "::1" * 40]
 )
-def test_what_is_no_address_is_none(text: str) -> None:
+def test_invalid_address_is_none(text: str) -> None:
     assert parse_address(text) is None
 
 
 @pytest.mark.parametrize("text", ["::ffff:192.0.2.0/120", "::ffff:192.0.2.7", "192.0.2.0/24"])
-def test_network_in_ipv6_clothing_holds_the_ipv4_address(text: str) -> None:
-    """Clients come as IPv4 addresses, however they were spelled; a network must meet them there."""
+def test_ipv4_mapped_network_contains_the_ipv4_address(text: str) -> None:
+    """Client addresses are IPv4, however they were written, so the networks must be too."""
     client = parse_address("::ffff:192.0.2.7")
     assert client is not None
     assert client in AddressSet([parse_network(text)])

@@ -1,4 +1,4 @@
-"""Settings that could only be a mistake: each is an error that says what would be right."""
+"""Settings that can only be mistakes. Each is an error that says what would be right."""
 
 from pathlib import Path
 
@@ -17,24 +17,24 @@ from tests.configs import SITE, errors_of, read
         ('should begin with "/" or "*"', "^/admin"),
         ('should begin with "/" or "*"', "%2Aadmin"),
         ('should begin with "/" or "*"', "www.example.com/admin"),
-        ('is a whole URL; should be the path alone, "/admin/*"', "https://www.example.com/admin/*"),
-        ('is a whole URL; should be the path alone, "/admin"', "HTTP://user@example.com:8080/admin?x#y"),
-        ('is a whole URL; should be the path alone, "/admin"', "*://example.com/admin"),
-        ('is a whole URL; should be the path alone, "/"', "https://example.com"),
-        ('is a whole URL; should be the path alone, "/x"', "capacitor://localhost/x"),
+        ('is a complete URL; should be only its path, "/admin/*"', "https://www.example.com/admin/*"),
+        ('is a complete URL; should be only its path, "/admin"', "HTTP://user@example.com:8080/admin?x#y"),
+        ('is a complete URL; should be only its path, "/admin"', "*://example.com/admin"),
+        ('is a complete URL; should be only its path, "/"', "https://example.com"),
+        ('is a complete URL; should be only its path, "/x"', "capacitor://localhost/x"),
         ('has "#", but page_path is compared without its query and fragment', "/#/admin/*"),
         ('has "#", but page_path is compared without its query and fragment', "*#*"),
         ('has "#", but page_path is compared without its query and fragment', "#/admin"),
         ('has "?", but page_path is compared without its query and fragment', "/search?q=*"),
-        ('or write "%3F" for the character itself', "/admin?"),
-        ('or write "%23" for the character itself', "/a#b"),
+        ('or write "%3F" to match the character itself', "/admin?"),
+        ('or write "%23" to match the character itself', "/a#b"),
         *(
-            ("is longer than page_path can be, 1024 characters", path)
+            ("matches only paths longer than 1024 characters, the limit of page_path", path)
             for path in (
                 "/" + 1_024 * "x",
                 "/*" + 1_023 * "x" + "*x",
                 "/" + 512 * "%20" + 512 * "x",
-                "/" + 342 * "%3F",  # an escape in page_path, too
+                "/" + 342 * "%3F",  # page_path needs the escape too
             )
         ),
     ],
@@ -66,7 +66,7 @@ def test_excluded_path_that_no_page_can_match_is_an_error(tmp_path: Path, words:
         "/" + 341 * "%3F",
     ],
 )
-def test_excluded_path_that_a_page_can_match_is_taken_as_it_is_written(tmp_path: Path, path: str) -> None:
+def test_excluded_path_that_a_page_can_match_is_kept_as_written(tmp_path: Path, path: str) -> None:
     assert {"demo": SiteSettings(excluded_paths=(path,))} == read(tmp_path, f'{SITE}excluded_paths = ["{path}"]').sites
 
 
@@ -79,10 +79,10 @@ def test_excluded_path_that_a_page_can_match_is_taken_as_it_is_written(tmp_path:
         ),
         ('"*.host" or "null", in punycode (xn--), as browsers send it', "https://bücher.example"),
         ('"*.host" or "null", in punycode (xn--), as browsers send it', "*.bücher.example"),
-        ('has an address for its host, and "10.0.0" is no valid one', "http://10.0.0"),
-        ('has an address for its host, and "10.0.0.256" is no valid one', "http://10.0.0.256:3000"),
-        ('has an address for its host, and "0x7f.1" is no valid one', "http://0x7f.1"),
-        ('has an address for its host, and "[1::2::3]" is no valid one', "http://[1::2::3]"),
+        ('has a host that reads as an IP address, but "10.0.0" is not a valid one', "http://10.0.0"),
+        ('has a host that reads as an IP address, but "10.0.0.256" is not a valid one', "http://10.0.0.256:3000"),
+        ('has a host that reads as an IP address, but "0x7f.1" is not a valid one', "http://0x7f.1"),
+        ('has a host that reads as an IP address, but "[1::2::3]" is not a valid one', "http://[1::2::3]"),
     ],
 )
 def test_origin_that_no_browser_sends_is_an_error(tmp_path: Path, words: str, origin: str) -> None:
@@ -106,7 +106,7 @@ def test_origin_that_no_browser_sends_is_an_error(tmp_path: Path, words: str, or
         ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
-def test_origin_is_compared_as_browsers_write_it(tmp_path: Path, sent: str, listed: str) -> None:
+def test_origin_is_stored_as_browsers_send_it(tmp_path: Path, sent: str, listed: str) -> None:
     assert (sent,) == read(tmp_path, f'{SITE}allowed_origins = ["{listed}"]').sites["demo"].allowed_origins
 
 
@@ -114,20 +114,23 @@ def test_origin_is_compared_as_browsers_write_it(tmp_path: Path, sent: str, list
     ("words", "text"),
     [
         *(
-            (f"{section}.host: should be an address or a name alone", f'{SITE}[{section}]\nhost = "{host}"')
+            (f"{section}.host: should be only an address or a host name", f'{SITE}[{section}]\nhost = "{host}"')
             for section in ("server", "admin")
             for host in ("0.0.0.0:8080", "http://localhost", "localhost:80", "[::1]", "*", "::1 ", "a/b", "me@host")
         ),
         *(
-            (f'{key}.0: is nobody\'s address; every address would be "{address}/0"', f'{text} = ["{address}"]')
+            (
+                f'{key}.0: is not the address of any client; every IPv{version} address is "{address}/0"',
+                f'{text} = ["{address}"]',
+            )
             for key, text in (
                 ("sites.demo.excluded_ips", f"{SITE}excluded_ips"),
                 ("server.trusted_proxies", f"{SITE}[server]\ntrusted_proxies"),
             )
-            for address in ("0.0.0.0", "::")
+            for version, address in ((4, "0.0.0.0"), (6, "::"))
         ),
         *(
-            ("storage.data_dir: should be the path of a folder, written out", f'{SITE}[storage]\ndata_dir = "{folder}"')
+            ("storage.data_dir: should be the path of a folder without ", f'{SITE}[storage]\ndata_dir = "{folder}"')
             for folder in ("~/events", "~", "$HOME/events", "${HOME}/events")
         ),
         *(
@@ -135,41 +138,41 @@ def test_origin_is_compared_as_browsers_write_it(tmp_path: Path, sent: str, list
             for url in ("file:///srv/events", "s3://bucket/events")
         ),
         ("sites.__HIVE_DEFAULT_PARTITION__: a site id should not be __HIVE", "[sites.__HIVE_DEFAULT_PARTITION__]"),
-        ("(it becomes a directory name), such as www-example-com", '[sites."www.example.com"]'),
-        ("(it becomes a directory name), such as a-b", '[sites."a / b"]'),
+        ("(it becomes a folder name), such as www-example-com", '[sites."www.example.com"]'),
+        ("(it becomes a folder name), such as a-b", '[sites."a / b"]'),
     ],
 )
-def test_setting_that_could_only_be_a_mistake_is_an_error(tmp_path: Path, words: str, text: str) -> None:
+def test_setting_that_can_only_be_a_mistake_is_an_error(tmp_path: Path, words: str, text: str) -> None:
     (error,) = errors_of(tmp_path, text)
     assert words in error
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "my_host-1.example", "7"])
-def test_address_or_name_is_a_host(tmp_path: Path, host: str) -> None:
+def test_host_may_be_an_address_or_a_name(tmp_path: Path, host: str) -> None:
     assert host == read(tmp_path, f'{SITE}[server]\nhost = "{host}"').server.host
 
 
 @pytest.mark.parametrize("site_id", ["__hive_default_partition__", "null", "nan", "true", "007", "-", "x" * 64])
-def test_site_id_that_readers_can_read_is_taken(tmp_path: Path, site_id: str) -> None:
+def test_site_id_that_readers_can_read_is_accepted(tmp_path: Path, site_id: str) -> None:
     assert [site_id] == list(read(tmp_path, f"[sites.{site_id}]").sites)
 
 
 @pytest.mark.parametrize(
     ("origin", "words"),
     [
-        ("wss://www.example.com", 'a web socket has that of its page, "https://host"'),
-        ("ws://www.example.com", 'a web socket has that of its page, "http://host"'),
-        ("ftp://www.example.com", 'such a page has "null"'),
-        ("file://localhost", 'such a page has "null"'),
+        ("wss://www.example.com", 'a web socket sends the origin of its page, "https://host"'),
+        ("ws://www.example.com", 'a web socket sends the origin of its page, "http://host"'),
+        ("ftp://www.example.com", 'such a page sends "null"'),
+        ("file://localhost", 'such a page sends "null"'),
     ],
 )
 def test_scheme_that_no_origin_has_is_an_error(tmp_path: Path, origin: str, words: str) -> None:
     (error,) = errors_of(tmp_path, f'{SITE}allowed_origins = ["{origin}"]')
-    assert f"has a scheme that no page's origin has; {words}" in error
+    assert f"has a scheme that no origin has; {words}" in error
 
 
 @pytest.mark.parametrize("key", ["body_timeout_s", "keepalive_timeout_s", "shutdown_timeout_s"])
-def test_time_without_end_is_an_error(tmp_path: Path, key: str) -> None:
-    """No clock counts so far: a stop ended in a traceback, and lost events."""
+def test_timeout_longer_than_a_day_is_an_error(tmp_path: Path, key: str) -> None:
+    """No clock counts that far: a shutdown ended in a traceback and lost events."""
     (error,) = errors_of(tmp_path, f"[server]\n{key} = 1e300\n{SITE}")
     assert f"server.{key}: should be less than or equal to 86400" in error

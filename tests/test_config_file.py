@@ -1,4 +1,4 @@
-"""Configuration: what a file may say, and how errors read."""
+"""Configuration files: what is accepted, and how errors read."""
 
 from collections.abc import Callable
 from functools import partial
@@ -66,7 +66,7 @@ def errors(tmp_path: Path) -> Callable[..., list[str]]:
     return partial(configs.errors_of, tmp_path)
 
 
-def test_defaults_are_those_of_the_design(read: Load) -> None:
+def test_default_of_every_setting(read: Load) -> None:
     assert DEFAULTS == read().model_dump()
 
 
@@ -159,13 +159,13 @@ def test_every_key_can_be_set(read: Load) -> None:
     [
         # Unknown keys say what would be right.
         (SITE + "[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
-        (SITE + "[server]\nzzz = 1", "server.zzz: unknown key; known are host, port, workers"),
+        (SITE + "[server]\nzzz = 1", "server.zzz: unknown key; known keys are host, port, workers"),
         (SITE + "[serverr]\nport = 1", "serverr: unknown key; did you mean server?"),
         (SITE + "trackin = true", "sites.demo.trackin: unknown key; did you mean tracking?"),
         ("port = 1\n" + SITE, "port: unknown key; "),
         (SITE + "[SERVER]\nport = 1", "SERVER: unknown key; did you mean server?"),
         (SITE + "[server]\nPORT = 1", "server.PORT: unknown key; did you mean port?"),
-        (SITE + "[shop]\ntracking = false", "privacy, sites; a site is [sites.shop]"),
+        (SITE + "[shop]\ntracking = false", "privacy, sites; a site is written [sites.shop]"),
         (SITE + "[site.shop]", "site: unknown key; did you mean sites?"),
         # Wrong types, and what is right.
         (SITE + '[server]\nport = "8080"', 'server.port: should be an integer; got "8080"'),
@@ -185,9 +185,9 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + 'strict = "no"', 'sites.demo.strict: should be a boolean; got "no"'),
         (SITE + "excluded_paths = [1]", "sites.demo.excluded_paths.0: should be a string"),
         ("server = 1\n" + SITE, "server: should be a table; got 1"),
-        ("sites = 1", "sites: should be a table; got 1; a site is [sites.demo]"),
-        ('[[sites]]\nid = "demo"', "; a site is [sites.demo]"),
-        ("[sites]\ntracking = true", "tracking is a setting of a site, and should be below [sites.demo]"),
+        ("sites = 1", "sites: should be a table; got 1; a site is written [sites.demo]"),
+        ('[[sites]]\nid = "demo"', "; a site is written [sites.demo]"),
+        ("[sites]\ntracking = true", "tracking is a site setting and belongs below a line such as [sites.demo]"),
         ("[sites]\ndemo = 1", "sites.demo: should be a table; got 1"),
         # Values out of bounds.
         (SITE + "[server]\nport = 65536", "server.port: should be less than or equal to 65535; got 65536"),
@@ -218,14 +218,14 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + "[server]\nworkers = true", "server.workers: should be a number from 1 to 256"),
         (SITE + '[server]\nworkers = "all"', "server.workers: should be a number from 1 to 256"),
         # Site ids become directory names.
-        ('[sites."a b"]', "sites.a b: a site id should be 1 to 64 of A-Z a-z 0-9 _ -"),
+        ('[sites."a b"]', "sites.a b: a site id should be 1 to 64 characters out of A-Z a-z 0-9 _ -"),
         ('[sites."../x"]', "sites.../x: a site id should be"),
         ('[sites.""]', "sites.: a site id should be"),
         ('[sites."é"]', "sites.é: a site id should be"),
         ('[sites."demo\\n"]', "a site id should be"),
         (f"[sites.{'x' * 65}]", "a site id should be"),
         *(
-            (text, f'{key}: unknown key; a site id has no dots: "{name}" should be [sites.{right}]')
+            (text, f'{key}: unknown key; a site id cannot contain dots: "{name}" should be [sites.{right}]')
             for text, key, name, right in (
                 ("[sites.example.com]", "sites.example.com", "example.com", "example-com"),
                 ("[sites.www.example.com]", "sites.www.example", "www.example.com", "www-example-com"),
@@ -254,7 +254,9 @@ def test_every_key_can_be_set(read: Load) -> None:
         (f"{SITE}# Gr\xfc\xdfe\n".encode("latin-1"), "is not TOML: line 2 is not UTF-8"),
         (SITE + "\ufeffstrict = true", "is not TOML"),
         pytest.param(f"[server.port{'.a' * 5_000}]\n{SITE}", "server.port: should be an integer", id="deep-setting"),
-        pytest.param(f"[sites.a{'.a' * 5_000}]", "sites.a.a: unknown key; a site id has no dots: ", id="deep-site"),
+        pytest.param(
+            f"[sites.a{'.a' * 5_000}]", "sites.a.a: unknown key; a site id cannot contain dots: ", id="deep-site"
+        ),
         pytest.param(f"x = {'[' * 10_000}", "is not TOML", id="nested-10000"),
         pytest.param(f"{SITE}[server]\nport = {'1' * 5_000}", "", id="5000-digits"),
     ],

@@ -1,4 +1,4 @@
-"""Variables that override single settings, and those that look as if they did."""
+"""Environment variables that override single settings, and variables that look as if they did."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ def errors(tmp_path: Path) -> Callable[..., list[str]]:
         ("privacy", "client_ip", "full", "PRIVACY__CLIENT_IP", "full"),
     ],
 )
-def test_environment_overrides_a_key_and_no_other(
+def test_variable_overrides_one_key(
     read: Load, section: str, key: str, expected: object, name: str, value: str
 ) -> None:
     text = f'{SITE}[server]\nport = 1\nhost = "x"\ntrusted_proxies = ["10.0.0.0/8"]'
@@ -64,11 +64,11 @@ def test_environment_overrides_a_key_and_no_other(
         ),
     ],
 )
-def test_environment_reaches_sites(read: Load, expected: dict[str, Any], environ: dict[str, str]) -> None:
+def test_variable_overrides_a_site_setting(read: Load, expected: dict[str, Any], environ: dict[str, str]) -> None:
     assert expected == read(SITE, environ).sites
 
 
-def test_environment_alone_can_name_the_sites(read: Load) -> None:
+def test_variables_alone_can_define_the_sites(read: Load) -> None:
     assert {"shop": SiteSettings(strict=True)} == read("", {"COLLECTOR__SITES__shop__STRICT": "true"}).sites
 
 
@@ -79,7 +79,7 @@ def test_environment_alone_can_name_the_sites(read: Load) -> None:
             ("names no setting; it should be COLLECTOR__<SECTION>__<KEY>", name, "1")
             for name in ("SERVER__PROT", "SERVER", "", "__PORT", "NO__SUCH", "SITES__TRACKING", "SITES__demo__PROT")
         ),
-        # What was meant, where that is plain.
+        # The name that was probably meant.
         (
             "names no setting; it should be COLLECTOR__<SECTION>__<KEY>, here COLLECTOR__SITES__<id>__",
             "SITES__demo",
@@ -104,7 +104,7 @@ def test_environment_alone_can_name_the_sites(read: Load) -> None:
         ("sites.demo.tracking: should be a boolean, written false; got ", "SITES__demo__TRACKING", "False"),
         # Docker keeps the quotes of an --env-file.
         *(
-            (f"{key}: should be without the quotes; got {value}", name, value)
+            (f"{key}: should be written without quotes; got {value}", name, value)
             for key, name, value in (
                 ("storage.data_dir", "STORAGE__DATA_DIR", '"/srv/events"'),
                 ("storage.compression", "STORAGE__COMPRESSION", "'zstd'"),
@@ -132,7 +132,7 @@ def test_error_names_the_variable(errors: Callable[..., list[str]], words: str, 
     assert words in error
 
 
-def test_file_that_is_wrong_where_a_variable_would_go_says_so_itself(errors: Callable[..., list[str]]) -> None:
+def test_error_of_the_file_in_the_place_of_a_variable_is_reported(errors: Callable[..., list[str]]) -> None:
     (error,) = errors("server = 1\n" + SITE, {"COLLECTOR__SERVER__PORT": "81"})
     assert error.endswith("server: should be a table; got 1")
 
@@ -142,36 +142,36 @@ def test_file_that_is_wrong_where_a_variable_would_go_says_so_itself(errors: Cal
     [
         *(
             (
-                f'names the site "{site}", where the file has "demo" (case and hyphens count); it should be '
-                f"COLLECTOR__SITES__demo__TRACKING, or the file should have [sites.{site}] too",
+                f'names the site "{site}", but the file has "demo" (case and hyphens matter); use '
+                f"COLLECTOR__SITES__demo__TRACKING, or add [sites.{site}] to the file",
                 SITE,
                 site,
             )
             for site in ("DEMO", "Demo", "dEMO")
         ),
-        ("it should be COLLECTOR__SITES__DEMO__TRACKING", "[sites.DEMO]", "demo"),
-        ("it should be COLLECTOR__SITES__my-shop__TRACKING", "[sites.my-shop]", "my_shop"),
-        ("it should be COLLECTOR__SITES__my-shop__TRACKING", "[sites.my-shop]", "MY_SHOP"),
+        ("use COLLECTOR__SITES__DEMO__TRACKING,", "[sites.DEMO]", "demo"),
+        ("use COLLECTOR__SITES__my-shop__TRACKING,", "[sites.my-shop]", "my_shop"),
+        ("use COLLECTOR__SITES__my-shop__TRACKING,", "[sites.my-shop]", "MY_SHOP"),
     ],
 )
-def test_variable_of_a_site_that_is_hardly_another_is_an_error(
+def test_variable_with_an_easily_confused_site_id_is_an_error(
     errors: Callable[..., list[str]], words: str, text: str, name: str
 ) -> None:
-    """Or it would silently make a second site, and leave the first as it was."""
+    """It would silently create a second site and leave the first unchanged."""
     (error,) = errors(text, {f"COLLECTOR__SITES__{name}__TRACKING": "false"})
     assert error.startswith(f"COLLECTOR__SITES__{name}__TRACKING: ")
     assert words in error
 
 
-def test_variables_of_sites_that_are_hardly_two_are_an_error(errors: Callable[..., list[str]]) -> None:
+def test_variables_with_two_easily_confused_site_ids_are_an_error(errors: Callable[..., list[str]]) -> None:
     environ = {"COLLECTOR__SITES__DEMO__TRACKING": "false", "COLLECTOR__SITES__demo__STRICT": "true"}
     (error,) = errors("", environ)
     assert error.startswith(
-        'COLLECTOR__SITES__demo__STRICT: names the site "demo", where COLLECTOR__SITES__DEMO__TRACKING has "DEMO"'
+        'COLLECTOR__SITES__demo__STRICT: names the site "demo", but COLLECTOR__SITES__DEMO__TRACKING has "DEMO"'
     )
 
 
-def test_sites_of_the_file_may_be_as_alike_as_they_are(read: Load) -> None:
+def test_site_ids_in_the_file_may_be_similar(read: Load) -> None:
     environ = {"COLLECTOR__SITES__DEMO__TRACKING": "false", "COLLECTOR__SITES__de_mo__STRICT": "true"}
     assert {
         "demo": SiteSettings(),
@@ -181,7 +181,7 @@ def test_sites_of_the_file_may_be_as_alike_as_they_are(read: Load) -> None:
     } == read("[sites.demo]\n[sites.DEMO]\n[sites.de-mo]\n[sites.de_mo]", environ).sites
 
 
-def test_variable_may_make_a_site_that_is_another(read: Load) -> None:
+def test_variable_may_define_a_site_with_a_distinct_id(read: Load) -> None:
     environ = {"COLLECTOR__SITES__DEMO2__TRACKING": "false", "COLLECTOR__SITES__DEMO2__STRICT": "true"}
     assert {"demo": SiteSettings(), "DEMO2": SiteSettings(tracking=False, strict=True)} == read(SITE, environ).sites
 
@@ -189,16 +189,16 @@ def test_variable_may_make_a_site_that_is_another(read: Load) -> None:
 @pytest.mark.parametrize(
     "name", ["collector__server__port", "Collector__SERVER__PORT", "COLLEcTOR__SITES__demo__STRICT"]
 )
-def test_variable_that_begins_in_lower_case_is_an_error(errors: Callable[..., list[str]], name: str) -> None:
+def test_prefix_in_lower_case_is_an_error(errors: Callable[..., list[str]], name: str) -> None:
     assert [f"{name}: should begin with COLLECTOR__, in capitals"] == errors(SITE, {name: "1"})
 
 
 @pytest.mark.parametrize("name", ["COLLECTOR__server__port", "COLLECTOR__Server__Port"])
-def test_section_and_key_may_be_in_any_case_but_not_twice(
+def test_section_and_key_may_be_in_any_case_but_set_only_once(
     read: Load, errors: Callable[..., list[str]], name: str
 ) -> None:
     assert 81 == read(SITE, {name: "81"}).server.port
-    assert [f"{name}: sets what COLLECTOR__SERVER__PORT sets; one of them should go"] == errors(
+    assert [f"{name}: sets the same key as COLLECTOR__SERVER__PORT; remove one of them"] == errors(
         SITE, {name: "81", "COLLECTOR__SERVER__PORT": "82"}
     )
 
@@ -206,6 +206,6 @@ def test_section_and_key_may_be_in_any_case_but_not_twice(
 @pytest.mark.parametrize(
     "name", ["COLLECTOR_PORT", "COLLECTOR_SERVICE_HOST", "COLLECTOR_UNPACK_DIR", "MY_COLLECTOR__X__Y"]
 )
-def test_other_variables_are_not_ours(read: Load, name: str) -> None:
-    """Kubernetes sets some for a service that is called `collector`."""
+def test_other_variables_are_ignored(read: Load, name: str) -> None:
+    """Kubernetes sets such variables for a service named `collector`."""
     assert read() == read(SITE, {name: "tcp://10.0.0.1:80"})

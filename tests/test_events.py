@@ -1,4 +1,4 @@
-"""The contract and the columns it becomes; the page that both follow stands again in tests/ingest/oracle.py."""
+"""The contract and its columns, compared with an independent copy of the contract page in tests/ingest/oracle.py."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent / "golden" / "arrow-schema.txt"
 
 
 def rule_of(field: oracle.Field) -> dict[str, Any]:
-    """A line of the page as JSON Schema."""
+    """A field of the page as a JSON Schema rule."""
     rule: dict[str, Any] = {"type": field.types if len(field.types) > 1 else field.types[0]}
     if field.values:
         rule["enum"] = [*field.values, None] if "null" in field.types else field.values
@@ -26,7 +26,7 @@ def rule_of(field: oracle.Field) -> dict[str, Any]:
     return rule
 
 
-def test_contract_has_the_fields_of_the_page_and_their_rules_in_its_order() -> None:
+def test_contract_has_the_fields_and_rules_of_the_page_in_order() -> None:
     assert 61 == len(oracle.FIELDS)
     rules = {
         name: {key: value for key, value in rule.items() if key not in ("description", "x-column")}
@@ -35,13 +35,13 @@ def test_contract_has_the_fields_of_the_page_and_their_rules_in_its_order() -> N
     assert [(field.name, rule_of(field)) for field in oracle.FIELDS] == list(rules.items())
 
 
-def test_contract_requires_what_the_page_requires_and_nothing_more() -> None:
+def test_contract_requires_the_same_fields_as_the_page() -> None:
     assert [field.name for field in oracle.FIELDS if field.required] == CONTRACT["required"]
     assert "object" == CONTRACT["type"]
     assert {"$schema", "title", "description", "type", "required", "properties"} == set(CONTRACT)
 
 
-def test_columns_are_site_and_receipt_then_the_fields_then_what_the_collector_adds() -> None:
+def test_columns_are_site_and_receipt_then_the_fields_then_the_collectors_own() -> None:
     fields = [(field.name, "timestamp" if field.name == "event_time" else field.types[0]) for field in oracle.FIELDS]
     expected = [
         ("site_id", "string"),
@@ -55,7 +55,7 @@ def test_columns_are_site_and_receipt_then_the_fields_then_what_the_collector_ad
     assert fields == [(column.name, column.kind.value) for column in FIELDS]
 
 
-def test_arrow_type_follows_the_kind_and_every_column_may_be_null() -> None:
+def test_arrow_type_follows_the_kind_and_every_column_is_nullable() -> None:
     types = {
         Kind.STRING: "string",
         Kind.NUMBER: "double",
@@ -67,13 +67,13 @@ def test_arrow_type_follows_the_kind_and_every_column_may_be_null() -> None:
     ]
 
 
-def test_schema_that_readers_get_is_the_golden_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """To change it on purpose: collector schema --parquet > tests/golden/arrow-schema.txt."""
+def test_schema_of_parts_matches_the_golden_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """To change the schema on purpose, run `collector schema --parquet > tests/golden/arrow-schema.txt`."""
     assert 0 == main(["schema", "--parquet"])
     assert GOLDEN.read_text() == capsys.readouterr().out
 
 
-def test_reasons_are_those_of_the_design() -> None:
+def test_reasons_are_the_documented_ones() -> None:
     expected = (
         "invalid tracking_disabled excluded_ip excluded_path localhost unknown_site origin_not_allowed method timeout "
         "too_large encoding aborted internal rate_limited unavailable not_found"
@@ -88,5 +88,5 @@ def test_reasons_are_those_of_the_design() -> None:
         ("Validation error: body is not UTF-8", FieldError(None, "is not UTF-8")),
     ],
 )
-def test_error_reads_field_then_rule(message: str, error: FieldError) -> None:
+def test_error_names_the_field_then_the_rule(message: str, error: FieldError) -> None:
     assert message == str(error)

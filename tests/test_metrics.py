@@ -1,4 +1,4 @@
-"""Metrics: they add up, they are bounded, and a scrape shows one moment."""
+"""Metrics: they add up, their number is limited, and a scrape shows a single moment."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def scrape(metrics: Metrics, buffered: Mapping[str, int] | None = None) -> bytes
 
 
 def series(page: bytes) -> dict[str, Series]:
-    """Name to the values of its label values."""
+    """Metric name to label values to value."""
     found: dict[str, Series] = {}
     for family in text_string_to_metric_families(page.decode()):
         for sample in family.samples:
@@ -31,7 +31,7 @@ def series(page: bytes) -> dict[str, Series]:
 
 
 def sums_by_site(page: bytes) -> dict[str, tuple[float, float]]:
-    """Received, and stored plus everything dropped, of each site."""
+    """For each site: received, and stored plus dropped."""
     numbers = series(page)
     sums = {site: value for (site,), value in numbers["collector_stored_events_total"].items()}
     for (site, _), value in numbers.get("collector_dropped_events_total", {}).items():
@@ -72,7 +72,7 @@ async def test_equation_holds_over_http(collector: Running) -> None:
     assert {"demo": (6, 6), UNKNOWN_SITE: (2, 2)} == sums
 
 
-def test_sites_beyond_the_bound_share_one_label() -> None:
+def test_sites_beyond_the_limit_share_one_label() -> None:
     beyond = 50
     metrics = Metrics(f"site-{n}" for n in range(MAX_LABELLED_SITES + beyond))
     for n in range(MAX_LABELLED_SITES + beyond):
@@ -92,8 +92,8 @@ def sites_with_series(metrics: Metrics) -> set[str]:
     return {site for (site,) in series(scrape(metrics))["collector_received_events_total"]}
 
 
-def test_configuration_decides_who_has_series_and_not_who_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or each of several workers would choose others, and the aggregated page had a thousand sites for each worker."""
+def test_order_of_the_configuration_decides_which_sites_have_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By order of arrival each worker would choose other sites, and the aggregated page would have 1,000 for each."""
     monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 2)
     sites = ["a", "b", "c", "d"]
     for order in permutations(sites):
@@ -103,7 +103,7 @@ def test_configuration_decides_who_has_series_and_not_who_comes_first(monkeypatc
         assert {"a", "b", OTHER_SITES, UNKNOWN_SITE} == sites_with_series(metrics)
 
 
-def test_reload_gives_series_while_there_is_room_and_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_adds_series_up_to_the_limit_and_removes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 3)
     metrics = Metrics(["a", "b"])
     for site in "abc":
@@ -117,7 +117,7 @@ def test_reload_gives_series_while_there_is_room_and_takes_none(monkeypatch: pyt
     )
 
 
-def test_reasons_are_the_only_labels_of_what_was_dropped() -> None:
+def test_every_reason_is_a_label_of_dropped_events() -> None:
     metrics = Metrics()
     for reason in Reason:
         metrics.of_unknown.count_dropped(reason)
@@ -125,8 +125,8 @@ def test_reasons_are_the_only_labels_of_what_was_dropped() -> None:
     assert {(UNKNOWN_SITE, reason.value) for reason in Reason} == set(names)
 
 
-def test_snapshot_is_of_one_moment() -> None:
-    """What is counted between taking it and rendering it belongs to the next scrape."""
+def test_snapshot_shows_a_single_moment() -> None:
+    """Events counted between snapshot and rendering belong to the next scrape."""
     metrics = Metrics(["demo", "late"])
     metrics.of_site("demo").count_stored()
     buffered = {"demo": 1}
@@ -143,7 +143,7 @@ def test_snapshot_is_of_one_moment() -> None:
     assert {"demo": (2, 2), "late": (1, 1), UNKNOWN_SITE: (0, 0)} == sums_by_site(scrape(metrics))
 
 
-def test_known_site_has_its_counts_once() -> None:
+def test_site_always_has_the_same_counts() -> None:
     metrics = Metrics(["demo"])
     assert metrics.of_site("demo") is metrics.of_site("demo")
     assert metrics.of_unknown is not metrics.of_site("demo")

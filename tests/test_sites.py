@@ -12,7 +12,7 @@ from collector.sites import OriginSet, PathSet, build_site, build_sites, host_of
 
 
 def origins(*listed: str) -> OriginSet:
-    """As a configuration file would list them."""
+    """The set that a configuration file with these origins gives."""
     known = build_site("demo", SiteSettings.model_validate({"allowed_origins": listed})).allowed_origins
     assert known is not None
     return known
@@ -55,7 +55,7 @@ def origins(*listed: str) -> OriginSet:
         (True, "/[ab]*", "/[ab]c"),
         (False, "/a?", "/ab"),
         (False, "/x*", "/a\n/x"),
-        # Percent-encoded or not, in either.
+        # Percent-encoded or not, in the setting or in the path.
         *(
             (True, pattern, path)
             for pattern in ("/büro", "/b%C3%BCro", "/b%c3%bcro")
@@ -71,40 +71,40 @@ def origins(*listed: str) -> OriginSet:
         (False, "/a b", "/a+b"),
         (True, "/a%2Bb", "/a+b"),
         (False, "/büro", "/bu%CC%88ro"),
-        # The page's query and fragment are cut where they begin as such, and its escapes are characters of its path.
+        # Only a literal `?` or `#` begins a query or fragment; an escaped one belongs to the path.
         (True, "/a%3Fb", "/a%3Fb?c"),
         (True, "/a%23b", "/a%23b#c"),
         (False, "/a", "/a%3Fb"),
         (False, "/a%3Fb", "/a?b"),
-        # A star that is escaped in the setting is one to be found in the page's path, and parts nothing.
+        # An escaped star in the setting is a literal star and does not split the pattern.
         (True, "/a%2A", "/a*"),
         (True, "/a%2A", "/a%2a"),
         (False, "/a%2A", "/ab"),
         (True, "/a%2A*c", "/a*bc"),
         (False, "/a%2A*c", "/abc"),
-        # What is no valid sequence stays as it is.
+        # Invalid sequences stay as they are.
         (True, "/%zz", "/%zz"),
         (True, "/%C3%BC%ff", "/ü%ff"),
         (False, "/%ff", "/%fe"),
         (False, "/%4", "/%41"),
-        # A star may not stand inside a character: such a piece finds only what is as broken as itself.
+        # A star inside a character leaves invalid pieces, which match only the same invalid escapes.
         (False, "/b%C3*", "/b%C3%BCro"),
         (False, "/b*%BCro", "/b%C3%BCro"),
         (True, "/b%C3*", "/b%C3ro"),
     ],
 )
-def test_path_is_excluded_by_exact_match_or_stars_alone(excluded: bool, pattern: str, path: str) -> None:
+def test_path_is_excluded_by_exact_match_or_stars(excluded: bool, pattern: str, path: str) -> None:
     assert excluded == (path in PathSet((pattern,)))
 
 
-# Few letters, so that pieces overlap; then all that might be special.
+# Few letters, so pieces overlap; then characters that might be special.
 PATTERNS = st.text("ab*", max_size=6) | st.text("aA/.*?[", max_size=8)
 PATHS = st.text("ab", max_size=5) | st.text("aA/.?#[\n", max_size=10)
 
 
 @given(st.text("aü*", max_size=5), st.text("aü?#", max_size=5), st.data())
-def test_spelling_of_a_path_does_not_matter(pattern: str, path: str, data: st.DataObject) -> None:
-    """Each character but stars, and what ends a path, may be escaped."""
+def test_escaped_and_literal_characters_match(pattern: str, path: str, data: st.DataObject) -> None:
+    """Any character may be escaped, except stars and the `?` or `#` that ends a path."""
 
     def spelt(text: str) -> str:
         return "".join(escaped(char) if char not in "*?#" and data.draw(st.booleans()) else char for char in text)
@@ -123,8 +123,8 @@ def test_paths_match_as_regular_expressions_would(patterns: list[str], path: str
     assert any(re.fullmatch(model, bare) for model in models) == (path in PathSet(tuple(patterns)))
 
 
-def test_many_stars_cost_no_more_than_the_text() -> None:
-    """A regular expression would need 1024**20 steps to say no."""
+def test_cost_of_many_stars_is_linear() -> None:
+    """A regular expression would need 1024**20 steps to find no match."""
     assert "/" + "a" * 1023 not in PathSet(("*a" * 20 + "b",))
 
 
@@ -164,7 +164,7 @@ def test_origin_is_allowed_exactly_or_as_a_subdomain(allowed: bool, listed: str,
     assert allowed == (origin in origins(listed))
 
 
-def test_origins_of_every_form_stand_side_by_side() -> None:
+def test_origins_of_every_form_can_be_combined() -> None:
     known = origins("https://a.example", "*.b.example", "null")
     assert [True, True, True, False] == [
         origin in known for origin in ("https://a.example", "https://x.b.example", "null", "https://c.example")

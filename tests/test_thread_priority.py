@@ -1,4 +1,4 @@
-"""Priorities of threads, as the kernel has them."""
+"""Thread priorities, as the kernel reports them."""
 
 import os
 import threading

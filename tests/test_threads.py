@@ -1,4 +1,4 @@
-"""Threads that no exit waits for."""
+"""Threads that the exit of the process does not wait for."""
 
 import asyncio
 import threading
@@ -6,8 +6,8 @@ import threading
 from collector.threads import UNJOINED
 
 
-async def test_call_whose_caller_gave_up_ends_quietly() -> None:
-    """The caller was cancelled: the result of its call goes nowhere, and is no fault in the thread."""
+async def test_call_of_a_cancelled_caller_ends_quietly() -> None:
+    """Its result is discarded, and the thread raises nothing."""
     begun, go_on = threading.Event(), threading.Event()
     threads: list[threading.Thread] = []
 
@@ -21,4 +21,4 @@ async def test_call_whose_caller_gave_up_ends_quietly() -> None:
     caller.cancel()
     await asyncio.wait([caller])
     go_on.set()
-    await asyncio.to_thread(threads[0].join)  # what the thread raises fails this test
+    await asyncio.to_thread(threads[0].join)  # an exception in the thread fails this test
