@@ -1,7 +1,7 @@
-"""An open loop of clients: requests leave on a fixed timetable, whether or not earlier ones were answered.
+"""An open loop of clients: they send on a fixed timetable, even if earlier requests have no response yet.
 
-Most come on a connection of their own, as those of browsers do; some on connections that stay, as those of a proxy do,
-which HTTP lets a server close just when the next request is on its way: those are counted apart.
+Most requests use a new connection, as a browser's do. Some use kept-alive connections, as a proxy's do. These are
+counted separately, because HTTP lets a server close such a connection while the next request is on its way.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ SITE = "demo"
 
 @dataclass(slots=True)
 class Seen:
-    """What became of the requests: `fine`, or what went wrong, by kind of connection."""
+    """Outcomes of the requests, by kind of connection: `fine`, another status, or the name of an exception."""
 
     own: Counter[str] = field(default_factory=Counter)
     staying: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
     def sees(self, more: int) -> None:
-        """Wait until so many more were answered well."""
+        """Wait for so many more responses with 201."""
         enough = self.own["fine"] + more
-        wait_until(lambda: self.own["fine"] >= enough, f"{more} more requests are answered", ANSWER_S)
+        wait_until(lambda: self.own["fine"] >= enough, f"{more} more requests get 201", ANSWER_S)
 
     def failed(self) -> dict[str, int]:
-        """What went wrong on connections that were made for one request."""
+        """The failures on connections that were opened for one request."""
         return {what: count for what, count in self.own.items() if what != "fine"}
 
 
 @contextmanager
 def sending(host: Host, ledger: Ledger) -> Iterator[Seen]:
-    """Send until the block is left, and then wait for every answer."""
+    """Send until the block ends, then wait for every response."""
     seen = Seen()
     stop = threading.Event()
     thread = threading.Thread(target=host.on_its_network, args=(lambda: asyncio.run(_send(seen, ledger, stop)),))
@@ -56,7 +56,7 @@ def sending(host: Host, ledger: Ledger) -> Iterator[Seen]:
     finally:
         stop.set()
         thread.join(2 * ANSWER_S)
-        assert not thread.is_alive(), "every request has an end"
+        assert not thread.is_alive(), "a request never ended"
 
 
 async def _send(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
@@ -72,7 +72,7 @@ async def _send(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
 
 
 async def _one(seen: Seen, ledger: Ledger) -> None:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -81,13 +81,13 @@ async def _one(seen: Seen, ledger: Ledger) -> None:
                 seen.own[await _ask(reader, writer, ledger)] += 1
             finally:
                 writer.close()
-    except Exception as exc:  # noqa: BLE001 - whatever it is, a client saw it
+    except Exception as exc:  # noqa: BLE001 - a client would see any of them
         seen.own[type(exc).__name__] += 1
     seen.slowest_s = max(seen.slowest_s, asyncio.get_running_loop().time() - began)
 
 
 async def _stay(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
-    """Request after request on one connection; a new one where it was closed."""
+    """Send requests on one connection; open a new one whenever it is closed."""
     while not stop.is_set():
         try:
             async with asyncio.timeout(ANSWER_S):

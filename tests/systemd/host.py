@@ -1,7 +1,7 @@
-"""A host to break: systemd, booted as PID 1 of a container over a throw-away overlay of this machine's own root.
+"""A host to break: systemd as PID 1 of a container, over a temporary overlay of this machine's root.
 
-Nothing that it does reaches this machine: its own processes, mounts, network (loopback alone) and cgroups; what it
-writes is in memory, and gone when it ends. It is ended by its own pid.
+The container cannot affect this machine. It has its own processes, mounts, network (loopback only) and cgroups; its
+writes stay in memory and vanish with it. The tests end it by its own pid.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ COMMAND_S = 150.0  # longer than TimeoutStopSec
 CLONE_NEWNET = 0x40000000
 LEFT_BEHIND = ("systemd/payload", "systemd/supervisor", "unified/payload", "unified/supervisor")
 
-# The root of this machine cannot be the lower layer of its own overlay: hence a bind mount, in a mount namespace.
+# A bind mount, in a mount namespace: a root file system cannot be the lower layer of an overlay on itself.
 BOOT = """
 mount --bind / "$1" && export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 && exec systemd-nspawn --quiet --directory="$1" \
   --volatile=overlay --machine="$2" --register=no --keep-unit --private-network --kill-signal=SIGRTMIN+3 \
@@ -35,18 +35,18 @@ T = TypeVar("T")
 
 
 class Host:
-    """The booted host, by the pid that its PID 1 has here."""
+    """A booted host. `leader` is the pid of its PID 1 on this machine."""
 
     def __init__(self, leader: int) -> None:
         self._leader = leader
 
     @property
     def root(self) -> Path:
-        """Its files."""
+        """The root folder of its files."""
         return Path(f"/proc/{self._leader}/root")
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command there as root, to its end."""
+        """Run a command on the host as root, and wait until it ends."""
         done = subprocess.run(
             [
                 *("nsenter", "--target", str(self._leader), "--all", "--"),
@@ -63,14 +63,14 @@ class Host:
         return done
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """The value of a property of a unit."""
         return self.run("systemctl", "show", "--value", "--property", name, unit).stdout.strip()
 
     def write(self, path: str, text: str) -> None:
         self.run("sh", "-c", f"mkdir -p $(dirname {path}) && cat >{path}", stdin=text)
 
     def on_its_network(self, do: Callable[[], T]) -> T:
-        """Do it in a thread whose sockets are the host's."""
+        """Call `do` in a thread that uses the host's network."""
         results: list[T] = []
         failures: list[BaseException] = []
 
@@ -80,7 +80,7 @@ class Host:
                     if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
                         raise OSError(ctypes.get_errno(), "setns")
                 results.append(do())
-            except BaseException as exc:  # noqa: BLE001 - the caller's to handle, as if it were done there
+            except BaseException as exc:  # noqa: BLE001 - raised again in the calling thread
                 failures.append(exc)
 
         thread = threading.Thread(target=enter)
@@ -93,7 +93,7 @@ class Host:
 
 @contextmanager
 def booted(folder: Path) -> Iterator[Host]:
-    """A host for as long as the block runs. Skips, or fails under CI, where none can be had."""
+    """Boot a host for the duration of the block. If that is impossible, the test skips, or fails under CI."""
     need(os.geteuid() == 0, "root, to boot a systemd")
     need(bool(shutil.which("systemd-nspawn")), "systemd-nspawn (Debian: systemd-container)")
     root = folder / "root"
@@ -112,12 +112,15 @@ def booted(folder: Path) -> Iterator[Host]:
             start_new_session=True,
         )
     try:
-        wait_until(lambda: nspawn.poll() is not None or _first(nspawn.pid) is not None, "it boots", BOOT_S)
+        wait_until(lambda: nspawn.poll() is not None or _first(nspawn.pid) is not None, "the host boots", BOOT_S)
         leader = _first(nspawn.pid)
         need(leader is not None, f"a container that boots ({' '.join(log.read_text().split()[-20:])})")
         assert leader is not None
         host = Host(leader)
-        wait_until(lambda: host.run("systemctl", "is-active", "basic.target", check=False).returncode == 0, "it is up")
+        wait_until(
+            lambda: host.run("systemctl", "is-active", "basic.target", check=False).returncode == 0,
+            "it reaches basic.target",
+        )
         yield host
     finally:
         _end(nspawn)
@@ -127,7 +130,7 @@ def booted(folder: Path) -> Iterator[Host]:
 
 
 def _first(nspawn: int) -> int | None:
-    """The container's PID 1; None while there is none: what nspawn forks first only prepares it."""
+    """The container's PID 1; None before it runs. The first child of nspawn only prepares the container."""
     try:
         for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
             if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
@@ -142,7 +145,7 @@ def _end(nspawn: subprocess.Popen[bytes]) -> None:
     try:
         nspawn.wait(60)
     except subprocess.TimeoutExpired:
-        nspawn.kill()  # PID 1 dies with it, and everything in its namespace with that
+        nspawn.kill()  # then PID 1 dies, and with it everything in its namespace
         nspawn.wait(30)
 
 

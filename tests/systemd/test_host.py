@@ -1,7 +1,7 @@
-"""The installed collector on a booted host: every way in which it is started, stopped, upgraded, broken and repaired.
+"""The installed collector on a booted host: it is started, stopped, upgraded, broken and repaired.
 
-Refused and unanswered requests are counted by an open loop of clients, and a ledger of acknowledged ids is compared
-with the parts after each scenario: each exactly once.
+An open loop of clients counts refused and unanswered requests. After each scenario every acknowledged id in the ledger
+must be in the parts exactly once.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Unit:
-    """The collector, as its administrator has it."""
+    """The collector, as an administrator sees it."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -79,14 +79,14 @@ class Unit:
         return self.host.show("collector", "StatusText")
 
     def says(self, words: str) -> None:
-        """Wait until the status line says so."""
+        """Wait until the status line matches."""
         wait_until(lambda: re.search(words, self.status()) is not None, f"the status line says {words!r}")
 
     def log(self) -> str:
         return self.host.run("journalctl", "--unit=collector", "--output=cat", "--no-pager").stdout
 
     def ask(self, path: str) -> str:
-        """A page of the admin listener."""
+        """Fetch a page from the admin port."""
 
         def get() -> str:
             with urllib.request.urlopen(ADMIN + path, timeout=30) as response:
@@ -99,7 +99,7 @@ class Unit:
         return f"\n{line}\n" in self.ask("/metrics")
 
     def post(self, site: str = SITE) -> int:
-        """The status that an event is answered with; it is in the ledger."""
+        """Send an event and note it in the ledger. Return the HTTP status."""
         session_id = self.ledger.next_id()
 
         async def post() -> int:
@@ -113,7 +113,7 @@ class Unit:
         return self.host.on_its_network(lambda: asyncio.run(post()))
 
     def settled(self) -> str | None:
-        """Stop it, which flushes, and compare the parts with the ledger."""
+        """Stop the collector, which flushes, and compare the parts with the ledger. None if they agree."""
         self.systemctl("stop")
         return verdict(self.host.root / DATA_DIR.lstrip("/"), self.ledger)
 
@@ -127,7 +127,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same binary of another commit."""
+    """The same binary, with another commit."""
     need(all(map(shutil.which, ("gcc", "zstd"))), "gcc and zstd, which `make binary` needs")
     folder = tmp_path_factory.mktemp("newer")
     variables = os.environ | {"COLLECTOR_UNPACK_DIR": str(folder)}
@@ -147,14 +147,14 @@ def commands(section: str) -> list[list[str]]:
 
 
 def put(host: Host, program: Path, path: str) -> None:
-    """As a download comes."""
+    """Copy a program to the host, as a download would."""
     shutil.copyfile(program, host.root / path.lstrip("/"))
     host.run("chmod", "+x", path)
 
 
 @pytest.fixture(scope="module")
 def installed(host: Host) -> Unit:
-    """By the three commands of docs/systemd.md, the second of which is an editor."""
+    """Install with the three commands of docs/systemd.md. The second is an editor; the test writes the file instead."""
     install, edit, enable = commands("Install")
     put(host, BINARY, "/opt/collector")
     assert ["sudo", "./collector"] == install[:2]
@@ -168,7 +168,7 @@ def installed(host: Host) -> Unit:
 
 @pytest.fixture
 def unit(installed: Unit, request: pytest.FixtureRequest) -> Iterator[Unit]:
-    """The collector, running, with as many workers as the test has for parameter, or one."""
+    """The running collector. The test's parameter is the number of workers, by default one."""
     installed.workers = getattr(request, "param", 1)
     installed.configure()
     installed.systemctl("enable", "--quiet", "--now", "collector")
@@ -191,23 +191,23 @@ def test_installed_collector_starts_and_is_ready(unit: Unit) -> None:
     assert "process_resident_memory_bytes" in unit.ask("/metrics")
 
 
-def test_systemd_finds_no_fault_with_the_units(unit: Unit) -> None:
+def test_systemd_verifies_the_units(unit: Unit) -> None:
     names = [f"/usr/local/lib/systemd/system/{name}" for name in unit_files(Path("/usr/local"))]
     done = unit.host.run("systemd-analyze", "verify", "--man=no", *names)
     assert [] == [line for line in done.stderr.splitlines() if "collector" in line]
     unit.host.run("systemd-analyze", "security", "--threshold=15", "--no-pager", "collector.service")
 
 
-def test_service_runs_as_nobody_that_could_harm_the_host(unit: Unit) -> None:
-    """What its own processes can do, not what its unit says."""
+def test_service_has_no_capabilities_and_filters_system_calls(unit: Unit) -> None:
+    """Checked on the running process, not in the unit."""
     status = (unit.host.root / f"proc/{unit.main_pid()}/status").read_text()
     assert "0000000000000000" == re.search(r"CapBnd:\s*(\w+)", status)[1]  # type: ignore[index]
     assert "2" == re.search(r"Seccomp:\s*(\d)", status)[1]  # type: ignore[index]
     assert "collector" == unit.host.run("ps", "-o", "user=", "-p", str(unit.main_pid())).stdout.strip()
 
 
-def test_bad_configuration_is_refused_with_its_reason_and_not_tried_for_ever(unit: Unit) -> None:
-    """Although clients go on to connect, each of whom would start the next try."""
+def test_bad_configuration_fails_with_its_reason_and_is_not_retried(unit: Unit) -> None:
+    """Clients keep connecting, and any connection to an open socket would start the service again."""
     unit.systemctl("stop")
     unit.host.write(CONFIG, "[server]\nprot = 1\n[sites.demo]\n")
     with sending(unit.host, Ledger()) as clients:
@@ -229,14 +229,14 @@ def test_bad_configuration_is_refused_with_its_reason_and_not_tried_for_ever(uni
 
 
 @with_one_worker_and_with_two
-def test_reload_keeps_the_last_good_configuration_and_shows_that_it_does(unit: Unit) -> None:
+def test_failed_reload_keeps_the_last_good_configuration_and_reports_it(unit: Unit) -> None:
     unit.configure(SITES | {"new": {}})
     unit.systemctl("reload")
     assert 201 == unit.post("new")
     assert unit.metric("collector_last_reload_failed 0.0")
     unit.host.write(CONFIG, "[server]\nprot = 1\n[sites]\n")
     assert 0 != unit.systemctl("reload", check=False)
-    wait_until(lambda: unit.metric("collector_last_reload_failed 1.0"), "the refusal is shown")
+    wait_until(lambda: unit.metric("collector_last_reload_failed 1.0"), "the failed reload is reported")
     assert unit.metric('collector_reloads_total{outcome="failed"} 1.0')
     unit.says(r"^last reload failed: .*server\.prot: unknown key.*\(and 1 more\); receiving")
     assert [201, 201, "active"] == [unit.post(), unit.post("new"), unit.host.show("collector", "ActiveState")]
@@ -248,7 +248,7 @@ def test_reload_keeps_the_last_good_configuration_and_shows_that_it_does(unit: U
 
 
 @with_one_worker_and_with_two
-def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Unit, newer: Path) -> None:
+def test_restart_and_upgrade_under_load_refuse_no_client_and_lose_no_event(unit: Unit, newer: Path) -> None:
     put(unit.host, newer, "/opt/collector-newer")
     with sending(unit.host, unit.ledger) as clients:
         for program in ("/opt/collector", "/opt/collector-newer"):
@@ -265,7 +265,7 @@ def test_restart_and_upgrade_under_load_refuse_nobody_and_lose_nothing(unit: Uni
 
 
 def test_reload_works_between_an_upgrade_and_its_restart(unit: Unit, newer: Path) -> None:
-    """The new version checks the file then, as a user that cannot unpack it."""
+    """The new version checks the file as a user that cannot unpack the program."""
     put(unit.host, newer, "/opt/collector-newer")
     for program in ("/opt/collector", "/opt/collector-newer"):
         unit.systemctl("restart")
@@ -275,7 +275,7 @@ def test_reload_works_between_an_upgrade_and_its_restart(unit: Unit, newer: Path
 
 @with_one_worker_and_with_two
 def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(unit: Unit) -> None:
-    """Nobody has accepted it: it waits in the kernel (DeferAcceptSec) until its first bytes are there."""
+    """The connection waits in the kernel (DeferAcceptSec), not accepted, until its first bytes arrive."""
     session_id = unit.ledger.next_id()
 
     def restart_between() -> bytes:
@@ -289,8 +289,8 @@ def test_client_that_connects_before_a_restart_and_sends_after_it_is_answered(un
 
 
 @with_one_worker_and_with_two
-def test_killed_main_process_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
-    """But for the requests in flight, which nobody can answer any more."""
+def test_killed_main_process_refuses_no_client_and_loses_no_event(unit: Unit) -> None:
+    """Only the requests in flight fail."""
     with sending(unit.host, unit.ledger) as clients:
         clients.sees(200)
         killed(unit, signal.SIGKILL)
@@ -302,13 +302,13 @@ def test_killed_main_process_refuses_nobody_and_loses_nothing(unit: Unit) -> Non
 
 
 @pytest.mark.parametrize("unit", [2], indirect=True, ids=["2 workers"])
-def test_killed_worker_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
+def test_killed_worker_refuses_no_client_and_loses_no_event(unit: Unit) -> None:
     wait_until(lambda: len(unit.worker_pids()) == 2, "two workers run")
     with sending(unit.host, unit.ledger) as clients:
         clients.sees(200)
         victim = unit.worker_pids()[0]
         unit.host.run("kill", "-KILL", str(victim))
-        wait_until(lambda: len(set(unit.worker_pids()) - {victim}) == 2, "it is replaced")
+        wait_until(lambda: len(set(unit.worker_pids()) - {victim}) == 2, "the worker is replaced")
         clients.sees(200)
     report("SIGKILL of a worker", clients)
     assert clients.failed().keys() <= CUT_OFF
@@ -317,7 +317,7 @@ def test_killed_worker_refuses_nobody_and_loses_nothing(unit: Unit) -> None:
 
 
 @with_one_worker_and_with_two
-def test_stuck_main_process_is_killed_and_started_again(unit: Unit) -> None:
+def test_stuck_main_process_is_killed_and_restarted(unit: Unit) -> None:
     unit.drop_in("watchdog", SHORT_WATCHDOG)
     unit.systemctl("restart")
     with sending(unit.host, unit.ledger) as clients:
@@ -327,11 +327,11 @@ def test_stuck_main_process_is_killed_and_started_again(unit: Unit) -> None:
     report("SIGSTOP", clients)
     assert "ConnectionRefusedError" not in clients.own
     assert "Watchdog timeout" in unit.log()
-    assert "Fatal Python error: Aborted" in unit.log(), "it says where it was stuck"
+    assert "Fatal Python error: Aborted" in unit.log(), "the log shows where it hung"
     assert unit.settled() is None
 
 
-def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: Unit) -> None:
+def test_collector_refuses_events_on_a_full_disk_and_accepts_them_again_afterwards(unit: Unit) -> None:
     assert unit.settled() is None
     unit.host.run("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", DATA_DIR)
     kept, unit.ledger = unit.ledger, Ledger()
@@ -343,7 +343,7 @@ def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: U
         unit.says("^refusing events: disk space is low; receiving")
         assert "active" == unit.host.show("collector", "ActiveState")
         unit.host.run("rm", f"{DATA_DIR}/ballast")
-        wait_until(lambda: unit.post() == 201, "events are taken again")
+        wait_until(lambda: unit.post() == 201, "events are accepted again")
         unit.says("^receiving")
         assert unit.settled() is None
     finally:
@@ -353,7 +353,7 @@ def test_collector_on_a_full_disk_refuses_says_so_and_takes_events_again(unit: U
 
 
 def test_start_waits_for_the_disk_of_the_data_dir(unit: Unit) -> None:
-    """Else a disk that comes late would be mounted over acknowledged events."""
+    """Otherwise a disk that is mounted late would hide acknowledged events."""
     assert unit.settled() is None
     mount = "var-lib-private-collector.mount"
     unit.host.write(f"/run/systemd/system/{mount}", f"[Mount]\nWhat=tmpfs\nWhere={DATA_DIR}\nType=tmpfs\n")
@@ -377,13 +377,13 @@ def test_stop_flushes(unit: Unit) -> None:
     assert "success" == unit.host.show("collector", "Result")
 
 
-def test_analyst_reads_the_events_and_nothing_else(unit: Unit) -> None:
-    """The group gets in by the commands of docs/systemd.md."""
+def test_analyst_can_read_the_events_and_nothing_else(unit: Unit) -> None:
+    """The group gets access with the commands of docs/systemd.md."""
     host = unit.host
     for _, *command in commands("Let analysts read the events"):
         host.run(*command)
     assert 201 == unit.post()
-    unit.systemctl("restart")  # flushes, and leaves the mount alone
+    unit.systemctl("restart")  # flushes, and does not unmount
     assert "active" == host.show("srv-collector-events.mount", "ActiveState")
     analyst = ("setpriv", "--reuid=nobody", "--clear-groups", "--regid=analysts")
     found = host.run(*analyst, "find", "/srv/collector/events", "-name", "*.parquet").stdout.split()
@@ -400,14 +400,14 @@ CUT_OFF = {"ConnectionResetError", "IncompleteReadError"}
 
 
 def killed(unit: Unit, number: signal.Signals) -> None:
-    """Send it to the main process, and wait for the next one."""
+    """Send the signal to the main process, and wait until systemd has restarted it."""
     victim, restarts = unit.main_pid(), unit.restarts()
     unit.host.run("kill", f"-{number.value}", str(victim))
-    wait_until(lambda: unit.restarts() == restarts + 1, "it is started again", RESTARTED_S)
+    wait_until(lambda: unit.restarts() == restarts + 1, "systemd restarts it", RESTARTED_S)
     wait_until(lambda: unit.host.show("collector", "ActiveState") == "active", "it is ready", RESTARTED_S)
     assert victim != unit.main_pid()
 
 
 def report(what: str, clients: Seen) -> None:
-    """For `pytest -s`: what the requirement asks to be counted."""
+    """Print the clients' outcomes, for `pytest -s`."""
     print(f"{what}: own {dict(clients.own)}, staying {dict(clients.staying)}, slowest {clients.slowest_s:.2f} s")

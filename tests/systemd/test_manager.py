@@ -1,4 +1,4 @@
-"""The real process under a service manager that is played here: what it says, and what becomes of passed sockets."""
+"""The real process under a simulated service manager: its notifications, and its use of passed sockets."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.system.process import COMMAND, READY_S, STOP_S, configure, environmen
 
 PING_S = 0.1  # a third of the watchdog's timeout
 
-# The collector with an event loop that stops turning when the file `stop` is there; its other threads go on.
+# A collector whose event loop blocks once the file `stop` exists; its other threads continue.
 STUCK = """
 import sys, threading, time
 from pathlib import Path
@@ -27,7 +27,7 @@ from collector.cli import main
 from collector.daemon import status
 status.REFRESH_S = 0.05
 refresh = status.Reporter.refresh
-here = Path.cwd()  # later it works in data_dir
+here = Path.cwd()  # the collector changes to data_dir later
 async def stuck(self):
     if (here / "stop").exists():
         threading.Thread(target=(here / "stopped").touch).start()
@@ -37,7 +37,7 @@ status.Reporter.refresh = stuck
 sys.exit(main.main(sys.argv[1:]))
 """
 
-# What a manager does between fork and exec: descriptors 3 and 4 are the sockets, for the pid that it becomes.
+# A manager's work between fork and exec: the sockets become descriptors 3 and 4, and LISTEN_PID the process's pid.
 PASS = """
 import fcntl, os, sys
 copies = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
@@ -49,7 +49,7 @@ os.execvpe(sys.argv[3], sys.argv[3:], os.environ | {"LISTEN_PID": str(os.getpid(
 
 
 class Service:
-    """A collector, and all that it has told its manager."""
+    """A collector, and the notifications that it has sent."""
 
     def __init__(self, popen: subprocess.Popen[bytes], notify: socket.socket, folder: Path) -> None:
         self.popen = popen
@@ -68,7 +68,7 @@ class Service:
         wait_until(lambda: any(re.match(pattern, said) for said in self.listen()), f"it says {pattern}: {self.heard}")
 
     def changes(self) -> list[str]:
-        """The changes of state, in order."""
+        """Its state changes, in order."""
         return [said.split("\n")[0] for said in self.listen() if not said.startswith(("WATCHDOG", "STATUS"))]
 
     def log(self) -> str:
@@ -83,7 +83,7 @@ class Service:
 def service(
     folder: Path, *sockets: socket.socket, command: Sequence[str] = COMMAND, workers: int = 1, **sections: object
 ) -> Iterator[Service]:
-    """A collector that has said that it is ready."""
+    """A collector that has reported to be ready."""
     address = f"collector-test-{os.getpid()}"
     configure(folder, server={"port": 0, "workers": workers})
     variables = {"NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": str(round(3e6 * PING_S))}
@@ -114,40 +114,42 @@ def service(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_manager_hears_of_start_reload_and_stop(tmp_path: Path, workers: int) -> None:
+def test_manager_is_notified_of_start_reload_and_stop(tmp_path: Path, workers: int) -> None:
     with service(tmp_path, workers=workers) as started:
-        assert re.search(r"listening on|worker \d serves", started.log()), "ready is who serves"
+        assert re.search(r"listening on|worker \d serves", started.log()), "it serves once it reports to be ready"
         started.says(r"STATUS=receiving 0/s, 0 segments, ")
         started.says("WATCHDOG=1")
         started.popen.send_signal(signal.SIGHUP)
-        wait_until(lambda: "reloaded" in started.log(), "it reloads")
-        wait_until(lambda: ["READY=1", "RELOADING=1", "READY=1"] == started.changes(), "it says so")
+        wait_until(lambda: "reloaded" in started.log(), "the log reports the reload")
+        wait_until(
+            lambda: ["READY=1", "RELOADING=1", "READY=1"] == started.changes(), "the manager is notified of the reload"
+        )
         (tmp_path / "collector.toml").write_text("[sites]")
         started.popen.send_signal(signal.SIGHUP)
-        wait_until(lambda: 5 == len(started.changes()), "a bad file is an end of the reload too")
+        wait_until(lambda: 5 == len(started.changes()), "a reload of a bad file ends too")
         assert 0 == started.stop()
         assert "STOPPING=1" == started.changes()[-1]
         started.says("STATUS=draining: 0 requests in flight, 0 events to publish")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_pings_stop_when_the_event_loop_does(tmp_path: Path, workers: int) -> None:
-    """Its threads run on. Twenty pings later there is none."""
+def test_pings_stop_when_the_event_loop_blocks(tmp_path: Path, workers: int) -> None:
+    """Its threads continue. No ping arrives in the time of twenty."""
     with service(tmp_path, command=(sys.executable, "-c", STUCK), workers=workers) as started:
         started.says("WATCHDOG=1")
         (tmp_path / "stop").touch()
-        wait_until((tmp_path / "stopped").exists, "the loop is stuck, and a thread has run since")
+        wait_until((tmp_path / "stopped").exists, "the loop blocks while a thread runs")
         before = started.listen().count("WATCHDOG=1")
         time.sleep(20 * PING_S)
         assert before == started.listen().count("WATCHDOG=1")
         started.popen.send_signal(signal.SIGABRT)
         assert -signal.SIGABRT == started.popen.wait(STOP_S)
-        assert "in stuck" in started.log(), "it says where it was stuck"
+        assert "in stuck" in started.log(), "the log shows where the loop blocked"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_connection_that_comes_between_two_collectors_is_served_by_the_next(tmp_path: Path, workers: int) -> None:
-    """The manager, here the test, has the sockets all the time; one that is killed takes nobody along."""
+def test_connection_between_two_collectors_is_served_by_the_next(tmp_path: Path, workers: int) -> None:
+    """The manager, here the test, keeps the sockets open, so no connection is lost even if the first one is killed."""
     ids: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as public, socket.create_server(("127.0.0.1", 0)) as admin:
         for ended in (signal.SIGTERM, signal.SIGKILL):
@@ -166,8 +168,8 @@ def test_connection_that_comes_between_two_collectors_is_served_by_the_next(tmp_
     assert sorted(ids) == sorted(row["session_id"] for row in read_rows(tmp_path / "data" / "events"))
 
 
-def test_worker_has_nothing_of_the_managers(tmp_path: Path) -> None:
-    """Neither variables, with which it could speak for the supervisor, nor the admin socket."""
+def test_worker_inherits_neither_the_managers_variables_nor_the_admin_socket(tmp_path: Path) -> None:
+    """With the variables it could send notifications in the supervisor's place."""
     with (
         socket.create_server(("127.0.0.1", 0)) as public,
         socket.create_server(("127.0.0.1", 0)) as admin,

@@ -1,4 +1,4 @@
-"""The units as files, and the command that puts them in their places."""
+"""The unit files, and `collector install`, which puts them in place."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ UNPACKS = b"""#!/bin/sh
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that says that it is what runs."""
+    """A file that `install` takes for the running program. It creates a file when it is asked to unpack."""
     made = tmp_path / "download"
     made.write_bytes(UNPACKS)
     made.chmod(0o755)
@@ -36,7 +36,7 @@ def tree(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_units_travel_with_the_package() -> None:
+def test_package_contains_the_units() -> None:
     packaged = files("collector") / "systemd"
     assert {path.name for path in UNITS.iterdir()} == {path.name for path in packaged.iterdir()}
     for path in UNITS.iterdir():
@@ -44,7 +44,7 @@ def test_units_travel_with_the_package() -> None:
 
 
 def test_readme_installs_with_the_commands_of_the_page() -> None:
-    """tests/systemd/test_host.py runs those of docs/systemd.md."""
+    """tests/systemd/test_host.py runs the commands of docs/systemd.md."""
     page, readme = (
         re.findall(r"^(sudo(?: \./collector|edit| systemctl enable --now collector\b).*?) *(?:#|$)", text, re.MULTILINE)
         for text in ((ROOT / "docs/systemd.md").read_text(), (ROOT / "README.md").read_text())
@@ -53,7 +53,7 @@ def test_readme_installs_with_the_commands_of_the_page() -> None:
     assert page == readme
 
 
-def test_install_puts_everything_in_its_place(tmp_path: Path, program: Path) -> None:
+def test_install_puts_every_file_in_place(tmp_path: Path, program: Path) -> None:
     root = tmp_path / "root"
     assert 0 == main(["install", "--root", str(root)])
     assert {
@@ -66,8 +66,8 @@ def test_install_puts_everything_in_its_place(tmp_path: Path, program: Path) -> 
     assert 0o755 == (root / "usr/local/bin/collector").stat().st_mode & 0o777
 
 
-def test_upgrade_replaces_program_and_units_and_leaves_the_configuration(tmp_path: Path, program: Path) -> None:
-    """The old file stays whole for whoever runs it; what a killed install left is no hindrance."""
+def test_upgrade_replaces_program_and_units_but_not_the_configuration(tmp_path: Path, program: Path) -> None:
+    """A process that runs the old file keeps it complete. Files that a killed install left do no harm."""
     root = tmp_path / "root"
     assert 0 == main(["install", "--root", str(root)])
     (root / "etc/collector/collector.toml").write_text("mine")
@@ -84,7 +84,7 @@ def test_upgrade_replaces_program_and_units_and_leaves_the_configuration(tmp_pat
     assert not (root / "usr/local/bin/.collector.new").exists()
 
 
-def test_install_elsewhere_changes_every_path_in_the_units(tmp_path: Path, program: Path) -> None:
+def test_install_with_another_prefix_changes_every_path_in_the_units(tmp_path: Path, program: Path) -> None:
     assert 0 == main(["install", "--prefix", "/opt/collector", "--root", str(tmp_path / "root")])
     assert (tmp_path / "root/opt/collector/bin/collector").exists()
     unit = (tmp_path / "root/etc/systemd/system/collector.service").read_text()
@@ -93,10 +93,10 @@ def test_install_elsewhere_changes_every_path_in_the_units(tmp_path: Path, progr
     assert "COLLECTOR_UNPACK_DIR=/opt/collector/lib/collector" in unit
 
 
-def test_upgrade_that_cannot_be_unpacked_leaves_the_old_version(
+def test_upgrade_that_cannot_be_unpacked_keeps_the_old_version(
     tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As on a full disk: what runs can be started again."""
+    """On a full disk, for example. The old version can still be started."""
     root = tmp_path / "root"
     assert 0 == main(["install", "--root", str(root)])
     program.write_text("#!/bin/sh\necho 'collector: cannot unpack: No space left on device' >&2; exit 1")
@@ -112,14 +112,14 @@ def test_upgrade_that_cannot_be_unpacked_leaves_the_old_version(
         (["--root", "/proc/1"], "install: /proc/1/"),
     ],
 )
-def test_install_that_cannot_be_says_why(
+def test_failed_install_says_why(
     program: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 1 == main(["install", *arguments])
     assert said in capsys.readouterr().err
 
 
-def test_what_is_no_single_file_installs_nothing(
+def test_install_without_the_single_file_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(BINARY_VARIABLE, raising=False)
@@ -128,14 +128,14 @@ def test_what_is_no_single_file_installs_nothing(
     assert set() == tree(tmp_path)
 
 
-def test_example_is_a_good_configuration_in_the_folder_of_the_unit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_configuration_is_valid_and_uses_the_folder_of_the_unit(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["check-config", str(UNITS / "collector.example.toml")])
     assert 'data_dir = "/var/lib/collector"' in (UNITS / "collector.example.toml").read_text()
     assert "StateDirectory=collector\n" in SERVICE
 
 
 def test_exposure_of_the_service_is_low(tmp_path: Path) -> None:
-    """By systemd's own measure, from 0 (safe) to 10."""
+    """systemd's exposure level, from 0 (safe) to 10, is at most 1.5."""
     need(bool(shutil.which("systemd-analyze")), "systemd-analyze")
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", UNITS / "collector.service"],
