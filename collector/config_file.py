@@ -48,13 +48,13 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 
 def _content(path: Path) -> bytes:
-    """The content of a file or a pipe. Raises OSError, ValueError."""
+    """The content of a file or a pipe. Raises OSError, ConfigError."""
     # O_NONBLOCK: opening a pipe without a writer would wait forever. The limit: a device could fill the memory.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         data = file.read(LARGEST_BYTES + 1)
     if len(data) > LARGEST_BYTES:
-        raise ValueError(f"it is larger than {LARGEST_BYTES >> 20} MB")
+        raise ConfigError([f"{path}: is larger than {LARGEST_BYTES >> 20} MB, the limit for a configuration"])
     return data
 
 

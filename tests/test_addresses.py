@@ -57,7 +57,11 @@ def test_spellings_of_one_address_are_equal(address: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "unknown", "192.0.2", "192.0.2.256", "192.0.2.07", "1", " 192.0.2.7", "٤.٤.٤.٤", "::1" * 40]
+    "text",
+    [
+        *("", "unknown", "192.0.2", "192.0.2.256", "192.0.2.07", "1", " 192.0.2.7", "٤.٤.٤.٤", "::1" * 40),
+        "::1%" + "x" * 61,  # longer than any address with a zone
+    ],
 )
 def test_invalid_address_is_none(text: str) -> None:
     assert parse_address(text) is None
@@ -72,7 +76,7 @@ def test_ipv4_mapped_network_contains_the_ipv4_address(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("message", "text"),
     [
         ("should be an address or a network", ""),
         ("should be an address or a network", "192.0.2.0/33"),
@@ -81,6 +85,6 @@ def test_ipv4_mapped_network_contains_the_ipv4_address(text: str) -> None:
         ('the network is "2001:db8::/32"', "2001:db8::1/32"),
     ],
 )
-def test_bad_network_says_what_would_be_right(words: str, text: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_bad_network_says_what_would_be_right(message: str, text: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_network(text)

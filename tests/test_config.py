@@ -9,7 +9,7 @@ from tests.configs import SITE, errors_of, read
 
 
 @pytest.mark.parametrize(
-    ("words", "path"),
+    ("message", "path"),
     [
         ('should begin with "/" or "*"', ""),
         ('should begin with "/" or "*"', "admin/*"),
@@ -39,10 +39,10 @@ from tests.configs import SITE, errors_of, read
         ),
     ],
 )
-def test_excluded_path_that_no_page_can_match_is_an_error(tmp_path: Path, words: str, path: str) -> None:
+def test_excluded_path_that_no_page_can_match_is_an_error(tmp_path: Path, message: str, path: str) -> None:
     (error,) = errors_of(tmp_path, f'{SITE}excluded_paths = ["/good", "{path}"]')
     assert error.startswith(f"{tmp_path / 'collector.toml'}: sites.demo.excluded_paths.1: ")
-    assert words in error
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_excluded_path_that_a_page_can_match_is_kept_as_written(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("words", "origin"),
+    ("message", "origin"),
     [
         *(
             ('should be "https://host", "https://host:port", "*.host" or "null"', origin)
@@ -85,10 +85,10 @@ def test_excluded_path_that_a_page_can_match_is_kept_as_written(tmp_path: Path, 
         ('has a host that reads as an IP address, but "[1::2::3]" is not a valid one', "http://[1::2::3]"),
     ],
 )
-def test_origin_that_no_browser_sends_is_an_error(tmp_path: Path, words: str, origin: str) -> None:
+def test_origin_that_no_browser_sends_is_an_error(tmp_path: Path, message: str, origin: str) -> None:
     (error,) = errors_of(tmp_path, f'{SITE}allowed_origins = ["{origin}"]')
     assert "sites.demo.allowed_origins.0: " in error
-    assert words in error
+    assert message in error
     assert error.endswith(f'; got "{origin}"')
 
 
@@ -111,7 +111,7 @@ def test_origin_is_stored_as_browsers_send_it(tmp_path: Path, sent: str, listed:
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("message", "text"),
     [
         *(
             (f"{section}.host: should be only an address or a host name", f'{SITE}[{section}]\nhost = "{host}"')
@@ -142,9 +142,9 @@ def test_origin_is_stored_as_browsers_send_it(tmp_path: Path, sent: str, listed:
         ("(it becomes a folder name), such as a-b", '[sites."a / b"]'),
     ],
 )
-def test_setting_that_can_only_be_a_mistake_is_an_error(tmp_path: Path, words: str, text: str) -> None:
+def test_setting_that_can_only_be_a_mistake_is_an_error(tmp_path: Path, message: str, text: str) -> None:
     (error,) = errors_of(tmp_path, text)
-    assert words in error
+    assert message in error
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "my_host-1.example", "7"])
@@ -158,7 +158,7 @@ def test_site_id_that_readers_can_read_is_accepted(tmp_path: Path, site_id: str)
 
 
 @pytest.mark.parametrize(
-    ("origin", "words"),
+    ("origin", "message"),
     [
         ("wss://www.example.com", 'a web socket sends the origin of its page, "https://host"'),
         ("ws://www.example.com", 'a web socket sends the origin of its page, "http://host"'),
@@ -166,9 +166,9 @@ def test_site_id_that_readers_can_read_is_accepted(tmp_path: Path, site_id: str)
         ("file://localhost", 'such a page sends "null"'),
     ],
 )
-def test_scheme_that_no_origin_has_is_an_error(tmp_path: Path, origin: str, words: str) -> None:
+def test_scheme_that_no_origin_has_is_an_error(tmp_path: Path, origin: str, message: str) -> None:
     (error,) = errors_of(tmp_path, f'{SITE}allowed_origins = ["{origin}"]')
-    assert f"has a scheme that no origin has; {words}" in error
+    assert f"has a scheme that no origin has; {message}" in error
 
 
 @pytest.mark.parametrize("key", ["body_timeout_s", "keepalive_timeout_s", "shutdown_timeout_s"])

@@ -155,7 +155,7 @@ def test_every_key_can_be_set(read: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         # Unknown keys say what would be right.
         (SITE + "[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
@@ -215,6 +215,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + '[privacy]\nclient_ip = "all"', "privacy.client_ip: should be 'none', 'truncate', 'hash' or 'full'"),
         (SITE + '[storage]\ndurability = "disk"', "storage.durability: should be 'fsync', 'write' or 'memory'"),
         (SITE + "[server]\nworkers = 0", 'server.workers: should be a number from 1 to 256, or "auto"; got 0'),
+        (SITE + "[server]\nworkers = 257", 'server.workers: should be a number from 1 to 256, or "auto"; got 257'),
         (SITE + "[server]\nworkers = true", "server.workers: should be a number from 1 to 256"),
         (SITE + '[server]\nworkers = "all"', "server.workers: should be a number from 1 to 256"),
         # Site ids become directory names.
@@ -258,15 +259,15 @@ def test_every_key_can_be_set(read: Load) -> None:
             f"[sites.a{'.a' * 5_000}]", "sites.a.a: unknown key; a site id cannot contain dots: ", id="deep-site"
         ),
         pytest.param(f"x = {'[' * 10_000}", "is not TOML", id="nested-10000"),
-        pytest.param(f"{SITE}[server]\nport = {'1' * 5_000}", "", id="5000-digits"),
+        pytest.param(f"{SITE}[server]\nport = {'1' * 5_000}", "is not TOML: ", id="5000-digits"),
     ],
 )
 def test_error_names_the_key_and_says_what_would_be_right(
-    errors: Callable[..., list[str]], tmp_path: Path, text: str | bytes, words: str
+    errors: Callable[..., list[str]], tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     (error,) = errors(text)
     assert error.startswith(f"{tmp_path / 'collector.toml'}: ")
-    assert words in error
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -345,3 +346,12 @@ def test_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             load(path, {})
         assert [f"{path}: cannot be read: {why}"] == caught.value.errors
+
+
+def test_file_that_is_too_large_is_an_error(
+    errors: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.config_file.LARGEST_BYTES", 1 << 20)
+    text = SITE + "#" * ((1 << 20) - len(SITE))
+    assert DEFAULTS == configs.read(tmp_path, text).model_dump()
+    assert [f"{tmp_path / 'collector.toml'}: is larger than 1 MB, the limit for a configuration"] == errors(text + "#")

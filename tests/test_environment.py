@@ -73,7 +73,7 @@ def test_variables_alone_can_define_the_sites(read: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "value"),
+    ("message", "name", "value"),
     [
         *(
             ("names no setting; it should be COLLECTOR__<SECTION>__<KEY>", name, "1")
@@ -126,10 +126,10 @@ def test_variables_alone_can_define_the_sites(read: Load) -> None:
         ("storage.partition_by: should be", "STORAGE__PARTITION_BY", '["date", "site"]'),
     ],
 )
-def test_error_names_the_variable(errors: Callable[..., list[str]], words: str, name: str, value: str) -> None:
+def test_error_names_the_variable(errors: Callable[..., list[str]], message: str, name: str, value: str) -> None:
     (error,) = errors(SITE, {f"COLLECTOR__{name}": value})
     assert error.startswith(f"COLLECTOR__{name}: ")
-    assert words in error
+    assert message in error
 
 
 def test_error_of_the_file_in_the_place_of_a_variable_is_reported(errors: Callable[..., list[str]]) -> None:
@@ -138,7 +138,7 @@ def test_error_of_the_file_in_the_place_of_a_variable_is_reported(errors: Callab
 
 
 @pytest.mark.parametrize(
-    ("words", "text", "name"),
+    ("message", "text", "name"),
     [
         *(
             (
@@ -155,12 +155,12 @@ def test_error_of_the_file_in_the_place_of_a_variable_is_reported(errors: Callab
     ],
 )
 def test_variable_with_an_easily_confused_site_id_is_an_error(
-    errors: Callable[..., list[str]], words: str, text: str, name: str
+    errors: Callable[..., list[str]], message: str, text: str, name: str
 ) -> None:
     """It would silently create a second site and leave the first unchanged."""
     (error,) = errors(text, {f"COLLECTOR__SITES__{name}__TRACKING": "false"})
     assert error.startswith(f"COLLECTOR__SITES__{name}__TRACKING: ")
-    assert words in error
+    assert message in error
 
 
 def test_variables_with_two_easily_confused_site_ids_are_an_error(errors: Callable[..., list[str]]) -> None:

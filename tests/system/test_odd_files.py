@@ -56,7 +56,7 @@ ODD_CONFIGURATIONS = {
     "link": "cannot be read: No such file or directory",
     "loop": "cannot be read: Too many levels of symbolic links",
     "x" * 300: "cannot be read: File name too long",
-    "/dev/zero": "is not TOML: it is larger than 64 MB",
+    "/dev/zero": "is larger than 64 MB, the limit for a configuration",
     "junk": "is not TOML: ",
     "forbidden": "cannot be read: Permission denied",
 }

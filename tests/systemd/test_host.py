@@ -78,9 +78,9 @@ class Unit:
     def status(self) -> str:
         return self.host.show("collector", "StatusText")
 
-    def says(self, words: str) -> None:
+    def says(self, pattern: str) -> None:
         """Wait until the status line matches."""
-        wait_until(lambda: re.search(words, self.status()) is not None, f"the status line says {words!r}")
+        wait_until(lambda: re.search(pattern, self.status()) is not None, f"the status line says {pattern!r}")
 
     def log(self) -> str:
         return self.host.run("journalctl", "--unit=collector", "--output=cat", "--no-pager").stdout

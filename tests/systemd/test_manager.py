@@ -54,18 +54,20 @@ class Service:
     def __init__(self, popen: subprocess.Popen[bytes], notify: socket.socket, folder: Path) -> None:
         self.popen = popen
         self.folder = folder
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self._notify = notify
 
     def listen(self) -> list[str]:
         while True:
             try:
-                self.heard.append(self._notify.recv(4096).decode())
+                self.received.append(self._notify.recv(4096).decode())
             except BlockingIOError:
-                return self.heard
+                return self.received
 
     def says(self, pattern: str) -> None:
-        wait_until(lambda: any(re.match(pattern, said) for said in self.listen()), f"it says {pattern}: {self.heard}")
+        wait_until(
+            lambda: any(re.match(pattern, said) for said in self.listen()), f"it says {pattern}: {self.received}"
+        )
 
     def changes(self) -> list[str]:
         """Its state changes, in order."""
