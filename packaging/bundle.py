@@ -1,12 +1,12 @@
-"""The tree that the binary carries: Debian's Python, its library, the packages, the collector, and their licences.
+"""Collect the tree of files for the binary: Debian's Python, its library, the packages, the collector, the licences.
 
-bin/collector          /usr/bin/python3.11: linked statically, and a quarter faster than the shared one
-lib/*.so.*             what it and the packages need beside glibc
+bin/collector          /usr/bin/python3.11, which is linked statically: a quarter faster than a shared one
+lib/*.so.*             the shared libraries that Python and the packages need, except glibc
 lib/python3.11/        the standard library, compiled
 app/                   the packages and the collector, compiled; __main__ starts it
-licences/              of everything above
+licences/              the licences of everything above
 
-python packaging/bundle.py FOLDER COMMIT      with the Python of an environment that has requirements/run.txt
+python packaging/bundle.py FOLDER COMMIT      run with the Python of an environment that has requirements/run.txt
 """
 
 import os
@@ -27,20 +27,20 @@ MULTIARCH = str(sysconfig.get_config_var("MULTIARCH"))
 GLIBC = re.compile(r"(ld-linux-.*|lib(c|m|dl|rt|pthread|resolv|util))\.so\.\d+")
 
 UNUSED_LIBRARY = re.compile(
-    # what develops, tests or draws, and what would need further shared libraries (of which readline's licence is GPL)
+    # for development, tests or graphics, or in need of more shared libraries (of which readline is under the GPL)
     r"(test|unittest|idlelib|lib2to3|distutils|ensurepip|venv|tkinter|turtle|turtledemo|pydoc_data|config-3.*|dbm|curses"
     r"|sqlite3|sitecustomize"
     r"|lib-dynload/(_test.*|_ctypes_test|_xx.*|xx.*|_sqlite3|_curses.*|_dbm|_gdbm|_crypt|nis|readline|ossaudiodev|_tkinter))"
     r"([./].*)?"
 )
 UNUSED_PACKAGE = re.compile(
-    # of rich only the progress bar is used, which imports neither highlighting nor Markdown
+    # rich needs these for syntax highlighting and Markdown only, which the collector does not use
     r"(pip|setuptools|_distutils_hack|distutils-precedence|pygments|markdown_it|mdurl"
-    # of psutil other systems
+    # psutil's modules for other systems
     r"|psutil/_ps(aix|bsd|osx|sunos|windows)"
-    # of the time zones UTC
+    # every time zone but UTC
     r"|tzdata/zoneinfo/.+/__init__"
-    # of pyarrow what it takes to write and read Parquet here: 88 of 170 MB
+    # all of pyarrow that reading and writing Parquet does not need: 82 of 170 MB
     r"|pyarrow/(tests|include|includes|src|interchange"
     r"|_?(acero|azurefs|csv|cuda|dataset|dataset_orc|dataset_parquet|dataset_parquet_encryption|feather|flight|gcsfs|hdfs"
     r"|json|orc|parquet_encryption|pyarrow_cpp_tests|s3fs|substrait)"
@@ -50,7 +50,7 @@ UNUSED_PACKAGE = re.compile(
     r"|libarrow_python\.so(\.\d+\.\d+\.\d+)?$))"
     r"([./].*)?"
 )
-# Named by every object of pyarrow, used by none that is kept.
+# Every library of pyarrow lists these as needed, but those that are kept do not use them.
 UNUSED_NEEDS = re.compile(r"libarrow_(acero|dataset|substrait)\.so\.\d+")
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         copy(STDLIB / file, tree, f"{library}/{file}")
     for file in chosen(PACKAGES, UNUSED_PACKAGE):
         copy(PACKAGES / file, tree, f"app/{file}")
-    for source in files(ROOT / "collector"):  # with all its data
+    for source in files(ROOT / "collector"):  # its data too
         copy(source, tree, f"app/{source.relative_to(ROOT)}")
     copy(Path(__file__).with_name("main.py"), tree, "app/__main__.py")
     if commit:
@@ -73,13 +73,13 @@ def main() -> None:
 
 
 def files(folder: Path) -> list[Path]:
-    """Of links to folders too, as the collector's schemas are."""
+    """All files below a folder, sorted. Follows symlinks to folders; the collector's schemas are one."""
     found = [Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names]
     return sorted(path for path in found if path.parent.name != "__pycache__")
 
 
 def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
-    """Modules, in Python and compiled, and shared libraries; and the time zone that everything here is in."""
+    """Names of the Python modules, shared libraries and the UTC time zone in a folder, without the unused ones."""
     for path in files(folder):
         name = path.relative_to(folder)
         if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$", path.name) and not unused.fullmatch(name.as_posix()):
@@ -87,7 +87,7 @@ def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
 
 
 def copy(source: Path, tree: Path, name: str) -> None:
-    """Python is compiled, without its path here and its date: the same source makes the same bytes."""
+    """Copy a file. Compile Python, without dates or local paths, so that the same source gives the same bytes."""
     target = tree / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".py":
@@ -98,7 +98,7 @@ def copy(source: Path, tree: Path, name: str) -> None:
 
 
 def add_libraries(tree: Path) -> set[str]:
-    """Add the shared libraries that are needed and not there, have them found, and strip; the packages they are of."""
+    """Add missing shared libraries, strip everything, and set RPATHs. Returns the Debian packages of what it added."""
     packages = set()
     waiting = [path for path in files(tree) if path.open("rb").read(4) == b"\x7fELF"]
     there = {path.name for path in waiting}
@@ -115,7 +115,7 @@ def add_libraries(tree: Path) -> set[str]:
             waiting.append(tree / "lib" / name)
         options = [option for name in unused for option in ("--remove-needed", name)]
         if needs:
-            # RPATH, not RUNPATH, which LD_LIBRARY_PATH would overrule
+            # RPATH, because LD_LIBRARY_PATH overrides RUNPATH
             up = os.path.relpath(tree / "lib", path.parent)
             options += ["--force-rpath", "--set-rpath", f"$ORIGIN:$ORIGIN/{up}"]
         if options:

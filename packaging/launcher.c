@@ -1,21 +1,21 @@
-/* The binary: a payload, and what unpacks it once and becomes what is in it.
+/* The launcher of the binary: unpacks its payload once, then runs the Python in it with exec.
  *
- * The payload is a tar of Python, its library and the collector, compressed with zstd. It is unpacked into a folder
- * that is named by its hash:
+ * The payload is a tar of Python, its library and the collector, compressed with zstd. The folder it is unpacked into
+ * has the payload's hash in its name:
  *
- *     BASE/collector-0123456789abcdef/           gets this name by a rename, when all of it is there
- *     BASE/collector-0123456789abcdef.XXXXXX/    being unpacked, or being deleted
+ *     BASE/collector-0123456789abcdef/           renamed to this name when everything is unpacked
+ *     BASE/collector-0123456789abcdef.XXXXXX/    being unpacked or deleted
  *
- * Nothing is synced, which would cost a first start seconds on a busy disk: each start compares the names and sizes of
- * all files, in 2 ms, and unpacks anew if one is not right. After a power cut a file system that writes data before
- * its size (ext4, XFS, btrfs do) has short files; and a cleaner of /tmp leaves gaps, too.
+ * Unpacking does not sync, which would take seconds on a busy disk. Instead, each start compares the names and sizes of
+ * all files, in 2 ms, and unpacks again if one differs. This finds the short files that a power cut leaves, because
+ * ext4, XFS and btrfs write data before the size. It also finds the files that a cleaner of /tmp has deleted.
  *
- * Whoever unpacks or runs holds a shared lock on the folder, which lasts over exec and dies with the process.
- * What can be locked alone is in nobody's use: a version that has been unpacked deletes such folders of other versions
- * and what was left half done. Nobody waits for a lock, and nobody waits for another who unpacks: two do it twice, and
- * the second to finish throws his away.
+ * A process that unpacks or runs holds a shared lock on the folder. The lock survives exec and ends with the process.
+ * If an exclusive lock succeeds, no process uses the folder. After unpacking, the launcher deletes such folders of
+ * other versions, and unfinished ones. It never waits for a lock or for another process that unpacks: both unpack, and
+ * the second to finish deletes its copy.
  *
- * Code is run only from a folder, in a folder, that nobody but this user and root can write to.
+ * Code runs only if nobody but this user and root can write to its folder and the folder above.
  */
 
 #define _GNU_SOURCE
@@ -34,19 +34,20 @@
 #include <unistd.h>
 #include <zstd.h>
 
-/* Given by the build: FOLDER, collector- and 16 hexadecimal digits; PAYLOAD, the file to carry; and its contents. */
+/* Defined by the build: FOLDER, which is collector- and 16 hexadecimal digits; PAYLOAD, the path of the compressed
+ * tar; and CONTENTS, the path of a list of its files. */
 static const struct { const char *name; off_t size; } FILES[] = {
 #include CONTENTS
 };
 #define PREFIX "collector-"
 #define DIGITS 16
-#define ADVICE "COLLECTOR_UNPACK_DIR names a better place"
+#define ADVICE "set COLLECTOR_UNPACK_DIR to another folder"
 
 __asm__(".section .rodata\n.balign 16\npayload: .incbin \"" PAYLOAD "\"\npayload_end:\n.previous\n");
 extern const char payload[] __attribute__((visibility("hidden")));
 extern const char payload_end[] __attribute__((visibility("hidden")));
 
-static char unfinished[PATH_MAX]; /* what to delete should we fail */
+static char unfinished[PATH_MAX]; /* the folder to delete on failure */
 
 static int remove_entry(const char *path, const struct stat *status, int flag, struct FTW *walk)
 {
@@ -83,12 +84,12 @@ static int ours(const struct stat *status)
     return status->st_uid == geteuid() || status->st_uid == 0;
 }
 
-/* Open a folder and share its lock; -1 if there is none, or it is being deleted. */
+/* Open a folder and take its shared lock; -1 if it does not exist or is being deleted. */
 static int hold(const char *path)
 {
     struct stat status, now;
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (folder >= 0 && folder < 3) { /* a standard stream is closed (no /dev/null), and must not become a lock */
+    if (folder >= 0 && folder < 3) { /* without /dev/null, a closed standard stream must not become the lock */
         int above = fcntl(folder, F_DUPFD, 3);
         close(folder);
         folder = above;
@@ -105,7 +106,7 @@ static int hold(const char *path)
     return -1;
 }
 
-static int whole(int folder)
+static int is_complete(int folder)
 {
     struct stat status;
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++)
@@ -114,7 +115,7 @@ static int whole(int folder)
     return 1;
 }
 
-/* Delete; killed in the middle, it does not have the name of a whole one. */
+/* Delete a folder. It is renamed first, so that a partly deleted one never has a complete one's name. */
 static void discard(const char *path)
 {
     char gone[PATH_MAX + sizeof ".gone"];
@@ -124,8 +125,8 @@ static void discard(const char *path)
         remove_tree(gone);
 }
 
-/* The next `size` bytes of the tar. */
-static void take(ZSTD_DStream *stream, ZSTD_inBuffer *in, void *to, size_t size)
+/* Decompress the next `size` bytes of the tar. */
+static void inflate_next(ZSTD_DStream *stream, ZSTD_inBuffer *in, void *to, size_t size)
 {
     ZSTD_outBuffer out = {to, size, 0};
     while (out.pos < size) {
@@ -143,7 +144,7 @@ static void write_file(const char *path, size_t size, mode_t mode, ZSTD_DStream 
         fail("cannot unpack to %s: %s; " ADVICE, path, strerror(errno));
     while (size) {
         size_t want = size < sizeof chunk ? size : sizeof chunk;
-        take(stream, in, chunk, want);
+        inflate_next(stream, in, chunk, want);
         for (size_t done = 0; done < want;) {
             ssize_t wrote = write(file, chunk + done, want - done);
             if (wrote < 0 && errno != EINTR)
@@ -156,7 +157,7 @@ static void write_file(const char *path, size_t size, mode_t mode, ZSTD_DStream 
         fail("cannot unpack to %s: %s; " ADVICE, path, strerror(errno));
 }
 
-/* Unpack into a folder that is there. Of tar only what the build writes: folders before their files, and files. */
+/* Unpack into an existing folder. Handles only tars as the build writes them: files, each after its folder. */
 static void extract(const char *folder)
 {
     struct { char name[100], mode[8], ids[16], size[12], time[12], sum[8], type, rest[355]; } header;
@@ -165,7 +166,7 @@ static void extract(const char *folder)
     ZSTD_inBuffer in = {payload, payload_end - payload, 0};
     _Static_assert(sizeof header == 512, "a block of tar");
     for (;;) {
-        take(stream, &in, &header, sizeof header);
+        inflate_next(stream, &in, &header, sizeof header);
         if (!*header.name)
             break;
         join(path, folder, header.name);
@@ -176,9 +177,9 @@ static void extract(const char *folder)
         }
         size_t size = strtoul(header.size, NULL, 8);
         write_file(path, size, strtoul(header.mode, NULL, 8), stream, &in);
-        take(stream, &in, padding, -size % 512);
+        inflate_next(stream, &in, padding, -size % 512);
     }
-    /* To the end of the frame, where zstd compares its checksum. */
+    /* Read to the end of the frame, where zstd verifies its checksum. */
     for (size_t left = 1; left;) {
         ZSTD_outBuffer out = {padding, sizeof padding, 0};
         left = ZSTD_decompressStream(stream, &out, &in);
@@ -188,7 +189,7 @@ static void extract(const char *folder)
     ZSTD_freeDStream(stream);
 }
 
-/* Delete what nobody uses: what was left half done, and other versions too. What cannot be deleted stays. */
+/* Delete unfinished folders that no process uses, and unused other versions if asked. Ignore errors. */
 static void sweep(const char *base, int versions_too)
 {
     DIR *entries = opendir(base);
@@ -215,13 +216,13 @@ static void sweep(const char *base, int versions_too)
         closedir(entries);
 }
 
-/* Unpack, and return the folder's lock; -1 if somebody else was quicker, or none can be made here (`errno`). */
+/* Unpack, and return the locked folder. Returns -1 on failure; errno is EEXIST if another process was faster. */
 static int unpack(const char *base, const char *path)
 {
     char temporary[PATH_MAX];
     int folder;
-    sweep(base, 0); /* else those who are killed here again and again fill the disk */
-    do { /* again, if somebody's sweep found it before it was locked */
+    sweep(base, 0); /* or launchers that are killed while unpacking would fill the disk */
+    do { /* again, if another process's sweep deleted it before it was locked */
         join(temporary, base, FOLDER ".XXXXXX");
         if (!mkdtemp(temporary))
             return -1;
@@ -237,7 +238,7 @@ static int unpack(const char *base, const char *path)
         errno = EEXIST;
         return -1;
     }
-    /* Only now: ext4 takes 0.5 ms to make a file where one was deleted in the last 5 s, and there are a thousand. */
+    /* Not before unpacking: for 5 s after a deletion ext4 takes 0.5 ms to create a file, and there are a thousand. */
     sweep(base, 1);
     return folder;
 }
@@ -256,7 +257,7 @@ static int make_folders(const char *path)
     return 0;
 }
 
-/* Why this place cannot be used; NULL, and the unpacked folder in `path`, if it can. */
+/* Unpack below `place`. Returns NULL and the unpacked folder in `path`, or the reason why the place cannot be used. */
 static const char *unpacked(const char *place, char *path)
 {
     char base[PATH_MAX];
@@ -265,17 +266,17 @@ static const char *unpacked(const char *place, char *path)
         return strerror(errno);
     if (!S_ISDIR(status.st_mode))
         return strerror(ENOTDIR);
-    /* Whoever can rename our folder can put his own in its place; a sticky one, as /tmp, prevents that. */
+    /* A user who can rename our folder can replace it. The sticky bit, as on /tmp, prevents that. */
     if (!ours(&status) || (status.st_mode & (S_IWGRP | S_IWOTH) && !(status.st_mode & S_ISVTX)))
         return "others can write to it";
     join(path, base, FOLDER);
     for (int attempt = 0; attempt < 5; attempt++) {
         int folder = hold(path);
-        if (folder >= 0 && whole(folder))
+        if (folder >= 0 && is_complete(folder))
             return NULL;
         if (folder >= 0) {
             if (flock(folder, LOCK_EX | LOCK_NB))
-                return "what was unpacked there is incomplete, and in use";
+                return "the unpacked files there are incomplete, but in use";
             discard(path);
             close(folder);
         }
@@ -287,8 +288,8 @@ static const char *unpacked(const char *place, char *path)
     return "other versions keep deleting it";
 }
 
-/* Where to unpack, in the order of asking. Only the first is an order; the others are passed over where they cannot be
- * used (a service user's HOME is often none). */
+/* The places to try, in this order. The first, if set, must work. The others are skipped if they cannot be used: the
+ * HOME of a service user often does not exist. */
 static const char *const PLACES[][2] = {
     {"COLLECTOR_UNPACK_DIR", ""}, {"CACHE_DIRECTORY", ""}, {"XDG_CACHE_HOME", ""}, {"HOME", "/.cache"}, {"TMPDIR", ""},
 };
@@ -318,36 +319,36 @@ static void find_place(char *path)
 int main(int count, char **arguments)
 {
     static char path[PATH_MAX], python[PATH_MAX], app[PATH_MAX];
-    /* Where a standard stream is closed, what we say would land in a file that we unpack. */
+    /* If a standard stream is closed, open /dev/null for it, or messages could land in an unpacked file. */
     int nothing;
     while ((nothing = open("/dev/null", O_RDWR)) >= 0 && nothing < 3)
         ;
     if (nothing >= 0)
         close(nothing);
-    mode_t mask = umask(022); /* code that root unpacks is for every user to run */
+    mode_t mask = umask(022); /* every user must be able to run the code that root unpacks */
     find_place(path);
     umask(mask);
     if (count == 2 && !strcmp(arguments[1], "--unpack-only")) {
         if (puts(path) < 0 || fflush(stdout))
-            fail("standard output cannot be written: %s", strerror(errno));
+            fail("cannot write to standard output: %s", strerror(errno));
         return 0;
     }
 
-    /* For `collector install`, which copies it. */
+    /* `collector install` copies this file. */
     char self[PATH_MAX];
     if (realpath("/proc/self/exe", self))
         setenv("COLLECTOR_BINARY", self, 1);
 
-    /* Isolated, without site: no variable and no file of the machine's own Python changes what runs. */
+    /* -I -S -B: no environment variable and no file of the machine's own Python affects what runs. */
     char *command[count + 5];
     join(python, path, "bin/collector");
     join(app, path, "app");
     memcpy(command, (char *[]){python, "-I", "-S", "-B", app}, 5 * sizeof *command);
     memcpy(command + 5, arguments + 1, count * sizeof *command); /* and the NULL */
-    /* Where there is no /proc, ld.so does not know what $ORIGIN is to a program, and its libraries are beside it. */
+    /* Without /proc, ld.so cannot resolve $ORIGIN, and would not find the libraries. */
     if (access("/proc/self/exe", F_OK))
         setenv("LD_ORIGIN_PATH", dirname(strdup(python)), 1);
     execv(python, command);
     fail("cannot run %s: %s%s; " ADVICE, python, strerror(errno),
-         errno == EACCES ? " (programs may not be run from there: noexec)" : "");
+         errno == EACCES ? " (mounted noexec?)" : "");
 }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Exits 1, and says in one line what to install, where `make binary` would not work.
+# If a package that `make binary` needs is missing, print the command that installs it, and exit 1.
 missing=
 need() { [ -e "$1" ] || missing="$missing $2"; }
 need /usr/bin/python3.11 python3.11

@@ -1,4 +1,4 @@
-"""The binary, `dist/collector`: `make test` builds it where it can."""
+"""The binary, `dist/collector`. `make test` builds it if the build tools are installed."""
 
 import shutil
 import subprocess
@@ -20,14 +20,14 @@ def binary() -> Path:
 
 @pytest.fixture
 def unpack_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where binaries unpack in this test, empty."""
+    """The folder into which binaries unpack in this test; it does not exist yet."""
     folder = tmp_path / "unpacked"
     monkeypatch.setenv("COLLECTOR_UNPACK_DIR", str(folder))
     return folder
 
 
 def another_version(binary: Path, copy: Path) -> Path:
-    """A binary with the same payload under another hash, as another version would have."""
+    """A binary with the same payload but another folder name, like another version."""
     (name,) = set(
         subprocess.run(["grep", "-ao", "collector-[0-9a-f]\\{16\\}", binary], capture_output=True).stdout.split()
     )

@@ -1,4 +1,4 @@
-"""The binary in a root folder with glibc, itself and nothing else: no Python, no shell, no /proc, /dev or /tmp."""
+"""The binary in a root folder that contains only glibc and the binary: no Python, shell, /proc, /dev or /tmp."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.crash.conftest import need
 from tests.support import body, event
 from tests.system.process import Process, configure, serving
 
-CONFIG = "/collector.toml"  # as it is seen inside
+CONFIG = "/collector.toml"  # the path inside the root folder
 CODECS = ["zstd", "snappy", "gzip", "lz4", "none"]
 
 
@@ -47,7 +47,7 @@ def call(root: Path, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
 
 
 def post(process: Process) -> bytes:
-    """The answer to an event, as it comes through a socket."""
+    """The raw response to an event."""
     address = urlsplit(process.url)
     payload = body()
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
@@ -58,7 +58,7 @@ def post(process: Process) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_it_says_what_it_is_and_what_it_takes(root: Path) -> None:
+def test_binary_prints_its_version_and_schemas(root: Path) -> None:
     code, version, errors = call(root, "--version")
     assert (0, "") == (code, errors)
     assert re.fullmatch(r"collector [\d.]+, commit [0-9a-f]{7,}(-dirty)?, contract [0-9a-f]{16}\n", version)
@@ -66,20 +66,20 @@ def test_it_says_what_it_is_and_what_it_takes(root: Path) -> None:
     assert "received_at" in call(root, "schema", "--parquet")[1]
 
 
-def test_it_judges_configurations_and_events(root: Path) -> None:
+def test_binary_checks_configurations_and_events(root: Path) -> None:
     configure(root)
     assert 0 == call(root, "check-config", CONFIG)[0]
     configure(root, server={"prot": 1})
     code, _, errors = call(root, "check-config", CONFIG)
     assert (2, True) == (code, "did you mean port?" in errors)
-    code, verdicts, errors = call(root, "validate", "-", stdin=json.dumps(event()) + "\n{}\n")
+    code, outcomes, errors = call(root, "validate", "-", stdin=json.dumps(event()) + "\n{}\n")
     assert 1 == code
-    assert "session_id is required" in verdicts
+    assert "session_id is required" in outcomes
     assert "1 of 2 events would be stored" in errors
 
 
-def test_it_needs_no_standard_streams(root: Path) -> None:
-    """Nor a /dev/null to stand for one that is closed: what it unpacks and locks must not become one."""
+def test_binary_runs_with_closed_standard_streams(root: Path) -> None:
+    """There is no /dev/null to replace them. The files that it unpacks and locks must not become standard streams."""
     configure(root)
     for code, config in ((0, CONFIG), (2, "/nothing")):
         command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *inside(root), "check-config", config]
@@ -87,7 +87,7 @@ def test_it_needs_no_standard_streams(root: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_it_serves_drains_and_survives_being_killed(root: Path, workers: int) -> None:
+def test_binary_serves_drains_and_recovers_after_a_kill(root: Path, workers: int) -> None:
     server = {"port": 0, "workers": workers}
     storage = {"data_dir": "/data", "min_free_bytes": 0, "flush_interval_s": 3600}
     command = inside(root)
@@ -107,11 +107,11 @@ def test_it_serves_drains_and_survives_being_killed(root: Path, workers: int) ->
     assert 0 == call(root, "expire", "--older-than", "1d", "--config", CONFIG)[0]
 
 
-def test_it_writes_and_reads_with_every_codec(root: Path) -> None:
+def test_binary_writes_and_reads_every_codec(root: Path) -> None:
     for codec in CODECS:
         storage = {"data_dir": "/data", "min_free_bytes": 0, "compression": codec}
         with serving(root, command=inside(root), config_argument=CONFIG, storage=storage) as process:
-            for _ in range(200):  # enough for columns to be compressed
+            for _ in range(200):  # enough rows that columns are compressed
                 assert 201 == process.post().status
             assert 0 == process.stop()
     code, found, _ = call(root, "inspect", "/data", "--rows", "1")
