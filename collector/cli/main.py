@@ -87,8 +87,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for command, summary in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=summary) if summary else subparsers.add_parser(command)
         if argv[:1] == [command]:
-            # Import this command's module only: without pyarrow and rich, which it does not need, a supervisor takes a
-            # third of the memory.
+            # Import this command's module only: a supervisor without pyarrow and rich, which it does not use, takes a
+            # third of the memory that it would take with them.
             module = import_module(f"collector.cli.{command.replace('-', '_')}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)

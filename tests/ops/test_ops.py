@@ -1,4 +1,4 @@
-"""The dashboard and the alerts: every number that they ask for is one that a collector gives."""
+"""The dashboard and the alerts: every metric, label and value in their queries is one that a collector exposes."""
 
 import json
 import re
@@ -24,8 +24,8 @@ DASHBOARD: dict[str, Any] = json.loads((OPS / "grafana-dashboard.json").read_tex
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 NAMES = re.findall(r"alert: (\w+)", ALERTS)
 
-# What Prometheus or Grafana add to each series, or a histogram has.
-THEIRS = {"job", "instance", "alertname", "le"}
+# Labels that Prometheus adds to each series, or that every histogram has.
+ADDED = {"job", "instance", "alertname", "le"}
 
 METRIC = r"\b(?:collector|process)_\w+"
 SELECTED = re.compile(rf"({METRIC})(?:\{{([^}}]*)\}})?")
@@ -44,7 +44,7 @@ def promtool(*arguments: str | Path, stdin: str | None = None) -> subprocess.Com
 
 
 def expressions() -> dict[str, list[str]]:
-    """What the alerts and the panels ask for, by the name of each."""
+    """The queries of each alert and each panel, by its name."""
     found = {}
     for name, rule in re.findall(r"alert: (\w+)\n(.*?)(?=\n +- alert:|\Z)", ALERTS, re.DOTALL):
         expr = re.search(r"expr: (.*?)\n +(?:for|labels):", rule, re.DOTALL)
@@ -52,6 +52,7 @@ def expressions() -> dict[str, list[str]]:
         found[name] = [" ".join(expr[1].split())]
     for panel in DASHBOARD["panels"]:
         if panel["type"] != "row":
+            assert panel["title"] not in found, "two panels of one title"
             found[panel["title"]] = [target["expr"] for target in panel["targets"]]
     return found
 
@@ -60,7 +61,7 @@ EXPRESSIONS = expressions()
 
 
 def drive(process: Process, folder: Path) -> None:
-    """Have something of every kind happen, so that its series are there."""
+    """Cause an event of every kind, so that its series exist."""
     assert 201 == process.post().status
     for data, site, status in (
         (b"{}", "demo", 202),
@@ -78,7 +79,7 @@ def drive(process: Process, folder: Path) -> None:
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["single process", "two workers"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """/metrics of a real process to which something has happened."""
+    """/metrics of a real process after events of every kind."""
     folder = tmp_path_factory.mktemp("ops")
     sites: dict[str, dict[str, Any]] = {"demo": {}, "closed": {"allowed_origins": ["https://only.example"]}}
     server = {"workers": request.param, "max_body_bytes": 1000}
@@ -98,69 +99,69 @@ def series(page: str) -> Series:
     return found
 
 
-def test_page_tells_of_the_disk_and_its_limits(page: str) -> None:
-    """All workers look at one disk; what they may buffer adds up."""
-    told = {name: float(value) for name, value in re.findall(r"^(collector_\w+) (\S+)$", page, re.MULTILINE)}
-    assert 0 < told["collector_disk_free_bytes"] <= shutil.disk_usage(ROOT).total
-    assert 4 << 30 == told["collector_buffered_max_bytes"]
-    assert 1000 == told["collector_disk_min_free_bytes"]
+def test_page_has_disk_space_and_limits(page: str) -> None:
+    """All workers see one disk, and their shares of the journal's limit add up to the setting."""
+    values = {name: float(value) for name, value in re.findall(r"^(collector_\w+) (\S+)$", page, re.MULTILINE)}
+    assert 0 < values["collector_disk_free_bytes"] <= shutil.disk_usage(ROOT).total
+    assert 4 << 30 == values["collector_buffered_max_bytes"]
+    assert 1000 == values["collector_disk_min_free_bytes"]
 
 
-def test_metrics_are_as_prometheus_likes_them(page: str) -> None:
+def test_promtool_accepts_the_metrics(page: str) -> None:
     done = promtool("check", "metrics", stdin=page)
     assert (0, "") == (done.returncode, done.stdout + done.stderr)
 
 
-def test_rules_are_rules() -> None:
+def test_promtool_accepts_every_rule() -> None:
     done = promtool("check", "rules", "alerts.yml")
     assert 0 == done.returncode, done.stdout + done.stderr
     assert f"{len(NAMES)} rules found" in done.stdout
 
 
-def test_alerts_fire_when_they_should_and_no_other_does() -> None:
+def test_each_alert_fires_when_it_should_and_no_other_does() -> None:
     done = promtool("test", "rules", "alerts.test.yml")
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_alert_is_tested_and_explained(name: str) -> None:
+def test_every_alert_is_tested_and_explained(name: str) -> None:
     assert f'alertname="{name}"' in ALERT_TESTS
     assert f"\n### {name}\n" in OPERATIONS
     assert f'runbook: "docs/operations.md#{name.lower()}"' in ALERTS
 
 
-def test_no_alert_is_explained_that_is_not_there() -> None:
+def test_docs_explain_only_existing_alerts_in_their_order() -> None:
     assert NAMES == re.findall(r"^### (Collector\w+)$", OPERATIONS, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_every_metric_and_label_that_is_asked_for_is_there(name: str, series: Series) -> None:
+def test_every_queried_metric_and_label_exists(name: str, series: Series) -> None:
     for expr in EXPRESSIONS[name]:
-        asked = SELECTED.findall(expr)
-        assert asked or 'up{job="collector"}' in expr, expr
-        for metric, matchers in asked:
+        selected = SELECTED.findall(expr)
+        assert selected or 'up{job="collector"}' in expr, expr
+        for metric, matchers in selected:
             assert metric in series, metric
             for label, _ in MATCHER.findall(matchers):
-                assert label in THEIRS or any(label in labels for labels in series[metric]), f"{metric}: {label}"
+                assert label in ADDED or any(label in labels for labels in series[metric]), f"{metric}: {label}"
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_labels_that_are_summed_by_are_there(name: str, series: Series) -> None:
+def test_every_label_to_group_by_exists(name: str, series: Series) -> None:
     for expr in EXPRESSIONS[name]:
         metrics = [metric for metric, _ in SELECTED.findall(expr)]
         for label in {
             each.strip() for by in re.findall(r"\b(?:by|ignoring) \(?([\w, ]+)\)", expr) for each in by.split(",")
         }:
-            assert label in THEIRS or any(label in labels for metric in metrics for labels in series[metric]), label
+            assert label in ADDED or any(label in labels for metric in metrics for labels in series[metric]), label
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
-def test_values_of_labels_are_ones_that_the_collector_gives(name: str, series: Series) -> None:
-    """Of labels whose values are few and known. Reasons are an enum of their own."""
+def test_every_queried_label_value_exists(name: str, series: Series) -> None:
+    """Except values of `site`, which depend on the configuration. The reasons come from their enum."""
     for expr in EXPRESSIONS[name]:
         for metric, matchers in SELECTED.findall(expr):
             for label, value in MATCHER.findall(matchers):
-                if label in THEIRS or label == "site":
+                if label in ADDED or label == "site":
                     continue
                 known = {labels.get(label) for labels in series[metric]}
                 if label == "reason":
@@ -168,7 +169,7 @@ def test_values_of_labels_are_ones_that_the_collector_gives(name: str, series: S
                 assert set(value.split("|")) <= known, f"{metric}: {label}={value}"
 
 
-def test_panels_have_places_of_their_own() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -179,8 +180,8 @@ def test_panels_have_places_of_their_own() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_expressions_of_the_dashboard_are_promql(tmp_path: Path) -> None:
-    """As rules, with Grafana's variables filled in, for promtool to parse."""
+def test_dashboard_queries_are_valid_promql(tmp_path: Path) -> None:
+    """promtool parses them as rules, with Grafana's variables replaced."""
     rules = [
         {
             "record": f"panel:{number}",
@@ -197,7 +198,7 @@ def test_expressions_of_the_dashboard_are_promql(tmp_path: Path) -> None:
 
 
 def test_docs_have_every_metric_of_a_real_page(series: Series) -> None:
-    """tests/docs compares the table with a page that no process gave."""
+    """tests/docs compares the same table with the metrics of a collector that never served."""
     page = (ROOT / "docs" / "metrics.md").read_text()
     for metric in series:
         if metric.startswith("collector_"):

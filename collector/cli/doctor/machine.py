@@ -55,7 +55,7 @@ class Kept:
     segments: int = 0
     segment_bytes: int = 0
     quarantined: int = 0
-    newest_s: float | None = None  # when the newest part or segment was written
+    newest_s: float | None = None  # when the newest part was written, in seconds since the epoch
     bytes_per_event: float | None = None  # of the newest parts
 
 
