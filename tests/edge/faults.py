@@ -1,4 +1,4 @@
-"""Requests with several things wrong at once, to see which of them is answered."""
+"""Requests with several faults at once, to test which one decides the response."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -12,7 +12,7 @@ MAX_BODY_BYTES = 512
 LOCALHOST = b"http://localhost:3000"
 ELSEWHERE = b"https://elsewhere.example"
 
-# What can be wrong with a request, in the order in which the collector looks (DESIGN, section 1).
+# The faults that a request can have, in the order in which the collector checks for them (`Decider.checks`).
 FAULTS = (
     "method",
     "unknown site",
@@ -30,7 +30,7 @@ FAULTS = (
 )
 NEED_THE_BODY = FAULTS[FAULTS.index("json") :]
 
-# The status, reason and message that each is answered with.
+# The status, reason and message of the response to each.
 ANSWERS = {
     "method": (405, "method", "Method not allowed"),
     "unknown site": (404, "unknown_site", "Site not found"),
@@ -50,7 +50,7 @@ ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class Faulty:
-    """A request with these faults, and the site that it is counted for."""
+    """A request with faults, and the site whose counts it changes."""
 
     head: bytes
     body: bytes
@@ -63,7 +63,7 @@ class Faulty:
 
 
 def faulty(*faults: str) -> Faulty:
-    """A request with these faults, as far as they lie in the request."""
+    """A request with those of the faults that a request can have."""
     data = body(page_path="/admin/users", **({"session_id": 1} if "schema" in faults else {}))
     if "json" in faults:
         data = data[:-1]
@@ -82,7 +82,7 @@ def faulty(*faults: str) -> Faulty:
 
 
 async def collector_with(serve: Serve, *faults: str) -> Running:
-    """A collector with these faults, as far as they lie in its settings or its state. Nothing is counted yet."""
+    """A collector with those of the faults that lie in its settings or state. Its counts are zero."""
     site = {
         "tracking": "tracking off" not in faults,
         "allowed_origins": ["https://shop.example"] if "origin" in faults else [],

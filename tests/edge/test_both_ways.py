@@ -1,4 +1,4 @@
-"""Conversations of many kinds, cut anywhere: both paths answer with the same bytes, store and count the same."""
+"""Random conversations, cut anywhere: both paths send the same bytes, store the same rows and count the same."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ SITES: dict[str, dict[str, Any]] = {
     "listed": {"allowed_origins": ["https://shop.example"]},
 }
 CONVERSATIONS = 60
-TURN_S = 0.004  # of a client that waits before it goes on
+PAUSE_S = 0.004  # between two pieces, so that most of them arrive apart
 
 BODIES = (
     *3 * (body(),),
@@ -69,14 +69,8 @@ CLOSING: tuple[bytes, ...] = (
 )
 
 
-@pytest.fixture(autouse=True)
-def http_path() -> str:
-    """Both, side by side."""
-    return "both"
-
-
 def conversation(random: Random) -> list[bytes]:
-    """What a client sends, in the pieces in which it comes. Only the last request may end the connection."""
+    """The requests of one client, cut into the pieces it sends. Only the last request may close the connection."""
     requests = [_request(random) for _ in range(random.randint(0, 3))]
     requests.append(random.choice((*CLOSING, _request(random))))
     if random.random() < 0.4:
@@ -105,31 +99,33 @@ def _request(random: Random) -> bytes:
     return request(data, *lines, site=site)
 
 
-async def answers_to(collector: Running, pieces: list[bytes], turns: list[bool]) -> bytes:
-    """Everything that comes back until the connection is closed, but for the dates."""
+async def responses_to(collector: Running, pieces: list[bytes], pauses: list[bool]) -> bytes:
+    """Everything the collector sends until it closes the connection, without the Date lines."""
     reader, writer = await asyncio.open_connection(collector.host, collector.port)
-    answers = bytearray()
+    received = bytearray()
 
     async def read() -> None:
-        with suppress(ConnectionError):  # it was closed before the last piece came
+        with suppress(ConnectionError):  # the collector closed before the last piece arrived
             while data := await reader.read(1 << 16):
-                answers.extend(data)
+                received.extend(data)
 
     reading = asyncio.create_task(read())
-    with suppress(OSError, RuntimeError):  # closed already: so asyncio says it, and so uvloop
-        for piece, waits in zip(pieces, turns, strict=True):
+    with suppress(OSError, RuntimeError):  # already closed: asyncio raises the one, uvloop the other
+        for piece, pauses_after in zip(pieces, pauses, strict=True):
             writer.write(piece)
-            if waits:
-                await asyncio.sleep(TURN_S)
+            if pauses_after:
+                await asyncio.sleep(PAUSE_S)
         writer.write_eof()
     async with asyncio.timeout(10):
         await reading
     writer.close()
-    return re.sub(rb"Date: [^\r]*\r\n", b"", bytes(answers))
+    return re.sub(rb"Date: [^\r]*\r\n", b"", bytes(received))
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_both_paths_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+async def test_both_paths_give_the_same_responses_rows_and_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     monkeypatch.setattr("collector.edge.connection.LINGERING_S", 0.05)
     fast, standard = (
         config(
@@ -145,9 +141,9 @@ async def test_both_paths_say_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     async with running(fast) as one, running(standard) as other:
         for _ in range(CONVERSATIONS):
             pieces = conversation(random)
-            turns = [random.random() < 0.6 for _ in pieces]
-            said = await asyncio.gather(answers_to(one, pieces, turns), answers_to(other, pieces, turns))
-            assert said[1] == said[0], pieces
+            pauses = [random.random() < 0.6 for _ in pieces]
+            sent = await asyncio.gather(responses_to(one, pieces, pauses), responses_to(other, pieces, pauses))
+            assert sent[1] == sent[0], pieces
         counts, stored = [], []
         for collector in (one, other):
             counts.append(per_site(collector.stages.metrics.snapshot({}, {})().decode()))

@@ -1,4 +1,4 @@
-"""Who is asking: through proxies that are trusted, and through no others."""
+"""The client's address: found behind trusted proxies, and never spoofed."""
 
 from ipaddress import ip_address
 
@@ -12,15 +12,15 @@ from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
 from tests.support import FakeClock, body
 
-# Two proxies of ours, one network of them, one of IPv6, and one on the machine itself.
+# Two single proxies, an IPv4 network, an IPv6 network, and a proxy on the same machine.
 TRUSTED = AddressSet(map(parse_network, ("192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8:ffff::/48", "::1")))
 PROXY = "192.0.2.1"
 
 CASES = {
     # (peer, X-Forwarded-For headers, client)
     "no proxy": ("198.51.100.7", [], "198.51.100.7"),
-    "no proxy, header made up": ("198.51.100.7", ["203.0.113.9"], "198.51.100.7"),
-    "no proxy, header names one": ("198.51.100.7", ["203.0.113.9, 192.0.2.1"], "198.51.100.7"),
+    "no proxy, invented header": ("198.51.100.7", ["203.0.113.9"], "198.51.100.7"),
+    "no proxy, header names a proxy": ("198.51.100.7", ["203.0.113.9, 192.0.2.1"], "198.51.100.7"),
     "neighbour of a proxy": ("192.0.2.3", ["203.0.113.9"], "192.0.2.3"),
     "proxy without header": (PROXY, [], PROXY),
     "proxy": (PROXY, ["203.0.113.9"], "203.0.113.9"),
@@ -49,7 +49,7 @@ CASES = {
     "mapped proxy": ("::ffff:192.0.2.1", ["203.0.113.9"], "203.0.113.9"),
     "mapped entry": (PROXY, ["::ffff:203.0.113.9"], "203.0.113.9"),
     "mapped proxy in the header": (PROXY, ["203.0.113.9, ::ffff:10.0.0.2"], "203.0.113.9"),
-    # RFC 9110, 5.6.1: an empty element of a list is none.
+    # RFC 9110, 5.6.1: empty list elements are ignored.
     "empty element behind the client": (PROXY, ["203.0.113.9, "], "203.0.113.9"),
     "empty element before the client": (PROXY, [", 203.0.113.9"], "203.0.113.9"),
     "empty elements between proxies": (PROXY, ["203.0.113.9, ,, \t,10.0.0.2,"], "203.0.113.9"),
@@ -59,10 +59,10 @@ CASES = {
     "empty headers alone": (PROXY, ["", " "], PROXY),
     "commas alone": (PROXY, [",, ,"], PROXY),
     "spoofed behind an empty element": (PROXY, ["1.1.1.1, , 203.0.113.9, "], "203.0.113.9"),
-    "another blank is no blank of HTTP": (PROXY, ["203.0.113.9, \xa0"], PROXY),
+    "no-break space is not whitespace in HTTP": (PROXY, ["203.0.113.9, \xa0"], PROXY),
     "nothing in brackets": (PROXY, ["203.0.113.9, []"], PROXY),
     "port alone": (PROXY, ["203.0.113.9, :80"], PROXY),
-    # What is left of garbage was written before it, by whom nobody knows: the last that is known stays.
+    # Entries left of garbage cannot be trusted, so the last known address stays.
     "garbage": (PROXY, ["unknown"], PROXY),
     "garbage behind the client": (PROXY, ["203.0.113.9, unknown"], PROXY),
     "garbage between proxies": (PROXY, ["203.0.113.9, unknown, 10.0.0.2"], "10.0.0.2"),
@@ -70,21 +70,21 @@ CASES = {
     "leading zeros": (PROXY, ["203.0.113.09"], PROXY),
     "number": (PROXY, ["3405803785"], PROXY),
     "network": (PROXY, ["203.0.113.0/24"], PROXY),
-    "other digits": (PROXY, ["２0３.0.113.9"], PROXY),  # noqa: RUF001 - that they look like digits is the case
-    "bytes that are no UTF-8": (PROXY, ["\udcff"], PROXY),
-    "endless": (PROXY, ["1" * 8000], PROXY),
+    "other digits": (PROXY, ["２0３.0.113.9"], PROXY),  # noqa: RUF001 - the test needs characters that look like digits
+    "bytes that are not UTF-8": (PROXY, ["\udcff"], PROXY),
+    "very long": (PROXY, ["1" * 8000], PROXY),
     "open bracket": (PROXY, ["["], PROXY),
     "no peer": (None, ["203.0.113.9"], str(NO_ADDRESS)),
 }
 
 
 @pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
-def test_client_is_the_first_that_no_proxy_of_ours_vouches_past(
+def test_client_is_the_rightmost_address_that_is_not_trusted(
     peer: str | None, forwarded_for: list[str], client: str
 ) -> None:
     header = ",".join(forwarded_for) if forwarded_for else None
     peers = Peers(TRUSTED)
-    for _ in range(2):  # a peer that is known is asked for only once
+    for _ in range(2):  # the second time, the peer comes from the cache
         assert ip_address(client) == peers.client(peer, header)
 
 
@@ -105,21 +105,21 @@ ELEMENTS = st.sampled_from(
 
 
 @given(st.lists(st.lists(st.one_of(ELEMENTS, EMPTY), min_size=1, max_size=4), max_size=3))
-def test_empty_elements_of_any_list_change_nothing(headers: list[list[str]]) -> None:
-    """However many headers they come in, and wherever in them."""
-    told = [",".join(header) for header in headers]
+def test_empty_list_elements_are_ignored(headers: list[list[str]]) -> None:
+    """In any number of headers, at any place."""
+    sent = [",".join(header) for header in headers]
     without = [element for header in headers for element in header if element.strip(" \t")]
     peers = Peers(TRUSTED)
     for comma in (",", ", "):
-        assert peers.client(PROXY, comma.join(without)) == peers.client(PROXY, ",".join(told))
+        assert peers.client(PROXY, comma.join(without)) == peers.client(PROXY, ",".join(sent))
 
 
-def test_header_is_nothing_where_nobody_is_trusted() -> None:
+def test_header_is_ignored_when_no_proxy_is_trusted() -> None:
     assert ip_address(PROXY) == Peers(AddressSet(())).client(PROXY, "203.0.113.9")
 
 
-async def test_spoofed_header_lifts_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
-    """Each request claims to be someone else; all are one client, and an excluded one."""
+async def test_spoofed_header_bypasses_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
+    """Each request claims another address; all count as one client, which is excluded."""
     sites = {"demo": {}, "closed": {"excluded_ips": ["127.0.0.0/8"]}}
     wire = await connect(await serve(sites, rate_limit={"burst": 3, "requests_per_minute": 1}))
     claims = [b"X-Forwarded-For: 203.0.113.%d" % n for n in range(5)]
@@ -128,8 +128,8 @@ async def test_spoofed_header_lifts_neither_limit_nor_exclusion(serve: Serve, co
     assert [201, 429, 429] == [(await wire.ask(request(body(), claim))).status for claim in claims[2:]]
 
 
-async def test_header_of_a_trusted_proxy_tells_clients_apart(serve: Serve, connect: Connect, clock: FakeClock) -> None:
-    """What the client wrote itself stands further left and moves nothing."""
+async def test_header_of_a_trusted_proxy_separates_clients(serve: Serve, connect: Connect, clock: FakeClock) -> None:
+    """Entries that the client added itself are further left, and are ignored."""
     sites = {"demo": {}, "closed": {"excluded_ips": ["203.0.113.1"]}}
     collector = await serve(
         sites,
@@ -157,7 +157,7 @@ async def test_header_of_a_trusted_proxy_tells_clients_apart(serve: Serve, conne
     assert ["203.0.113.1", "2001:db8::7"] == [row["client_ip"] for row in collector.rows()]
 
 
-def test_peers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_peers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.edge.client_ip.MAX_KNOWN_PEERS", 10)
     peers = Peers(TRUSTED)
     for number in range(50):

@@ -1,4 +1,4 @@
-"""The collect endpoint, as its clients see it: which answer, in which words, and how it is counted."""
+"""The collect endpoint as clients see it: status, message, headers and counts."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support import Running, body, event
 CURL_EXAMPLE = b'{ "event": "page_view", "path": "/pricing" }'
 RECEIVED = {"message": "Event received"}
 
-# The headers that an answer has beside those that all have.
+# Headers that only the responses with this status have.
 EXTRA_HEADERS = {
     405: {"Allow": "POST, OPTIONS"},
     413: {"Connection": "close"},
@@ -55,8 +55,8 @@ async def test_stored_event_is_a_row(collector: Running) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_disposition_has_its_answer(serve: Serve, connect: Connect, fault: str) -> None:
-    """Status, body to the letter, headers and counts: a row of the table each."""
+async def test_every_disposition_has_its_response(serve: Serve, connect: Connect, fault: str) -> None:
+    """Status, exact body, headers and counts."""
     status, reason, message = ANSWERS[fault]
     sent = faulty(fault)
     collector = await collector_with(serve, fault)
@@ -70,8 +70,8 @@ async def test_every_disposition_has_its_answer(serve: Serve, connect: Connect, 
 
 
 @pytest.mark.parametrize("first", FAULTS)
-async def test_first_check_that_fails_is_answered(serve: Serve, connect: Connect, first: str) -> None:
-    """Everything behind it is wrong too: curing one fault after the other meets them all, in order."""
+async def test_first_failing_check_decides_the_response(serve: Serve, connect: Connect, first: str) -> None:
+    """The request also has every later fault, so fixing one after another meets them all in order."""
     faults = FAULTS[FAULTS.index(first) :]
     sent = faulty(*faults)
     collector = await collector_with(serve, *faults)
@@ -81,16 +81,16 @@ async def test_first_check_that_fails_is_answered(serve: Serve, connect: Connect
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in NEED_THE_BODY])
-async def test_answer_that_needs_no_body_does_not_wait_for_it(serve: Serve, connect: Connect, fault: str) -> None:
-    """The body never comes; waiting for it would end in a 408."""
+async def test_response_that_needs_no_body_does_not_wait_for_it(serve: Serve, connect: Connect, fault: str) -> None:
+    """The body never arrives; waiting for it would end in a 408."""
     status, *_ = ANSWERS[fault]
     collector = await collector_with(serve, fault)
     wire = await connect(collector)
     assert status == (await wire.ask(faulty(fault).head)).status
 
 
-async def test_request_without_fault_passes_every_check(serve: Serve, connect: Connect) -> None:
-    """Else the tests above could all be answered for a reason of their own making."""
+async def test_request_without_faults_passes_every_check(serve: Serve, connect: Connect) -> None:
+    """Otherwise the helpers could cause the refusals above by themselves."""
     sent = faulty()
     collector = await collector_with(serve)
     wire = await connect(collector)
@@ -105,8 +105,8 @@ async def test_other_methods_are_refused_even_for_unknown_sites(collector: Runni
 
 
 @pytest.mark.parametrize("site", ["nobody", "Demo", "a" * 65, "d.e", "a%2Fb", "%FF", "{siteId}", "%7BsiteId%7D", "%20"])
-async def test_unknown_site_and_what_is_no_site_id_are_one_answer(collector: Running, wire: Wire, site: str) -> None:
-    """`{siteId}` is what the contract's example sends when it is copied as it stands."""
+async def test_unknown_and_malformed_site_ids_get_the_same_response(collector: Running, wire: Wire, site: str) -> None:
+    """`{siteId}` is what the contract's example sends when copied verbatim."""
     answer = await wire.ask(request(body(), site=site))
     assert (404, "unknown_site") == (answer.status, answer.reason)
     assert expected_body(404, "Site not found") == answer.json
@@ -135,9 +135,9 @@ async def test_unknown_site_and_what_is_no_site_id_are_one_answer(collector: Run
 )
 @pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS"])
 async def test_other_paths_are_not_found_and_counted(collector: Running, wire: Wire, method: str, target: str) -> None:
-    """A page that sends to a wrong path must be seen somewhere."""
+    """Operators must be able to see that a page sends to a wrong path."""
     if target == "*" and method != "OPTIONS":
-        return  # RFC 9112, 3.2.4: of no other method
+        return  # RFC 9112, 3.2.4: `*` is for OPTIONS only
     answer = await wire.ask(request(body(), method=method, target=target))
     assert (404, expected_body(404, "Not found"), "not_found") == (answer.status, answer.json, answer.reason)
     assert ({}, {"received": 1, "not_found": 1}) == (tally(collector), tally(collector, "(unknown)"))
@@ -154,7 +154,7 @@ async def test_other_paths_are_not_found_and_counted(collector: Running, wire: W
         "/public/d%65mo/analytics/collect/",
     ],
 )
-async def test_one_slash_at_the_end_query_and_escapes_change_no_path(
+async def test_trailing_slash_query_and_escapes_lead_to_the_same_path(
     collector: Running, wire: Wire, target: str
 ) -> None:
     assert 201 == (await wire.ask(request(body(), target=target))).status
@@ -167,7 +167,7 @@ async def test_one_slash_at_the_end_query_and_escapes_change_no_path(
 
 @pytest.mark.parametrize("cause", ["disk low", "buffers full", "journal closed", "no key of the day"])
 async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> None:
-    """Whatever the cause: one answer, nothing stored that was not acknowledged."""
+    """For each cause the response is the same, and only acknowledged events are stored."""
     least = {"segment_max_bytes": 65536, "journal_max_bytes": 65536}
     collector = await serve(storage=least, privacy={"client_ip": "hash"})
     match cause:
@@ -179,7 +179,7 @@ async def test_collector_that_cannot_store_refuses(serve: Serve, cause: str) -> 
         case "journal closed":
             await collector.stages.journal.close()
         case "no key of the day":
-            collector.clock.us += 3 * US_PER_DAY  # a leap that no thread has seen yet
+            collector.clock.us += 3 * US_PER_DAY  # the thread that makes keys has not noticed the jump yet
     stored = collector.stages.journal.unpublished_rows
     response = await collector.post(event())
     assert (503, "5") == (response.status, response.headers["Retry-After"])
@@ -209,7 +209,7 @@ CONTENT_TYPES = [
 
 @pytest.mark.parametrize("content_type", [*CONTENT_TYPES, None])
 async def test_any_content_type_is_read_as_json(wire: Wire, content_type: str | None) -> None:
-    """A beacon of a string sends text/plain, one of a Blob what the Blob says, or nothing."""
+    """A beacon sends text/plain for a string, and the Blob's own type, or none, for a Blob."""
     lines = [] if content_type is None else [f"Content-Type: {content_type}".encode()]
     assert 201 == (await wire.ask(request(body(), *lines))).status
 
@@ -230,8 +230,8 @@ async def test_any_content_type_is_read_as_json(wire: Wire, content_type: str | 
         (body(visitor_id="short"), "Validation error: visitor_id must have at least 8 characters"),
     ],
 )
-async def test_body_is_judged_as_json(collector: Running, data: bytes, message: str | None) -> None:
-    """Bodies that stand for their kind; the ingest stage has the whole table. None: any words of ours."""
+async def test_body_must_be_valid_json(collector: Running, data: bytes, message: str | None) -> None:
+    """One body of each kind; tests/ingest has the full table. `message` None: any message will do."""
     async with collector.client.post(collector.collect_url(), data=data) as response:
         answer = await response.json()
     stored = message == "Event received"
@@ -240,8 +240,8 @@ async def test_body_is_judged_as_json(collector: Running, data: bytes, message: 
     assert (None if stored else "invalid") == response.headers.get("Collect-Reason")
 
 
-async def test_example_of_the_contract_is_told_what_is_missing(collector: Running) -> None:
-    """The page's own curl call breaks the page's own table; the message names all that it lacks."""
+async def test_example_of_the_contract_gets_a_list_of_missing_fields(collector: Running) -> None:
+    """The contract's curl example lacks fields that the contract requires; the message names them all."""
     async with collector.client.post(collector.collect_url(), data=CURL_EXAMPLE) as response:
         message = (await response.json())["message"]
     assert (202, "invalid") == (response.status, response.headers["Collect-Reason"])
@@ -264,7 +264,7 @@ async def test_example_of_the_contract_is_told_what_is_missing(collector: Runnin
     ],
 )
 @pytest.mark.parametrize("site", ["beacon", "strict"])
-async def test_answer_never_echoes_what_was_sent(serve: Serve, change: dict[str, Any], site: str) -> None:
+async def test_response_never_echoes_the_request(serve: Serve, change: dict[str, Any], site: str) -> None:
     sites: dict[str, dict[str, Any]] = {"beacon": {}, "strict": {"strict": True}}
     collector = await serve(sites)
     response = await collector.post(event(**change), site)
@@ -274,7 +274,7 @@ async def test_answer_never_echoes_what_was_sent(serve: Serve, change: dict[str,
     assert len(json.loads(text)["message"]) < 200
 
 
-async def test_strict_site_is_told_every_error(strict: Running) -> None:
+async def test_strict_site_gets_every_error(strict: Running) -> None:
     response = await strict.post({"event": "page_view", "visitor_id": "short", "lcp": "fast", "event_time": 7})
     answer = await response.json()
     assert (422, "invalid") == (response.status, response.headers["Collect-Reason"])
@@ -296,15 +296,15 @@ async def test_strict_site_is_told_every_error(strict: Running) -> None:
     assert {"received": 1, "invalid": 1} == tally(strict)
 
 
-async def test_strict_error_of_the_whole_body_names_no_field(strict: Running) -> None:
+async def test_strict_error_about_the_entire_body_names_no_field(strict: Running) -> None:
     response = await strict.post(b"{")
     message = "Validation error: body is not one JSON object"
     expected = {"message": message, "errors": [{"message": message, "code": "VALIDATION_ERROR"}]}
     assert (422, expected) == (response.status, await response.json())
 
 
-async def test_strict_site_ignores_as_others_do(serve: Serve) -> None:
-    """Strict is about the schema alone: an excluded page is still a 202."""
+async def test_strict_site_still_ignores_excluded_pages(serve: Serve) -> None:
+    """`strict` affects schema errors only; an excluded page still gets a 202."""
     sites = {"demo": {"strict": True, "excluded_paths": ["/pricing"]}}
     collector = await serve(sites)
     assert 202 == (await collector.post(event())).status
@@ -320,7 +320,7 @@ APPS = {
 @pytest.mark.parametrize(
     ("statuses", "lines"),
     [
-        # Of a site that lists the origin, of one that lists others, of one that lists none.
+        # From a site that lists the origin, from one that lists others, and from one that lists none.
         ((201, 202, 202), (b"Origin: capacitor://localhost",)),
         ((201, 202, 202), (b"Origin: HTTPS://localhost",)),
         ((201, 202, 202), (b"Origin: http://[::1]:3000",)),
@@ -332,10 +332,10 @@ APPS = {
         ((201, 201, 201), ()),
     ],
 )
-async def test_app_on_localhost_is_let_in_where_it_is_listed(
+async def test_localhost_is_accepted_where_a_site_lists_it(
     serve: Serve, connect: Connect, statuses: tuple[int, ...], lines: tuple[bytes, ...]
 ) -> None:
-    """Twice: what is remembered of the first must not answer for another site, or another page."""
+    """Twice, because cached results must not leak to another site or page."""
     wire = await connect(await serve(APPS))
     reasons = {201: None, 202: "localhost", 403: "origin_not_allowed"}
     for _ in range(2):
@@ -345,8 +345,8 @@ async def test_app_on_localhost_is_let_in_where_it_is_listed(
             assert 202 == (await wire.ask(request(body(), b"Origin: http://localhost:5173", site=site))).status
 
 
-async def test_received_is_stored_and_dropped_together(serve: Serve) -> None:
-    """A mixed bag, two sites: each request is counted once, for its own site."""
+async def test_received_equals_stored_plus_dropped(serve: Serve) -> None:
+    """Each request is counted once, for its own site."""
     sites: dict[str, dict[str, Any]] = {"demo": {"excluded_paths": ["/x"]}, "off": {"tracking": False}}
     collector = await serve(sites, server={"max_body_bytes": 1000})
     for data in (event(), event(), event(page_path="/x"), {}, event(pad="x" * 1000)):

@@ -1,4 +1,4 @@
-"""CORS: pages on any origin can read every answer, refusals included, and are asked for it once a day."""
+"""CORS: pages on any origin can read every response, and a browser sends one preflight a day."""
 
 import pytest
 
@@ -14,7 +14,7 @@ LATE = head(ORIGIN, b"Content-Length: 9")
 
 
 def cors(answer: Answer) -> dict[str, str]:
-    """The CORS headers of an answer, each of which stands in it once."""
+    """The CORS headers of a response. Fails if one occurs twice."""
     found = [(name, value) for name, value in answer.headers.items() if name.startswith("Access-Control")]
     assert len(dict(found)) == len(found)
     return dict(found)
@@ -29,8 +29,8 @@ def readable_by(origin: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_every_disposition_can_be_read_by_its_page(serve: Serve, connect: Connect, fault: str) -> None:
-    """Origins that are refused or ignored too: whoever integrates a site must see why."""
+async def test_page_can_read_the_response_to_every_disposition(serve: Serve, connect: Connect, fault: str) -> None:
+    """Even when the origin is refused or ignored: whoever integrates a site must see why."""
     sent = faulty(fault)
     wire = await connect(await collector_with(serve, fault))
     answer = await wire.ask(sent.whole)
@@ -52,20 +52,20 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize(("status", "sent"), ANSWERED.values(), ids=ANSWERED)
-async def test_every_other_answer_too(serve: Serve, connect: Connect, status: int, sent: bytes) -> None:
+async def test_page_can_read_every_other_response(serve: Serve, connect: Connect, status: int, sent: bytes) -> None:
     sites = {"demo": {}, "strict": {"strict": True}}
     wire = await connect(await serve(sites, server={"body_timeout_s": 0.3}))
     answer = await wire.ask(sent)
     assert (status, readable_by(SHOP), "Origin") == (answer.status, cors(answer), answer.headers["Vary"])
 
 
-async def test_too_large_in_chunks_can_be_read(serve: Serve, connect: Connect) -> None:
+async def test_page_can_read_a_413_to_chunks(serve: Serve, connect: Connect) -> None:
     wire = await connect(await serve(server={"max_body_bytes": 9}))
     answer = await wire.ask(head(ORIGIN, CHUNKED) + chunk(bytes(10)))
     assert (413, readable_by(SHOP)) == (answer.status, cors(answer))
 
 
-async def test_fault_of_ours_can_be_read(collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_can_read_a_500(collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.edge.decide.accept", lambda *_: 1 / 0)
     answer = await wire.ask(request(body(), ORIGIN))
     assert (500, readable_by(SHOP)) == (answer.status, cors(answer))
@@ -83,16 +83,16 @@ async def test_fault_of_ours_can_be_read(collector: Running, wire: Wire, monkeyp
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
-async def test_origin_is_echoed_as_it_came(wire: Wire, method: str, line: bytes, allowed: str) -> None:
-    """`null` (a sandboxed frame) is an origin like others; what cannot be sent back counts as none."""
+async def test_origin_is_echoed_unchanged(wire: Wire, method: str, line: bytes, allowed: str) -> None:
+    """`null` (a sandboxed frame) is an origin like any other. One that is not ASCII counts as missing."""
     answer = await wire.ask(request(body() if method == "POST" else b"", line, method=method))
     assert allowed == cors(answer)["Access-Control-Allow-Origin"]
     assert "Origin" in answer.headers["Vary"]
 
 
 @pytest.mark.parametrize("site", ["demo", "nobody", "%FF", "off"])
-async def test_preflight_says_yes_for_a_day_to_every_site(serve: Serve, connect: Connect, site: str) -> None:
-    """Unknown sites too: the page learns more from the 404 of its POST than from a preflight that fails."""
+async def test_preflight_succeeds_for_every_site_and_lasts_a_day(serve: Serve, connect: Connect, site: str) -> None:
+    """Even for unknown sites: the 404 to the POST explains more than a failed preflight."""
     collector = await serve({"demo": {"allowed_origins": ["https://other.example"]}, "off": {"tracking": False}})
     wire = await connect(collector)
     asked = (b"Access-Control-Request-Method: POST", b"Access-Control-Request-Headers: content-type, x-mine")
@@ -108,13 +108,13 @@ async def test_preflight_says_yes_for_a_day_to_every_site(serve: Serve, connect:
     assert ({}, {}) == (tally(collector, site), tally(collector, "(unknown)"))
 
 
-async def test_preflight_that_asks_for_no_headers_allows_the_json_type(wire: Wire) -> None:
+async def test_preflight_that_requests_no_headers_allows_content_type(wire: Wire) -> None:
     answer = await wire.ask(head(ORIGIN, method="OPTIONS"))
     assert "Content-Type" == cors(answer)["Access-Control-Allow-Headers"]
 
 
 async def test_preflight_costs_no_token(serve: Serve, connect: Connect) -> None:
-    """Nor do refusals that come before the rate is asked; one token is left for the event, and it was the only one."""
+    """Nor do refusals by checks before the rate limit: the only token is left for the event."""
     wire = await connect(await serve(rate_limit={"burst": 1, "requests_per_minute": 1}))
     free = [head(method="OPTIONS"), head(method="PUT"), head(target="/"), request(b"", site="nobody")]
     assert [204, 405, 404, 404] * 3 == [(await wire.ask(sent)).status for sent in free * 3]

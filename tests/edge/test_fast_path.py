@@ -1,6 +1,5 @@
-"""The fast path: which requests take it, and that the standard path answers them alike."""
+"""The fast path: which requests take it, and that the standard path responds to them identically."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from collector.edge.exchange import Exchange
 from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, FastPath
 from collector.edge.standard_path import StandardPath
 from collector.ingest import pipeline
-from tests.edge.conftest import Connect, Serve
+from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.faults import FAULTS, collector_with, faulty
 from tests.edge.wire import Wire, chunk, head, request, tally
 from tests.support import SERVER_DEFAULTS, Running, body, config, event
@@ -23,7 +22,7 @@ PREFLIGHT = head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS
 
 
 class Handed:
-    """The heads of the requests that were given to aiohttp."""
+    """The heads of the requests that aiohttp got."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on: list[bytes] = []
@@ -36,9 +35,9 @@ class Handed:
         monkeypatch.setattr(StandardPath, "begin", begun)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def http_path() -> str:
-    """These tests are about this path alone (the edge's other tests run both)."""
+    """These tests use the fast path only; the edge's other tests run both."""
     return "fast"
 
 
@@ -49,10 +48,10 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> Handed:
 
 @pytest.mark.parametrize("fault", ["none", *FAULTS])
 @pytest.mark.parametrize("lines", [(ORIGIN,), (), (b"Connection: close", ORIGIN), (b"Origin: \xff",)])
-async def test_both_ways_give_the_same_answer(
+async def test_both_paths_give_the_same_response(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, fault: str, lines: tuple[bytes, ...]
 ) -> None:
-    """To the letter of the body, and every header but the moment of the Date."""
+    """Every header but the time in `Date`, and every byte of the body."""
     faults = () if fault == "none" else (fault,)
     sent = faulty(*faults)
     data = sent.whole if fault in ("localhost", "origin") else request(sent.body, *lines, target=_target(sent.head))
@@ -98,14 +97,13 @@ FAST: dict[str, bytes] = {
 
 @pytest.mark.parametrize("sent", FAST.values(), ids=FAST)
 @pytest.mark.parametrize("cuts", [(), (10,), (-1,), (3, 70, 150, 200)])
-async def test_request_of_the_fast_path_is_never_aiohttps(
-    wire: Wire, handed: Handed, sent: bytes, cuts: tuple[int, ...]
+async def test_request_of_the_fast_path_never_reaches_aiohttp(
+    arrivals: Arrivals, wire: Wire, handed: Handed, sent: bytes, cuts: tuple[int, ...]
 ) -> None:
-    """However it is cut, and whether it is stored or not. Behind it the connection goes on."""
+    """However it is cut, and whether it is stored or not. The connection then serves the next request."""
     ends = sorted(cut % len(sent) for cut in cuts)
-    for start, end in zip([0, *ends], [*ends, len(sent)], strict=True):
-        wire.send(sent[start:end])
-        await asyncio.sleep(0.001)
+    pieces = [sent[start:end] for start, end in zip([0, *ends], [*ends, len(sent)], strict=True)]
+    await arrivals.send(wire, *pieces)
     answer = await wire.answer("HEAD" if sent.startswith(b"HEAD") else "POST")
     assert "Connection" not in answer.headers
     assert 201 == (await wire.ask(request(body()))).status
@@ -127,8 +125,8 @@ STANDARD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("sent", STANDARD.values(), ids=STANDARD)
-async def test_everything_else_is_aiohttps_for_that_one_request(wire: Wire, handed: Handed, sent: bytes) -> None:
-    """Behind a proxy all clients share its connections; one odd request must not slow them down for good."""
+async def test_aiohttp_serves_each_other_request_and_no_more(wire: Wire, handed: Handed, sent: bytes) -> None:
+    """All clients of a proxy share its connections; one unusual request must not slow the rest down."""
     first = sent[: sent.index(END) + len(END)]
     for count in (1, 2):
         assert 201 == (await wire.ask(request(body()))).status
@@ -137,27 +135,27 @@ async def test_everything_else_is_aiohttps_for_that_one_request(wire: Wire, hand
     assert 201 == (await wire.ask(request(body()))).status
 
 
-async def test_one_after_the_other_each_takes_its_path(collector: Running, wire: Wire, handed: Handed) -> None:
-    """All in one piece."""
+async def test_pipelined_requests_each_take_their_own_path(collector: Running, wire: Wire, handed: Handed) -> None:
+    """All arrive in one piece."""
     wire.send(b"".join(request(body()) + sent for sent in STANDARD.values()) + request(b"{"))
     statuses = [(await wire.answer()).status for _ in range(2 * len(STANDARD) + 1)]
     assert (len(STANDARD), 202) == (len(handed.on), statuses[-1])
     assert len(STANDARD) * [201] == statuses[:-1:2]
 
 
-async def test_border_of_two_requests_is_never_guessed(collector: Running, wire: Wire) -> None:
-    """Half a head and then what looks like a whole request: the second is a header of the first."""
-    wire.send(b"POST /nowhere HTTP/1.1\r\nX: ")
-    await asyncio.sleep(0.02)
+async def test_request_within_an_unfinished_head_is_not_a_request(
+    arrivals: Arrivals, collector: Running, wire: Wire
+) -> None:
+    """Half a head, then text like a complete request: the text is a header of the first."""
+    await arrivals.send(wire, b"POST /nowhere HTTP/1.1\r\nX: ")
     assert 404 == (await wire.ask(request(body()))).status
     assert {} == tally(collector)
 
 
-async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Running, wire: Wire) -> None:
-    """They come in one piece, the first is answered, and what comes next still belongs to the half."""
+async def test_head_that_began_behind_a_request_goes_on_after_its_response(collector: Running, wire: Wire) -> None:
+    """A complete request and half a head arrive in one piece. The bytes after the response belong to the half."""
     whole = request(body(), site="nobody")
     assert 404 == (await wire.ask(whole + b"POST /nowhere HTTP/1.1\r\nX: ")).status
-    await asyncio.sleep(0.02)
     assert 404 == (await wire.ask(request(body()))).status
     assert {} == tally(collector)
 
@@ -174,10 +172,10 @@ async def test_half_a_head_behind_a_whole_request_is_no_border(collector: Runnin
         b"Host: bad host",
     ],
 )
-async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
+async def test_line_that_aiohttp_refuses_is_refused_every_time(
     collector: Running, wire: Wire, line: bytes, connect: Connect
 ) -> None:
-    """Behind requests of the fast path that have all its other lines; the second length is smuggling."""
+    """The fast path knows all the other lines. A second length is request smuggling."""
     assert 201 == (await wire.ask(request(body()))).status
     for _ in range(2):
         other = await connect(collector)
@@ -186,8 +184,8 @@ async def test_what_aiohttp_refuses_is_refused_however_often_it_comes(
     assert {"received": 3, "stored": 1, "invalid": 2} == tally(collector)
 
 
-async def test_bad_host_is_refused_however_often_it_comes(collector: Running, connect: Connect) -> None:
-    """It is no line that is remembered."""
+async def test_bad_host_is_refused_every_time(collector: Running, connect: Connect) -> None:
+    """The fast path does not remember the line."""
     sent = request(body()).replace(b"collector.example", b"bad host")
     for _ in range(3):
         wire = await connect(collector)
@@ -198,7 +196,7 @@ async def test_bad_host_is_refused_however_often_it_comes(collector: Running, co
 
 
 @pytest.mark.parametrize(("peers", "status"), [(["127.0.0.1"], 202), (["198.51.100.1"], 201)])
-async def test_forwarded_address_is_believed_of_a_trusted_peer_only(
+async def test_forwarded_address_is_used_from_a_trusted_peer_only(
     serve: Serve, connect: Connect, peers: list[str], status: int
 ) -> None:
     collector = await serve({"demo": {"excluded_ips": ["192.0.2.7"]}}, server={"trusted_proxies": peers})
@@ -206,7 +204,7 @@ async def test_forwarded_address_is_believed_of_a_trusted_peer_only(
     assert status == (await (await connect(collector)).ask(sent)).status
 
 
-async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
+async def test_known_heads_get_the_new_rules_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
     assert 201 == (await wire.ask(request(body(), ORIGIN))).status
     decider = collector.stages.decider
     sites: dict[str, dict[str, Any]] = {"demo": {"allowed_origins": ["https://other.example"]}}
@@ -216,8 +214,8 @@ async def test_known_heads_are_judged_anew_after_a_reload(collector: Running, wi
     assert 404 == (await wire.ask(request(body(), ORIGIN))).status
 
 
-async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
-    """One that was a client may be a proxy now."""
+async def test_known_peers_get_the_new_rules_after_a_reload(collector: Running, wire: Wire, tmp_path: Path) -> None:
+    """A known client may have become a trusted proxy."""
     sites: dict[str, dict[str, Any]] = {"demo": {"excluded_ips": ["192.0.2.7"]}}
     sent = request(body(), b"X-Forwarded-For: 192.0.2.7")
     decider = collector.stages.decider
@@ -228,8 +226,8 @@ async def test_known_peers_are_judged_anew_after_a_reload(collector: Running, wi
 
 
 @pytest.mark.parametrize("data", [body(), b"{"])
-async def test_draining_collector_closes_behind_every_answer(collector: Running, wire: Wire, data: bytes) -> None:
-    """What is not stored as well."""
+async def test_draining_collector_closes_after_every_response(collector: Running, wire: Wire, data: bytes) -> None:
+    """Whether the event is stored or not."""
     assert "Connection" not in (await wire.ask(request(data))).headers
     collector.stages.decider.in_flight.draining = True
     assert "close" == (await wire.ask(request(data))).headers["Connection"]
@@ -237,14 +235,14 @@ async def test_draining_collector_closes_behind_every_answer(collector: Running,
 
 
 @pytest.mark.parametrize("data", [body(), b"{"])
-async def test_date_is_that_of_the_second(wire: Wire, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+async def test_date_changes_with_the_second(wire: Wire, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     for now, date in ((1.5, "Thu, 01 Jan 1970 00:00:01 GMT"), (86_400.0, "Fri, 02 Jan 1970 00:00:00 GMT")):
         monkeypatch.setattr("collector.edge.date.time.time", lambda now=now: now)
         assert date == (await wire.ask(request(data))).headers["Date"]
 
 
-async def test_origins_that_are_remembered_are_bounded(collector: Running, wire: Wire) -> None:
-    """In number and length; each is allowed in its own name."""
+async def test_remembered_origins_are_bounded(collector: Running, wire: Wire) -> None:
+    """In number and length. Each response echoes its own origin."""
     for number in range(50):
         answer = await wire.ask(request(body(), b"Origin: https://%d.example" % number))
         assert f"https://{number}.example" == answer.headers[ALLOWED]
@@ -256,15 +254,13 @@ async def test_origins_that_are_remembered_are_bounded(collector: Running, wire:
 
 
 @pytest.mark.parametrize("origin", [b"null", b"", b"https://", b"shop"])
-async def test_origin_that_names_no_host_leaves_it_to_the_referer(
-    collector: Running, wire: Wire, origin: bytes
-) -> None:
-    """So it is not the origin's verdict that may be remembered."""
+async def test_referer_decides_when_the_origin_has_no_host(collector: Running, wire: Wire, origin: bytes) -> None:
+    """So the cache must not remember a result for such an origin."""
     for referer, status in ((b"http://localhost/", 202), (b"https://shop.example/", 201), (b"http://127.0.0.1/", 202)):
         assert status == (await wire.ask(request(body(), b"Origin: " + origin, b"Referer: " + referer))).status
 
 
-async def test_head_that_cannot_be_read_takes_the_standard_path(
+async def test_request_takes_the_standard_path_when_the_fast_path_fails(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(FastPath, "_read_request_line", lambda *_: 1 / 0)
@@ -272,14 +268,14 @@ async def test_head_that_cannot_be_read_takes_the_standard_path(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_switched_off_nothing_takes_it(serve: Serve, connect: Connect, handed: Handed) -> None:
+async def test_no_request_takes_the_fast_path_when_it_is_off(serve: Serve, connect: Connect, handed: Handed) -> None:
     collector = await serve(server={"fast_path": False})
     wire = await connect(collector)
     assert 201 == (await wire.ask(request(body()))).status
     assert 1 == len(handed.on)
 
 
-async def test_rows_of_both_ways_are_the_same(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_both_paths_store_the_same_row(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = event(lcp=12, page_title="\ud800", event_time="yesterday", screen_width=2**60, is_entry=True)
     rows = []
     for is_fast in (True, False):

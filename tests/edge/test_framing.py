@@ -1,4 +1,4 @@
-"""Framing: whatever aiohttp's parser takes is followed to the byte, however it is cut."""
+"""Framing: it finds the exact end of every request that aiohttp's parser accepts, however it is cut."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,13 +17,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 LAST = chunk(b"")
 
 
-@pytest.fixture(autouse=True)
-def http_path() -> str:
-    """No collector runs here."""
-    return "none"
-
-
-# A head, its body, and whether its connection may not go on.
+# A head, its body, and whether the connection must close after it.
 REQUESTS: dict[str, tuple[bytes, bytes, bool]] = {
     "no body": (head(method="GET"), b"", False),
     "no length": (head(b"X: y"), b"", False),
@@ -50,7 +44,7 @@ def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 def follow(first: bytes, pieces: Sequence[bytes]) -> tuple[Framing, bytes]:
-    """The framing of a request whose head is `first`, and what belongs to its body of what comes behind."""
+    """The framing of a request whose head is `first`, and the bytes of the pieces that belong to its body."""
     framing = Framing(first)
     body = b""
     for piece in pieces:
@@ -63,34 +57,34 @@ def follow(first: bytes, pieces: Sequence[bytes]) -> tuple[Framing, bytes]:
 
 
 @given(st.sampled_from(list(REQUESTS.values())), st.lists(st.integers(min_value=0), max_size=6))
-def test_request_is_followed_however_it_is_cut(request: tuple[bytes, bytes, bool], cuts: list[int]) -> None:
+def test_end_of_a_request_is_found_however_it_is_cut(request: tuple[bytes, bytes, bool], cuts: list[int]) -> None:
     first, body, closes = request
     framing, taken = follow(first, pieces_of(body + b"GET / HTTP/1.1", cuts))
     assert (body, True, closes, False) == (taken, framing.is_whole, framing.closes, framing.is_broken)
 
 
 @pytest.mark.parametrize(("first", "body", "closes"), REQUESTS.values(), ids=REQUESTS)
-def test_request_is_followed_byte_by_byte(first: bytes, body: bytes, closes: bool) -> None:
+def test_end_of_a_request_is_found_byte_by_byte(first: bytes, body: bytes, closes: bool) -> None:
     framing, taken = follow(first, [bytes([byte]) for byte in body])
     assert (body, True, closes) == (taken, framing.is_whole, framing.closes)
 
 
 @pytest.mark.parametrize(("first", "body", "closes"), REQUESTS.values(), ids=REQUESTS)
-def test_request_is_whole_at_its_last_byte_and_not_before(first: bytes, body: bytes, closes: bool) -> None:
+def test_request_is_complete_at_its_last_byte_and_not_before(first: bytes, body: bytes, closes: bool) -> None:
     if body:
         assert not follow(first, [body[:-1]])[0].is_whole
     assert follow(first, [body])[0].is_whole
 
 
-def test_head_in_front_of_what_is_followed_is_passed() -> None:
+def test_head_before_the_body_is_skipped() -> None:
     sent = head(b"Content-Length: 5")
     framing = Framing(sent)
     assert len(sent) + 5 == framing.follow(sent + b"hello" + sent, len(sent))
     assert framing.is_whole
 
 
-def taken_by_parser(data: bytes) -> int | None:
-    """How many messages aiohttp's parser makes of it, and 0 where the body goes on; None where it refuses."""
+def parsed_messages(data: bytes) -> int | None:
+    """How many complete messages aiohttp's parser finds: 0 if the body goes on, None if it refuses."""
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 20, auto_decompress=False)
@@ -108,14 +102,14 @@ FRAMES = st.sampled_from(
 
 
 @given(st.lists(FRAMES, max_size=12).map(b"".join), st.sampled_from([CHUNKED, b"Content-Length: 5", b"X: y"]))
-def test_body_that_the_parser_takes_ends_where_it_is_said_to_end(body: bytes, line: bytes) -> None:
-    """And one that the parser waits for is waited for."""
+def test_framing_and_parser_agree_where_a_body_ends(body: bytes, line: bytes) -> None:
+    """Or that it goes on."""
     first = head(line)
     framing, taken = follow(first, [body])
     if framing.is_whole:
-        assert 1 == taken_by_parser(first + taken)
+        assert 1 == parsed_messages(first + taken)
     elif not framing.is_broken:
-        assert taken_by_parser(first + body) in (0, None)  # the parser need not wait for the end of a line
+        assert parsed_messages(first + body) in (0, None)  # the parser may refuse a line before its end
 
 
 BROKEN = [
@@ -143,7 +137,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("body", BROKEN)
 @pytest.mark.parametrize("step", [1 << 20, 1])
-def test_broken_chunk_is_told_and_nothing_behind_it_is_another_request(body: bytes, step: int) -> None:
+def test_nothing_behind_a_broken_chunk_is_another_request(body: bytes, step: int) -> None:
     framing = Framing(head(CHUNKED))
     for piece in pieces_of(body, range(0, len(body), step)):
         assert len(piece) == framing.follow(piece, 0)
@@ -160,12 +154,12 @@ def test_broken_chunk_is_told_and_nothing_behind_it_is_another_request(body: byt
     ids=["extension", "trailer", "trailers"],
 )
 @pytest.mark.parametrize("step", [1 << 20, 1_000])
-def test_lines_around_a_body_are_bounded(line: bytes, step: int) -> None:
+def test_chunk_lines_and_trailers_are_bounded(line: bytes, step: int) -> None:
     pieces = pieces_of(line, range(0, len(line), step))
     for more, is_broken in ((b"", False), (b"x", True)):
         assert is_broken == follow(head(CHUNKED), [*pieces, more])[0].is_broken
 
 
-def test_length_that_nobody_could_send_is_no_fault_of_ours() -> None:
-    """Python makes no number of more than 4,300 digits; the parser refuses it."""
+def test_absurd_length_raises_nothing() -> None:
+    """Python converts no number of more than 4,300 digits. aiohttp's parser refuses the request."""
     assert Framing(head(b"Content-Length: " + b"9" * 5_000)).is_whole

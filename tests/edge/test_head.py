@@ -1,4 +1,4 @@
-"""Heads of the fast path: whatever it reads, aiohttp's parser reads the same way."""
+"""Heads on the fast path: aiohttp's parser reads each of them the same way."""
 
 import asyncio
 
@@ -15,18 +15,11 @@ from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, MOST_LINES, FastPa
 from collector.edge.request import Route, find_route
 from tests.edge.wire import head, request
 
-
-@pytest.fixture(autouse=True)
-def http_path() -> str:
-    """No collector runs here."""
-    return "none"
-
-
 Read = tuple[str, Route, list[tuple[str, str]], int, bool]
 
 
 def read(data: bytes, reader: FastPath | None = None) -> Read | None:
-    """Method, route, fields sorted by name, the length of the body, and whether the connection closes behind it."""
+    """Method, route, fields sorted by name, body length, and whether the connection closes after the response."""
     found = (reader or FastPath()).read(data, data.index(END), None)
     if found is None:
         return None
@@ -34,7 +27,7 @@ def read(data: bytes, reader: FastPath | None = None) -> Read | None:
 
 
 def parsed(data: bytes) -> Read | None:
-    """The same by aiohttp's parser; None where it refuses, or finds something beside this one request."""
+    """The same from aiohttp's parser. None if it refuses, or finds anything but this one request."""
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 20, auto_decompress=False)
@@ -53,7 +46,7 @@ def parsed(data: bytes) -> Read | None:
     return message.method, find_route(message.method, message.url.raw_path), fields, length, message.should_close
 
 
-# Bytes that mean something in a head, and some that do not.
+# Bytes with a meaning in a head, and some without.
 PIECES = st.one_of(
     st.sampled_from(
         [b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"\0", b"\x7f", b"\xff", b",", b";", b'"', b"(", "é".encode()]
@@ -134,8 +127,8 @@ FIRST = st.one_of(
 
 
 @given(FIRST, st.lists(LINES, max_size=6), st.booleans())
-def test_what_is_read_aiohttp_reads_the_same(first: bytes, lines: list[bytes], hosted: bool) -> None:
-    """A line may hold a line break, or be empty: then the head ends there."""
+def test_aiohttp_reads_the_same_head(first: bytes, lines: list[bytes], hosted: bool) -> None:
+    """A generated line may be empty or contain a line break; the head then ends there."""
     data = b"\r\n".join((first, *([b"Host: a"] if hosted else []), *lines, b"Content-Length: 0", b"", b""))
     data = data[: data.index(END) + len(END)]
     found = read(data)
@@ -144,8 +137,8 @@ def test_what_is_read_aiohttp_reads_the_same(first: bytes, lines: list[bytes], h
 
 
 @given(st.lists(LINES, max_size=4), st.lists(LINES, max_size=4))
-def test_lines_that_are_known_change_nothing(before: list[bytes], lines: list[bytes]) -> None:
-    """A reader that has read other heads, with some of the same lines, reads as a new one does."""
+def test_known_lines_change_nothing(before: list[bytes], lines: list[bytes]) -> None:
+    """A reader that knows some of the lines reads a head as a new reader does."""
     reader = FastPath()
     for some in (before, lines, [*before, *lines]):
         data = head(b"Content-Length: 0", *some)
@@ -153,7 +146,7 @@ def test_lines_that_are_known_change_nothing(before: list[bytes], lines: list[by
         assert read(data) == read(data, reader) == read(data, reader)
 
 
-def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
+def test_heads_of_browsers_take_the_fast_path() -> None:
     reader = FastPath()
     for sent in requests(200):
         assert parsed(sent) == read(sent, reader)
@@ -182,13 +175,13 @@ def test_heads_that_browsers_send_are_read_as_aiohttp_reads_them() -> None:
         (b"Host: bad host",),
     ],
 )
-def test_what_is_special_is_left_to_aiohttp(lines: tuple[bytes, ...]) -> None:
+def test_unusual_heads_are_left_to_aiohttp(lines: tuple[bytes, ...]) -> None:
     assert read(head(b"Content-Length: 0")) is not None
     assert read(head(b"Content-Length: 0", *lines)) is None
 
 
 @pytest.mark.parametrize("length", [b"", b"+1", b"-1", b"0x1", b"1 1", b"1,1", b"123456789", "\u0661".encode(), b"1.0"])
-def test_length_is_plain_digits(length: bytes) -> None:
+def test_length_must_be_plain_digits(length: bytes) -> None:
     assert read(head(b"Content-Length: " + length)) is None
 
 
@@ -196,7 +189,7 @@ def test_length_is_plain_digits(length: bytes) -> None:
     ("host", "is_read"),
     [(b"a.example:80", True), (b"[::1]:80", True), (b"a b", False), (b"[1:2]", False), (b"a/b", False), (b"", False)],
 )
-def test_host_is_a_host(host: bytes, is_read: bool) -> None:
+def test_host_must_be_valid(host: bytes, is_read: bool) -> None:
     reader = FastPath()
     for _ in range(2):
         found = read(head(b"Content-Length: 0").replace(b"collector.example", host), reader)
@@ -207,8 +200,8 @@ def test_head_without_host_is_left_to_aiohttp() -> None:
     assert read(request(b"").replace(b"Host: collector.example\r\n", b"")) is None
 
 
-def test_longest_heads_are_within_what_aiohttp_takes() -> None:
-    """And what is longer, in bytes or lines, is left to aiohttp."""
+def test_aiohttp_accepts_the_longest_heads_of_the_fast_path() -> None:
+    """Longer ones, in bytes or lines, are left to aiohttp."""
     fill = b"X: " + b"x" * (LONGEST_HEAD_BYTES - len(head(b"Content-Length: 0", b"X: ")) + len(END) - 2 + 2)
     longest = head(b"Content-Length: 0", fill)
     assert LONGEST_HEAD_BYTES == longest.index(END)
@@ -219,8 +212,8 @@ def test_longest_heads_are_within_what_aiohttp_takes() -> None:
     assert read(head(b"Content-Length: 0", *lines)) is None
 
 
-def test_lines_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In number and length; and what is everyone's own is not remembered at all."""
+def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and length. Lines that differ for every client are not remembered."""
     monkeypatch.setattr(fast_path, "MAX_KNOWN_LINES", 20)
     monkeypatch.setattr(fast_path, "MAX_KNOWN_REQUEST_LINES", 20)
     reader = FastPath()

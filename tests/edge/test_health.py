@@ -1,4 +1,4 @@
-"""The health path of the public port, which balancers ask: 200 while events are taken."""
+"""The public port's `/healthz` for load balancers: 200 while the collector accepts events."""
 
 import pytest
 
@@ -11,10 +11,10 @@ PATH = "/healthz"
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_collector_that_takes_events_is_healthy(
+async def test_collector_that_accepts_events_is_healthy(
     collector: Running, wire: Wire, method: str, version: str
 ) -> None:
-    """Nothing is said of the collector but that; and it is no event."""
+    """The response has no details, and the check is not counted as an event."""
     answer = await wire.ask(head(b"Connection: keep-alive", method=method, target=PATH, version=version))
     assert (200, b"ok" if method == "GET" else b"") == (answer.status, answer.body)
     assert {"Server": "collector", "Content-Type": "text/plain; charset=utf-8", "Content-Length": "2"} == {
@@ -24,8 +24,8 @@ async def test_collector_that_takes_events_is_healthy(
     assert ({"received": 1, "stored": 1}, {}) == (tally(collector), tally(collector, "(unknown)"))
 
 
-async def test_check_of_http_1_0_without_a_host_is_answered(wire: Wire) -> None:
-    """So balancers ask that were told no more than the path."""
+async def test_check_over_http_1_0_without_a_host_succeeds(wire: Wire) -> None:
+    """Balancers that are configured with a path only send this."""
     wire.send(b"GET /healthz HTTP/1.0\r\n\r\n")
     assert 200 == (await wire.answer()).status
     assert b"" == await wire.rest()
@@ -33,10 +33,10 @@ async def test_check_of_http_1_0_without_a_host_is_answered(wire: Wire) -> None:
 
 @pytest.mark.parametrize("cause", ["disk low", "journal closed", "draining"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_collector_that_takes_no_events_is_not_healthy(
+async def test_collector_that_accepts_no_events_is_not_healthy(
     collector: Running, wire: Wire, cause: str, method: str
 ) -> None:
-    """And says nothing of why: `/readyz` does, to those who run it."""
+    """The response does not give the reason; `/readyz` on the admin port does."""
     match cause:
         case "disk low":
             collector.stages.journal.blocked_reason = "disk space is low"
@@ -49,7 +49,7 @@ async def test_collector_that_takes_no_events_is_not_healthy(
     assert {} == tally(collector, "(unknown)")
 
 
-async def test_health_returns_with_the_space(collector: Running, wire: Wire) -> None:
+async def test_collector_is_healthy_again_when_space_returns(collector: Running, wire: Wire) -> None:
     statuses = []
     for low in (False, True, False):
         collector.stages.journal.blocked_reason = "disk space is low" if low else None
@@ -57,7 +57,7 @@ async def test_health_returns_with_the_space(collector: Running, wire: Wire) -> 
     assert [200, 503, 200] == statuses
 
 
-async def test_health_costs_no_token(serve: Serve, connect: Connect) -> None:
+async def test_health_check_costs_no_token(serve: Serve, connect: Connect) -> None:
     wire = await connect(await serve(rate_limit={"burst": 1, "requests_per_minute": 1}))
     asked = head(method="GET", target=PATH)
     assert [200, 200, 200] == [(await wire.ask(asked)).status for _ in range(3)]
@@ -66,7 +66,7 @@ async def test_health_costs_no_token(serve: Serve, connect: Connect) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 async def test_other_methods_are_refused_and_counted(collector: Running, wire: Wire, method: str) -> None:
-    """An event that is sent there has gone to a wrong path."""
+    """An event sent to this path has the wrong URL."""
     answer = await wire.ask(request(body(), method=method, target=PATH))
     assert (405, "GET, HEAD", "method") == (answer.status, answer.headers["Allow"], answer.reason)
     assert "Method not allowed" == answer.json["message"]
@@ -74,10 +74,10 @@ async def test_other_methods_are_refused_and_counted(collector: Running, wire: W
 
 
 @pytest.mark.parametrize("target", ["/healthz/", "/healthz/x", "/health", "/Healthz", "/public/healthz", "/readyz"])
-async def test_other_paths_of_that_kind_are_not_found(wire: Wire, target: str) -> None:
+async def test_similar_paths_are_not_found(wire: Wire, target: str) -> None:
     answer = await wire.ask(head(method="GET", target=target))
     assert (404, "not_found") == (answer.status, answer.reason)
 
 
-async def test_query_changes_no_health(wire: Wire) -> None:
+async def test_query_is_ignored(wire: Wire) -> None:
     assert 200 == (await wire.ask(head(method="GET", target="/healthz?from=balancer"))).status

@@ -1,10 +1,10 @@
-"""Connections: kept and closed, pipelined, upgraded, drained; what is no HTTP; and faults of ours."""
+"""Connections kept, closed, pipelined, upgraded and drained; bytes that are not HTTP; and internal errors."""
 
 import asyncio
 
 import pytest
 
-from tests.edge.conftest import Connect, Serve
+from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, soon, tally, until
 from tests.support import Running, body, event
 
@@ -19,7 +19,7 @@ TLS_HELLO = bytes.fromhex("160301020001 0001fc0303") + bytes(200)
 @pytest.mark.parametrize(
     ("line", "kept"), [(b"X: y", False), (b"Connection: keep-alive", True), (b"Connection: close", False)]
 )
-async def test_http_1_0_is_answered_and_closed_unless_it_asks(
+async def test_http_1_0_connection_closes_unless_the_client_asks_to_keep_it(
     collector: Running, wire: Wire, line: bytes, kept: bool
 ) -> None:
     sent = request(body(), line, version="1.0")
@@ -27,7 +27,7 @@ async def test_http_1_0_is_answered_and_closed_unless_it_asks(
     assert 201 == (await wire.ask(sent)).status if kept else b"" == await wire.rest()
 
 
-async def test_connection_outlives_every_answer_that_leaves_it_whole(serve: Serve, connect: Connect) -> None:
+async def test_connection_stays_open_after_every_complete_request(serve: Serve, connect: Connect) -> None:
     sites = {"demo": {}, "off": {"tracking": False}, "strict": {"strict": True}}
     wire = await connect(await serve(sites, rate_limit={"burst": 7, "requests_per_minute": 1}))
     gzipped = request(b"", b"Content-Encoding: gzip")
@@ -49,10 +49,10 @@ async def test_connection_outlives_every_answer_that_leaves_it_whole(serve: Serv
     assert [status for _, status in asked] == [(await wire.ask(sent)).status for sent, _ in asked]
 
 
-async def test_request_that_comes_with_the_end_of_one_that_is_answered_is_answered_too(
+async def test_request_that_arrives_with_the_end_of_another_body_gets_its_response(
     collector: Running, connect: Connect
 ) -> None:
-    """The first needs no body for its answer; the end of its body comes in any turn of the loop around that."""
+    """The first response needs no body; the end of that body arrives a few turns of the loop before or after it."""
     first = request(body(), site="nobody")
     for turns in range(12):
         wire = await connect(collector)
@@ -70,8 +70,8 @@ async def test_pipelined_requests_are_answered_in_order(collector: Running, wire
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
 
 
-async def test_head_has_the_headers_and_no_body(wire: Wire) -> None:
-    """A body would be read as the next answer."""
+async def test_response_to_head_has_no_body(wire: Wire) -> None:
+    """The client would read a body as the next response."""
     answer = await wire.ask(head(method="HEAD"))
     assert (405, b"") == (answer.status, answer.body)
     assert 201 == (await wire.ask(request(body()))).status
@@ -81,10 +81,10 @@ async def test_head_has_the_headers_and_no_body(wire: Wire) -> None:
     ("method", "target"),
     [("OPTIONS", "*"), ("OPTIONS", "http://collector.example/"), ("CONNECT", "collector.example:443"), ("GET", "/%ff")],
 )
-async def test_target_that_is_no_path_of_ours_is_not_found(
+async def test_any_other_target_is_not_found(
     wire: Wire, method: str, target: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every form of target that RFC 9112, 3.2 knows; none is a fault of ours."""
+    """Each form of target in RFC 9112, 3.2; none causes an internal error."""
     answer = await wire.ask(head(method=method, target=target))
     assert (404, "Not found", "not_found") == (answer.status, answer.json["message"], answer.reason)
     assert "*" == answer.headers["Access-Control-Allow-Origin"]
@@ -93,30 +93,28 @@ async def test_target_that_is_no_path_of_ours_is_not_found(
 
 @pytest.mark.parametrize("expected", ["100-continue", "a miracle"])
 @pytest.mark.parametrize(("method", "target"), [("OPTIONS", "*"), ("CONNECT", "collector.example:443"), ("GET", "/x")])
-async def test_expectation_of_no_path_of_ours_is_answered_as_any_other(
-    wire: Wire, method: str, target: str, expected: str
-) -> None:
-    """aiohttp would quote it in a 417 of its own, which names its version."""
+async def test_expect_on_any_other_target_is_not_found(wire: Wire, method: str, target: str, expected: str) -> None:
+    """aiohttp alone would send a 417 that quotes the value and names its version."""
     answer = await wire.ask(head(f"Expect: {expected}".encode(), method=method, target=target))
     assert (404, "Not found", "collector") == (answer.status, answer.json["message"], answer.headers["Server"])
 
 
-async def test_absolute_target_is_its_path(collector: Running, wire: Wire) -> None:
-    """What a client sends that takes us for its proxy."""
+async def test_absolute_target_is_accepted(collector: Running, wire: Wire) -> None:
+    """A client that uses the collector as its proxy sends this."""
     assert 201 == (await wire.ask(request(body(), target=collector.collect_url()))).status
 
 
 @pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"TLS/1.0"])
-async def test_upgrade_is_declined_by_answering(collector: Running, wire: Wire, upgrade: bytes) -> None:
-    """Java's HTTP client offers h2c with every first POST; its event is stored, and the connection is good for more."""
+async def test_upgrade_is_ignored(collector: Running, wire: Wire, upgrade: bytes) -> None:
+    """Java's HTTP client offers h2c with every first POST. Its event is stored and the connection stays open."""
     sent = request(body(), b"Connection: Upgrade", b"Upgrade: " + upgrade)
     assert [201, 201, 201] == [(await wire.ask(data)).status for data in (sent, sent, request(body()))]
 
 
-async def test_answer_to_an_upgrade_is_not_lost_to_what_is_behind_it(
+async def test_bad_request_behind_an_upgrade_does_not_lose_its_response(
     collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """yarl fails at the target, in the middle of aiohttp's answering."""
+    """yarl raises IndexError for the target while aiohttp is responding."""
     wire.send(request(body(), b"Connection: Upgrade", b"Upgrade: websocket") + head(target="http://[::1]..@"))
     assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
     assert b"" == await wire.rest()
@@ -124,16 +122,14 @@ async def test_answer_to_an_upgrade_is_not_lost_to_what_is_behind_it(
 
 
 @pytest.mark.parametrize("cut", [1, -1])
-async def test_what_is_behind_an_unknown_upgrade_is_not_read_from_its_midst(
-    collector: Running, wire: Wire, cut: int
+async def test_request_behind_an_unknown_upgrade_is_read_from_its_start(
+    arrivals: Arrivals, collector: Running, wire: Wire, cut: int
 ) -> None:
-    """aiohttp's parser drops what comes with the end of such a request, so it is given no more than that."""
+    """aiohttp's parser drops bytes behind such a request, so it must get no more than the request."""
     sent = request(body(), b"Connection: Upgrade", b"Upgrade: h2c")
     hidden = request(body(page_title=request(body(), site="hidden").decode()))
     at = hidden.index(b"POST", 1)
-    for piece in (sent[:cut], (sent + hidden)[len(sent[:cut]) : len(sent) + at], hidden[at:]):
-        wire.send(piece)
-        await asyncio.sleep(0.01)
+    await arrivals.send(wire, sent[:cut], (sent + hidden)[len(sent[:cut]) : len(sent) + at], hidden[at:])
     assert [201, 201] == [(await wire.answer()).status for _ in range(2)]
     assert ({"received": 2, "stored": 2}, {}) == (tally(collector), tally(collector, "(unknown)"))
 
@@ -142,8 +138,8 @@ NO_HTTP = {
     "TLS": TLS_HELLO,
     "words": b"hello\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "target no ASCII": head(target="/\xff"),
-    "target that yarl fails at": head(target="http://[::1]..@"),
+    "target not ASCII": head(target="/\xff"),
+    "target for which yarl raises": head(target="http://[::1]..@"),
     "target without a slash": head(target="public/demo/analytics/collect"),
     "star of another method": head(target="*"),
     "long garbage": b"\0" + 40_000 * b"x",
@@ -152,10 +148,10 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("sent", NO_HTTP.values(), ids=NO_HTTP)
-async def test_what_is_no_http_gets_a_fixed_text(
+async def test_bytes_that_are_not_http_get_a_fixed_400(
     collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing in the answer depends on what came, CORS included. (What has a request line: test_refusal.py.)"""
+    """Nothing in the response depends on the bytes, CORS included. test_refusal.py tests heads with a request line."""
     answer = await wire.ask(sent)
     assert (400, NOT_HTTP) == (answer.status, answer.body)
     assert not [name for name in answer.headers if name.startswith("Access-Control")]
@@ -167,10 +163,10 @@ async def test_what_is_no_http_gets_a_fixed_text(
 
 @pytest.mark.parametrize("name", [b"Origin", b"Referer", b"User-Agent", b"X-Forwarded-For", b"Content-Type", b"X-Mine"])
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"http://\xe9.example", "http://é.example".encode()])
-async def test_header_that_is_no_ascii_costs_no_event(
+async def test_header_that_is_not_ascii_loses_no_event(
     serve: Serve, connect: Connect, name: bytes, value: bytes
 ) -> None:
-    """Even where the header is looked at: by a trusted peer, for a site that lists origins, kept in the row."""
+    """Even if the header is used: sent by a trusted proxy, matched against a list of origins, or stored in the row."""
     sites = {"demo": {}, "listed": {"allowed_origins": ["*.example"]}}
     collector = await serve(sites, server={"trusted_proxies": ["127.0.0.1"]})
     wire = await connect(collector)
@@ -181,7 +177,7 @@ async def test_header_that_is_no_ascii_costs_no_event(
     assert 1 == len(collector.rows())
 
 
-async def test_preflight_for_headers_that_are_no_ascii(collector: Running, wire: Wire) -> None:
+async def test_preflight_for_headers_that_are_not_ascii_allows_content_type(collector: Running, wire: Wire) -> None:
     answer = await wire.ask(head(b"Access-Control-Request-Headers: \xff", method="OPTIONS"))
     assert (204, "Content-Type") == (answer.status, answer.headers["Access-Control-Allow-Headers"])
 
@@ -189,10 +185,10 @@ async def test_preflight_for_headers_that_are_no_ascii(collector: Running, wire:
 @pytest.mark.parametrize(
     "place", ["decide.accept", "decide.partial", "decide.Journal.submit", "decide.TokenBuckets.take"]
 )
-async def test_fault_of_ours_shows_nothing(
+async def test_internal_error_reveals_nothing(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
-    """The client learns that there was one, the log learns which, and the connection goes on."""
+    """The client gets a plain 500, the log gets the exception, and the connection stays open."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("SECRET at /etc/collector.toml")
@@ -213,7 +209,7 @@ async def test_fault_of_ours_shows_nothing(
 @pytest.mark.parametrize(
     ("place", "site"), [("to_request", "(unknown)"), ("fault_of", "(unknown)"), ("read_body", "demo")]
 )
-async def test_fault_on_the_standard_path_shows_nothing_either(
+async def test_internal_error_on_the_standard_path_reveals_nothing(
     collector: Running,
     wire: Wire,
     monkeypatch: pytest.MonkeyPatch,
@@ -221,7 +217,7 @@ async def test_fault_on_the_standard_path_shows_nothing_either(
     place: str,
     site: str,
 ) -> None:
-    """aiohttp's own page would name its version, and nobody would count it."""
+    """aiohttp's own error page would name its version, and would not be counted."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("SECRET")
@@ -235,8 +231,8 @@ async def test_fault_on_the_standard_path_shows_nothing_either(
     assert 0 == collector.stages.decider.in_flight.count
 
 
-async def test_draining_collector_answers_and_closes(collector: Running, connect: Connect) -> None:
-    """What is sent on an open connection is still stored; 503 only when the journal is closed."""
+async def test_draining_collector_responds_and_closes(collector: Running, connect: Connect) -> None:
+    """Events on open connections are still stored. The response is 503 only once the journal is closed."""
     first, second = await connect(collector), await connect(collector)
     assert 201 == (await first.ask(request(body()))).status
     collector.stages.decider.in_flight.draining = True
@@ -249,8 +245,8 @@ async def test_draining_collector_answers_and_closes(collector: Running, connect
     assert {"received": 3, "stored": 2, "unavailable": 1} == tally(collector)
 
 
-async def test_collector_is_idle_when_every_request_is_answered(collector: Running, wire: Wire) -> None:
-    """Draining waits for this: for a request whose body is on its way as well."""
+async def test_request_is_in_flight_until_its_response(collector: Running, wire: Wire) -> None:
+    """A drain waits for requests whose body is still arriving."""
     wire.send(head(LENGTH))
     await until(lambda: collector.stages.decider.in_flight.count)
     wire.send(body())
@@ -259,8 +255,8 @@ async def test_collector_is_idle_when_every_request_is_answered(collector: Runni
     assert 201 == (await wire.answer()).status
 
 
-async def test_event_is_what_was_in_its_own_request(collector: Running, wire: Wire) -> None:
-    """Pipelined bodies of several lengths do not run into one another."""
+async def test_pipelined_bodies_do_not_mix(collector: Running, wire: Wire) -> None:
+    """Bodies of several lengths arrive together."""
     titles = ["x" * n for n in (1, 400, 0, 30)]
     for title in titles:
         wire.send(request(body(page_title=title)))

@@ -1,4 +1,4 @@
-"""The admin application: is it alive, can it store, what did it count, what is it."""
+"""The admin application: liveness, readiness, metrics, version and OpenAPI."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ Admin = TestClient[Any, Any]
 
 @pytest.fixture
 async def admin(collector: Running) -> AsyncIterator[Admin]:
-    """The admin application of the collector with every default."""
+    """The admin application of `collector`."""
     async with TestClient(TestServer(build_admin(collector.stages))) as client:
         yield client
 
 
 async def page(collector: Running) -> str:
-    """The metrics page, as Prometheus gets it."""
+    """The metrics page that Prometheus scrapes."""
     async with (
         TestClient(TestServer(build_admin(collector.stages))) as client,
         client.get("/metrics") as response,
@@ -54,7 +54,7 @@ async def test_ready_collector_is_alive_and_ready(admin: Admin) -> None:
     [("disk", "disk space is low"), ("full", "the journal is full"), ("closed", "draining")],
 )
 async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, cause: str, why: str) -> None:
-    """Its events are refused at the same moment: a balancer that asks /readyz sends them elsewhere."""
+    """It refuses events at the same time, so a balancer that checks /readyz must send them elsewhere."""
     collector = await serve(storage={"segment_max_bytes": 65536, "journal_max_bytes": 65536})
     match cause:
         case "disk":
@@ -71,7 +71,7 @@ async def test_collector_that_cannot_store_is_alive_and_not_ready(serve: Serve, 
     assert 503 == (await collector.post(event())).status
 
 
-async def test_readiness_returns_with_the_space(collector: Running, admin: Admin) -> None:
+async def test_collector_is_ready_again_when_space_returns(collector: Running, admin: Admin) -> None:
     statuses = []
     for low in (True, False):
         collector.stages.journal.blocked_reason = "disk space is low" if low else None
@@ -80,7 +80,7 @@ async def test_readiness_returns_with_the_space(collector: Running, admin: Admin
 
 
 async def test_page_accounts_for_every_event_of_every_site(serve: Serve) -> None:
-    """received = stored + all that was dropped; what names no site shares one label, whatever it names."""
+    """received = stored + dropped. All requests without a known site share one label."""
     collector = await serve({"demo": {"excluded_paths": ["/x"]}, "off": {"tracking": False}, "quiet": {}})
     for site in ("demo", "off", "nobody", "somebody"):
         for data in (event(), event(page_path="/x"), {}):
@@ -97,7 +97,7 @@ async def test_page_accounts_for_every_event_of_every_site(serve: Serve) -> None
         assert count.pop("received") == sum(count.values())
 
 
-async def test_page_tells_what_waits_and_what_was_published(collector: Running) -> None:
+async def test_page_counts_buffered_and_published_events(collector: Running) -> None:
     async def numbers() -> dict[str, float]:
         families = text_string_to_metric_families(await page(collector))
         return {sample.name: sample.value for family in families for sample in family.samples}
@@ -119,7 +119,7 @@ async def test_page_tells_what_waits_and_what_was_published(collector: Running) 
 
 
 async def test_snapshot_is_of_one_moment(collector: Running) -> None:
-    """It renders in a thread; what is counted meanwhile belongs to the next page, all of it."""
+    """A thread renders it. Events counted meanwhile appear on the next page only."""
     await collector.post(event())
     render = collector.stages.metrics.snapshot({}, {})
     for data in (event(), {}):
@@ -129,7 +129,7 @@ async def test_snapshot_is_of_one_moment(collector: Running) -> None:
 
 
 async def test_page_renders_in_a_thread(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of series take a quarter of a second, and no event must wait for them."""
+    """Thousands of series take 0.25 s to render, and events must not wait for that."""
     threads = []
 
     def spy(registry: CollectorRegistry) -> bytes:
@@ -142,8 +142,8 @@ async def test_page_renders_in_a_thread(collector: Running, monkeypatch: pytest.
     assert threading.current_thread() not in threads
 
 
-async def test_series_are_bounded_however_many_sites(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites beyond the bound share one label, and nothing they send is missing from the sum."""
+async def test_number_of_series_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites beyond the bound share one label, and the sums include all their events."""
     monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 3)
     collector = await serve({f"site-{n}": {} for n in range(8)}, rate_limit={"requests_per_minute": 0})
     for n in range(8):
@@ -170,14 +170,14 @@ async def test_admin_serves_nothing_else(admin: Admin, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics", "/version", "/openapi.json"])
-async def test_public_port_serves_nothing_of_it(collector: Running, path: str) -> None:
-    """But a `/healthz` of its own (test_health.py)."""
+async def test_public_port_serves_no_admin_page(collector: Running, path: str) -> None:
+    """It has its own `/healthz` (test_health.py)."""
     async with collector.client.get(collector.url + path) as response:
         assert 404 == response.status
 
 
 class TestOpenApi:
-    """The page is made from the contract, and agrees with what is served."""
+    """The OpenAPI document is made from the contract and describes the real responses."""
 
     @pytest.fixture
     async def document(self, admin: Admin) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class TestOpenApi:
         assert 61 == len(FIELDS) == len(schema["properties"])
 
     async def test_every_status_is_described(self, document: dict[str, Any]) -> None:
-        """405 has no place under `post`; 400, 408 and 431 are no disposition of the order, but are met."""
+        """405 does not belong under `post`. The statuses added below come from no fault in `FAULTS`."""
         described = document["paths"]["/public/{siteId}/analytics/collect"]["post"]["responses"]
         met = {str(status) for status, _, _ in ANSWERS.values()} - {"405"}
         assert met | {"201", "400", "408", "422", "431", "500"} == described.keys()
@@ -204,12 +204,12 @@ class TestOpenApi:
         assert {"Collect-Reason", "Retry-After"} <= described["503"]["headers"].keys()
         assert {"Collect-Reason", "Accept-Encoding"} == described["415"]["headers"].keys()
 
-    async def test_site_is_what_can_be_configured(self, document: dict[str, Any]) -> None:
+    async def test_site_id_has_the_pattern_of_the_configuration(self, document: dict[str, Any]) -> None:
         (site,) = document["paths"]["/public/{siteId}/analytics/collect"]["post"]["parameters"]
         assert ("siteId", "path", True) == (site["name"], site["in"], site["required"])
         assert f"^{SITE_ID.pattern}$" == site["schema"]["pattern"]
 
-    async def test_references_lead_somewhere(self, document: dict[str, Any]) -> None:
+    async def test_references_resolve(self, document: dict[str, Any]) -> None:
         waiting: list[Any] = [document]
         found = 0
         while waiting:
@@ -223,7 +223,7 @@ class TestOpenApi:
                 found += 1
         assert found >= 10
 
-    async def test_error_served_has_the_shape_described(self, document: dict[str, Any], collector: Running) -> None:
+    async def test_real_error_has_the_described_shape(self, document: dict[str, Any], collector: Running) -> None:
         shape = document["components"]["schemas"]["Error"]
         response = await collector.post(event(), "nobody")
         answer = await response.json()

@@ -1,4 +1,4 @@
-"""The edge uses aiohttp's public names only: a private one may change in any release, and nothing would say so."""
+"""The edge uses aiohttp's public names only: private ones may change in any release without notice."""
 
 import ast
 import importlib
@@ -11,12 +11,6 @@ import pytest
 import collector.edge
 
 MODULES = sorted(Path(collector.edge.__file__).parent.glob("*.py"))
-
-
-@pytest.fixture(autouse=True)
-def http_path() -> str:
-    """No collector runs here."""
-    return "none"
 
 
 def is_private(name: str) -> bool:
@@ -32,7 +26,7 @@ def of_itself(node: ast.Attribute) -> bool:
 
 
 def private_uses(tree: ast.AST) -> list[str]:
-    """What is taken from another object, or imported from aiohttp, by a private name."""
+    """Each private attribute of another object, and each private import from aiohttp."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and not of_itself(node):
@@ -47,10 +41,10 @@ def private_uses(tree: ast.AST) -> list[str]:
 
 
 def own_names(cls: type) -> set[str]:
-    """The private names that a class defines, or uses of itself."""
+    """The private names that a class defines or uses on `self`."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and of_itself(node)}
-    return {name for name in {*used, *vars(cls)} if is_private(name)} - {"_abc_impl"}  # Python's, of every ABC
+    return {name for name in {*used, *vars(cls)} if is_private(name)} - {"_abc_impl"}  # Python sets it on every ABC
 
 
 def aiohttp_bases(cls: type) -> list[type]:
@@ -74,13 +68,13 @@ def test_module_uses_no_private_name_of_another_object(path: Path) -> None:
 
 @pytest.mark.parametrize("cls", classes_on_aiohttp(), ids=lambda cls: cls.__name__)
 def test_subclass_shares_no_private_name_with_aiohttp(cls: type) -> None:
-    """It neither uses one that it inherits, nor hides one. (Those set in an `__init__` are only in the source.)"""
+    """It neither uses nor overrides an inherited one. Names set in `__init__` are found in the source only."""
     theirs = {name for base in aiohttp_bases(cls) for name in {*dir(base), *own_names(base)}}
     assert set() == own_names(cls) & theirs
 
 
 def test_subclasses_are_found() -> None:
-    """Else the test above would have no cases, and pass."""
+    """Otherwise the test above would have no cases."""
     assert {"AiohttpHandler", "Sent"} <= {cls.__name__ for cls in classes_on_aiohttp()}
 
 

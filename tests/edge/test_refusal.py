@@ -1,13 +1,12 @@
-"""Heads: what is refused, in which words and for whom it is counted; and what is taken, however long a line is."""
+"""Heads: which are refused, with what response and counts, and which are accepted, however long a line is."""
 
-import asyncio
 import logging
 
 import pytest
 
 from collector.edge.framing import MAX_FRAME_BYTES
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host, read_refusal
-from tests.edge.conftest import Connect, Serve
+from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.wire import Answer, Wire, chunk, head, request, tally, until
 from tests.support import Running, body
 
@@ -21,7 +20,7 @@ PATH = "/public/demo/analytics/collect"
 
 
 def hosted(*lines: bytes, version: str = "1.1") -> bytes:
-    """A whole request with these lines in the place of its Host."""
+    """A complete request with these lines instead of its Host."""
     return request(body(), ORIGIN, version=version).replace(HOST + b"\r\n", b"".join(line + b"\r\n" for line in lines))
 
 
@@ -29,7 +28,7 @@ def bad_requests(collector: Running) -> float | None:
     return collector.stages.metrics.registry.get_sample_value("collector_bad_requests_total")
 
 
-# Each names the site `demo` and the origin, and breaks RFC 9112 or RFC 9110.
+# Each names the site `demo` and an origin, and violates RFC 9112 or RFC 9110.
 BROKEN: dict[str, bytes] = {
     "host with a blank": hosted(b"Host: bad host"),
     "host with a tab": hosted(b"Host: bad\thost"),
@@ -38,13 +37,13 @@ BROKEN: dict[str, bytes] = {
     "host with a query": hosted(b"Host: a?b"),
     "host with a scheme": hosted(b"Host: http://a"),
     "host in quotes": hosted(b'Host: "a"'),
-    "host no ASCII": hosted(b"Host: b\xc3\xbcro.example"),
+    "host not ASCII": hosted(b"Host: b\xc3\xbcro.example"),
     "host with a broken escape": hosted(b"Host: a%zz"),
     "host with a port of letters": hosted(b"Host: a:b"),
     "host with two ports": hosted(b"Host: a:80:80"),
     "host IPv6 without brackets": hosted(b"Host: ::1"),
     "host with an open bracket": hosted(b"Host: [::1"),
-    "host no IPv6": hosted(b"Host: [1:2]"),
+    "host not IPv6": hosted(b"Host: [1:2]"),
     "host with a control character": hosted(b"Host: a\x01b"),
     "host with NUL": hosted(b"Host: a\0b"),
     "no host": hosted(),
@@ -60,12 +59,12 @@ BROKEN: dict[str, bytes] = {
     "chunked in HTTP/1.0": head(ORIGIN, CHUNKED, version="1.0") + CHUNKS,
     "chunked in HTTP/1.0, kept": head(ORIGIN, CHUNKED, b"Connection: keep-alive", version="1.0") + CHUNKS,
     "encoded and chunked in HTTP/1.0": head(ORIGIN, b"Transfer-Encoding: gzip, chunked", version="1.0") + CHUNKS,
-    "no encoding in HTTP/1.0": request(body(), ORIGIN, b"Transfer-Encoding:", version="1.0"),
-    "no encoding": request(body(), ORIGIN, b"Transfer-Encoding:"),
-    "no encoding and no length": head(ORIGIN, b"Transfer-Encoding:") + CHUNKS,
-    "no encoding twice": head(ORIGIN, b"Transfer-Encoding: ", b"Transfer-Encoding:") + CHUNKS,
+    "empty encoding in HTTP/1.0": request(body(), ORIGIN, b"Transfer-Encoding:", version="1.0"),
+    "empty encoding": request(body(), ORIGIN, b"Transfer-Encoding:"),
+    "empty encoding and no length": head(ORIGIN, b"Transfer-Encoding:") + CHUNKS,
+    "empty encoding twice": head(ORIGIN, b"Transfer-Encoding: ", b"Transfer-Encoding:") + CHUNKS,
     "identity": head(ORIGIN, b"Transfer-Encoding: identity") + CHUNKS,
-    "not chunked at last": head(ORIGIN, b"Transfer-Encoding: chunked, gzip") + CHUNKS,
+    "chunked not last": head(ORIGIN, b"Transfer-Encoding: chunked, gzip") + CHUNKS,
     "chunked twice": head(ORIGIN, CHUNKED, CHUNKED) + CHUNKS,
     "length and chunks": request(CHUNKS, ORIGIN, CHUNKED),
     "same length twice": request(body(), ORIGIN, LENGTH),
@@ -73,9 +72,9 @@ BROKEN: dict[str, bytes] = {
     "list of lengths": head(ORIGIN, b"Content-Length: 4, 4") + body(),
     "length with a sign": head(ORIGIN, b"Content-Length: +4") + body(),
     "length below zero": head(ORIGIN, b"Content-Length: -1") + body(),
-    "no length": head(ORIGIN, b"Content-Length:") + body(),
+    "empty length": head(ORIGIN, b"Content-Length:") + body(),
     "two numbers": head(ORIGIN, b"Content-Length: 4 4") + body(),
-    "endless length": head(ORIGIN, b"Content-Length: " + b"9" * 5_000) + body(),
+    "very long length": head(ORIGIN, b"Content-Length: " + b"9" * 5_000) + body(),
     "no colon": request(body(), ORIGIN, b"<script>alert(1)</script>"),
     "no name": request(body(), ORIGIN, b": a"),
     "blank in a name": request(body(), ORIGIN, b"X y: a"),
@@ -88,11 +87,11 @@ BROKEN: dict[str, bytes] = {
     "LF alone": request(body(), ORIGIN, b"X: a\nY: b"),
     "LF alone at the end": request(body(), ORIGIN).replace(b"\r\n\r\n", b"\r\n\n"),
     "old websocket": request(body(), ORIGIN, b"Sec-WebSocket-Key1: x"),
-    "version to come": request(body(), ORIGIN, version="1.2"),
+    "future version": request(body(), ORIGIN, version="1.2"),
     "unknown method": request(body(), ORIGIN, method="SMUGGLE"),
-    "method in small letters": request(body(), ORIGIN, method="post"),
-    "chunk size no number": head(ORIGIN, CHUNKED) + b"z\r\nabc\r\n",
-    "chunk size and LF": head(ORIGIN, CHUNKED) + b"3\nabc\n0\n\n",
+    "method in lower case": request(body(), ORIGIN, method="post"),
+    "chunk size not a number": head(ORIGIN, CHUNKED) + b"z\r\nabc\r\n",
+    "chunk size with LF alone": head(ORIGIN, CHUNKED) + b"3\nabc\n0\n\n",
     "chunk size and a blank": head(ORIGIN, CHUNKED) + b"3 \r\nabc\r\n0\r\n\r\n",
     "chunk longer than its size": head(ORIGIN, CHUNKED) + b"3\r\nabcdef\r\n0\r\n\r\n",
     "LF in a chunk extension": head(ORIGIN, CHUNKED) + b"3;a\nb\r\nabc\r\n0\r\n\r\n",
@@ -101,10 +100,10 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
-async def test_head_that_breaks_http_is_refused_as_its_page_can_read(
+async def test_head_that_violates_http_gets_a_refusal_that_its_page_can_read(
     collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counted for its site, not as what is no HTTP; what is behind is never read."""
+    """It is counted for its site, and nothing behind it is read."""
     answer = await wire.ask(sent + HIDDEN)
     assert_refused(answer, 400, "invalid", "BAD_REQUEST")
     assert b"" == await wire.rest()
@@ -123,8 +122,8 @@ def assert_refused(answer: Answer, status: int, reason: str, code: str) -> None:
 
 @pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("before", ["in pieces", "behind one", "behind chunks", "behind one of the standard path"])
-async def test_head_that_breaks_http_is_refused_so_wherever_it_comes(
-    collector: Running, wire: Wire, sent: bytes, before: str
+async def test_head_that_violates_http_is_refused_at_any_place(
+    arrivals: Arrivals, collector: Running, wire: Wire, sent: bytes, before: str
 ) -> None:
     first = {
         "behind one": request(body()),
@@ -132,9 +131,7 @@ async def test_head_that_breaks_http_is_refused_so_wherever_it_comes(
         "behind one of the standard path": request(body(), b"X: a", b"X: b"),
     }.get(before, b"")
     origin_at = sent.index(ORIGIN) + len(ORIGIN) + len(b"\r\n")
-    for piece in (first + sent,) if first else (sent[:origin_at], sent[origin_at:]):
-        wire.send(piece)
-        await asyncio.sleep(0.001)
+    await arrivals.send(wire, *((first + sent,) if first else (sent[:origin_at], sent[origin_at:])))
     answer = await wire.answer()
     if first:
         assert 201 == answer.status
@@ -153,12 +150,12 @@ NO_HTTP = {
     "two digits": request(body(), version="1.10"),
     "no minor version": request(body(), version="1"),
     "blank behind the version": request(body(), version="1.1 "),
-    "small letters": request(body()).replace(b"HTTP/", b"http/", 1),
+    "lower case": request(body()).replace(b"HTTP/", b"http/", 1),
     "another protocol": request(body(), version="1.0").replace(b"HTTP/", b"RTSP/", 1),
     "a third": request(body(), version="1.0").replace(b"HTTP/", b"ICE/", 1),
     "no version": request(body()).replace(b" HTTP/1.1", b"", 1),
     "no version and no header": f"POST {PATH}\r\n\r\n".encode(),
-    "version alone missing": request(body()).replace(b"HTTP/1.1", b"", 1),
+    "only the version missing": request(body()).replace(b"HTTP/1.1", b"", 1),
     "HTTP/0.9 as it was": b"GET /\r\n\r\n",
     "two blanks": request(body()).replace(b"POST ", b"POST  ", 1),
     "tab": request(body()).replace(b"POST ", b"POST\t", 1),
@@ -173,7 +170,7 @@ NO_HTTP = {
 @pytest.mark.parametrize(
     "first", [b"", request(body()), head(CHUNKED) + CHUNKS], ids=["", "behind one", "behind chunks"]
 )
-async def test_request_line_that_is_not_http_1_gets_the_fixed_text(
+async def test_request_line_that_is_not_http_1_gets_the_fixed_400(
     collector: Running, wire: Wire, sent: bytes, first: bytes
 ) -> None:
     wire.send(first + sent + HIDDEN)
@@ -191,7 +188,7 @@ TAKEN: dict[str, bytes] = {
     "empty host": hosted(b"Host:"),
     "empty host and a blank": hosted(b"Host: "),
     "host and port": hosted(b"Host: a.example:8080"),
-    "port to be named": hosted(b"Host: a.example:"),
+    "empty port": hosted(b"Host: a.example:"),
     "address": hosted(b"Host: 192.0.2.1:80"),
     "IPv6": hosted(b"Host: [2001:db8::1]:80"),
     "IPv6 with IPv4": hosted(b"Host: [::ffff:192.0.2.1]"),
@@ -211,7 +208,7 @@ TAKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("sent", TAKEN.values(), ids=TAKEN)
-async def test_what_http_allows_is_taken(collector: Running, wire: Wire, sent: bytes) -> None:
+async def test_head_that_http_allows_is_accepted(collector: Running, wire: Wire, sent: bytes) -> None:
     assert 201 == (await wire.ask(sent)).status
 
 
@@ -221,7 +218,7 @@ def test_host_may_have_a_port(value: str, port: str) -> None:
     assert is_host(value + port) == (value != "v1.a:b")
 
 
-# Headers that pages and proxies make long, or lists that proxies join.
+# Headers that pages or proxies make long.
 LONG = [
     b"Cookie: " + b"; ".join(b"%d=" % n + 2_990 * b"c" for n in range(3)),
     b"Cookie: " + b"c" * 30_000,
@@ -237,47 +234,47 @@ LONG = [
 
 @pytest.mark.parametrize("line", LONG, ids=[line[:9].decode() for line in LONG])
 @pytest.mark.parametrize("pieces", [1, 3])
-async def test_line_of_any_length_is_taken(serve: Serve, connect: Connect, line: bytes, pieces: int) -> None:
-    """Up to the bound of the whole head; the connection goes on."""
+async def test_line_may_fill_the_head(
+    arrivals: Arrivals, serve: Serve, connect: Connect, line: bytes, pieces: int
+) -> None:
+    """Lines have no limit of their own. The connection stays open."""
     collector = await serve(server={"trusted_proxies": ["127.0.0.1"]}, privacy={"client_ip": "full"})
     wire = await connect(collector)
     sent = request(body(), line)
     step = -(-len(sent) // pieces)
     for _ in range(2):
-        for at in range(0, len(sent), step):
-            wire.send(sent[at : at + step])
-            await asyncio.sleep(0.001)
+        await arrivals.send(wire, *(sent[at : at + step] for at in range(0, len(sent), step)))
         assert 201 == (await wire.answer()).status
     await collector.flush()
     expected = "203.0.113.9" if line.startswith(b"X-F") else "127.0.0.1"
     assert 2 * [expected] == [row["client_ip"] for row in collector.rows()]
 
 
-async def test_long_query_is_taken(wire: Wire) -> None:
+async def test_long_query_is_accepted(wire: Wire) -> None:
     assert 201 == (await wire.ask(request(body(), target=f"{PATH}?{'q' * 20_000}"))).status
     assert 201 == (await wire.ask(request(body(), target=f"{PATH}?{'q=%20&' * 2_000}"))).status
 
 
 def sized(bytes_: int, *lines: bytes) -> bytes:
-    """A whole request whose head has so many bytes."""
+    """A complete request whose head has this many bytes."""
     sent = request(body(), ORIGIN, *lines, b"Cookie: ")
     return sent.replace(b"Cookie: ", b"Cookie: " + b"c" * (bytes_ - len(sent) + len(body())))
 
 
 def numbered(lines: int) -> bytes:
-    """A whole request with so many header lines."""
+    """A complete request with this many header lines."""
     return request(body(), ORIGIN, *(b"X%d: y" % number for number in range(lines - 3)))
 
 
 TOO_LARGE: dict[str, tuple[bytes, bool]] = {
-    "as large as it may be": (sized(MAX_HEAD_BYTES), False),
+    "largest": (sized(MAX_HEAD_BYTES), False),
     "a byte more": (sized(MAX_HEAD_BYTES + 1), True),
-    "as large without a blank": (sized(MAX_HEAD_BYTES).replace(b"Cookie: ", b"Cookie:c"), False),
+    "largest, without a blank": (sized(MAX_HEAD_BYTES).replace(b"Cookie: ", b"Cookie:c"), False),
     "a byte more without a blank": (sized(MAX_HEAD_BYTES + 1).replace(b"Cookie: ", b"Cookie:c"), True),
-    "as large in many lines": (sized(MAX_HEAD_BYTES, *[b"X: " + b"x" * 250] * 100), False),
+    "largest, in many lines": (sized(MAX_HEAD_BYTES, *[b"X: " + b"x" * 250] * 100), False),
     "a byte more in many lines": (sized(MAX_HEAD_BYTES + 1, *[b"X: " + b"x" * 250] * 100), True),
     "much more": (sized(100_000), True),
-    "as many lines as may be": (numbered(MAX_HEAD_LINES), False),
+    "most lines": (numbered(MAX_HEAD_LINES), False),
     "a line more": (numbered(MAX_HEAD_LINES + 1), True),
     "many lines more": (numbered(1_000), True),
     "long query": (request(body(), ORIGIN, target=f"{PATH}?{'q' * 40_000}"), True),
@@ -286,20 +283,18 @@ TOO_LARGE: dict[str, tuple[bytes, bool]] = {
 
 @pytest.mark.parametrize(("sent", "is_too_large"), TOO_LARGE.values(), ids=TOO_LARGE)
 @pytest.mark.parametrize("step", [1 << 20, 7_000])
-async def test_head_may_be_large_and_not_larger(
-    collector: Running, wire: Wire, sent: bytes, is_too_large: bool, step: int
+async def test_head_size_limits_are_exact(
+    arrivals: Arrivals, collector: Running, wire: Wire, sent: bytes, is_too_large: bool, step: int
 ) -> None:
-    """In one piece as in several."""
-    for at in range(0, len(sent), step):
-        wire.send(sent[at : at + step])
-        await asyncio.sleep(0.001)
+    """In one piece and in several."""
+    await arrivals.send(wire, *(sent[at : at + step] for at in range(0, len(sent), step)))
     answer = await wire.answer()
     if not is_too_large:
         assert 201 == answer.status
         assert 201 == (await wire.ask(request(body()))).status
         return
     allowed = answer.headers["Access-Control-Allow-Origin"]
-    if step > len(sent) or "q" * 9 not in sent.decode():  # else it was refused before its origin came
+    if step > len(sent) or "q" * 9 not in sent.decode():  # otherwise it is refused before its origin arrives
         assert "https://shop.example" == allowed
     assert (431, "too_large", "close") == (answer.status, answer.reason, answer.headers["Connection"])
     assert "HEADERS_TOO_LARGE" == answer.json["errors"][0]["code"]
@@ -308,12 +303,12 @@ async def test_head_may_be_large_and_not_larger(
 
 
 @pytest.mark.parametrize("step", [1 << 20, 7_000])
-async def test_request_line_that_is_too_long_is_of_no_known_site(collector: Running, wire: Wire, step: int) -> None:
-    """Where its path does not end nobody knows what it names."""
+async def test_endless_request_line_is_counted_for_no_site(
+    arrivals: Arrivals, collector: Running, wire: Wire, step: int
+) -> None:
+    """Without the end of its path, the site it names is unknown."""
     sent = b"POST /public/demo/analytics/collect/" + b"x" * 40_000
-    for at in range(0, len(sent), step):
-        wire.send(sent[at : at + step])
-        await asyncio.sleep(0.001)
+    await arrivals.send(wire, *(sent[at : at + step] for at in range(0, len(sent), step)))
     answer = await wire.answer()
     assert (431, "too_large", "*") == (answer.status, answer.reason, answer.headers["Access-Control-Allow-Origin"])
     assert ({}, {"received": 1, "too_large": 1}) == (tally(collector), tally(collector, "(unknown)"))
@@ -338,7 +333,7 @@ async def test_request_line_that_is_too_long_is_of_no_known_site(collector: Runn
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "OPTIONS"])
-async def test_refused_head_is_counted_for_the_site_that_it_names(
+async def test_refused_head_is_counted_for_the_site_it_names(
     serve: Serve, connect: Connect, target: str, site: str, method: str
 ) -> None:
     collector = await serve({"demo": {}, "x": {}})
@@ -362,13 +357,13 @@ async def test_refused_head_is_counted_for_the_site_that_it_names(
         ((), "*"),
     ],
 )
-async def test_refused_head_echoes_its_origin(wire: Wire, lines: tuple[bytes, ...], allowed: str) -> None:
+async def test_response_to_a_refused_head_echoes_its_origin(wire: Wire, lines: tuple[bytes, ...], allowed: str) -> None:
     answer = await wire.ask(request(body(), *lines, b"X: a\0"))
     assert (400, allowed) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
 
 
-def test_refusal_reads_what_has_come_and_no_more() -> None:
-    """Whatever came: an attacker chooses it."""
+def test_refusal_reads_any_partial_head() -> None:
+    """An attacker chooses the bytes."""
     assert read_refusal(b"", "why") is None
     assert read_refusal(b"\r\n\r\n", "why") is None
     assert read_refusal(b"POST /", "why") is None
@@ -376,25 +371,25 @@ def test_refusal_reads_what_has_come_and_no_more() -> None:
     assert read_refusal(b"POST " + b"/" * 40_000 + b"\0", "why") is None
     cut = read_refusal(head(ORIGIN)[:-7], "why")
     assert cut is not None
-    assert ("demo", None) == (cut.site_id, cut.origin)  # the origin may go on
+    assert ("demo", None) == (cut.site_id, cut.origin)  # its line has no end yet
 
 
 @pytest.mark.parametrize(
     "trailers", [b"Origin: http://localhost\r\n", b"A: b\r\nHost: x\r\n", b"X-Forwarded-For: 192.0.2.9\r\n"]
 )
-async def test_trailer_is_no_header_of_the_request_behind(serve: Serve, connect: Connect, trailers: bytes) -> None:
-    """aiohttp's parser takes the last for one: behind a proxy, of another client. So the connection ends."""
+async def test_trailer_is_not_a_header_of_the_next_request(
+    arrivals: Arrivals, serve: Serve, connect: Connect, trailers: bytes
+) -> None:
+    """aiohttp's parser adds the last trailer to the next head, maybe another client's. So the connection closes."""
     collector = await serve(server={"trusted_proxies": ["127.0.0.1"]}, privacy={"client_ip": "full"})
     sent = head(CHUNKED) + chunk(body()) + b"0\r\n" + trailers + b"\r\n"
     behind = sent + request(body())
-    # Where a trailer ends in another piece than it began; nothing is sent once the connection may be closed.
+    # Cut within the trailers. No piece is sent once the connection may be closed.
     cuts: list[tuple[bytes, ...]] = [(sent,), (behind,), tuple(sent[at : at + 7] for at in range(0, len(sent), 7))]
     cuts += [(behind[: len(sent) - at], behind[len(sent) - at :]) for at in (1, 2, 3, 4, 9, 30)]
     for pieces in cuts:
         wire = await connect(collector)
-        for piece in pieces:
-            wire.send(piece)
-            await asyncio.sleep(0.001)
+        await arrivals.send(wire, *pieces)
         answer = await wire.answer()
         assert (201, "close") == (answer.status, answer.headers["Connection"])
         assert b"" == await wire.rest()
@@ -403,8 +398,8 @@ async def test_trailer_is_no_header_of_the_request_behind(serve: Serve, connect:
     assert len(cuts) * ["127.0.0.1"] == [row["client_ip"] for row in collector.rows()]
 
 
-async def test_requests_before_one_with_trailers_are_answered(collector: Running, wire: Wire) -> None:
-    """Also those with chunks, however many wait; and that one is."""
+async def test_requests_before_one_with_trailers_get_their_responses(collector: Running, wire: Wire) -> None:
+    """So does the one with trailers; the request behind it does not."""
     before = [request(body()), head(CHUNKED) + CHUNKS, head(CHUNKED) + CHUNKS, request(b"{")]
     wire.send(b"".join(before) + head(CHUNKED) + chunk(body()) + b"0\r\nX: y\r\n\r\n" + request(body()))
     assert [201, 201, 201, 202, 201] == [(await wire.answer()).status for _ in range(5)]
@@ -421,16 +416,17 @@ async def test_requests_before_one_with_trailers_are_answered(collector: Running
     ids=["extension", "trailers", "trailer"],
 )
 @pytest.mark.parametrize("site", ["demo", "nobody", "demo, in one piece"])
-async def test_what_frames_a_body_is_bounded(
+async def test_chunk_lines_and_trailers_are_bounded(
     collector: Running, connect: Connect, more: bytes, site: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where nobody waits for the body any more."""
+    """Even when the body is not wanted any more."""
     wire = await connect(collector)
     site, _, at_once = site.partition(", ")
     first = head(ORIGIN, CHUNKED, site=site)
     if at_once:
         wire.send(first + more)
         assert 400 == (await wire.answer()).status
+        wire.send_eof()
         assert b"" == await wire.rest()
         return
     wire.send(first)

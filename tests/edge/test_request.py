@@ -1,4 +1,4 @@
-"""Bodies: late, large, in chunks, cut, encoded and announced."""
+"""Bodies: late, too large, chunked, cut, encoded, and announced with `Expect`."""
 
 import asyncio
 import gzip
@@ -31,7 +31,7 @@ def sized(size: int) -> bytes:
 
 @pytest.fixture
 async def small(serve: Serve, no_lingering: None) -> Running:
-    """A collector with bodies of up to 512 bytes, and little patience."""
+    """A collector that accepts bodies of up to 512 bytes and waits 0.3 s for them."""
     return await serve(server={"max_body_bytes": 512, "body_timeout_s": 0.3})
 
 
@@ -40,7 +40,7 @@ async def small(serve: Serve, no_lingering: None) -> Running:
     [head(LENGTH), head(LENGTH) + b"{", head(CHUNKED), head(CHUNKED) + chunk(b"{")],
     ids=["not begun", "cut", "chunks not begun", "chunks cut"],
 )
-async def test_body_that_does_not_come_is_a_timeout(small: Running, connect: Connect, sent: bytes) -> None:
+async def test_missing_body_is_a_timeout(small: Running, connect: Connect, sent: bytes) -> None:
     wire = await connect(small)
     answer = await wire.ask(sent)
     message = "Body was not received in time"
@@ -50,8 +50,8 @@ async def test_body_that_does_not_come_is_a_timeout(small: Running, connect: Con
     assert {"received": 1, "timeout": 1} == tally(small)
 
 
-async def test_timeout_is_for_the_body_and_not_for_its_pieces(small: Running, connect: Connect) -> None:
-    """A body that dribbles in, each piece soon after the one before, holds its connection no longer."""
+async def test_timeout_covers_the_entire_body(small: Running, connect: Connect) -> None:
+    """A client that sends a byte every millisecond gets no more time."""
     wire = await connect(small)
     wire.send(head(b"Content-Length: 512"))
     pieces = 0
@@ -69,7 +69,7 @@ async def test_timeout_is_for_the_body_and_not_for_its_pieces(small: Running, co
 
 @pytest.mark.parametrize(("size", "status"), [(512, 201), (513, 413)])
 @pytest.mark.parametrize("framing", ["declared", "chunked", "one chunk a byte"])
-async def test_largest_body_is_taken_to_the_byte(
+async def test_body_limit_is_exact_to_the_byte(
     small: Running, connect: Connect, size: int, status: int, framing: str
 ) -> None:
     data = sized(size)
@@ -86,22 +86,22 @@ async def test_largest_body_is_taken_to_the_byte(
     "sent", [head(b"Content-Length: 513"), head(CHUNKED) + chunk(bytes(513))], ids=["declared", "in chunks"]
 )
 async def test_body_too_large_is_refused_before_its_end(small: Running, connect: Connect, sent: bytes) -> None:
-    """Declared: before its first byte. In chunks: at the first byte too many, however many were to follow."""
+    """Declared: before its first byte. In chunks: at the first byte too many."""
     wire = await connect(small)
     assert 413 == (await wire.ask(sent)).status
     assert b"" == await wire.rest()
     assert {"received": 1, "too_large": 1} == tally(small)
 
 
-async def test_client_that_sends_on_reads_its_refusal(collector: Running, wire: Wire) -> None:
-    """4 MB behind a 413: closing at once would reset the connection under the answer."""
+async def test_client_that_keeps_sending_can_read_its_refusal(collector: Running, wire: Wire) -> None:
+    """4 MB follow a 413. Closing at once would reset the connection before the client reads the response."""
     wire.send(head(b"Content-Length: 4194304"))
     wire.send(bytes(4194304))
     assert 413 == (await wire.answer()).status
     assert b"" == await wire.rest()
 
 
-async def test_body_may_come_in_any_pieces(collector: Running, wire: Wire) -> None:
+async def test_body_may_arrive_byte_by_byte(collector: Running, wire: Wire) -> None:
     for sent in (request(body()), head(CHUNKED) + chunk(body()) + LAST_CHUNK):
         for byte in sent:
             wire.send(bytes([byte]))
@@ -111,7 +111,7 @@ async def test_body_may_come_in_any_pieces(collector: Running, wire: Wire) -> No
 
 @pytest.mark.parametrize("begun", [b"", b"3\r\nab", chunk(b"{")], ids=["before the first", "within one", "after one"])
 async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect, begun: bytes) -> None:
-    """Nothing that follows can be understood, so waiting for more is in vain. The chunk comes when it is waited for."""
+    """Nothing after a broken chunk can be parsed, so waiting for more is pointless."""
     collector = await serve(server={"body_timeout_s": 1})
     wire = await connect(collector)
     wire.send(head(CHUNKED) + begun)
@@ -119,52 +119,53 @@ async def test_broken_chunks_are_answered_at_once(serve: Serve, connect: Connect
     wire.send(b"no chunk\r\n")
     answer = await wire.answer()
     assert (400, "invalid") == (answer.status, answer.reason)
+    wire.send_eof()
     assert b"" == await wire.rest()
     assert {"received": 1, "invalid": 1} == tally(collector)
 
 
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_whatever_breaks_a_body_frees_what_it_holds(
+async def test_broken_body_releases_its_memory_and_connection(
     serve: Serve, connect: Connect, broken: bytes, leaves: bool
 ) -> None:
-    """At once. The head came before, so its handler waits for the body."""
+    """The handler already waits for the body when the broken chunk arrives."""
     collector = await serve()
     wire = await connect(collector)
     wire.send(head(CHUNKED))
     await until(lambda: collector.stages.decider.in_flight.count)
-    await asyncio.sleep(0.005)
     wire.send(broken)
     if leaves:
         wire.send_eof()
     elif broken.endswith(b"\n"):
         assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
+        wire.send_eof()
         assert b"" == await wire.rest()
     else:
         wire.close()
     await until(lambda: tally(collector))
     await soon(collector.stages.decider.in_flight.none())
     await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
-    assert MAX_INCOMING_BYTES == collector.server.bodies._left_bytes
+    assert collector.server.bodies.take(MAX_INCOMING_BYTES)
 
 
-async def test_body_that_aiohttp_alone_refuses_is_refused_at_once(
+async def test_body_that_only_aiohttp_refuses_is_refused_at_once(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should its parser ever be stricter than what follows the body here: it does not tell the handler that waits."""
+    """If aiohttp's parser is stricter than Framing, Framing fails the body: aiohttp does not notify the handler."""
     monkeypatch.setattr("collector.edge.framing._TRAILER", re.compile(rb"[^\n]*\n"))
     wire.send(head(CHUNKED))
     await until(lambda: collector.stages.decider.in_flight.count)
-    await asyncio.sleep(0.005)
     wire.send(chunk(body()) + b"0\r\nfoo\r\n\r\n")
     assert (400, "invalid") == ((answer := await wire.answer()).status, answer.reason)
+    wire.send_eof()
     assert b"" == await wire.rest()
 
 
-async def test_broken_chunks_that_nobody_waits_for_are_not_logged(
+async def test_broken_chunks_of_an_unwanted_body_are_not_logged(
     collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Eleven lines for each, of what anybody may send."""
+    """aiohttp would log 11 lines for each, and anybody can send them."""
     assert 404 == (await wire.ask(head(CHUNKED, site="nobody"))).status
     wire.send(b"no chunk\r\n")
     await wire.rest()
@@ -174,10 +175,10 @@ async def test_broken_chunks_that_nobody_waits_for_are_not_logged(
 @pytest.mark.parametrize(
     "sent", [request(body())[:-1], head(CHUNKED) + chunk(b"{"), head(LENGTH)], ids=["cut", "in chunks", "not begun"]
 )
-async def test_client_gone_before_its_body_is_counted_and_no_more(
+async def test_client_that_leaves_before_its_body_is_counted_and_not_logged(
     collector: Running, wire: Wire, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It happens all day: a traceback in the log for each would bury what matters."""
+    """This happens all day; a traceback for each would bury real problems."""
     wire.send(sent)
     await until(lambda: collector.stages.decider.in_flight.count)
     wire.close()
@@ -187,15 +188,15 @@ async def test_client_gone_before_its_body_is_counted_and_no_more(
     assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_connection_lost_between_two_pieces_of_a_body_loses_the_body() -> None:
-    """aiohttp has a RuntimeError for that: it would be a fault of ours, in the counts and in the log."""
-    lost = Mock(connected=False)
-    begun = StreamReader(lost, 2**16, loop=asyncio.get_running_loop())
+async def test_connection_lost_between_two_pieces_of_a_body_raises_body_lost() -> None:
+    """aiohttp raises RuntimeError, which would otherwise be counted and logged as an internal error."""
+    protocol = Mock(connected=False)
+    begun = StreamReader(protocol, 2**16, loop=asyncio.get_running_loop())
     begun.feed_data(b"{")
     headers = CIMultiDict({"Content-Length": "5"})
-    of_the_lost = make_mocked_request("POST", "/", headers, transport=None, protocol=lost, payload=begun)
+    lost_request = make_mocked_request("POST", "/", headers, transport=None, protocol=protocol, payload=begun)
     with pytest.raises(BodyLost):
-        await read_body(of_the_lost, Bodies(), max_bytes=512, timeout_s=PATIENCE_S)
+        await read_body(lost_request, Bodies(), max_bytes=512, timeout_s=PATIENCE_S)
 
 
 WANTED = head(EXPECT, LENGTH)
@@ -209,26 +210,26 @@ EXPECTATIONS = {
     "too large": (head(EXPECT, b"Content-Length: 513"), 413),
     "encoded": (head(EXPECT, LENGTH, b"Content-Encoding: br"), 415),
     "localhost": (head(EXPECT, LENGTH, b"Origin: http://localhost"), 202),
-    "here already": (WANTED + body(), 201),
+    "already here": (WANTED + body(), 201),
 }
 
 
 @pytest.mark.parametrize(("sent", "status"), EXPECTATIONS.values(), ids=EXPECTATIONS)
-async def test_body_is_asked_for_only_when_it_is_wanted(
+async def test_100_continue_is_sent_only_for_a_wanted_body(
     small: Running, connect: Connect, sent: bytes, status: int
 ) -> None:
-    """The first thing that comes back; a body that is here already need not be asked for."""
+    """The first response is 100, or the refusal. A body that arrives with its head needs no 100."""
     wire = await connect(small)
     assert status == (await wire.ask(sent)).status
 
 
-async def test_body_that_was_asked_for_is_stored(collector: Running, wire: Wire) -> None:
+async def test_body_sent_after_100_continue_is_stored(collector: Running, wire: Wire) -> None:
     assert 100 == (await wire.ask(WANTED)).status
     assert 201 == (await wire.ask(body())).status
 
 
-async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collector: Running, wire: Wire) -> None:
-    """There was room when its head came; what counts is whether it was stored."""
+async def test_body_that_arrives_after_the_disk_became_full_is_refused(collector: Running, wire: Wire) -> None:
+    """There was room when the head arrived."""
     wire.send(head(LENGTH))
     await until(lambda: collector.stages.decider.in_flight.count)
     collector.stages.journal.blocked_reason = "disk space is low"
@@ -237,7 +238,7 @@ async def test_body_that_comes_when_there_is_no_room_any_more_is_refused(collect
 
 
 @pytest.mark.parametrize("refusing", ["rate", "disk"])
-async def test_refusal_of_the_moment_asks_for_no_body(serve: Serve, connect: Connect, refusing: str) -> None:
+async def test_100_continue_is_not_sent_before_a_429_or_503(serve: Serve, connect: Connect, refusing: str) -> None:
     collector = await serve(rate_limit={"burst": 1, "requests_per_minute": 1})
     wire = await connect(collector)
     if refusing == "rate":
@@ -246,16 +247,16 @@ async def test_refusal_of_the_moment_asks_for_no_body(serve: Serve, connect: Con
     assert {"rate": 429, "disk": 503}[refusing] == (await wire.ask(WANTED)).status
 
 
-async def test_http_1_0_is_never_sent_an_interim_answer(small: Running, connect: Connect) -> None:
-    """It would take the 100 for the answer (RFC 9110, 10.1.1: such an expectation MUST be ignored)."""
+async def test_http_1_0_client_never_gets_100_continue(small: Running, connect: Connect) -> None:
+    """It would read the 100 as its response (RFC 9110, 10.1.1: servers MUST ignore the expectation)."""
     wire = await connect(small)
     assert 408 == (await wire.ask(head(EXPECT, LENGTH, version="1.0"))).status
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"GZIP", b"deflate", b"br", b"zstd", b"identity, gzip", b"x"])
-async def test_encoded_body_is_refused_and_never_unpacked(collector: Running, wire: Wire, encoding: bytes) -> None:
-    """Whoever unpacks this finds it broken, and the connection with it."""
-    answer = await wire.ask(request(b"not packed at all", b"Content-Encoding: " + encoding))
+async def test_encoded_body_is_refused_and_never_decoded(collector: Running, wire: Wire, encoding: bytes) -> None:
+    """Decoding this body would fail and close the connection."""
+    answer = await wire.ask(request(b"not encoded at all", b"Content-Encoding: " + encoding))
     assert (415, "encoding", "identity") == (answer.status, answer.reason, answer.headers["Accept-Encoding"])
     assert 201 == (await wire.ask(request(body()))).status
 
@@ -267,13 +268,13 @@ async def test_encoded_body_is_refused_and_never_unpacked(collector: Running, wi
         (b"Content-Encoding: identity", b"Content-Encoding: gzip"),
     ],
 )
-async def test_encoding_may_stand_in_any_of_several_headers(
+async def test_encoding_is_found_in_any_of_several_headers(
     collector: Running, wire: Wire, lines: tuple[bytes, ...]
 ) -> None:
-    """RFC 9110, 5.3: several fields of a name are one list."""
+    """RFC 9110, 5.3: several fields with one name are one list."""
     assert 415 == (await wire.ask(request(gzip.compress(body()), *lines))).status
 
 
 @pytest.mark.parametrize("line", [b"Content-Encoding: identity", b"Content-Encoding: Identity", b"Content-Encoding:"])
-async def test_identity_is_no_encoding(collector: Running, wire: Wire, line: bytes) -> None:
+async def test_identity_encoding_is_accepted(collector: Running, wire: Wire, line: bytes) -> None:
     assert 201 == (await wire.ask(request(body(), line))).status

@@ -1,4 +1,4 @@
-"""The server: how many connections it keeps, and how they end."""
+"""The server: how many connections it keeps open, and how they close."""
 
 import asyncio
 import gc
@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import uvloop
 
+from collector.edge.bodies import MAX_INCOMING_BYTES
 from collector.edge.connection import Connection
 from collector.edge.connection_limit import OLDEST_ASKED
 from collector.edge.decide import UNREAD_KEPT_BYTES
 from collector.edge.exchange import Exchange
-from tests.edge.conftest import Connect, Serve
+from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, tally, until
 from tests.support import Running, body, config, running
 
@@ -29,12 +30,12 @@ def bad_requests(collector: Running) -> float | None:
     return collector.stages.metrics.registry.get_sample_value("collector_bad_requests_total")
 
 
-async def test_edge_is_tested_on_the_loop_of_workers() -> None:
+async def test_edge_tests_run_on_uvloop_as_workers_do() -> None:
     assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
 
 
-async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: Path, connect: Connect) -> None:
-    """One that is sending its request is not idle, however old; one that has its answer is."""
+async def test_newcomer_evicts_the_oldest_idle_connection(tmp_path: Path, connect: Connect) -> None:
+    """A connection is busy from the head of a request to its response."""
     async with running(config(tmp_path), max_connections=3) as collector:
         busy, idle, answered = [await connect(collector) for _ in range(3)]
         busy.send(head(LENGTH) + body()[:10])
@@ -48,7 +49,7 @@ async def test_newcomer_takes_the_place_of_the_oldest_idle_connection(tmp_path: 
         assert 1 == evicted(collector)
 
 
-async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, connect: Connect) -> None:
+async def test_newcomer_is_closed_when_all_others_are_busy(tmp_path: Path, connect: Connect) -> None:
     async with running(config(tmp_path), max_connections=3) as collector:
         busy = [await connect(collector) for _ in range(3)]
         for wire in busy:
@@ -61,8 +62,8 @@ async def test_newcomer_goes_where_every_connection_is_busy(tmp_path: Path, conn
         assert 201 == (await busy[0].ask(request(body()))).status
 
 
-async def test_closed_connection_is_no_garbage(collector: Running, connect: Connect) -> None:
-    """Full collections are rare, because there is nothing for them to find."""
+async def test_closed_connection_leaves_no_garbage(collector: Running, connect: Connect) -> None:
+    """No reference cycles, so the garbage collector can run rarely."""
     gc.collect()
     gc.disable()
     try:
@@ -75,16 +76,16 @@ async def test_closed_connection_is_no_garbage(collector: Running, connect: Conn
             assert 201 == (await wire.ask(head(b"Transfer-Encoding: chunked") + chunk(body()) + chunk(b""))).status
             wire.close()
         await until(lambda: 0 == collector.stages.metrics.registry.get_sample_value("collector_connections"))
-        # Its handler ends a turn or two later.
+        # aiohttp's handler ends a turn or two later.
         await until(lambda: not [each for each in gc.get_objects() if isinstance(each, Connection | Exchange)])
     finally:
         gc.enable()
 
 
-async def test_requests_that_wait_for_their_turn_are_answered(
+async def test_requests_that_wait_for_their_turn_get_responses(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One a turn: whole ones, pipelined ones, and one whose client says that it will send no more."""
+    """One a turn, pipelined, and one from a client that has closed its side."""
     monkeypatch.setattr("collector.edge.turn_budget.TURN_BYTES", 1)
     collector = await serve()
     wires = [await connect(collector) for _ in range(20)]
@@ -106,7 +107,7 @@ async def test_event_is_stored_if_its_client_leaves_before_its_turn(
     await until(lambda: 20 == tally(collector).get("stored"))
 
 
-async def test_connections_that_are_closed_together_all_go(
+async def test_connections_closed_together_are_all_released(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collector.edge.turn_budget.TURN_BYTES", 1)
@@ -117,10 +118,11 @@ async def test_connections_that_are_closed_together_all_go(
     assert 20 * [201] == [(await wire.answer()).status for wire in wires]
     for wire in wires:
         wire.close()
-    await until(lambda: collector.stages.metrics.connections._value.get() == 0)
+    registry = collector.stages.metrics.registry
+    await until(lambda: registry.get_sample_value("collector_connections") == 0)
 
 
-async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, connect: Connect) -> None:
+async def test_flood_of_connections_stays_within_the_limit(tmp_path: Path, connect: Connect) -> None:
     async with running(config(tmp_path), max_connections=10) as collector:
         for _ in range(2 * OLDEST_ASKED):
             await connect(collector)
@@ -130,7 +132,7 @@ async def test_flood_of_connections_stays_within_the_bound(tmp_path: Path, conne
 
 
 @pytest.mark.parametrize("data", [request(body()), head(b"Transfer-Encoding: chunked") + chunk(body()) + b"0\r\n\r\n"])
-async def test_client_that_sends_no_more_still_gets_its_answer(
+async def test_client_that_closes_its_side_still_gets_its_response(
     collector: Running, connect: Connect, data: bytes
 ) -> None:
     wire = await connect(collector)
@@ -152,7 +154,7 @@ async def test_client_that_sends_no_more_still_gets_its_answer(
         (head(b"Transfer-Encoding: chunked") + b"no chunk\r\n", [400]),
     ],
 )
-async def test_client_that_sends_no_more_gets_all_its_answers(
+async def test_client_that_closes_its_side_gets_all_its_responses(
     collector: Running, connect: Connect, data: bytes, statuses: list[int]
 ) -> None:
     wire = await connect(collector)
@@ -162,8 +164,8 @@ async def test_client_that_sends_no_more_gets_all_its_answers(
     assert b"" == await wire.rest()
 
 
-async def test_head_that_does_not_come_in_time_is_a_timeout(serve: Serve, connect: Connect) -> None:
-    """However it dribbles; not even a request that was answered before buys it more time."""
+async def test_late_head_is_a_timeout(serve: Serve, connect: Connect) -> None:
+    """A client that sends a byte every millisecond gets no more time, even after an earlier request."""
     collector = await serve(server={"body_timeout_s": 0.3})
     wire = await connect(collector)
     assert 201 == (await wire.ask(request(body()))).status
@@ -176,35 +178,34 @@ async def test_head_that_does_not_come_in_time_is_a_timeout(serve: Serve, connec
     await until(dribbled_to_the_end)
     answer = await wire.answer()
     assert (408, "close", b"Request timeout\n") == (answer.status, answer.headers["Connection"], answer.body)
-    with suppress(ConnectionResetError):  # by what it dribbled last
+    with suppress(ConnectionResetError):  # caused by the last bytes it sent
         assert b"" == await wire.rest()
 
 
 @pytest.mark.parametrize("blank", [b"\r\n", b"\n", 100 * b"\r\n"])
 async def test_blank_lines_alone_are_a_timeout(serve: Serve, connect: Connect, blank: bytes) -> None:
-    """A request may begin with some; whoever sends nothing else would hold a connection for ever."""
+    """Blank lines may precede a request. A client that sends nothing else must not keep its connection."""
     wire = await connect(await serve(server={"body_timeout_s": 0.2}))
     wire.send(blank)
     assert 408 == (await wire.answer()).status
 
 
 @pytest.mark.parametrize("line", [b"Content-Length: 1_0", b"Content-Length : 9000", b"Host: bad host"])
-async def test_rest_of_a_refused_request_is_read_until_its_client_ends(
-    collector: Running, connect: Connect, line: bytes
+async def test_rest_of_a_refused_request_is_read_until_the_client_closes(
+    arrivals: Arrivals, collector: Running, connect: Connect, line: bytes
 ) -> None:
-    """Nobody knows how long it is. To close at once would reset the connection under the response."""
+    """Its length is unknown. Closing at once would reset the connection before the client reads the response."""
     wire = await connect(collector)
     assert 400 == (await wire.ask(head(line))).status
     for _ in range(5):
-        wire.send(2_000 * b"x")
-        await asyncio.sleep(0.005)
+        await arrivals.send(wire, 2_000 * b"x")
         assert 1 == collector.stages.metrics.registry.get_sample_value("collector_connections")
     wire.send_eof()
     assert b"" == await wire.rest()
 
 
-async def test_head_in_pieces_may_be_large_and_not_larger(collector: Running, connect: Connect) -> None:
-    """Each of its lines is one that aiohttp takes."""
+async def test_size_limit_counts_all_pieces_of_a_head(collector: Running, connect: Connect) -> None:
+    """No single line is too long."""
     line = b"X: " + 1_000 * b"x" + b"\r\n"
     wire = await connect(collector)
     for piece in (head(LENGTH)[:-2], 30 * line, line + b"\r\n" + body()):
@@ -219,7 +220,7 @@ async def test_head_in_pieces_may_be_large_and_not_larger(collector: Running, co
     assert {"received": 2, "stored": 1, "too_large": 1} == tally(collector)
 
 
-async def test_connections_beyond_those_of_one_client_cost_it_its_own(serve: Serve, connect: Connect) -> None:
+async def test_client_over_its_connection_limit_loses_its_own_oldest(serve: Serve, connect: Connect) -> None:
     collector = await serve(server={"max_connections_per_client": 3})
     busy, idle, other = [await connect(collector) for _ in range(3)]
     busy.send(head(LENGTH) + body()[:10])
@@ -233,7 +234,7 @@ async def test_connections_beyond_those_of_one_client_cost_it_its_own(serve: Ser
 
 
 @pytest.mark.parametrize("server", [{"max_connections_per_client": 0}, {"trusted_proxies": ["127.0.0.0/8"]}])
-async def test_no_bound_holds_for_trusted_proxies_nor_where_there_is_none(
+async def test_trusted_proxies_and_limit_0_mean_no_limit_per_client(
     serve: Serve, connect: Connect, server: dict[str, Any]
 ) -> None:
     collector = await serve(server={"max_connections_per_client": 3} | server)
@@ -242,10 +243,9 @@ async def test_no_bound_holds_for_trusted_proxies_nor_where_there_is_none(
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_request_that_comes_with_the_end_of_a_body_that_was_not_waited_for_is_answered(
+async def test_request_behind_the_rest_of_an_unwanted_body_gets_its_response(
     collector: Running, connect: Connect, leaves: bool
 ) -> None:
-    """The parser reads no further than the end of that body, and must be told to."""
     wire = await connect(collector)
     first, late = request(body()), request(body(), site="nobody")
     assert 201 == (await wire.ask(first + late[:-5])).status
@@ -255,15 +255,15 @@ async def test_request_that_comes_with_the_end_of_a_body_that_was_not_waited_for
     assert [404, 201] == [(await wire.answer()).status for _ in range(2)]
 
 
-async def test_requests_around_an_upgrade_that_is_declined_are_answered(wire: Wire) -> None:
+async def test_requests_around_a_declined_upgrade_get_their_responses(wire: Wire) -> None:
     upgrade = (b"Connection: Upgrade", b"Upgrade: h2c")
     wire.send(request(body()) + request(body(), site="nobody") + request(body(), *upgrade, site="nobody"))
     assert [201, 404, 404] == [(await wire.answer()).status for _ in range(3)]
     assert 201 == (await wire.ask(request(body()))).status
 
 
-async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would hold its connection, and all that waits to be written, as long as it likes."""
+async def test_client_that_reads_no_responses_is_cut_off(collector: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it could keep its connection, and memory for its responses, forever."""
     monkeypatch.setattr("collector.edge.client_protocol.UNREAD_S", 0.2)
     unread = socket.socket()
     unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
@@ -284,10 +284,10 @@ async def test_client_that_reads_no_answers_is_cut_off(collector: Running, monke
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 @pytest.mark.parametrize("size_bytes", [UNREAD_KEPT_BYTES, UNREAD_KEPT_BYTES + 1, 250_000])
-async def test_connection_that_idles_holds_no_large_body(
+async def test_idle_connection_holds_no_large_body(
     serve: Serve, connect: Connect, method: str, size_bytes: int
 ) -> None:
-    """aiohttp keeps a request until the next: where its body was not wanted, and is large, there is no next."""
+    """A connection closes after a large body that was not wanted, and stays open after a small one."""
     wire = await connect(await serve({"demo": {"tracking": False}}, server={"max_body_bytes": 1 << 20}))
     answer = await wire.ask(request(bytes(size_bytes), method=method))
     assert answer.reason in ("tracking_disabled", "method")
@@ -299,13 +299,13 @@ async def test_connection_that_idles_holds_no_large_body(
         assert 202 == (await wire.ask(request(body()))).status
 
 
-async def test_large_body_that_is_read_leaves_the_connection_open(serve: Serve, connect: Connect) -> None:
+async def test_connection_stays_open_after_a_large_body_that_is_read(serve: Serve, connect: Connect) -> None:
     wire = await connect(await serve(server={"max_body_bytes": 1 << 20}))
     sent = request(body() + b" " * 250_000)
     assert [201, 201] == [(await wire.ask(sent)).status for _ in range(2)]
 
 
-async def test_client_that_ends_within_its_body_is_gone(collector: Running, connect: Connect) -> None:
+async def test_client_that_closes_its_side_within_its_body_is_aborted(collector: Running, connect: Connect) -> None:
     wire = await connect(collector)
     wire.send(request(body())[:-1])
     wire.send_eof()
@@ -315,7 +315,7 @@ async def test_client_that_ends_within_its_body_is_gone(collector: Running, conn
 
 
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip,chunked"])
-async def test_encoding_of_the_transfer_is_not_taken_either(
+async def test_transfer_encoding_other_than_chunked_is_refused(
     collector: Running, connect: Connect, coding: bytes
 ) -> None:
     wire = await connect(collector)
@@ -323,10 +323,10 @@ async def test_encoding_of_the_transfer_is_not_taken_either(
     assert (415, "encoding") == (answer.status, answer.reason)
 
 
-async def test_bodies_that_are_coming_in_are_bounded_together(serve: Serve, connect: Connect) -> None:
-    """One too many is refused and told to come again; bodies that come with their head need no room."""
+async def test_incoming_bodies_share_one_memory_limit(serve: Serve, connect: Connect) -> None:
+    """One too many gets 503 and `Retry-After`. A body that arrives with its head does not count."""
     collector = await serve()
-    collector.server.bodies._left_bytes = 2 * len(body())
+    assert collector.server.bodies.take(MAX_INCOMING_BYTES - 2 * len(body()))
     slow = [await connect(collector) for _ in range(2)]
     for wire in slow:
         wire.send(head(LENGTH) + body()[:10])
@@ -345,6 +345,6 @@ async def test_bodies_that_are_coming_in_are_bounded_together(serve: Serve, conn
     assert 201 == (await again.answer()).status
 
 
-async def test_site_without_a_name_is_no_site(collector: Running, connect: Connect) -> None:
+async def test_empty_site_id_is_unknown(collector: Running, connect: Connect) -> None:
     answer = await (await connect(collector)).ask(request(body(), site=""))
     assert (404, "Site not found", "unknown_site") == (answer.status, answer.json["message"], answer.reason)

@@ -1,4 +1,4 @@
-"""The turn budget: every piece has its turn, in the order in which it came, and no turn takes all."""
+"""The turn budget: each turn processes some of the pieces, in the order in which they arrived."""
 
 import asyncio
 from functools import partial
@@ -8,17 +8,12 @@ import pytest
 from collector.edge.turn_budget import PIECE_BYTES, TURN_BYTES, TurnBudget
 
 
-@pytest.fixture(autouse=True)
-def http_path() -> None:
-    """Not twice: no request is in it."""
-
-
 def _append(taken: list[list[int]], number: int) -> None:
     taken[-1].append(number)
 
 
 async def turns(turn_budget: TurnBudget, sizes_bytes: list[int]) -> list[list[int]]:
-    """Which of the pieces each turn of the loop takes up, if all have come in one."""
+    """Which pieces each turn of the loop processes, if all arrive in one turn."""
     taken: list[list[int]] = [[]]
     for number, size_bytes in enumerate(sizes_bytes):
         if turn_budget.take_up(size_bytes, partial(_append, taken, number)):
@@ -29,15 +24,15 @@ async def turns(turn_budget: TurnBudget, sizes_bytes: list[int]) -> list[list[in
     return [turn for turn in taken if turn]
 
 
-async def test_what_is_little_is_taken_up_at_once() -> None:
+async def test_pieces_within_the_budget_are_processed_at_once() -> None:
     turn_budget = TurnBudget()
     for _ in range(3):
         assert [[0, 1, 2]] == await turns(turn_budget, 3 * [TURN_BYTES // 3 - PIECE_BYTES])
         await asyncio.sleep(0)
 
 
-async def test_turn_takes_up_no_more_than_its_fill_and_the_rest_waits_in_order() -> None:
-    """What goes beyond its fill is one piece, however large; a piece of nothing counts too."""
+async def test_turn_stops_at_its_budget_and_the_rest_waits_in_order() -> None:
+    """A turn exceeds its budget by one piece at most. An empty piece has a cost too."""
     assert [[0, 1], [2], [3, 4]] == await turns(TurnBudget(), [0, TURN_BYTES, 2 * TURN_BYTES, 0, 0])
     many = 3 * (TURN_BYTES // PIECE_BYTES)
     found = await turns(TurnBudget(), many * [0])
@@ -45,7 +40,7 @@ async def test_turn_takes_up_no_more_than_its_fill_and_the_rest_waits_in_order()
     assert TURN_BYTES // PIECE_BYTES + 1 == max(map(len, found))
 
 
-async def test_newcomer_waits_behind_those_that_wait() -> None:
+async def test_new_piece_waits_behind_older_ones() -> None:
     turn_budget = TurnBudget()
     order: list[int] = []
     assert turn_budget.take_up(TURN_BYTES, lambda: None)
@@ -59,7 +54,7 @@ async def test_newcomer_waits_behind_those_that_wait() -> None:
     assert [0, 1, 2, 3] == order
 
 
-async def test_what_may_wait_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond it all is taken up at once: nothing is lost, and nothing grows."""
+async def test_waiting_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound, pieces are processed at once: nothing is lost, and memory does not grow."""
     monkeypatch.setattr("collector.edge.turn_budget.WAITING_MAX_BYTES", 3 * PIECE_BYTES)
     assert [[0, 4, 5], [1, 2, 3]] == await turns(TurnBudget(), [TURN_BYTES, *5 * [0]])

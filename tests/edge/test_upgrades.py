@@ -1,4 +1,4 @@
-"""Requests behind one that asks for another protocol, which is declined: they are processed like all others."""
+"""Requests behind a declined upgrade are processed like all others."""
 
 import pytest
 
@@ -13,7 +13,7 @@ UPGRADES = {
     "h2c": head(b"Connection: Upgrade", b"Upgrade: h2c", method="GET"),
     "a header alone": head(b"Upgrade: x", method="GET"),
 }
-HEADER_ONLY = UPGRADES["a header alone"]  # of no connection: what comes in one piece with it is followed
+HEADER_ONLY = UPGRADES["a header alone"]  # no `Connection: Upgrade`: requests in the same piece are processed too
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ HEADER_ONLY = UPGRADES["a header alone"]  # of no connection: what comes in one 
     [*((first, False) for first in UPGRADES.values()), (HEADER_ONLY, True)],
     ids=[*UPGRADES, "in one piece"],
 )
-async def test_trailer_behind_an_upgrade_is_no_header_of_the_next_request(
+async def test_trailer_behind_an_upgrade_is_not_a_header_of_the_next_request(
     serve: Serve, connect: Connect, first: bytes, at_once: bool
 ) -> None:
-    """Behind a proxy that keeps connections that would be another client's request."""
+    """On a proxy's connection, the next request may be another client's."""
     collector = await serve({"demo": {"allowed_origins": ["https://shop.example"]}})
     wire = await connect(collector)
     trailed = head(CHUNKED) + chunk(body()) + b"0\r\nA: b\r\nOrigin: https://evil.example\r\n\r\n"
@@ -61,7 +61,7 @@ async def test_head_behind_an_upgrade_is_bounded_and_counted(
     assert {"received": 1, reason: 1} == tally(collector)
 
 
-async def test_other_protocol_behind_an_upgrade_is_no_http(serve: Serve, connect: Connect) -> None:
+async def test_other_protocol_behind_an_upgrade_is_refused(serve: Serve, connect: Connect) -> None:
     collector = await serve()
     wire = await connect(collector)
     wire.send(HEADER_ONLY + request(body()).replace(b"HTTP/1.1", b"RTSP/1.0"))
@@ -71,8 +71,8 @@ async def test_other_protocol_behind_an_upgrade_is_no_http(serve: Serve, connect
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
-async def test_body_of_many_chunks_is_taken_however_it_is_cut(serve: Serve, connect: Connect, size: int) -> None:
-    """Chunks that are whole are passed at once."""
+async def test_body_of_many_chunks_is_accepted_however_it_is_cut(serve: Serve, connect: Connect, size: int) -> None:
+    """Framing has a shortcut for complete chunks."""
     collector = await serve()
     data = body(page_title=499 * "t")
     chunks = b"".join(chunk(data[at : at + size]) for at in range(0, len(data), size)) + chunk(b"")

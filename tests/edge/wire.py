@@ -1,4 +1,4 @@
-"""HTTP by hand: requests that no client library would send, answers as they came, and what was counted."""
+"""HTTP by hand: requests that no client library would send, raw responses, and the counts of each site."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ def request(
     target: str | None = None,
     version: str = "1.1",
 ) -> bytes:
-    """A whole request, with its Content-Length."""
+    """A complete request, with its Content-Length."""
     lines = (*lines, b"Content-Length: %d" % len(data))
     return head(*lines, method=method, site=site, target=target, version=version) + data
 
@@ -43,7 +43,7 @@ def chunk(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, final or interim."""
+    """One response, final or interim."""
 
     status: int
     headers: CIMultiDict[str]
@@ -69,7 +69,7 @@ class Wire:
         self._writer.write(data)
 
     async def answer(self, to: str = "POST") -> Answer:
-        """The next answer; one to a HEAD has no body, whatever its length says."""
+        """Read the next response. A response to HEAD has no body, whatever its Content-Length."""
         async with asyncio.timeout(PATIENCE_S):
             first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
             headers = CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in lines))
@@ -77,17 +77,17 @@ class Wire:
             return Answer(int(first.split()[1]), headers, await self._reader.readexactly(length))
 
     async def ask(self, data: bytes) -> Answer:
-        """Send a request, and the next answer."""
+        """Send a request and return the next response."""
         self.send(data)
         return await self.answer("HEAD" if data.startswith(b"HEAD ") else "POST")
 
     async def rest(self) -> bytes:
-        """Everything until the collector closes the connection."""
+        """Read until the collector closes the connection."""
         async with asyncio.timeout(PATIENCE_S):
             return await self._reader.read()
 
     def send_eof(self) -> None:
-        """Send no more; what comes can still be read."""
+        """Close the sending side; responses can still be read."""
         self._writer.write_eof()
 
     def close(self) -> None:
@@ -100,20 +100,20 @@ class Wire:
 
 
 async def soon(waiting: Awaitable[None]) -> None:
-    """Wait for it, but not for ever."""
+    """Wait for it, at most PATIENCE_S."""
     async with asyncio.timeout(PATIENCE_S):
         await waiting
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for what the collector does in its own time."""
+    """Poll until the condition holds, at most PATIENCE_S."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110 - conditions send no event
             await asyncio.sleep(0.001)
 
 
 def per_site(page: str) -> dict[str, dict[str, int]]:
-    """What a metrics page counts for each site and is not zero: `received`, `stored`, and each reason."""
+    """The counts of each site that are not zero on a metrics page: `received`, `stored`, and each reason."""
     names = {"collector_received_events_total": "received", "collector_stored_events_total": "stored"}
     sites: dict[str, dict[str, int]] = {}
     for family in text_string_to_metric_families(page):
@@ -125,5 +125,5 @@ def per_site(page: str) -> dict[str, dict[str, int]]:
 
 
 def tally(collector: Running, site: str = "demo") -> dict[str, int]:
-    """The counts of one site, as the metrics page would show them now."""
+    """The counts of one site on the metrics page, now."""
     return per_site(collector.stages.metrics.snapshot({}, {})().decode()).get(site, {})
