@@ -1,4 +1,4 @@
-"""The transport of a connection: how long it may idle and leave responses unread, and how it ends."""
+"""A connection below HTTP: its idle timeout, its limit on unread responses, and how it closes."""
 
 import asyncio
 import logging
@@ -6,20 +6,20 @@ from typing import cast
 
 log = logging.getLogger(__name__)
 
-# How much of its responses a client may leave unread once they fill the system's buffers, and how long.
+# How many bytes of its responses a client may leave unread, beyond the system's buffers, and for how long.
 MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
 
 class ClientProtocol(asyncio.Protocol):
-    """What of a connection is not HTTP. A subclass says when it is idle, by `_idle`, and when it is not."""
+    """The part of a connection that is not HTTP. Subclasses define `is_idle`, and call `_idle` after each request."""
 
     def __init__(self, keepalive_timeout_s: float) -> None:
         self.peer: str | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None  # None: not connected
-        self._timer: asyncio.TimerHandle | None = None  # of what the client must do in time
-        self._unread_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._timer: asyncio.TimerHandle | None = None  # limits how long the client may take
+        self._unread_timer: asyncio.TimerHandle | None = None  # runs while responses are unread
         self._keepalive_timeout_s = keepalive_timeout_s
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -43,7 +43,7 @@ class ClientProtocol(asyncio.Protocol):
                 timer.cancel()
 
     def pause_writing(self) -> None:
-        """The client does not read its responses."""
+        """Allow the client UNREAD_S to read its responses."""
         if self._unread_timer is None:
             self._unread_timer = self._loop.call_later(UNREAD_S, self._abort)
 
@@ -53,14 +53,14 @@ class ClientProtocol(asyncio.Protocol):
             self._unread_timer = None
 
     def evict(self) -> None:
-        """Close it to make room. What the client has not read of its responses by now is dropped."""
+        """Close the connection to make room. Responses that the client has not read yet are dropped."""
         if self._transport is not None and self._transport.get_write_buffer_size():
             self._abort()
         else:
             self._close()
 
     def _close(self) -> None:
-        """Close once the written data is sent. A client that does not read it is reset after UNREAD_S."""
+        """Close once all written data is sent. Reset the connection if the client does not read it within UNREAD_S."""
         if self._transport is not None:
             if self._transport.get_write_buffer_size():
                 self.pause_writing()
@@ -80,7 +80,7 @@ class ClientProtocol(asyncio.Protocol):
             self._timer = None
 
     def _idle(self) -> None:
-        """Start the idle time. The timer is not moved for each request: when it fires early, it is set for the rest."""
+        """Start the idle time. To save work, requests do not move the timer; it re-arms itself if it fires early."""
         self._idle_since = self._loop.time()
         if self._idle_timer is None:
             self._idle_timer = self._loop.call_later(self._keepalive_timeout_s, self._idled)
@@ -89,7 +89,7 @@ class ClientProtocol(asyncio.Protocol):
         due = self._idle_since + self._keepalive_timeout_s
         self._idle_timer = None
         if not self.is_idle:
-            return  # the next response sets it anew
+            return  # the next response starts it again
         if self._loop.time() < due:
             self._idle_timer = self._loop.call_at(due, self._idled)
         else:

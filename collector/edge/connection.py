@@ -1,14 +1,14 @@
 """A connection that speaks HTTP/1 with the public.
 
-It gathers a head, and takes the fast path with it where that reads it (collector/edge/fast_path.py). All other requests
-go to aiohttp, one at a time (collector/edge/exchange.py). The next request is taken up when this one has its response.
-So every bound is here, on bytes that nobody has parsed yet:
+It collects a head and passes it to the fast path (collector/edge/fast_path.py). Requests that the fast path does not
+read go to aiohttp, one at a time (collector/edge/exchange.py). The next request begins when this one has its response.
+So all limits on unparsed bytes are here:
 
-    a head         32 KB and 128 lines, within `body_timeout_s`
-    a body         `max_body_bytes`, within `body_timeout_s`; all that are coming in together: Bodies
-    what is ahead  what one read brings; then the client is not read until it has its response
-    responses      16 KB that a client leaves unread beside the system's buffers, for 10 s
-    idleness       `keepalive_timeout_s`
+    a head             32 KB and 128 lines, within `body_timeout_s`
+    a body             `max_body_bytes`, within `body_timeout_s`; all incoming bodies together: Bodies
+    requests ahead     what one read brings; the client is then not read until it has its response
+    unread responses   16 KB beyond the system's buffers, for 10 s
+    idle time          `keepalive_timeout_s`
 """
 
 import asyncio
@@ -26,31 +26,31 @@ from collector.edge.request import Request
 from collector.edge.responses import Response
 from collector.edge.shared import Shared
 
-# Behind a response that did not wait for the body, the rest of it is read and dropped for so long. Then the connection
-# is closed: closing at once would reset it, and the client would never see the response.
+# After a response that did not wait for the body, the rest of the body is read and dropped for this long before the
+# connection closes. Closing at once would reset the connection, and the client would never see the response.
 LINGERING_S = 2.0
 
-# How soon after a client's last byte it is checked whether aiohttp waits for more of the body in vain.
+# The delay between a client's end of stream and the check whether aiohttp still waits for a body.
 ENDED_S = 0.02
 
 
 class State(Enum):
-    """What becomes of the bytes that come next."""
+    """How the next bytes are used."""
 
-    HEAD = auto()  # they begin a request, or go on with its head
-    BODY = auto()  # they are the body of a request of the fast path
-    HELD = auto()  # a request waits for its turn or its response; they wait behind it
-    AIOHTTP = auto()  # they belong to a request that aiohttp has
-    DROPPED = auto()  # they are the rest of a body that was not wanted
-    CLOSING = auto()  # they are behind the last response
+    HEAD = auto()  # as a new head, or more of it
+    BODY = auto()  # as the body of a request on the fast path
+    HELD = auto()  # held, because a request waits for its turn or its response
+    AIOHTTP = auto()  # passed to aiohttp, which has the request
+    DROPPED = auto()  # dropped, as the rest of an unwanted body
+    CLOSING = auto()  # dropped, because the last response is sent
 
 
-# An Enum's members cost 50 ns each to look up.
+# Looking up an Enum's member costs 50 ns.
 HEAD, HELD = State.HEAD, State.HELD
 
 
 class Connection(ClientProtocol):
-    """One connection."""
+    """One connection, on both paths."""
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared.keepalive_timeout_s)
@@ -60,21 +60,21 @@ class Connection(ClientProtocol):
         self._turn_budget = shared.turn_budget
         self._date = shared.date
         self._state = HEAD
-        self._buffer = b""  # what has come and was not taken up
+        self._buffer = b""  # received, and not processed yet
         self._is_advancing = False
-        self._has_ended = False  # the client sends no more
-        self._body = bytearray()  # that is gathered,
-        self._request: Request | None = None  # of this request
-        self._left_bytes = 0  # of a body that is gathered, or dropped
-        self._exchange: Exchange | None = None  # that aiohttp has
-        self._dropping: Framing | None = None  # of an exchange that is over
+        self._has_ended = False  # the client has closed its side
+        self._body = bytearray()  # received so far, in state BODY
+        self._request: Request | None = None  # whose body that is
+        self._left_bytes = 0  # of a body, in the states BODY, DROPPED and CLOSING
+        self._exchange: Exchange | None = None  # the request that aiohttp has
+        self._dropping: Framing | None = None  # of a finished exchange whose body is dropped
 
     @property
     def is_idle(self) -> bool:
-        # A head that has begun is no request: the client may never send its end.
+        # A partial head does not count as a request, as the client may never complete it.
         return self._state in (State.HEAD, State.DROPPED, State.CLOSING)
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -98,7 +98,7 @@ class Connection(ClientProtocol):
             self._fail()
 
     def _receive(self, data: bytes) -> None:
-        """What belongs to a request that has begun, or comes behind it."""
+        """Receive bytes that do not begin a request."""
         match self._state:
             case State.BODY:
                 self._gather(data)
@@ -114,18 +114,18 @@ class Connection(ClientProtocol):
                 self._hold(self._buffer + data)
 
     def eof_received(self) -> bool:
-        """A client that has sent all of its requests may close its side; it still gets its responses."""
+        """The client may close its side after its last request; it still gets its responses."""
         self._has_ended = True
         match self._state:
             case State.AIOHTTP:
                 self._loop.call_later(ENDED_S, self._end_lost_exchange)
             case State.HEAD if self._may_take_up() or self._unread_timer is not None:
-                pass  # it is looked at soon
+                pass  # the buffered requests come first
             case State.HELD:
                 pass
             case _:
                 self._close()
-        return True  # asyncio would close it, and wait for ever where the client reads nothing
+        return True  # else asyncio closes it, and waits forever if the client reads nothing
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -138,14 +138,14 @@ class Connection(ClientProtocol):
         if self._exchange is not None:
             self._exchange.lose(exc)
             self._exchange = None
-        if self._state is not HELD:  # what waits for its turn is taken up all the same
+        if self._state is not HELD:  # a request that waits for its turn is still processed
             self._state = State.CLOSING
         self._shared.leave(self)
 
-    # Requests, one after the other.
+    # One request after the other.
 
     def _advance(self) -> None:
-        """Begin the requests that have come. Read on when there are none."""
+        """Begin the requests in the buffer. Resume reading when there are none."""
         if self._is_advancing or self._transport is None:
             return
         self._is_advancing = True
@@ -164,11 +164,11 @@ class Connection(ClientProtocol):
             self._transport.resume_reading()
 
     def _may_take_up(self) -> bool:
-        # With a timer the buffer is a part of a head.
+        # With a timer, the buffer is a partial head.
         return bool(self._buffer) and self._state is HEAD and self._timer is None and self._unread_timer is None
 
     def _go_on(self) -> None:
-        """Begin the request that waited for its turn. Must not raise: the caller serves other connections too."""
+        """Begin the request that waited for its turn. Never raises: the caller serves other connections too."""
         self._state = HEAD
         data, self._buffer = self._buffer, b""
         try:
@@ -178,7 +178,7 @@ class Connection(ClientProtocol):
             self._fail()
 
     def _take_up(self, data: bytes) -> None:
-        """Begin the next request. `data` is what has come since the last one: a head, a part of one, or more."""
+        """Begin the next request. `data` is everything since the last one: part of a head, or a head and more."""
         end = data.find(END)
         fast_path = self._fast_path
         request = None if fast_path is None or end < 0 else fast_path.read(data, end, self.peer)
@@ -195,7 +195,7 @@ class Connection(ClientProtocol):
             self._begin_exchange(data, at)
             return
         self._state = HELD
-        end = at + request.body_bytes  # type: ignore[operator]  # the fast path takes no chunks
+        end = at + request.body_bytes  # type: ignore[operator]  # the fast path reads no chunked bodies
         self._left_bytes = left_bytes = end - len(data)
         self._buffer = b"" if left_bytes >= 0 else data[end:]
         response = self._decider.before_body(request)
@@ -231,7 +231,7 @@ class Connection(ClientProtocol):
         self._reply(request, self._decider.drop(request, late_body()))
 
     def _gathered(self) -> Request:
-        """End the gathering: return its request, and give back the room of its body."""
+        """Leave state BODY: release the body's memory and return its request."""
         request, self._request = self._request, None
         assert request is not None
         self._stop_timer()
@@ -240,7 +240,7 @@ class Connection(ClientProtocol):
         return request
 
     def _reply(self, request: Request, response: Response | None) -> None:
-        """Send the response of the fast path, and go on. Must not raise: the caller serves other connections too."""
+        """Send the response of the fast path and continue. Never raises: the caller serves other connections too."""
         if self._transport is None:
             return
         try:
@@ -264,7 +264,7 @@ class Connection(ClientProtocol):
             self._fail()
 
     def _begin_to_drop(self) -> None:
-        """The rest of the request; the connection is worth keeping if that comes soon."""
+        """Drop the rest of the body. Keep the connection if it arrives within LINGERING_S."""
         self._state = State.DROPPED
         self._timer = self._loop.call_later(LINGERING_S, self._close)
         if self._has_ended:
@@ -293,7 +293,7 @@ class Connection(ClientProtocol):
     # Heads.
 
     def _wait_for_head(self, begun: bytes, head: bytes) -> None:
-        """Bound in time and size what has begun with this head, or with blank lines alone."""
+        """Keep a partial head, or blank lines before one, and enforce its limits of time and size."""
         self._buffer = begun
         if len(begun) > MAX_HEAD_BYTES or is_too_large(head) or (head and is_broken(head)):
             self._refuse(head)
@@ -308,12 +308,12 @@ class Connection(ClientProtocol):
         self._send_last(self._decider.refuse_head(head, "Bad request"))
 
     def _send_last(self, response: Response) -> None:
-        """Respond to what was no request, and close."""
+        """Respond to bytes that are not a request, and close."""
         if self._transport is not None:
             self._transport.write(response.to_bytes(self._date.end_of_head(), True))
             self._close_behind(None)
 
-    # Requests that aiohttp has.
+    # Requests on the standard path.
 
     def _begin_exchange(self, data: bytes, at: int) -> None:
         head = data[:at]
@@ -330,7 +330,7 @@ class Connection(ClientProtocol):
         assert exchange is not None
         try:
             end = exchange.feed(data, at)
-        except Exception:  # noqa: BLE001 - of aiohttp's parser: it is no URL, for one
+        except Exception:  # noqa: BLE001 - aiohttp's parser raises, for example for a target that is not a URL
             exchange.lose(None)
             self._exchange = None
             self._decider.metrics.bad_requests.inc()
@@ -342,14 +342,14 @@ class Connection(ClientProtocol):
             self._loop.call_later(ENDED_S, self._end_lost_exchange)
 
     def _end_exchange(self, goes_on: bool) -> None:
-        """aiohttp has responded. What is left of the request is ours to drop."""
+        """aiohttp has responded. Drop the rest of the request here."""
         exchange, self._exchange = self._exchange, None
         if exchange is None or self._transport is None:
             return
         exchange.lose(None)
         if not goes_on:
-            ends_nowhere = exchange.is_refused or exchange.framing.is_broken or not exchange.framing.is_whole
-            self._close_behind(None if ends_nowhere else 0)
+            has_no_end = exchange.is_refused or exchange.framing.is_broken or not exchange.framing.is_whole
+            self._close_behind(None if has_no_end else 0)
         elif not exchange.framing.is_whole:
             self._dropping = exchange.framing
             self._begin_to_drop()
@@ -359,14 +359,14 @@ class Connection(ClientProtocol):
             self._loop.call_soon(self._advance)
 
     def _end_lost_exchange(self) -> None:
-        """The client sends no more: no response can come to a request that is not complete."""
+        """Close if the client has closed its side within a request, which then never gets a response."""
         if self._exchange is not None and self._exchange.waits_for_body:
             self._close()
 
-    # The end.
+    # Closing.
 
     def _close_behind(self, rest_bytes: int | None) -> None:
-        """Close when the rest has come. None: nobody knows where it ends."""
+        """Close once the rest of the request has arrived, at the latest after LINGERING_S. None: its end is unknown."""
         assert self._transport is not None
         self._buffer = b""
         self._stop_timer()
@@ -375,12 +375,12 @@ class Connection(ClientProtocol):
             return
         self._state, self._left_bytes = State.CLOSING, rest_bytes or 1 << 62
         self._timer = self._loop.call_later(LINGERING_S, self._close)
-        with suppress(OSError):  # the client has gone
-            self._transport.write_eof()  # else it need not wait for more
+        with suppress(OSError):  # the client has disconnected
+            self._transport.write_eof()  # the client sees that no response follows
         self._transport.resume_reading()
 
     def _hold(self, data: bytes) -> None:
-        """Keep the bytes, and stop reading from the client."""
+        """Buffer the bytes and pause reading."""
         self._buffer = data
         if self._transport is not None:
             self._transport.pause_reading()

@@ -1,34 +1,34 @@
-"""Who is connected: so many in all and so many of one client; where there is no room, the oldest that is idle goes.
+"""The connection limit: a maximum in total, and one per client. Beyond either, the oldest idle connection is evicted.
 
-A client is what it is to the rate limit: an IPv4 address, or an IPv6 network. Its connections beyond its bound cost
-nobody else theirs.
+A client is the same as in the rate limit: an IPv4 address, or an IPv6 network. A client over its own limit only loses
+its own connections.
 """
 
 from collections.abc import Hashable
 from itertools import islice
 from typing import Protocol
 
-# How many of the oldest connections are asked whether they are idle, when there is no room for a new one.
+# How many of the oldest connections are checked for an idle one when there is no room for a new one.
 OLDEST_ASKED = 100
 
 
 class LimitedConnection(Protocol):
-    """A connection, as the limit sees it."""
+    """What the limit needs of a connection."""
 
     @property
     def is_idle(self) -> bool: ...
 
     def evict(self) -> None:
-        """Close it."""
+        """Close the connection."""
         ...
 
 
 LimitedConnections = dict[LimitedConnection, None]
-"""In the order in which they came, or were last found busy when someone had to go."""
+"""Ordered by when they connected, or were last found busy in a search for one to evict."""
 
 
 class ConnectionLimit:
-    """The connections of a process, at most `most` of them."""
+    """The connections of a process, at most `most` in total."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -42,9 +42,9 @@ class ConnectionLimit:
     def enter(
         self, connection: LimitedConnection, client: Hashable | None, most_of_client: int
     ) -> tuple[LimitedConnection, str] | None:
-        """Add it. Return the connection to evict, which may be this one, and the limit that was hit.
+        """Add the connection. Return the one to evict, which may be this one, and the limit that was hit.
 
-        `client` None: only the limit of all connections holds.
+        `client` None: only the total limit applies.
         """
         self._all[connection] = None
         if client is not None:
@@ -58,7 +58,7 @@ class ConnectionLimit:
         return None
 
     def leave(self, connection: LimitedConnection) -> None:
-        """It is gone."""
+        """Remove a connection that has closed."""
         self._all.pop(connection, None)
         client = self._client_of.pop(connection, None)
         if client is not None:
@@ -69,7 +69,7 @@ class ConnectionLimit:
 
 
 def _oldest_idle(connections: LimitedConnections) -> LimitedConnection | None:
-    """One of the oldest that is idle. Those that are busy go to the end: a hundred of them could shield all others."""
+    """An idle one of the 100 oldest. Busy ones move to the end, or a hundred of them would shield all others."""
     for connection in list(islice(connections, OLDEST_ASKED)):
         if connection.is_idle:
             return connection

@@ -1,4 +1,4 @@
-"""The value of `Date`, rendered once a second."""
+"""The value of the `Date` header, rendered once a second."""
 
 import time
 from email.utils import formatdate
@@ -10,7 +10,7 @@ class Date:
         self._end = b""
 
     def end_of_head(self) -> bytes:
-        """The value, and the end of a head."""
+        """The current value and the end of the head: `Thu, 01 Jan 1970 00:00:01 GMT\\r\\n\\r\\n`."""
         second = int(time.time())
         if second != self._second:
             self._second, self._end = second, f"{formatdate(second, usegmt=True)}\r\n\r\n".encode()

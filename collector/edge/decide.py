@@ -1,8 +1,7 @@
-"""The decision: what becomes of a request, whether it took the fast path or the standard path.
+"""The decision: the disposition of each request, on the fast path and on the standard path.
 
-`before_body` decides what can be decided without the body, `with_body` the rest. The order of the checks is one list,
-`Decider.checks`. The first check that returns something decides. Requests are counted, and it is decided whether their
-connections close, in one place: `_finish`.
+`before_body` decides what it can without the body, `with_body` the rest. `Decider.checks` lists the checks in order;
+the first one that returns something decides. `_finish` counts every request and decides whether its connection closes.
 """
 
 import logging
@@ -32,14 +31,14 @@ log = logging.getLogger(__name__)
 
 RETRY_STORING_S = 5
 
-# A response that does not wait for the body leaves the connection open if no more than this has to be read and dropped.
-# (With chunks nobody knows.)
+# After a response that did not wait for the body, the connection stays open if the body has at most this many bytes,
+# which are read and dropped. (The length of a chunked body is unknown, so its connection closes.)
 UNREAD_KEPT_BYTES = 16_384
 
-EVENT = Endpoint.EVENT  # an Enum's members cost 50 ns each to look up
+EVENT = Endpoint.EVENT  # looking up an Enum's member costs 50 ns
 
 STORED = object()
-"""The outcome of a request whose event is stored."""
+"""The outcome when the event is stored."""
 
 GONE = Ignored(Reason.ABORTED, "Client has gone")  # its response is never sent
 BROKEN = Refused(Reason.INVALID, "Bad request")
@@ -48,12 +47,12 @@ Reply = Callable[[Request, Response | None], object]
 """Send the response; None: reset the connection. Called once, now or later. Must not raise."""
 
 Check = Callable[[Request], Response | Dropped | None]
-"""None: the next check is asked."""
+"""None: the request passes, and the next check runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a reload can change; the present ones are looked at for every request."""
+    """The settings that a reload can change. Every request reads the current ones."""
 
     sites: Sites
     buckets: TokenBuckets
@@ -65,7 +64,7 @@ class Rules:
 
 
 class Decider:
-    """Decides, counts, and hands what is accepted to the journal."""
+    """Decides and counts requests, and submits accepted events to the journal."""
 
     def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
         self.rules = rules
@@ -74,10 +73,10 @@ class Decider:
         self.in_flight = InFlight()
         self._rejects = rejects
         self._clock = clock
-        # Those that need no body; with it come JSON, the schema and the page's path (ingest/pipeline.py, `accept`).
-        # `known_site` sets request.site and request.counts, `within_rate` sets request.client: checks that use these
-        # come later. What depends on HTTP is a method here, what depends on the event alone is a step of the pipeline.
-        # docs/contributing.md says what a new check needs.
+        # The checks that need no body. `accept` (ingest/pipeline.py) checks JSON, schema and page path later.
+        # `known_site` sets request.site and request.counts, `within_rate` sets request.client; checks that use these
+        # must come after. Checks that depend on HTTP are methods here, the others are steps of the pipeline.
+        # docs/contributing.md lists what a new check needs.
         self.checks: tuple[Check, ...] = (
             self.is_event,
             self.known_site,
@@ -92,7 +91,11 @@ class Decider:
         )
 
     def before_body(self, request: Request) -> Response | None:
-        """The response, if it needs no body. None: end with exactly one of the methods below."""
+        """Return the response if it needs no body.
+
+        If None, the caller must call exactly one of `with_body`, `with_late_body`, `drop`, `lose`, `refuse_body` and
+        `fail`.
+        """
         self.in_flight.count += 1
         try:
             for check in self.checks:
@@ -106,13 +109,13 @@ class Decider:
         return self._finish_early(request, outcome)
 
     def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
-        """Reply now, or when the event is stored."""
+        """Reply now, or once the event is stored."""
         received_us = self._clock.now_us()
         outcome: Event | Dropped
         try:
             outcome = accept(request, body, received_us, self.rules.client_ip)
             if isinstance(outcome, Event):
-                # A closure would be more objects of each event for the garbage collector to look at.
+                # `partial`, as a closure would make more objects per event for the garbage collector to scan.
                 self.journal.submit(outcome, partial(self._on_commit, request, reply))
                 return
             if outcome.reason is Reason.INVALID:
@@ -126,7 +129,7 @@ class Decider:
         reply(request, self._finish(request, outcome))
 
     def with_late_body(self, request: Request, body: bytes, reply: Reply) -> None:
-        """The same for a body that was waited for: meanwhile the disk may have become full."""
+        """The same for a body that arrived after its head: the disk may have filled up in between."""
         refused = self.able_to_store(request)
         if refused is None:
             self.with_body(request, body, reply)
@@ -134,23 +137,23 @@ class Decider:
             reply(request, self._finish(request, refused))
 
     def drop(self, request: Request, outcome: Dropped) -> Response:
-        """The response to a request whose body did not come in time, is too large, or has no room."""
+        """The response to a request whose body is late, is too large, or finds no room."""
         return self._finish_early(request, outcome)
 
     def lose(self, request: Request) -> None:
-        """The client has gone before its body was here."""
+        """Count a request whose client left before its body arrived."""
         self._finish(request, GONE)
 
     def refuse_body(self, request: Request) -> Response:
-        """The response to a body whose framing is broken."""
+        """The response to a body with broken framing."""
         self._finish(request, BROKEN)
         request.close = True
         return responses.bad_body(request.origin)
 
     def fail(self, request: Request | None) -> Response:
-        """The response to a fault of ours. The log gets the exception, the client learns only that there was one."""
+        """The response to an internal error. The log gets the exception; the client gets no details."""
         outcome = Refused(Reason.INTERNAL, "Internal error")
-        if request is None:  # it could not even be read
+        if request is None:  # it fails before it could be read
             log.exception("a request failed")
             self.metrics.of_unknown.count_dropped(outcome.reason)
             return responses.dropped(None, outcome)
@@ -158,7 +161,7 @@ class Decider:
         return self._finish(request, outcome)
 
     def refuse_head(self, head: bytes, why: str) -> Response:
-        """The response to a head that breaks HTTP, or is too large; counted for the site that it names, if any."""
+        """The response to a head that violates HTTP or is too large. It is counted for the site it names, if any."""
         refusal = read_refusal(head, why)
         if refusal is None:
             self.metrics.bad_requests.inc()
@@ -171,7 +174,7 @@ class Decider:
     # The checks.
 
     def is_event(self, request: Request) -> Response | Refused | None:
-        """Other requests than events are answered here, and cost no token."""
+        """Respond here to all requests that are not events; they cost no token."""
         endpoint = request.route.endpoint
         if endpoint is EVENT:
             return None
@@ -182,7 +185,7 @@ class Decider:
                 return responses.health(self.journal.can_append() and not self.in_flight.draining)
             case Endpoint.WRONG_METHOD:
                 return Refused(Reason.METHOD, "Method not allowed")
-            case Endpoint.NOTHING:  # counted, or nobody would see that a page sends to a wrong path
+            case Endpoint.NOTHING:  # counted, so that operators see pages that send to a wrong path
                 return Refused(Reason.NOT_FOUND, "Not found")
             case Endpoint.EVENT:
                 raise AssertionError
@@ -198,7 +201,7 @@ class Decider:
         return None
 
     def within_rate(self, request: Request) -> Refused | None:
-        """Costs the client a token."""
+        """Take one of the client's tokens."""
         rules = self.rules
         client = request.client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
         wait_ns = rules.buckets.take(client)
@@ -218,12 +221,12 @@ class Decider:
         return Refused(Reason.ENCODING, "Content-Encoding is not supported")
 
     def _keep(self, request: Request, rejected: Rejected) -> None:
-        """Keep what is invalid, for its site's owner to look at."""
+        """Keep an invalid event for its site's owner to inspect."""
         if not self._rejects.keep(request.site.id, rejected):
             self.metrics.rejected_lost.inc()
 
     def _on_commit(self, request: Request, reply: Reply, stored: bool) -> None:
-        """The event is stored, or cannot be. The journal would take an exception for a fault of its own."""
+        """Reply once the event is stored or has failed. Never raises: the journal would treat it as its own failure."""
         try:
             response = self._finish(request, STORED if stored else unavailable())
         except Exception:
@@ -232,13 +235,13 @@ class Decider:
         reply(request, response)
 
     def _finish_early(self, request: Request, outcome: Response | Dropped) -> Response:
-        """The body is still to come, or was never read."""
+        """Finish a request whose body was not read."""
         if request.body_bytes is None or request.body_bytes > UNREAD_KEPT_BYTES:
             request.close = True
         return self._finish(request, outcome)
 
     def _finish(self, request: Request, outcome: object) -> Response:
-        """Count the request, and make its response. `outcome`: STORED, a Dropped, or a Response that is not counted."""
+        """Count the request and make its response. `outcome`: STORED, a Dropped, or a Response (not counted)."""
         self.in_flight.count -= 1
         counts = request.counts or self.metrics.of_unknown
         if outcome is STORED:
@@ -256,7 +259,7 @@ class Decider:
 
 
 def unavailable() -> Refused:
-    """The refusal of an event for which there is no room now."""
+    """The refusal when there is no room for an event at the moment."""
     return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)
 
 

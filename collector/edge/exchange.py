@@ -1,6 +1,6 @@
-"""An exchange: one request that aiohttp answers, on a connection that stays ours.
+"""An exchange: one request that aiohttp serves, on a connection that the edge keeps.
 
-aiohttp's protocol gets a transport of its own, which is this object. What aiohttp writes goes to the client. When it
+aiohttp's protocol gets its own transport, which is this object. What aiohttp writes goes to the client. When it
 closes this transport, the exchange ends; the client's connection then serves the next request, or closes.
 """
 
@@ -30,15 +30,15 @@ class Exchange(asyncio.Transport):
         self._end = end
         self._content: StreamReader | None = None  # aiohttp's stream of the body
         self._is_over = False
-        self._is_paused = False  # by aiohttp, whose buffer is full
-        self.is_refused = False  # the head was refused, so the end of its body is not known
+        self._is_paused = False  # by aiohttp, when its buffer is full
+        self.is_refused = False  # the head was refused, so the end of its body is unknown
 
     def begin(self, protocol: asyncio.Protocol) -> None:
         self.protocol = protocol
         protocol.connection_made(self)
 
     def feed(self, data: bytes, at: int = 0) -> int:
-        """Give aiohttp the bytes of its request, of which the first `at` are the head. Return where it ends in `data`.
+        """Pass bytes to aiohttp, the first `at` of which are the head. Return where its request ends in `data`.
 
         Raises whatever aiohttp's parser raises, such as yarl's IndexError for `http://[::1]..@`.
         """
@@ -48,20 +48,20 @@ class Exchange(asyncio.Transport):
         return end
 
     def reading(self, content: StreamReader) -> None:
-        """aiohttp has read the head, and gives this body to its handler."""
+        """aiohttp has read the head. `content` is its stream of the body."""
         self._content = content
         self._break_off()
 
     def responded(self, keep_alive: bool) -> None:
-        """The response is written."""
+        """aiohttp has written the response."""
         self._finish(keep_alive and not self.framing.closes)
 
     def lose(self, exc: Exception | None) -> None:
-        """The connection is lost, or the exchange over."""
+        """End the exchange: it is finished, or its connection is lost."""
         self._is_over = True
-        del self._end  # a reference cycle with the connection, else left to the garbage collector
+        del self._end  # breaks a reference cycle with the connection, to spare the garbage collector
         if self._content is None:
-            # Defer by one turn: aiohttp's task has not started, and would see a closed transport.
+            # Defer by one turn: aiohttp's task has not started yet, and would fail on a closed transport.
             asyncio.get_running_loop().call_soon(self._let_go, exc)
         else:
             self._let_go(exc)
@@ -69,17 +69,17 @@ class Exchange(asyncio.Transport):
     def _let_go(self, exc: Exception | None) -> None:
         self.protocol.connection_lost(exc)
         self._content = None
-        del self.protocol  # reference cycles too
+        del self.protocol  # another reference cycle
 
     @property
     def waits_for_body(self) -> bool:
-        """Whether the request is not complete, for all that aiohttp has read of it."""
+        """Whether the request is incomplete, or aiohttp has not read all of its body."""
         if self.framing.is_broken:
             return False
         return not self.framing.is_whole or (self._content is not None and not self._content.is_eof())
 
     def _break_off(self) -> None:
-        """aiohttp does not report a broken chunk to the handler that waits for the body: fail the body here."""
+        """Fail a broken body here, because aiohttp does not report broken chunks to a waiting handler."""
         content, framing = self._content, self.framing
         if content is None or content.is_eof() or content.exception() is not None or framing.is_connect:
             return
@@ -92,7 +92,7 @@ class Exchange(asyncio.Transport):
             self._is_over = True
             self._end(goes_on)
 
-    # What aiohttp calls of its transport.
+    # Called by aiohttp, as on any transport.
 
     def write(self, data: Any) -> None:
         if not self._is_over:
@@ -109,7 +109,7 @@ class Exchange(asyncio.Transport):
             self._transport.abort()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default if self._is_over else self._transport.get_extra_info(name, default)  # uvloop has none to ask
+        return default if self._is_over else self._transport.get_extra_info(name, default)  # uvloop fails once closed
 
     def get_write_buffer_size(self) -> int:
         return self._transport.get_write_buffer_size()

@@ -1,14 +1,13 @@
-"""The fast path: from the bytes of a request to a decision, without a Request, a Response and a task of aiohttp.
+"""The fast path: from the bytes of a request to a decision, without aiohttp's Request, Response and task.
 
-Nearly all requests take it, as their heads have nothing special about them: a request line of HTTP/1.1 with a path of
-printable ASCII, then header lines of printable ASCII with no name twice. This is a strict part of what RFC 9112 allows.
-aiohttp's parser takes all of it, and reads it the same way (tests/edge/test_head.py). All other requests take the
-standard path, through aiohttp. Both make the same `Request` of what came, and so get the same answers: the tests of
-tests/edge run over both.
+Nearly all requests take it, because their heads are plain: an HTTP/1.1 request line with a path of printable ASCII,
+then header lines of printable ASCII, each name once. This is a strict subset of RFC 9112, and aiohttp's parser reads
+all of it the same way (tests/edge/test_head.py). All other requests take the standard path, through aiohttp. Both paths
+make the same `Request`, and so give the same responses; the tests in tests/edge run over both.
 
-A line seen before is looked up by its bytes, and nearly all were: of the 18 lines that a browser behind a proxy sends,
-all but the client's address come again and again. So a head costs two thirds of what aiohttp's parser takes, and
-nothing is left to be looked up in a request (`python -m bench micro`).
+Lines seen before are looked up by their bytes. Of the 18 lines that a browser behind a proxy sends, all but the
+client's address repeat. So reading a head takes two thirds of the time of aiohttp's parser, and every header is ready
+to use (`python -m bench micro`).
 """
 
 import logging
@@ -19,14 +18,14 @@ from collector.edge.request import Request, Route, find_route
 
 log = logging.getLogger(__name__)
 
-# The methods that aiohttp's parser knows, and that mean nothing for the connection.
+# The methods that aiohttp's parser knows and that do not affect the connection.
 _REQUEST_LINE = re.compile(rb"(POST|OPTIONS|GET|HEAD|PUT|PATCH|DELETE) (/[!-\"$->@-~]*)(?:\?[!-\"$-~]*)? HTTP/1\.1")
-# RFC 9110, 5.1 and 5.5, without what is obsolete or invisible. The value has no blank at its ends.
+# RFC 9110, 5.1 and 5.5, without obsolete syntax and invisible characters. The value has no blanks at its ends.
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _LENGTH = re.compile("[0-9]{1,8}")
 
-# What changes how a body is read, or the connection behind it, is left to aiohttp. (Its parser takes
-# `Proxy-Connection`, which old proxies forward, for `Connection`.)
+# Headers that change how the body is read, or what happens to the connection, are left to aiohttp. (Its parser treats
+# `Proxy-Connection`, which old proxies forward, as `Connection`.)
 _LEFT_TO_AIOHTTP = frozenset(
     (
         "transfer-encoding",
@@ -38,16 +37,16 @@ _LEFT_TO_AIOHTTP = frozenset(
         "sec-websocket-key1",
     )
 )
-# Different for every client or request, and so not worth remembering.
+# Not remembered, because they differ for every client or request.
 _SELDOM_TWICE = frozenset(
     ("x-forwarded-for", "cookie", "cf-ray", "cf-connecting-ip", "x-real-ip", "x-request-id", "traceparent", "forwarded")
 )
 
 END = b"\r\n\r\n"
-LONGEST_HEAD_BYTES = 4_096  # half of what aiohttp takes of one line
-MOST_LINES = 64  # half of what aiohttp takes
+LONGEST_HEAD_BYTES = 4_096  # half of aiohttp's limit for one line
+MOST_LINES = 64  # half of aiohttp's limit
 
-# 18 MB at most, of lines of 1 KB; browsers of all versions in all languages send some 2,000.
+# 18 MB at most, with lines of 1 KB. Browsers of all versions and languages send some 2,000 different lines.
 MAX_KNOWN_LINES = 8_192
 LONGEST_KNOWN_LINE_BYTES = 1_024
 MAX_KNOWN_REQUEST_LINES = 32_768  # 10 MB
@@ -55,7 +54,7 @@ LONGEST_KNOWN_REQUEST_LINE_BYTES = 128
 
 
 class Lines(dict[bytes, tuple[str, str]]):
-    """Lines to (name in lower case, value); what is missing is read. Raises LeftToAiohttp."""
+    """A cache from a line to (name in lower case, value). Reads missing lines. Raises LeftToAiohttp."""
 
     def __missing__(self, line: bytes) -> tuple[str, str]:
         match = _HEADER.fullmatch(line)
@@ -77,7 +76,7 @@ class Lines(dict[bytes, tuple[str, str]]):
 
 
 class LeftToAiohttp(Exception):
-    """A line that no head of the fast path has."""
+    """The head has a line that the fast path does not read."""
 
 
 class FastPath:
@@ -85,10 +84,10 @@ class FastPath:
 
     def __init__(self) -> None:
         self._lines = Lines()
-        self._known: dict[bytes, tuple[str, Route]] = {}  # by the whole request line
+        self._known: dict[bytes, tuple[str, Route]] = {}  # by request line
 
     def read(self, data: bytes, end: int, peer: str | None) -> Request | None:
-        """The request whose head ends at `end`, where its END begins; None if it takes the standard path."""
+        """The request whose head ends at `end`, where END begins. None: it takes the standard path."""
         if end > LONGEST_HEAD_BYTES:
             return None
         lines = data[:end].split(b"\r\n")
@@ -98,7 +97,7 @@ class FastPath:
             fields = dict(map(self._lines.__getitem__, lines))
         except LeftToAiohttp:
             return None
-        except Exception:  # the standard path has an answer to that, too
+        except Exception:  # the standard path can still serve the request
             log.exception("the head of a request could not be read")
             return None
         if "host" not in fields or len(fields) != len(lines) or len(lines) >= MOST_LINES:

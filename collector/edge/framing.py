@@ -1,15 +1,15 @@
 """Framing: where a request that aiohttp reads ends in the bytes of its connection (RFC 9112, 6 and 7.1).
 
-aiohttp does not report it. It must be known, so that aiohttp gets one request at a time and the connection can go on
-behind it. Behind trailers the connection ends: no client needs them, and proxies differ in what they make of them.
+aiohttp does not report the end. The connection needs it to pass aiohttp one request at a time, and to read the next
+one. After trailers the connection closes: no client needs them, and proxies disagree about their meaning.
 
-The syntax of chunks and trailers is validated, so that a broken body is refused at once: aiohttp's parser does not tell
-the handler that waits for the body. It validates the rest.
+Framing validates the syntax of chunks and trailers, so that a broken body is refused at once: aiohttp's parser does not
+report it to a handler that waits for the body. aiohttp validates the rest.
 """
 
 import re
 
-# Of the trailers of a body together, and of each line with a chunk's size and extensions.
+# The limit on all trailers of a body together, and on each line with a chunk's size and extensions.
 MAX_FRAME_BYTES = 32_768
 
 _LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*0*([0-9]{1,20})[ \t]*\r\n", re.IGNORECASE)
@@ -23,22 +23,22 @@ _TRAILER = re.compile(
 
 
 class Framing:
-    """Follows the body of one request."""
+    """Finds the end of one request, as its bytes arrive."""
 
     def __init__(self, head: bytes) -> None:
         self.is_broken = False
         self.is_connect = self.closes = head.startswith(b"CONNECT ")
-        """Whether nothing behind the request may be read."""
+        """Whether the connection must close after this request."""
         self._is_chunked = _ENCODED.search(head) is not None
         length = None if self._is_chunked else _LENGTH.search(head)
         self._left = int(length[1]) if length else 0  # bytes of the body, or of a chunk
-        self._ends_chunk = False  # the next line must be empty
+        self._ends_chunk = False  # the line that ends a chunk comes next
         self.is_whole = not self._is_chunked and not self._left
-        self._line = bytearray()  # begun
-        self._trailers: int | None = None  # their bytes, once the last chunk has come
+        self._line = bytearray()  # a partial line
+        self._trailers: int | None = None  # their size in bytes, after the last chunk
 
     def follow(self, data: bytes, at: int) -> int:
-        """Follow `data` from `at` on. Return where the request ends in it, or its length if the request goes on."""
+        """Process `data` from `at` on. Return where the request ends, or the length of `data` if it goes on."""
         while at < len(data) and not self.is_whole and not self.is_broken:
             if self._left:
                 at = self._pass_bytes(data, at)
@@ -55,20 +55,20 @@ class Framing:
         return at + passed
 
     def _pass_chunks(self, data: bytes, at: int) -> int:
-        """Pass the chunks that are whole: one line at a time, 60,000 of a byte took 0.14 s."""
+        """Skip complete chunks. Reading line by line took 0.14 s for 60,000 chunks of one byte."""
         while not self._line and self._trailers is None and not self._ends_chunk:
             size = _CHUNK.match(data, at)
             length = int(size[1], 16) if size else 0
             if size is None or not length or size.end() - at > MAX_FRAME_BYTES:
                 break
             end = size.end() + length + len(b"\r\n")
-            if data[end - len(b"\r\n") : end] != b"\r\n":  # it is not, or not all of it has come
+            if data[end - len(b"\r\n") : end] != b"\r\n":  # broken, or incomplete
                 break
             at = end
         return at
 
     def _read_line(self, data: bytes, at: int) -> int:
-        """The size of a chunk, its end, or a trailer."""
+        """Read a line: the size of a chunk, its end, or a trailer."""
         end = data.find(b"\n", at) + 1 or len(data)
         self._line += data[at:end]
         if self._trailers is not None:

@@ -1,4 +1,4 @@
-"""The OpenAPI page, made from the contract."""
+"""The OpenAPI document, made from the contract."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _HEADER = {"schema": {"type": "string"}}
 
 
 def openapi() -> dict[str, Any]:
-    """The public endpoint in OpenAPI 3.1, whose schema dialect takes the contract as it is."""
+    """The public endpoint in OpenAPI 3.1, whose schema dialect accepts the contract unchanged."""
     event = {key: value for key, value in CONTRACT.items() if key != "$schema"}
     return {
         "openapi": "3.1.0",
@@ -20,7 +20,7 @@ def openapi() -> dict[str, Any]:
                 "post": {
                     "operationId": "collect",
                     "summary": "Collect an analytics event",
-                    "description": "Any Content-Type is read as JSON. A 202 is no success: its message says why.",
+                    "description": "Any Content-Type is read as JSON. 202 means not stored; the message says why.",
                     "parameters": [
                         {
                             "name": "siteId",
@@ -79,12 +79,12 @@ def _responses() -> dict[str, Any]:
         "202": _response("Not stored; the message says why", "Message", COLLECT_REASON),
     }
     for reason, form in [*FORMS.items(), *FORMS_OF_HEADS.items()]:
-        if reason is not Reason.METHOD:  # no operation of this page can meet it
+        if reason is not Reason.METHOD:  # a wrong method has no operation in this document
             names = [COLLECT_REASON, *(name for name, _ in form.headers)]
             if reason in (Reason.RATE_LIMITED, Reason.UNAVAILABLE):
                 names.append("Retry-After")
             responses[str(form.status)] = _response(form.code.replace("_", " ").capitalize(), "Error", *names)
-    responses["400"]["content"]["text/plain"] = {"schema": {"const": "Bad request\n"}}  # what is not HTTP
+    responses["400"]["content"]["text/plain"] = {"schema": {"const": "Bad request\n"}}  # to requests that are not HTTP
     return dict(sorted(responses.items()))
 
 

@@ -1,4 +1,4 @@
-"""The admin application: is it alive, can it store, what did it count, what is it."""
+"""The admin application: liveness, readiness, metrics, version and OpenAPI."""
 
 from typing import Protocol
 
@@ -11,19 +11,19 @@ from collector.edge.openapi import openapi
 
 
 class Watched(Protocol):
-    """What the admin application tells of: one worker, or all of them."""
+    """What the admin application reports on: one process, or all workers."""
 
     def unready_reason(self) -> str | None:
-        """Why no event would be taken now, for a person; None if it would."""
+        """Why events are refused now, in words for a person. None: they are accepted."""
         ...
 
     async def metrics_page(self) -> bytes:
-        """All metrics, in the format of Prometheus."""
+        """All metrics, in the Prometheus text format."""
         ...
 
 
 def build_admin(watched: Watched) -> web.Application:
-    """The admin application. It belongs on loopback: it asks nobody who they are."""
+    """Build the admin application. It has no authentication, so it belongs on loopback."""
     page = ujson.dumps(openapi(), indent=2, escape_forward_slashes=False)
 
     async def healthz(request: web.Request) -> web.Response:

@@ -1,26 +1,26 @@
-"""The rate limit: a token bucket per client, in a table of fixed size that the workers share.
+"""The rate limit: a token bucket per client, in a table of fixed size that all workers share.
 
-A bucket is one number: the moment at which it will be full again (the generic cell rate algorithm). A request
-moves that moment one interval on, and is refused where it would then lie further ahead than a whole bucket.
-The numbers are whole nanoseconds; sums of float intervals would refuse the last request of a burst.
+A bucket is one number: the moment when it will be full again (the generic cell rate algorithm). A request moves that
+moment one interval ahead, and is refused if it would then be further ahead than a full bucket takes to fill. The
+numbers are integer nanoseconds, because sums of float intervals would refuse the last request of a burst.
 
-The table is memory that other processes may map too:
+The table is memory that other processes can map too:
 
-    header   64 bytes             secrets that decide which set is whose
-    keys     SETS x WAYS x 8      which client has the place
-    moments  SETS x WAYS x 8      when its bucket will be full again, by the one clock of all processes; 0: never used
+    header   64 bytes             secrets that choose the set of each client
+    keys     SETS x WAYS x 8      the client that has the place
+    moments  SETS x WAYS x 8      when its bucket will be full again, on the machine's monotonic clock; 0: never used
 
-A client may stand anywhere in the one set that is its own, and a set is read at once. A bucket that is full again is as
-good as none, so its place is free; where no place is, a newcomer takes that of the fullest bucket, which loses least.
-Nobody is refused for want of a place, and no flood can grow the table.
+A client has one set, and may be at any place in it. A full bucket carries no information, so its place is free. If no
+place is free, a newcomer takes the place of the fullest bucket, whose client loses least. So nobody is refused for want
+of a place, and no flood can grow the table.
 
-One process counts exactly. There are no locks among several: each reads a moment and writes the next one, eight bytes
-at a time and 0.2 us apart, and what another took of that bucket in between is not charged. That is one token for each
-such collision (unless the system takes a worker off its core right there: then, all that the client gets meanwhile).
-Two processes that do nothing but drain one bucket give away 9 to 20 percent more than it holds
-(tests/edge/test_rate_limit.py); workers, whose requests take a hundred times as long, hardly ever one. Nobody gets less
-than the limit, but for one case: if all buckets of a set are drained, and one worker gives the place away whose moment
-another is about to write, the newcomer begins with that moment, and may wait as long as the one before him.
+One process counts exactly. Several processes use no locks: each reads a moment and writes the next one 0.2 us later,
+and tokens that another process takes from that bucket in between are not charged. Each collision gives away one token,
+or more if the system preempts the worker at that point. Two processes that only drain one bucket give away 9 to 20
+percent more than it holds (tests/edge/test_rate_limit.py allows 50); workers, whose requests take a hundred times as
+long, almost nothing. Nobody gets less than the limit, with one exception. If all buckets of a set are drained, and one
+worker gives away the place whose moment another is about to write, the newcomer starts with that moment and may wait as
+long as its predecessor.
 """
 
 import secrets
@@ -36,49 +36,49 @@ from collector.events import Reason, Refused
 NS_PER_S = 1_000_000_000
 NS_PER_MINUTE = 60 * NS_PER_S
 
-# 4 MB, 262,144 places. With 100,000 clients whose buckets are not full, one set in 240 has more of them than places.
-# With 16 ways it would be one in 4,700, and each request 90 ns slower.
+# 4 MB, 262,144 places. With 100,000 clients whose buckets are not full, one set in 240 has too few places. With 16 ways
+# it would be one in 4,700, but each request would take 90 ns more.
 WAYS = 8
 SETS = 1 << 15
 
 _HEADER_BYTES = 64
-_KEYS_OF_SET = Struct(f"{WAYS}Q")  # native: whole words, which no other process sees half written
+_KEYS_OF_SET = Struct(f"{WAYS}Q")  # native words, so no other process sees one half written
 _SET_BYTES = _KEYS_OF_SET.size
 _keys_of_set = _KEYS_OF_SET.unpack_from
 _COUNTED_AT_ONCE = 4_096
 
 
 class BucketTable:
-    """The places of the buckets. `file` is a descriptor of memory to share, as large as `table_bytes` says."""
+    """The table of buckets. `file` is a descriptor of shared memory of `table_bytes` bytes; -1: private memory."""
 
     def __init__(self, sets: int = SETS, file: int = -1) -> None:
         assert sets & (sets - 1) == 0
         self.memory = mmap(file, table_bytes(sets))
-        if not any(self.memory[:_HEADER_BYTES]):  # whoever makes the table maps it before any other
+        if not any(self.memory[:_HEADER_BYTES]):  # its creator maps the table before other processes do
             self.memory[:_HEADER_BYTES] = secrets.token_bytes(_HEADER_BYTES)
         places = memoryview(self.memory)[_HEADER_BYTES:].cast("Q")
         self.keys, self.full_at_ns = places[: sets * WAYS], places[sets * WAYS :]
-        # A set is chosen by a product of secrets, so nobody can tell which addresses share one, and rotate among them
-        # to be forgotten. One multiplication is not enough: with one secret of twelve, 66 of 100 addresses in a row
-        # crowded one another out. The product of two spreads them like addresses drawn by lot.
+        # Secrets choose a client's set. Otherwise an attacker could rotate among addresses of one set, so that each
+        # bucket is forgotten before its next request. One multiplication is not enough: with one secret in twelve,
+        # 66 of 100 consecutive addresses displaced one another. A product of two spreads them like random addresses.
         self.multiplier = int.from_bytes(self.memory[:10], "little") | 1
         self.offset = int.from_bytes(self.memory[16:26], "little")
         self.hash_key = self.memory[32:_HEADER_BYTES]
         self.mask = (sets - 1) * _SET_BYTES
 
     def clients(self, now_ns: int) -> int:
-        """How many buckets are not full. Takes 9 ms."""
+        """Count the buckets that are not full. Takes 9 ms."""
         starts = range(0, len(self.full_at_ns), _COUNTED_AT_ONCE)
         return sum(sum(map(now_ns.__lt__, self.full_at_ns[at : at + _COUNTED_AT_ONCE].tolist())) for at in starts)
 
 
 def table_bytes(sets: int = SETS) -> int:
-    """The size of a table."""
+    """The size of a table in bytes."""
     return _HEADER_BYTES + 2 * sets * _SET_BYTES
 
 
 class TokenBuckets:
-    """How long each client must wait, by one limit. The table may have been filled by others, after another limit."""
+    """Applies one limit to a table, which processes with another limit may have filled."""
 
     def __init__(self, limit: RateLimit, clock: Clock, table: BucketTable | None = None) -> None:
         self.limit = limit
@@ -89,11 +89,11 @@ class TokenBuckets:
         self._ipv6_shift = 128 - limit.ipv6_prefix
 
     def __len__(self) -> int:
-        """How many clients have a bucket that is not full; slow, for someone who asks."""
+        """The number of clients whose bucket is not full. Slow (9 ms): for metrics only."""
         return self.table.clients(self._now_ns())
 
     def take(self, client: Address) -> int:
-        """Take a token for one request: 0, or the nanoseconds until there will be one (then none is taken)."""
+        """Take a token and return 0. If there is none, return the nanoseconds until the next one."""
         interval_ns = self._interval_ns
         if not interval_ns:
             return 0
@@ -101,7 +101,7 @@ class TokenBuckets:
         if client.version == 4:
             key = int(client)
             mixed = table.multiplier * key + table.offset
-            # The set beside that of the IPv6 network which is the same number: a key in its set is one client's alone.
+            # Not the set of the IPv6 network with the same number, so a key is unique within its set.
             at = (mixed * (mixed >> 40) >> 44 ^ _SET_BYTES) & table.mask
         else:
             key = self._network(int(client))
@@ -119,17 +119,17 @@ class TokenBuckets:
         if wait_ns <= 0:
             table.full_at_ns[slot] = full_at
             return 0
-        if wait_ns > interval_ns:  # drained when a bucket was larger or slower to fill: no more than drained now
+        if wait_ns > interval_ns:  # drained under an earlier limit: count it as just drained under this one
             table.full_at_ns[slot] = now + self._bucket_ns
             return interval_ns
         return wait_ns
 
     def client_of(self, address: Address) -> tuple[int, int]:
-        """Whom the address belongs to."""
+        """The client that the address belongs to: the IP version, and the IPv4 address or IPv6 network."""
         return address.version, int(address) if address.version == 4 else int(address) >> self._ipv6_shift
 
     def _network(self, number: int) -> int:
-        """The key of an IPv6 address: whoever has one address of a /64 has all of them."""
+        """The key of an IPv6 address: its network, as one client usually has an entire /64. Longer ones are hashed."""
         network = number >> self._ipv6_shift
         if self._ipv6_shift >= 64:
             return network
@@ -137,17 +137,17 @@ class TokenBuckets:
         return int.from_bytes(digest.digest(), "little")
 
     def _enter(self, key: int, first: int, full_at_ns: int) -> None:
-        """Give a newcomer the place of the fullest bucket of its set: one never used or full again, if there is any."""
+        """Give a newcomer the place of the fullest bucket in its set. Unused and full buckets come first."""
         moments = self.table.full_at_ns[first : first + WAYS].tolist()
         slot = first + moments.index(min(moments))
-        # In this order: until its key is there, whoever had the place is charged with one token, not the newcomer with
-        # all that the other had taken.
+        # The moment goes first: a process that reads between the two writes then charges the previous client one token.
+        # The other way round, it would charge the newcomer all tokens of the previous client.
         self.table.full_at_ns[slot] = full_at_ns
         self.table.keys[slot] = key
 
 
 def too_many(buckets: TokenBuckets, wait_ns: int) -> Refused:
-    """The refusal of a client that has to wait so long. The time is rounded up, so that waiting so long is enough."""
+    """The refusal of a client that must wait `wait_ns`. Rounds `Retry-After` up, so that waiting that long suffices."""
     retry_after_s = -(-wait_ns // NS_PER_S)
     limit = buckets.limit.requests_per_minute
     return Refused(Reason.RATE_LIMITED, "Too many requests", retry_after_s=retry_after_s, limit=limit)

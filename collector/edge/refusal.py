@@ -1,7 +1,7 @@
-"""Refusals of heads: what RFC 9112 forbids and aiohttp's parser takes, and what can be read of a head that is refused.
+"""Refusals of heads: the rules of RFC 9112 that aiohttp's parser does not enforce, and the response to a refused head.
 
-A page can read why only with CORS, and an operator can see whose events are lost only if they are counted: so a head
-whose request line can be read is answered and counted as any refusal. Without a request line it is not HTTP.
+A page can read the reason only with CORS headers, and an operator sees whose events are lost only if they are counted.
+So a head with a readable request line gets a response and a count like any other refusal. Without one, it is not HTTP.
 """
 
 import re
@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 from collector.events import Reason, Refused
 
-# The largest head that is kept in memory. HTTP/2 proxies join a page's cookies to one line of up to as much.
+# The largest head kept in memory. HTTP/2 proxies join a page's cookies into one line that can be almost as long.
 MAX_HEAD_BYTES = 32_768
 MAX_HEAD_LINES = 128
 
 _METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# RFC 9112, 3.2: a path, a URL, `*` of OPTIONS, or the host and port of CONNECT.
+# RFC 9112, 3.2: a path, a URL, `*` with OPTIONS, or host and port with CONNECT.
 _REQUEST_LINE = re.compile(
     rb"(?:(?:OPTIONS (?=\*)|CONNECT |" + _METHOD + rb" (?=/|[A-Za-z][A-Za-z0-9+.-]*://)))([!-~]+) HTTP/1\.[0-9]\r\n"
 )
@@ -26,7 +26,7 @@ _BEGUN = re.compile(_METHOD + rb" ([!-~]+)(?: [!-~]*)?")
 _COLLECTS = re.compile(rb"(?:https?://[^/?#]*)?/public/([^/?#]*)/analytics/collect/?(?:[?#].*)?", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\nOrigin:[ \t]*([!-~](?:[ -~]*[!-~])?)[ \t]*\r\n", re.IGNORECASE)
 
-# RFC 9110, 7.2 and RFC 3986, 3.2.2: a name may be anything, and nothing.
+# RFC 9110, 7.2 and RFC 3986, 3.2.2: a name may have nearly any character, and may be empty.
 _HOST = re.compile(
     r"(?:\[(?:(?P<ipv6>[0-9A-Fa-f:.]+)|[Vv][0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+)\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)"
     r"(?::[0-9]*)?",
@@ -36,7 +36,7 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a refused head is answered: which site it names, if any, and which origin."""
+    """A refused head: the site and the origin it names, if any, and the refusal."""
 
     site_id: str | None
     origin: str | None
@@ -44,7 +44,7 @@ class Refusal:
 
 
 def is_host(value: str) -> bool:
-    """Whether it is a value of `Host`."""
+    """Whether the value is valid for `Host`."""
     match = _HOST.fullmatch(value)
     if match is None:
         return False
@@ -58,24 +58,24 @@ def is_host(value: str) -> bool:
 
 
 def is_too_large(head: bytes) -> bool:
-    """Whether a head, or what has come of it, is more than is taken."""
+    """Whether a complete or partial head exceeds the limits."""
     return len(head) > MAX_HEAD_BYTES or head.rstrip(b"\r\n").count(b"\r\n") > MAX_HEAD_LINES
 
 
 def is_http_1(head: bytes) -> bool:
-    """Whether its request line is one of HTTP/1."""
+    """Whether the head begins with an HTTP/1 request line."""
     return _REQUEST_LINE.match(head) is not None
 
 
 def is_broken(begun: bytes) -> bool:
-    """Whether what has come of a head, which is not whole, shows already that it will not be taken."""
+    """Whether a partial head is already known to be invalid."""
     if _TOKEN_BEGUN.match(begun) is None or _LF_ALONE.search(begun) is not None:
         return True
     return b"\n" in begun and not is_http_1(begun)
 
 
 def read_refusal(head: bytes, why: str) -> Refusal | None:
-    """How to answer a head that was refused, as far as it has come; None if its request line cannot be read."""
+    """Read a refused head, complete or partial. Return None if its request line cannot be read."""
     too_large = is_too_large(head)
     match = _REQUEST_LINE.match(head)
     if match is None and too_large and b"\n" not in head:

@@ -1,4 +1,4 @@
-"""A request as decisions see it, whichever way it came: of its head only what an answer may depend on."""
+"""A request as the decider sees it, whichever path read it: the parts of its head that a response may depend on."""
 
 import re
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ _HEALTH = "/healthz"
 
 
 class Endpoint(Enum):
-    """What a method and a path ask for."""
+    """What a method and a path request."""
 
-    EVENT = auto()  # to store one
+    EVENT = auto()  # store an event
     PREFLIGHT = auto()
     HEALTH = auto()
     WRONG_METHOD = auto()
@@ -27,15 +27,15 @@ class Endpoint(Enum):
 
 
 class Route(NamedTuple):
-    """A method and a path, read. Any text may stand for a site: what is no site id is no site either."""
+    """A parsed method and path. `site_id` may be any text; invalid ids are refused as unknown sites."""
 
     endpoint: Endpoint
     site_id: str | None = None
-    methods: str = COLLECT_METHODS  # that the path has
+    methods: str = COLLECT_METHODS  # the methods that the path allows
 
 
 def find_route(method: str, path: str) -> Route:
-    """The route of a path as it was sent, without its query. One slash may stand at the end of a collect path."""
+    """The route of a raw path without its query. A collect path may end in one slash."""
     match = _COLLECT.fullmatch(path)
     if match is not None:
         endpoint = {"POST": Endpoint.EVENT, "OPTIONS": Endpoint.PREFLIGHT}.get(method, Endpoint.WRONG_METHOD)
@@ -47,11 +47,11 @@ def find_route(method: str, path: str) -> Route:
 
 
 class Request(Arrival):
-    """A request: what was sent; and `site`, `client` and `counts` once a check has looked them up.
+    """A request. Checks set `site`, `client` and `counts` when they look them up.
 
-    `peer` is the other end of the connection. `headers` has the names in lower case; of a header that comes more than
-    once it has the first value, but all of a list, joined by commas. `body_bytes` is the declared length, None with
-    chunks. `close`: nothing is read behind the request; so the client says, or the response has to say.
+    `peer` is the address of the other end of the connection. `headers` has lower-case names. A repeated header has its
+    first value, or all values joined by commas if it is a list. `body_bytes` is the declared length, None for chunks.
+    `close`: the connection closes after the response.
     """
 
     __slots__ = ("body_bytes", "close", "counts", "headers", "method", "peer", "route")

@@ -1,4 +1,4 @@
-"""Responses: every outcome in HTTP, with CORS on all of them.
+"""Responses: every outcome as HTTP, with CORS headers on all but the fixed texts.
 
 201 and 202   {"message": ...}
 4xx and 5xx   {"message": ..., "errors": [{"message", "code", "field"?}]}
@@ -25,11 +25,11 @@ SERVER = "collector"
 
 STORED = b'{"message":"Event received"}'
 
-LONGEST_KNOWN_ORIGIN = 300  # longer ones could fill the cache of 201s with 16 MB
+LONGEST_KNOWN_ORIGIN = 300  # longer ones could grow the cache of 201s to 16 MB
 
 
 class Response:
-    """A response, before it is aiohttp's or bytes. Its connection is closed behind it where `close` says so."""
+    """A response, independent of aiohttp. If `close`, the connection closes after it."""
 
     __slots__ = ("_heads", "body", "close", "headers", "status")
 
@@ -41,12 +41,12 @@ class Response:
         self._heads: dict[bool, bytes] = {}
 
     def to_bytes(self, end: bytes, close: bool, has_body: bool = True) -> bytes:
-        """What aiohttp makes of it for a request of HTTP/1.1. `end`: of the head, from the value of `Date` on."""
+        """The bytes that aiohttp would send over HTTP/1.1. `end`: the rest of the head, from the value of `Date`."""
         head = self._heads.get(close) or self._head(close)
         return b"".join((head, end, self.body)) if has_body else head + end
 
     def _head(self, close: bool) -> bytes:
-        """Its head up to the value of `Date`, rendered once."""
+        """The head up to the value of `Date`, rendered once."""
         headers = list(self.headers.items())
         if self.status != HTTPStatus.NO_CONTENT:  # RFC 9110, 8.6
             headers.append((hdrs.CONTENT_LENGTH, str(len(self.body))))
@@ -59,7 +59,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a refusal looks in HTTP."""
+    """The HTTP form of a refusal."""
 
     status: int
     code: str
@@ -82,7 +82,7 @@ FORMS = {
 }
 
 
-# The refusal of a head is that of the whole request, whoever it is for.
+# For requests whose head or framing is refused.
 FORMS_OF_HEADS = {
     Reason.INVALID: Form(400, "BAD_REQUEST", close=True),
     Reason.TOO_LARGE: Form(431, "HEADERS_TOO_LARGE", close=True),
@@ -90,7 +90,7 @@ FORMS_OF_HEADS = {
 
 
 def stored(origin: str | None) -> Response:
-    """The one that nearly all requests get; the same object for the same origin."""
+    """The response to nearly all requests. The same origin gets the same object."""
     return _known_stored(origin) if origin is None or len(origin) <= LONGEST_KNOWN_ORIGIN else _stored(origin)
 
 
@@ -98,12 +98,12 @@ def _stored(origin: str | None) -> Response:
     return Response(201, _headers(origin), STORED)
 
 
-# To render one anew costs 10 us. 6 MB at most.
+# Saves 10 us of rendering. 6 MB at most.
 _known_stored = lru_cache(maxsize=4_096)(_stored)
 
 
 def dropped(origin: str | None, outcome: Dropped, methods: str = COLLECT_METHODS) -> Response:
-    """The response to what is not stored. `origin` is the request's header, `methods` are those of its path."""
+    """The response to an event that is not stored. `origin`: the header; `methods`: those that the path allows."""
     if isinstance(outcome, Ignored):
         return _ignored(origin, outcome)
     response = _refused(origin, outcome, FORMS[outcome.reason])
@@ -113,22 +113,22 @@ def dropped(origin: str | None, outcome: Dropped, methods: str = COLLECT_METHODS
 
 
 def bad_head(origin: str | None, refused: Refused) -> Response:
-    """The request line can be read, and something behind it breaks HTTP, or is too much."""
+    """The response to a head with a readable request line that violates HTTP or is too large."""
     return _refused(origin, refused, FORMS_OF_HEADS[refused.reason])
 
 
 def bad_body(origin: str | None) -> Response:
-    """The head was HTTP, the body's framing is not."""
+    """The response to a valid head with a broken body."""
     return _refused(origin, Refused(Reason.INVALID, "Bad request"), FORMS_OF_HEADS[Reason.INVALID])
 
 
 def not_http() -> Response:
-    """What came is not HTTP: a fixed text, and no header that depends on it."""
+    """The fixed response to bytes that are not HTTP. No header depends on them."""
     return _text(400, b"Bad request\n", close=True)
 
 
 def late_head() -> Response:
-    """What came may become HTTP, but not in time; no header depends on it either."""
+    """The fixed response to a head that is incomplete at its timeout."""
     return _text(408, b"Request timeout\n", close=True)
 
 
@@ -138,7 +138,7 @@ def health(takes_events: bool) -> Response:
 
 
 def preflight(origin: str | None, asked: str | None) -> Response:
-    """What a browser asks before it sends anything but a plain form; it may remember the answer for a day.
+    """The response to a CORS preflight, which a browser may cache for a day.
 
     `asked`: the request's `Access-Control-Request-Headers`.
     """
@@ -178,7 +178,7 @@ def _refused(origin: str | None, outcome: Refused, form: Form) -> Response:
 
 
 def _headers(origin: str | None) -> CIMultiDict[str]:
-    """What every answer has: CORS echoes the origin, because a beacon sends credentials and `*` forbids those."""
+    """The headers of every JSON response. CORS echoes the origin, as beacons send credentials, which `*` forbids."""
     return CIMultiDict(
         {
             hdrs.SERVER: SERVER,
@@ -192,7 +192,7 @@ def _headers(origin: str | None) -> CIMultiDict[str]:
 
 
 def _echoes(text: str) -> bool:
-    """Whether a header's value can be sent back: bytes that are no UTF-8 arrive as surrogates, and cannot."""
+    """Whether a header's value can be sent back. Bytes that are not UTF-8 arrive as surrogates, and cannot."""
     return text.isascii() and text.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""The server that the public connects to: it makes connections, bounds how many there are, and ends them."""
+"""The public server: it creates connections, limits their number, and closes them."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ from collector.edge.turn_budget import TurnBudget
 
 
 class Server:
-    """The factory of asyncio's listeners. At most `max_connections` are open."""
+    """The protocol factory for asyncio's listeners. At most `max_connections` are open."""
 
     def __init__(self, decider: Decider, *, fast_path: bool, keepalive_timeout_s: float, max_connections: int) -> None:
         self.bodies = Bodies()
@@ -40,7 +40,7 @@ class Server:
         return len(self._connections)
 
     async def open(self) -> None:
-        """Be ready for the first connection."""
+        """Set up; call this before the first connection."""
         await self._shared.standard_path.open()
 
     async def close(self, patience_s: float) -> None:
@@ -56,7 +56,7 @@ class Server:
         return Connection(self._shared)
 
     def _enter(self, connection: Connection) -> None:
-        """Take it; where there are too many, one of the oldest that is idle makes room, or else it goes itself."""
+        """Add a connection. If there are too many, evict the oldest idle one, or else this one."""
         self._connections.add(connection)
         self._metrics.connections.inc()
         rules = self._decider.rules

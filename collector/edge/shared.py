@@ -1,4 +1,4 @@
-"""What the connections of a server share."""
+"""The objects that all connections of a server share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from collector.edge.turn_budget import TurnBudget
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a server share."""
+    """Made once by the server."""
 
     decider: Decider
     fast_path: FastPath | None  # None: every request takes the standard path
@@ -23,5 +23,5 @@ class Shared:
     turn_budget: TurnBudget
     date: Date
     keepalive_timeout_s: float
-    enter: Callable[[Any], object]  # is called with each connection that is made
-    leave: Callable[[Any], object]  # and with each that is lost
+    enter: Callable[[Any], object]  # called with each new connection
+    leave: Callable[[Any], object]  # called with each closed connection

@@ -1,7 +1,7 @@
-"""The standard path: aiohttp's application, for the requests that the fast path does not read.
+"""The standard path: aiohttp's application, for requests that the fast path does not read.
 
-Its middlewares and its handler are thin: they make a `Request` of aiohttp's, read the body, and make a response of
-aiohttp's of what collector/edge/decide.py says.
+Its middleware and handler are thin. They make a `Request` from aiohttp's request, read the body, and turn the decision
+of collector/edge/decide.py into aiohttp's response.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from collector.edge.request import Request, find_route
 from collector.edge.responses import Response
 from collector.events import Refused
 
-# What may come in several headers of a name is one list (RFC 9110, 5.3).
+# Several headers with one of these names are one list (RFC 9110, 5.3).
 LISTS = ("x-forwarded-for", "content-encoding", "transfer-encoding")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -27,26 +27,26 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 ASKED: web.RequestKey[Request] = web.RequestKey("asked", Request)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-"""What a middleware wraps."""
+"""The type of handler that a middleware wraps."""
 
 
 class BodyLost(Exception):
-    """The rest of the body cannot come: the client has gone, or (`BodyBroken`) what it sends are no chunks."""
+    """The rest of the body cannot arrive, because the client has disconnected or (`BodyBroken`) sends broken chunks."""
 
 
 class BodyBroken(BodyLost):
-    """Its client may still be there to be told."""
+    """The chunks are broken. The client may still be connected, and gets a response."""
 
 
 class AiohttpHandler(web.RequestHandler):
-    """aiohttp's protocol, which knows what it answers."""
+    """aiohttp's protocol, with a reference to its exchange."""
 
     __slots__ = ("decider", "exchange")
     decider: Decider
     exchange: Exchange
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """A broken frame of a body that nobody reads is the client's affair; aiohttp logs eleven lines."""
+        """Log no broken chunks of an unread body, which are the client's fault. aiohttp would log 11 lines for each."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
@@ -57,14 +57,14 @@ class AiohttpHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """aiohttp's own responses quote what was sent and name its version, and it logs 11 lines."""
+        """Replace aiohttp's own error responses, which quote the request, name its version and log 11 lines."""
         if status == 400:
             return refuse(self.decider, self.exchange, "Bad request")
         return to_aiohttp(self.decider.fail(None), close=True)
 
 
 class Sent(web.Response):
-    """A response that tells when it is written."""
+    """A response that notifies its exchange when it is written."""
 
     async def prepare(self, request: web.BaseRequest) -> Any:
         self._exchange = exchange_of(request)
@@ -90,12 +90,12 @@ def refuse(decider: Decider, exchange: Exchange, why: str) -> Sent:
     """The response to a head that is refused."""
     exchange.is_refused = True
     sent = to_aiohttp(decider.refuse_head(exchange.head, why), close=True)
-    sent.headers[hdrs.CONNECTION] = "close"  # aiohttp takes the request for HTTP/1.0, and omits it
+    sent.headers[hdrs.CONNECTION] = "close"  # aiohttp omits it, as it treats the request as HTTP/1.0
     return sent
 
 
 class StandardPath:
-    """Makes aiohttp's protocols; all of them serve one application."""
+    """Creates aiohttp's protocols, which all serve one application."""
 
     def __init__(self, decider: Decider, bodies: Bodies) -> None:
         self._decider = decider
@@ -103,24 +103,24 @@ class StandardPath:
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
 
     async def open(self) -> None:
-        """Set the application up, before the first connection."""
+        """Set up the application; call this before the first connection."""
         await self._runner.setup()
 
     async def close(self) -> None:
         await self._runner.cleanup()
 
     def begin(self, exchange: Exchange) -> None:
-        """Have aiohttp answer."""
+        """Let aiohttp serve this exchange."""
         server = self._runner.server
         assert server is not None
         handler = AiohttpHandler(
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=0,  # there is no second request
-            lingering_time=0,  # the connection does that
+            lingering_time=0,  # the connection does it
             auto_decompress=False,  # an encoding is refused, never unpacked
             access_log=cast(logging.Logger, None),
-            # aiohttp bounds lines, each by itself; the connection bounds the head as a whole.
+            # aiohttp limits each line by itself; the connection limits the entire head.
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
             max_headers=MAX_HEAD_LINES,
@@ -135,16 +135,16 @@ class StandardPath:
         look_up = app.router.resolve
 
         async def resolve(request: web.Request) -> web.UrlMappingMatchInfo:
-            """Of a target that no route can match, such as `*`, aiohttp would answer `Expect` itself, and quote it."""
+            """Route every target to the handler. For `*`, aiohttp itself would respond to `Expect`, and quote it."""
             match = await look_up(request)
             return match if match.http_exception is None else web.UrlMappingMatchInfo({}, every)
 
-        app.router.resolve = resolve  # type: ignore[method-assign]  # a router of one's own is deprecated
+        app.router.resolve = resolve  # type: ignore[method-assign]  # custom routers are deprecated
         return app
 
     @web.middleware
     async def _before_body(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Everything that needs no body, the token bucket of the client among it."""
+        """Run the checks that need no body, among them the rate limit."""
         exchange = exchange_of(request)
         exchange.reading(request.content)
         fault = fault_of(request)
@@ -158,7 +158,7 @@ class StandardPath:
         return await handler(request)
 
     async def _with_body(self, request: web.Request) -> web.StreamResponse:
-        """The handler: an event in, a response out."""
+        """Read the body and decide."""
         asked, decider = request[ASKED], self._decider
         rules = decider.rules
         response: Response | None
@@ -168,7 +168,7 @@ class StandardPath:
             response = decider.refuse_body(asked)
         except BodyLost:
             decider.lose(asked)
-            return web.Response(status=400)  # never sent: the client has gone
+            return web.Response(status=400)  # never sent, as the client has disconnected
         except asyncio.CancelledError:
             decider.lose(asked)
             raise
@@ -185,7 +185,7 @@ class StandardPath:
         decided: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
 
         def reply(_: Request, response: Response | None) -> None:
-            if not decided.done():  # its connection may be lost
+            if not decided.done():  # cancelled when its connection is lost
                 decided.set_result(response)
 
         self._decider.with_late_body(asked, body, reply)
@@ -193,20 +193,20 @@ class StandardPath:
 
 
 def fault_of(request: web.BaseRequest) -> str | None:
-    """What is wrong with a request that aiohttp's parser took."""
+    """What is wrong with a request that aiohttp's parser accepted, or None."""
     headers = request.headers
     if not is_host(headers.get(hdrs.HOST, "")):
         return "Host must be a name or an address, with or without a port"
     if hdrs.TRANSFER_ENCODING not in headers:
         return None
     if request.version == HttpVersion10:
-        return "Transfer-Encoding needs HTTP 1.1"  # RFC 9112, 6.1: proxies differ about where such a body ends
+        return "Transfer-Encoding needs HTTP 1.1"  # RFC 9112, 6.1: proxies disagree about where such a body ends
     codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING)).rpartition(",")[2]
     return None if codings.strip().lower() == "chunked" else "Transfer-Encoding must end in chunked"
 
 
 def to_request(request: web.BaseRequest, peer: str | None) -> Request:
-    """aiohttp's request as decisions see it."""
+    """Make a `Request` from aiohttp's."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers.setdefault(name.lower(), value)
@@ -214,16 +214,16 @@ def to_request(request: web.BaseRequest, peer: str | None) -> Request:
         if name in headers:
             headers[name] = ",".join(request.headers.getall(name))
     is_chunked = "transfer-encoding" in headers
-    if is_chunked:  # other codings of the transfer are refused like those of the content
+    if is_chunked:  # other transfer codings are refused like content codings
         others = [each for each in headers["transfer-encoding"].split(",") if each.strip().lower() != "chunked"]
         headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
     route = find_route(request.method, request.rel_url.raw_path)
     body_bytes = None if is_chunked else request.content_length or 0
-    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks the client's
+    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks that
 
 
 async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, timeout_s: float) -> bytes | Refused:
-    """The whole body, or why not. Raises BodyLost."""
+    """Return the complete body, or the refusal if it is too large, late, or finds no room. Raises BodyLost."""
     try:
         if request.content.is_eof():  # it came with its head
             body = await request.content.read()
@@ -243,17 +243,17 @@ async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, ti
         raise BodyBroken from exc
     except ConnectionError as exc:
         raise BodyLost from exc
-    except RuntimeError as exc:  # so aiohttp says it of a connection that was lost before it was waited for
+    except RuntimeError as exc:  # aiohttp raises it if the connection was lost before the read began
         if request.transport is not None:
             raise
         raise BodyLost from exc
 
 
 async def _receive(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """The body, or a little more than `max_bytes` of it."""
+    """Return the body. If it is too large, return a little more than `max_bytes` of it."""
     expected = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11
     if expected and request.transport is not None:
-        # Only now: whatever could be answered without the body has been, and the client kept its body.
+        # Sent only now, so a request that is refused without its body gets no 100, and its client sends no body.
         request.transport.write(CONTINUE)
     chunks = bytearray()
     while len(chunks) <= max_bytes and (chunk := await request.content.readany()):
@@ -262,4 +262,4 @@ async def _receive(request: web.BaseRequest, max_bytes: int) -> bytes:
 
 
 async def _no_answer_yet(request: web.Request) -> None:
-    """`Expect: 100-continue` is answered where the body is read, once it is wanted."""
+    """Do not respond to `Expect: 100-continue` yet; `_receive` does once the body is wanted."""
