@@ -87,8 +87,8 @@ class Connection(ClientProtocol):
                 return
             if self._buffer:
                 data, self._buffer = self._buffer + data, b""
-            if self._turn_budget.take_up(len(data), self._go_on):
-                self._take_up(data)
+            if self._turn_budget.take_up(len(data), self._take_turn):
+                self._begin_request(data)
                 if self._buffer:
                     self._advance()
             else:
@@ -119,7 +119,7 @@ class Connection(ClientProtocol):
         match self._state:
             case State.AIOHTTP:
                 self._loop.call_later(ENDED_S, self._end_lost_exchange)
-            case State.HEAD if self._may_take_up() or self._unread_timer is not None:
+            case State.HEAD if self._may_begin_request() or self._unread_timer is not None:
                 pass  # the buffered requests come first
             case State.HELD:
                 pass
@@ -150,12 +150,12 @@ class Connection(ClientProtocol):
             return
         self._is_advancing = True
         try:
-            while self._may_take_up():
-                if not self._turn_budget.take_up(0, self._go_on):
+            while self._may_begin_request():
+                if not self._turn_budget.take_up(0, self._take_turn):
                     self._state = HELD
                     return
                 data, self._buffer = self._buffer, b""
-                self._take_up(data)
+                self._begin_request(data)
         finally:
             self._is_advancing = False
         if self._has_ended and self._state is HEAD and self._unread_timer is None:
@@ -163,21 +163,21 @@ class Connection(ClientProtocol):
         elif self._unread_timer is None and (not self._buffer or self._state is HEAD):
             self._transport.resume_reading()
 
-    def _may_take_up(self) -> bool:
+    def _may_begin_request(self) -> bool:
         # With a timer, the buffer is a partial head.
         return bool(self._buffer) and self._state is HEAD and self._timer is None and self._unread_timer is None
 
-    def _go_on(self) -> None:
+    def _take_turn(self) -> None:
         """Begin the request that waited for its turn. Never raises: the caller serves other connections too."""
         self._state = HEAD
         data, self._buffer = self._buffer, b""
         try:
-            self._take_up(data)
+            self._begin_request(data)
             self._advance()
         except Exception:  # noqa: BLE001 - it is logged
             self._fail()
 
-    def _take_up(self, data: bytes) -> None:
+    def _begin_request(self, data: bytes) -> None:
         """Begin the next request. `data` is everything since the last one: part of a head, or a head and more."""
         end = data.find(END)
         fast_path = self._fast_path

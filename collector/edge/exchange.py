@@ -44,13 +44,13 @@ class Exchange(asyncio.Transport):
         """
         end = self.framing.follow(data, at)
         self.protocol.data_received(data[:end])
-        self._break_off()
+        self._fail_broken_body()
         return end
 
     def reading(self, content: StreamReader) -> None:
         """aiohttp has read the head. `content` is its stream of the body."""
         self._content = content
-        self._break_off()
+        self._fail_broken_body()
 
     def responded(self, keep_alive: bool) -> None:
         """aiohttp has written the response."""
@@ -62,11 +62,11 @@ class Exchange(asyncio.Transport):
         del self._end  # breaks a reference cycle with the connection, to spare the garbage collector
         if self._content is None:
             # Defer by one turn: aiohttp's task has not started yet, and would fail on a closed transport.
-            asyncio.get_running_loop().call_soon(self._let_go, exc)
+            asyncio.get_running_loop().call_soon(self._disconnect, exc)
         else:
-            self._let_go(exc)
+            self._disconnect(exc)
 
-    def _let_go(self, exc: Exception | None) -> None:
+    def _disconnect(self, exc: Exception | None) -> None:
         self.protocol.connection_lost(exc)
         self._content = None
         del self.protocol  # another reference cycle
@@ -78,7 +78,7 @@ class Exchange(asyncio.Transport):
             return False
         return not self.framing.is_whole or (self._content is not None and not self._content.is_eof())
 
-    def _break_off(self) -> None:
+    def _fail_broken_body(self) -> None:
         """Fail a broken body here, because aiohttp does not report broken chunks to a waiting handler."""
         content, framing = self._content, self.framing
         if content is None or content.is_eof() or content.exception() is not None or framing.is_connect:
