@@ -1,4 +1,4 @@
-"""The admin listener: the first to open and the last to close, so that a drain can be watched."""
+"""The admin listener. It opens first and closes last, so operators can watch a drain."""
 
 import logging
 import socket
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def serving_admin(watched: Watched, bound: socket.socket) -> AsyncIterator[None]:
-    """Serve the admin application on that socket."""
+    """Serve the admin application on a listening socket until the block ends."""
     runner = web.AppRunner(build_admin(watched), access_log=None)
     await runner.setup()
     try:

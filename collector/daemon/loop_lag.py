@@ -1,4 +1,4 @@
-"""Event loop lag. A long step of the loop, or a thread that holds the GIL, delays every answer by as much."""
+"""Event loop lag. A long callback, or a thread that holds the GIL, delays every response by the same time."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ TICK_S = 0.01
 
 
 async def watch_loop_lag(lag_seconds: Histogram) -> None:
-    """Record how late each tick comes, for ever. Not by uvloop's clock, which stops while the loop is blocked."""
+    """Record how late each tick is, until cancelled. uvloop's own clock stands still while the loop is blocked."""
     while True:
         due = time.monotonic() + TICK_S
         await asyncio.sleep(TICK_S)

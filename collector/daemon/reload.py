@@ -1,4 +1,4 @@
-"""Reload on SIGHUP: read the configuration file again, and apply the settings that need no restart."""
+"""Reload on SIGHUP: read the configuration file again and apply the settings that need no restart."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# A reload applies every setting of the other sections, and these settings of `_FIXED_SECTIONS`.
+# A reload applies these settings of `_FIXED_SECTIONS`, and every setting of the other sections.
 APPLIED_BY_RELOAD = {
     ("server", "max_body_bytes"),
     ("server", "body_timeout_s"),
@@ -30,28 +30,28 @@ def applied_by_reload(section: str, key: str) -> bool:
 
 
 class Reloads:
-    """Reads the file again on each request, and remembers whether the last reload failed."""
+    """Reads the file again on request and remembers whether the last reload failed."""
 
     def __init__(self, config_file: Path, running: Config, metrics: Metrics, manager: Manager) -> None:
         self.running = running
-        self.failure: str | None = None  # of the last one, for the status line
+        self.failure: str | None = None  # why the last reload failed, for the status line
         self._config_file = config_file
         self._metrics = metrics
         self._manager = manager
         self._requested = asyncio.Event()
 
     def request(self) -> None:
-        """Read it again, soon."""
+        """Ask for a reload. Returns at once; `run` performs it."""
         self._requested.set()
 
     async def run(self, hand_over: Callable[[Config], Awaitable[None]]) -> None:
-        """For ever: hand over each valid file. An invalid one only sets `failure`, until the next valid one."""
+        """Until cancelled, hand over each valid file. An invalid file only sets `failure`; a valid one clears it."""
         while True:
             await self._requested.wait()
             self._requested.clear()
             self._manager.reloading()
             try:
-                # In a thread: a file of 10,000 sites takes 0.8 s.
+                # In a thread: a file with 10,000 sites takes 0.8 s to load.
                 read = await asyncio.to_thread(load, self._config_file)
             except ConfigError as exc:
                 self._failed(exc.errors)
@@ -73,13 +73,13 @@ class Reloads:
 
 
 def _what_can_change(running: Config, read: Config) -> Config:
-    """The running configuration with the new values that need no restart; the others are logged."""
+    """The new configuration with the running values of the settings that need a restart. Logs each that differs."""
     sections: dict[str, BaseModel] = {}
     for name in _FIXED_SECTIONS:
         old, new = getattr(running, name), getattr(read, name)
         for key in type(old).model_fields:
             if not applied_by_reload(name, key) and getattr(old, key) != getattr(new, key):
-                log.warning("reload: %s.%s changes only with a restart", name, key)
+                log.warning("reload: %s.%s takes effect only after a restart", name, key)
         applied = {key: getattr(new, key) for section, key in APPLIED_BY_RELOAD if section == name}
         sections[name] = old.model_copy(update=applied)
     return read.model_copy(update=sections)

@@ -1,4 +1,4 @@
-"""The resources a process acquires before it serves: the data_dir, file descriptors, and its ports."""
+"""The resources a process acquires before it serves: data_dir, file descriptors and ports."""
 
 import errno
 import fcntl
@@ -16,25 +16,25 @@ from collector.publish.local import fsync_folder, make_folder
 
 log = logging.getLogger(__name__)
 
-# 10,000 connections with a request in flight take 80 MB, without their bodies.
+# 10,000 connections, each with a request in flight, take 80 MB plus the request bodies.
 MAX_CONNECTIONS = 10_000
 
-# Descriptors for all else: parts, the admin listener, and connections that are accepted but not yet counted. The event
-# loop accepts ACCEPTED_TOGETHER of them in a turn, and closes one over the limit five turns later.
+# Descriptors for everything else: parts, the admin listener, and connections that are accepted but not yet counted.
+# The event loop accepts ACCEPTED_TOGETHER connections per turn and closes one over the limit five turns later.
 ACCEPTED_TOGETHER = 32
 OTHER_DESCRIPTORS = 512
 
-# How long start-up waits for the workers of a killed supervisor to drain: then the lock and the ports are free. If they
-# need longer, this start fails, and a later one succeeds.
+# How long start-up waits for the workers of a killed supervisor to drain and free the lock and the ports. If they need
+# longer, this start fails and a later one succeeds.
 PATIENCE_S = 5.0
 _POLL_S = 0.05
 
-# The kernel buffers what a client sends until it is read. By default it would hold megabytes for each connection, and
-# return 256 KB per read. A window of 32 KB allows 320 KB a second from a client 100 ms away.
+# The kernel buffers incoming bytes until we read them. Its default is megabytes per connection, and 256 KB per read.
+# A window of 32 KB allows 320 KB a second from a client 100 ms away.
 RECEIVE_BUFFER_BYTES = 32_768
 
-# How many connections may wait to be accepted. Enough for the connections that arrive during a one-second restart. The
-# system's own limit (somaxconn, 4096 by default) may be lower.
+# How many connections may wait to be accepted: enough for those that arrive during a one-second restart. The system's
+# own limit (somaxconn, 4096 by default) may be lower.
 BACKLOG = 4096
 
 
@@ -43,31 +43,31 @@ class StartError(Exception):
 
 
 def max_connections() -> int:
-    """Raise the limit of file descriptors as far as needed. Returns how many connections it allows."""
+    """Raise the file descriptor limit as far as needed. Returns how many connections it allows."""
     limit = raise_descriptor_limit(MAX_CONNECTIONS + OTHER_DESCRIPTORS)
     return min(MAX_CONNECTIONS, max(limit // 2, limit - OTHER_DESCRIPTORS))
 
 
 @dataclass(frozen=True, slots=True)
 class DataDir:
-    """The data_dir of a process that writes to it, held by a descriptor.
+    """The data_dir of a process that writes to it, held open by a descriptor.
 
-    It is the working directory of the process (PostgreSQL does the same), and every path below is relative. So if the
-    folder is moved, or its volume is unmounted, all writes still go to it, and none to what is at its path now.
+    The process makes it its working directory, as PostgreSQL does, and uses relative paths for everything in it. If the
+    folder is moved or its volume is unmounted, all writes still go to that folder and none to whatever replaces it.
     """
 
     path: Path
-    """Absolute. It is compared with the descriptor, and named in messages."""
+    """Absolute. `displaced` compares it with the descriptor, and messages name it."""
     folder: int
-    """The descriptor."""
+    """Descriptor of the folder."""
     lock: int
-    """The descriptor of its lock, which is released when the last process that has it ends."""
+    """Descriptor of the lock file. The lock is released when the last process that has the descriptor ends."""
 
     @contextmanager
     def entered(self) -> Iterator[Path]:
-        """Make it the working directory; yields the root of its paths. Raises StartError."""
+        """Make it the working directory, and yield the path to it from there. Raises StartError."""
         with ExitStack() as left:
-            with suppress(OSError):  # a user who may not read where it started, such as /root, cannot go back
+            with suppress(OSError):  # a user who may not read the starting folder, such as /root, cannot go back
                 before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 left.callback(os.close, before)
                 left.callback(os.fchdir, before)
@@ -78,31 +78,34 @@ class DataDir:
             yield Path()
 
     def displaced(self) -> str | None:
-        """Why the path no longer leads to this folder, as a message; None while it does. May block."""
+        """A message if the path no longer leads to this folder, else None. May block."""
         try:
             there = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return f"data_dir {self.path} is gone: it was moved, or its volume is not mounted"
         except OSError as exc:
-            return f"data_dir {self.path} cannot be looked at: {exc.strerror}"
+            return f"data_dir {self.path} cannot be checked: {exc.strerror}"
         here = os.fstat(self.folder)
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
-            return f"data_dir {self.path} is another folder than at the start: it was moved, or a volume (un)mounted"
+            return (
+                f"data_dir {self.path} is another folder than at the start: "
+                "it was moved, or a volume was mounted or unmounted"
+            )
         return None
 
 
 @contextmanager
 def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
-    """Make data_dir and lock it, so that no other process writes to it. Raises StartError."""
+    """Create data_dir and lock it against other writers, waiting up to `patience_s`. Raises StartError."""
     path = absolute(data_dir)
     try:
         make_folder(path)
-        with suppress(PermissionError):  # an earlier start may have been killed before this sync
+        with suppress(PermissionError):  # in case an earlier start was killed before this sync
             fsync_folder(path.parent)
     except FileExistsError:
         raise StartError(f"data_dir {data_dir}: is not a folder") from None
     except OSError as exc:
-        raise StartError(f"data_dir {data_dir}: cannot be made: {exc.strerror}: {exc.filename}") from None
+        raise StartError(f"data_dir {data_dir}: cannot be created: {exc.strerror}: {exc.filename}") from None
     with ExitStack() as opened:
         try:
             folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -113,22 +116,22 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
             raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
         _lock(lock, folder, data_dir, patience_s)
         held = DataDir(path, folder, lock)
-        displaced = held.displaced()  # while we waited for the lock
+        displaced = held.displaced()  # it may have been moved while we waited for the lock
         if displaced:
             raise StartError(displaced)
         yield held
 
 
 def absolute(data_dir: Path) -> Path:
-    """The path from the root. Raises StartError."""
+    """The absolute path. Raises StartError."""
     try:
         return data_dir.absolute()
     except FileNotFoundError:
-        raise StartError(f"data_dir {data_dir}: is relative, and the working directory is gone") from None
+        raise StartError(f"data_dir {data_dir}: is relative, but the working directory no longer exists") from None
 
 
 def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
-    """Lock the file, and the folder too, because the file may be removed while a collector runs. Raises StartError."""
+    """Lock the file, and also the folder, because someone may delete the file. Raises StartError."""
     until = time.monotonic() + patience_s
     while True:
         try:
@@ -136,7 +139,7 @@ def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
-                if exc.errno != errno.EBADF:  # NFS locks only what is open for writing
+                if exc.errno != errno.EBADF:  # NFS locks only files that are open for writing
                     raise
         except BlockingIOError:
             if time.monotonic() >= until:
@@ -149,12 +152,12 @@ def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:
 
 
 def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.socket] | None = None) -> socket.socket:
-    """A listening socket, the inherited one if there is one. Clients that connect wait until they are served.
+    """A listening socket: the one inherited for the section, or a new one. Clients can connect, and wait to be served.
 
-    Raises StartError, naming the section.
+    Raises StartError, which names the section.
     """
     if inherited and section in inherited:
-        log.info("%s: the service manager's socket is used, not %s:%d", section, host, port)
+        log.info("%s: using the service manager's socket, not %s:%d", section, host, port)
         return inherited[section]
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -165,14 +168,14 @@ def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.so
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # its connections inherit it
             bound.bind(address)
-            bound.listen(BACKLOG)  # two sockets may be bound to one port until one listens
+            bound.listen(BACKLOG)  # two sockets can bind the same port until one listens
         except OSError:
             bound.close()
             raise
     except OSError as exc:
         raise StartError(f"{section}: cannot listen on {host}:{port}: {exc.strerror}") from None
     except UnicodeError:
-        raise StartError(f"{section}: cannot listen on {host}:{port}: it is no name of a host") from None
+        raise StartError(f"{section}: cannot listen on {host}:{port}: not a valid host name") from None
     bound.setblocking(False)
     return bound
 

@@ -1,7 +1,7 @@
 """The command `serve`: one process, or a supervisor and its workers.
 
-Most imports wait until the process knows its role: a supervisor needs none of a worker's modules, and takes a third of
-its memory.
+Most imports wait until the process knows its role. A supervisor needs none of a worker's modules, and without them it
+takes a third of a worker's memory.
 """
 
 import faulthandler
@@ -18,22 +18,22 @@ from collector.daemon.socket_activation import inherited
 from collector.log.setup import set_up_logging
 from collector.portable import LINUX, usable_cores
 
-# Log rotation sends SIGUSR1 to daemons that should reopen their log file; this one logs to stderr.
+# Log rotation sends SIGUSR1 to make a daemon reopen its log file. The collector logs to stderr.
 MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
-    """Run until SIGTERM. `arguments` are those of the command line, including `serve` itself."""
-    _ignore(signal.SIGHUP)  # until there is something to reload
+    """Run until told to stop. Returns the exit code. `arguments` is the command line from `serve` on."""
+    _ignore(signal.SIGHUP)  # until reloads are possible
     _ignore(*MEANINGLESS)
-    # Until there is something to drain, SIGTERM exits at once: nothing is acknowledged yet, and the disk is as after a
-    # kill.
+    # SIGTERM exits at once until there is something to drain. Nothing is acknowledged yet, and start-up copes with a
+    # disk left by a kill.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     check_layout(config_file, config.storage)
     set_up_logging()
-    faulthandler.enable()  # prints each thread's stack when the manager's watchdog sends SIGABRT
+    faulthandler.enable()  # the manager's watchdog sends SIGABRT: print the stack of each thread
     workers = processes(config.server.workers)
     if workers == 1:
         from collector.daemon import single_process
@@ -45,8 +45,8 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
 
 
 def serve_as_worker(control: int) -> int:
-    """Run as a worker of the supervisor at the other end of this descriptor."""
-    _ignore(signal.SIGHUP)  # sent when a terminal closes; reloads come from the supervisor
+    """Run as a worker of the supervisor at the other end of this descriptor. Returns the exit code."""
+    _ignore(signal.SIGHUP)  # a closing terminal sends it; reloads come from the supervisor
     _ignore(*MEANINGLESS)
     from collector.daemon.workers import child
 
@@ -54,21 +54,22 @@ def serve_as_worker(control: int) -> int:
 
 
 def _ignore(*numbers: signal.Signals) -> None:
-    """Ignore signals whose default action ends the process."""
+    """Ignore these signals, which by default would end the process."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def processes(workers: int | str) -> int:
-    """The number of workers; `auto` is one for each core that this process may use."""
+    """The number of workers. `auto` means one for each core that this process may use."""
     if isinstance(workers, int):
         return workers
-    return usable_cores() if LINUX else 1  # elsewhere there is no supervisor
+    return usable_cores() if LINUX else 1  # several workers need Linux
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The command that started this program, without its arguments: interpreter, flags, and module, script or folder.
+    """The command that started this program, without `arguments`: interpreter, flags, and module, script or folder.
 
-    So a binary's workers start from the folder that the supervisor was unpacked to, even if the binary is replaced.
+    Workers start with it. So a binary's workers run from the folder that the supervisor was unpacked to, even after the
+    binary has been replaced.
     """
     return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]]

@@ -1,7 +1,7 @@
-"""One process that serves without a supervisor: it owns the data_dir and both ports, and signals control it.
+"""A single process that serves without a supervisor. It owns data_dir and both ports, and signals control it.
 
-SIGTERM and SIGINT stop it, a second one at once (collector/daemon/stop_signals.py). SIGHUP reads the configuration
-again. Nothing here restarts it when it dies: systemd does, and a small machine needs no second process for that.
+SIGTERM or SIGINT starts the drain, and a second signal exits at once (collector/daemon/stop_signals.py). SIGHUP reads
+the configuration again. If the process dies, systemd restarts it; a small machine needs no second process for that.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
-    """Run until a signal says stop. The exit code: 0, or 1 if events were lost. Raises StartError, ConfigError."""
+    """Run until a stop signal. Returns 0 after a clean drain, else 1. Raises StartError and ConfigError."""
     with owned(config.storage.data_dir, PATIENCE_S) as data_dir:
-        check_layout(config_file, config.storage)  # again: the previous owner may have flushed while we waited
+        check_layout(config_file, config.storage)  # again: the previous owner may have flushed before it unlocked
         with (
-            # Before a segment is made: each start that finds a port taken would leave one behind.
+            # Before the journal opens: otherwise each start that finds a port taken would leave a segment behind.
             listen(config.server.host, config.server.port, "server", inherited) as public,
             listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
             data_dir.entered() as root,
@@ -51,7 +51,7 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
 
 
 class SignalController:
-    """The controller of the only worker: signals."""
+    """Controls the only worker by signals."""
 
     def __init__(
         self,
@@ -85,5 +85,5 @@ class SignalController:
         self._reporter.drain()
 
     async def commands(self, worker: Worker) -> None:
-        """SIGHUP: sites and limits change at once; a bad file changes nothing."""
+        """Reload on SIGHUP. Sites and limits change at once; an invalid file changes nothing."""
         await self._reloads.run(worker.take_over)

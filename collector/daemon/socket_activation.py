@@ -1,7 +1,7 @@
-"""Listening sockets that the service manager opened for us (systemd's socket activation).
+"""Socket activation: listening sockets that the service manager (systemd) opens and passes to us.
 
-LISTEN_PID names the process they are for, LISTEN_FDS their number, from descriptor 3 up, and LISTEN_FDNAMES their
-names: `http` is the public listener, `admin` the admin listener. The manager keeps its own copy of each, so
+LISTEN_PID is the process they are for, LISTEN_FDS how many there are (from descriptor 3 up), and LISTEN_FDNAMES their
+names: `http` for the public listener and `admin` for the admin listener. The manager keeps each socket open too, so
 clients that connect while no collector runs wait for the next one.
 """
 
@@ -13,11 +13,11 @@ from collector.config_file import ConfigError
 
 FIRST = 3
 SECTIONS = {"http": "server", "admin": "admin"}
-"""The name of a socket, and the section of the configuration whose host and port it replaces."""
+"""Socket names, each with the section of the configuration whose host and port it replaces."""
 
 
 def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str, socket.socket]:
-    """The sockets by section. Removes the variables: no child process gets the sockets. Raises ConfigError."""
+    """The sockets by section. Removes the variables, as no child process gets the sockets. Raises ConfigError."""
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
@@ -28,7 +28,7 @@ def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str
         try:
             passed = socket.socket(fileno=number)
         except OSError as exc:
-            errors.append(f"the socket {name!r} that the service manager passed is none: {exc.strerror}")
+            errors.append(f"the service manager passed {name!r}, which is not a socket: {exc.strerror}")
             continue
         wrong = _wrong(passed, name, found)
         if wrong is None:
@@ -36,7 +36,7 @@ def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str
             found[SECTIONS[name]] = passed
         else:
             passed.close()
-            errors.append(f"the socket {name!r} that the service manager passed {wrong}")
+            errors.append(f"the service manager passed the socket {name!r}, which {wrong}")
     if errors:
         for passed in found.values():
             passed.close()
@@ -45,13 +45,13 @@ def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str
 
 
 def _wrong(passed: socket.socket, name: str, found: Container[str]) -> str | None:
-    """Why we cannot serve on it."""
+    """Why the collector cannot serve on the socket, to complete an error message. None if it can."""
     if name not in SECTIONS:
-        return f"has another name than {' or '.join(SECTIONS)}"
+        return f"should be named {' or '.join(SECTIONS)}: set FileDescriptorName= in its unit"
     if SECTIONS[name] in found:
-        return "comes twice; one ListenStream is enough: [::] takes IPv4 too"
+        return "was passed before; one ListenStream= is enough: [::] accepts IPv4 too"
     if passed.family not in (socket.AF_INET, socket.AF_INET6) or passed.type != socket.SOCK_STREAM:
         return "is not TCP"
     if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return "does not listen; its unit should have Accept=no"
+        return "does not listen; set Accept=no in its unit"
     return None

@@ -1,4 +1,4 @@
-"""The status line that `systemctl status` shows, problems first.
+"""The status line in `systemctl status`. Problems come first.
 
 receiving 310/s, 2 segments, 41 GB free
 refusing events: disk space is low; receiving 310/s, 2 segments, 0.2 GB free
@@ -23,10 +23,10 @@ REFRESH_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the status line shows; the stats of several workers can be added."""
+    """The numbers in the status line. Those of several workers can be added up."""
 
     received: int = 0  # since the start
-    segments: int = 0  # sealed, and waiting to be published: `collector_journal_segments`
+    segments: int = 0  # sealed and not yet published, as `collector_journal_segments`
     in_flight: int = 0  # requests
     unpublished: int = 0  # events
 
@@ -34,18 +34,18 @@ class Stats:
         return Stats(*(mine + yours for mine, yours in zip(self.values(), other.values(), strict=True)))
 
     def values(self) -> tuple[int, int, int, int]:
-        """As a worker sends them to its supervisor."""
+        """The form in which a worker sends them to its supervisor."""
         return (self.received, self.segments, self.in_flight, self.unpublished)
 
 
 def problems(unready_reason: str | None, reload_failure: str | None) -> list[str]:
-    """The problems, the most serious first."""
+    """Problems for the status line, the most serious first."""
     refusing = [f"refusing events: {unready_reason}"] if unready_reason else []
     return [*refusing, reload_failure] if reload_failure else refusing
 
 
 def serving_line(wrong: Iterable[str], per_s: float, stats: Stats, free_bytes: int | None) -> str:
-    """The line of a collector that serves."""
+    """The status line while serving."""
     free = "disk unknown" if free_bytes is None else f"{_gb(free_bytes)} GB free"
     segments = "1 segment" if stats.segments == 1 else f"{stats.segments:,} segments"
     return "; ".join([*wrong, f"receiving {per_s:,.0f}/s, {segments}, {free}"])
@@ -61,7 +61,7 @@ def _gb(size_bytes: int) -> str:
 
 
 class Reporter:
-    """Pings the manager and shows the line, as coroutines of the event loop."""
+    """Pings the service manager and keeps the status line current, from coroutines in the event loop."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Reporter:
         stats: Callable[[], Stats],
         problems: Callable[[], list[str]],
     ) -> None:
-        """`data_dir`: a descriptor if the folder may be moved, else its path."""
+        """`data_dir` is a descriptor if the folder may be moved, else its path."""
         self._manager = manager
         self._clock = clock
         self._data_dir = data_dir
@@ -82,35 +82,35 @@ class Reporter:
 
     @asynccontextmanager
     async def reporting(self) -> AsyncIterator[None]:
-        """Do both until the block is left."""
+        """Ping and refresh the line until the block ends."""
         tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._report())]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)  # asyncio logs the one that had failed
+            await asyncio.wait(tasks)  # asyncio logs a task that failed earlier
 
     async def _ping(self) -> None:
-        """For ever; pings stop when the loop hangs."""
+        """Ping until cancelled. Pings stop when the loop hangs, and the watchdog acts."""
         while True:
             self._manager.ping()
             await self._clock.sleep(self._manager.ping_every_s)
 
     async def _report(self) -> None:
-        """For ever; in a task of its own, because a disk that hangs may block it."""
+        """Refresh the line until cancelled. In its own task, because a disk that hangs may hold it up."""
         while True:
             await self.refresh()
             await self._clock.sleep(REFRESH_S)
 
     def drain(self) -> None:
-        """Report that the collector stops, and from now on how far the drain is."""
+        """Report that the collector is stopping. From now on the line shows the progress of the drain."""
         self._is_draining = True
         self._manager.stopping()
         self._manager.status(draining_line(self._stats()))
 
     async def refresh(self) -> None:
-        """Show the current line."""
+        """Show the current status line."""
         try:
             disk = await aiofiles.os.statvfs(self._data_dir, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
             free_bytes = disk.f_bavail * disk.f_frsize

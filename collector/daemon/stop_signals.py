@@ -1,8 +1,8 @@
 """Stop signals: the first SIGTERM or SIGINT starts the drain, and a second one exits at once.
 
-The same signal within a second counts as the first: when it is sent to a whole process group, make, a shell or the init
-of a container passes it on, and it comes twice within milliseconds. The same signal later, or the other one, means that
-somebody does not want to wait.
+The same signal within a second counts as a repeat of the first. When a whole process group gets a signal, then make, a
+shell or a container's init also passes it on, so the collector gets it twice within milliseconds. The same signal after
+that second, or the other signal at any time, means that someone does not want to wait.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ SAME_STOP_S = 1.0
 
 
 class StopSignals:
-    """Calls `stop` at the first signal, and `exit_at_once` at a later one, unless that only repeats the first."""
+    """Calls `stop` for the first signal, and `exit_at_once` for each later one that does not merely repeat it."""
 
     def __init__(self, clock: Clock, stop: Callable[[], object], exit_at_once: Callable[[], object]) -> None:
         self._clock = clock
         self._stop = stop
         self._exit_at_once = exit_at_once
-        self._first: tuple[int, int] | None = None  # the signal, and when it came
+        self._first: tuple[int, int] | None = None  # the signal, and its time on the monotonic clock
 
     def listen(self) -> None:
-        """Receive them in the running loop from now on.
+        """Receive stop signals in the running loop from now on.
 
-        Not by `add_signal_handler`: a loop that closes restores the default action, and a repeated signal after the
+        This avoids `add_signal_handler`: a loop restores the default action when it closes. A repeated signal after the
         drain would then kill the process before it returns its exit code.
         """
         loop = asyncio.get_running_loop()
@@ -43,11 +43,11 @@ class StopSignals:
 
         for number in STOP_SIGNALS:
             signal.signal(number, arrived)
-        # Python removes its handlers before it has exited, and by then there is nothing left to drain.
+        # Python removes its handlers shortly before the process exits. By then there is nothing left to drain.
         atexit.register(_ignore_all)
 
     def receive(self, number: int, at_ns: int) -> None:
-        """A signal has come, at that time of the monotonic clock."""
+        """Handle a signal that arrived at `at_ns` on the monotonic clock."""
         if self._first is None:
             self._first = (number, at_ns)
             self._stop()

@@ -1,4 +1,4 @@
-"""The stages of one process, built from the last to the first, because each gets those that it uses."""
+"""Builds the stages of one process, from the last to the first, because each stage needs the ones behind it."""
 
 import asyncio
 import errno
@@ -33,13 +33,13 @@ from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
 
-# Errors that may pass, or be fixed, while the collector runs. With any other at start-up, data_dir cannot be used.
+# Errors that may go away, or be fixed, while the collector runs. After any other error, start-up fails.
 PASSING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What a worker runs."""
+    """The stages that a worker runs."""
 
     metrics: Metrics
     writer: PartWriter
@@ -53,14 +53,15 @@ class Stages:
     min_free_bytes: int
 
     def open(self) -> None:
-        """Make the folders, adopt the segments of dead processes, and open the journal. Raises OSError, SegmentBroken.
+        """Create the folders, adopt the segments of dead processes, and open the journal. Blocks.
 
-        A full disk or a lack of descriptors raises nothing: the journal refuses events until it can be opened.
+        Raises OSError and SegmentBroken. A full disk or a lack of descriptors does not raise: the journal refuses
+        events until it can be opened.
         """
         left_over = self.store.left_over()
         if left_over:
             size_bytes = sum(segment.size_bytes for segment in left_over)
-            log.info("recovering %d segments of %d bytes beside serving", len(left_over), size_bytes)
+            log.info("recovering %d segments (%d bytes) while serving", len(left_over), size_bytes)
         self.journal.adopt(left_over)
         for step in (self.writer.prepare, self.journal.open):
             try:
@@ -68,15 +69,15 @@ class Stages:
             except OSError as exc:
                 if exc.errno not in PASSING_ERRORS:
                     raise
-                log.error("%s failed, and will be tried again: %s", step.__qualname__, exc)
+                log.error("%s failed; it will be retried: %s", step.__qualname__, exc)
         self.tend_keys()
 
     def tend_keys(self) -> None:
-        """Make or read today's keys, if addresses are hashed. Blocks."""
+        """Create or read the daily keys, if addresses are hashed. Blocks."""
         self.keys.tend(needed=needs_keys(self.decider.rules.client_ip))
 
     def rules_of(self, config: Config, clock: Clock) -> Rules:
-        """The rules of another configuration, with the keys that they need. Blocks: call it in a thread."""
+        """The rules for a new configuration, after making the keys that they need. Blocks, so call it in a thread."""
         rules = build_rules(config, clock, self.decider.rules.buckets.table, self.keys)
         self.keys.tend(needed=needs_keys(rules.client_ip))
         return rules
@@ -90,15 +91,15 @@ class Stages:
         )
 
     async def metrics_page(self) -> bytes:
-        # In a thread: 18,000 series take 0.15 s, and an event must not wait for them.
+        # In a thread: rendering 18,000 series takes 0.15 s, and no event may wait that long.
         return await asyncio.to_thread(self.metrics.snapshot(self.journal.buffered_by_site(), self.gauges()))
 
     def families(self) -> Callable[[], Iterable[Metric]]:
-        """The current metrics, to be collected in a thread."""
+        """A function that collects the current metrics. Call it in a thread."""
         return self.metrics.families(self.journal.buffered_by_site(), self.gauges())
 
     def gauges(self) -> Gauges:
-        """The metrics whose values are looked up at each scrape."""
+        """Metrics whose values are read at each scrape: name to HELP text and value."""
         self.metrics.workers.labels("serving").set(1)
         is_ready = int(self.unready_reason() is None)
         self.metrics.workers.labels("ready").set(is_ready)
@@ -133,7 +134,7 @@ class Stages:
             ),
             "collector_rate_limit_clients": (
                 "Clients whose rate-limit token bucket is not full.",
-                # Several workers share the table; their supervisor counts its clients.
+                # Several workers share the table, and their supervisor counts its clients.
                 self.decider.rules.buckets.__len__ if self.slot == ONLY_WORKER else 0,
             ),
             "collector_requests_in_flight": (
@@ -152,10 +153,10 @@ def build_stages(
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
 ) -> Stages:
-    """All stages of one worker, without sockets and signals. Touches no disk.
+    """All stages of one worker, without sockets or signals. Does not touch the disk.
 
-    `labelled`: the sites with series of their own, if a supervisor has chosen them for all workers. `root`: the path by
-    which this process reaches data_dir, see `DataDir.entered`; by default the configured one.
+    `labelled` are the sites that get their own series, if a supervisor has chosen them for all workers. `root` is the
+    path by which this process reaches data_dir (see `DataDir.entered`); by default it is the configured path.
     """
     storage = config.storage
     root = storage.data_dir if root is None else root
@@ -206,7 +207,7 @@ def build_stages(
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:
-    """The rules for processing requests. The table keeps its buckets, whatever the limit was. Touches no disk."""
+    """The rules for processing requests. The table keeps its buckets if the limit changes. Touches no disk."""
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),

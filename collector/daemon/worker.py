@@ -1,8 +1,8 @@
 """The worker: a process that serves, from its configuration to its exit code.
 
-Start: build the stages, listen. Stop: take no new connections, answer requests in flight, publish everything, exit 0.
-Its controller tells it when: signals (collector/daemon/single_process.py), or a supervisor of several workers
-(collector/daemon/workers/child.py).
+To start, it builds the stages and listens. To stop, it refuses new connections, answers the requests in flight,
+publishes everything and exits 0. A controller tells it when to stop or reload: signals in a single process
+(collector/daemon/single_process.py), or the supervisor of several workers (collector/daemon/workers/child.py).
 """
 
 import asyncio
@@ -38,59 +38,59 @@ from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
 
-DISK_CHECK_S = 0.5  # with a supervisor's heartbeat, events are refused within two seconds of a data_dir that is gone
-DISK_PATIENCE_S = 5.0  # a busy machine may take a second to answer; a network disk that is away never does
+DISK_CHECK_S = 0.5  # plus the supervisor's heartbeat: events are refused within 2 s after data_dir is gone
+DISK_PATIENCE_S = 5.0  # a busy machine may take a second to respond; an unreachable network disk never does
 KEYS_CHECK_S = 1.0
-MIN_FREE_INODES = 32  # a flush makes a few files at a time, and folders
+MIN_FREE_INODES = 32  # a flush creates a few files at a time, and folders for them
 EXPIRE_EVERY_S = 3_600.0
 
-# How long the event loop may wait for a thread that is busy in Python, which a flush and a scrape are at times; Python
-# would let it wait 5 ms, again and again. See bench/scrape.py: late by 5 ms at p50 with Python's, by 1 ms with this.
+# How long the event loop waits for a thread that runs Python code, as flushes and scrapes do at times. With Python's
+# default of 5 ms the loop is late by 5 ms at p50, again and again; with this value by 1 ms (bench/scrape.py).
 GIL_SWITCH_S = 0.001
 
-# Of the garbage collector; Python's own are 700, 10 and 10. An event leaves nothing to find, and neither does a
-# connection of the fast path (tests/edge/test_server.py). So all that is looked at is what waits for a commit, over and
-# over, and at each full collection all connections: 22,000 objects of 1,000. (65,000 took 20 ms, once a second under
-# full load.) With these a full one comes once in half a minute, and the others look at 14,000 objects at most, 6 ms.
-# 40,000 broken requests, which do leave something, take 25 MB until they are found, and no more.
+# Garbage collector thresholds; Python's defaults are 700, 10 and 10. Events and connections of the fast path leave no
+# cycles to collect (tests/edge/test_server.py). Frequent collections only re-examine events that wait for a commit, and
+# each full one all connections: 1,000 of them are 22,000 objects, and 65,000 objects took 20 ms, once a second under
+# full load. With these thresholds a full collection comes every half minute; the others examine at most 14,000 objects,
+# which takes 6 ms. Broken requests do leave cycles: 40,000 of them take at most 25 MB until they are collected.
 GARBAGE_THRESHOLDS = (7_000, 0, 100)
 
-# How long a draining worker waits for a request whose first bytes are still on their way: closing a connection
-# at once would lose what its client has already sent.
+# How long a draining worker waits for requests whose first bytes are still in transit. Closing a connection at once
+# would lose a request that its client has already sent.
 LAST_REQUESTS_S = 0.2
 
-# Requests that are still in flight then get this long before their connections close.
+# How long requests that are still in flight after that may take before their connections close.
 CLOSE_S = 0.1
 
 
 class Controller(Protocol):
-    """Who a worker listens to."""
+    """Controls a worker: tells it to stop or reload, and is told when it serves and drains."""
 
     def attached(self, worker: "Worker") -> AbstractAsyncContextManager[None]:
-        """Be there from before the worker serves until it has drained."""
+        """A block that lasts from before the worker serves until it has drained."""
         ...
 
     async def commands(self, worker: "Worker") -> None:
-        """Give commands while the worker serves; may only end by failing, which ends the worker too."""
+        """Command the worker while it serves. Never returns; if it raises, the worker stops."""
         ...
 
     def serving(self) -> None:
-        """Hear that the worker serves."""
+        """Called when the worker starts to serve."""
         ...
 
     def draining(self) -> None:
-        """Hear that it does so no longer, and drains."""
+        """Called when the worker stops serving and drains."""
         ...
 
 
 Accept = Callable[[socket.socket, Server], Awaitable[Callable[[], object]]]
-"""Accept connections from the socket for the server; what is returned ends it."""
+"""Accepts connections from the socket for the server. Returns a function that stops it."""
 
 
 async def accept_all(bound: socket.socket, server: Server) -> Callable[[], object]:
-    """Accept whatever comes: nobody else has the socket."""
+    """Accept every connection. For a worker that does not share its socket."""
     listener = await asyncio.get_running_loop().create_server(server, sock=bound, backlog=ACCEPTED_TOGETHER)
-    bound.listen(BACKLOG)  # asyncio has made it the other number, which it also takes for its own
+    bound.listen(BACKLOG)  # the loop uses `backlog` for listen() too, but means connections to accept per turn
     return listener.close
 
 
@@ -102,7 +102,7 @@ def open_stages(
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
 ) -> Stages:
-    """The stages of a worker whose data_dir is locked; see `build_stages`. Raises StartError."""
+    """Build and open the stages of a worker whose data_dir is locked; see `build_stages`. Raises StartError."""
     stages = build_stages(config, clock, slot, table, labelled, root)
     try:
         stages.open()
@@ -115,13 +115,13 @@ def open_stages(
 
 
 def run(worker: "Worker", public: socket.socket, controller: Controller) -> int:
-    """Run it in an event loop of its own. The exit code."""
+    """Run the worker in a new event loop. Returns the exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(worker.run(public, controller))
 
 
 class Worker:
-    """The life of one serving process."""
+    """Runs one serving process from start to exit."""
 
     def __init__(
         self, config: Config, stages: Stages, data_dir: DataDir, clock: Clock, accept: Accept = accept_all
@@ -132,12 +132,12 @@ class Worker:
         self._data_dir = data_dir
         self._clock = clock
         self._stop = asyncio.Event()
-        self._exit_code: int | None = None  # once it has drained
+        self._exit_code: int | None = None  # set after the drain
 
     async def run(self, public: socket.socket, controller: Controller) -> int:
-        """Serve until told to stop, then drain. The exit code."""
+        """Serve until told to stop, then drain. Returns the exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
-        # A scrape, a reload, expiry, a look at the disk: nobody waits for them as a client does for an answer.
+        # Scrapes, reloads, expiry and disk checks run at low priority: no client waits for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=lower_priority))
         await self._check_disk()
         async with controller.attached(self):
@@ -150,7 +150,7 @@ class Worker:
         return self._exit_code
 
     def stop(self) -> None:
-        """Drain and end; once is enough."""
+        """Ask the worker to drain and end. Further calls do nothing."""
         self._stop.set()
 
     @property
@@ -158,7 +158,7 @@ class Worker:
         return self._stop.is_set()
 
     def exit_at_once(self) -> NoReturn:
-        """For whoever does not want to wait for the drain. Behind it nothing more can be lost."""
+        """Exit without waiting for the drain. After the drain, exit with its exit code."""
         if self._exit_code is not None:
             os._exit(self._exit_code)
         journal = self.stages.journal
@@ -168,13 +168,13 @@ class Worker:
         os._exit(1)
 
     async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
-        """Process requests by this configuration from now on."""
+        """Apply a configuration to the requests that follow. `labelled` as for `build_stages`."""
         self.stages.metrics.label(config.sites if labelled is None else labelled)
         self.stages.decider.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
         self._config = config
 
     async def _drain(self) -> int:
-        """Publish what can be. The exit code: 1 if events are lost, or not known to be safe."""
+        """Publish as much as possible. Returns the exit code: 1 if events are lost or not known to be safe."""
         journal, patience_s = self.stages.journal, self._config.server.shutdown_timeout_s
         if journal.broken.is_set():
             log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
@@ -182,9 +182,9 @@ class Worker:
         try:
             lost = await self.stages.flusher.drain(patience_s)
         except TimeoutError:
-            log.error("the disk does not answer: exiting; acknowledged events are in the journal or in parts")
+            log.error("the disk does not respond: exiting; acknowledged events are in the journal or in parts")
             sys.stderr.flush()
-            os._exit(1)  # its thread would hold an orderly exit for ever
+            os._exit(1)  # an orderly exit would wait forever for the thread that hangs
         if lost:
             log.error("stopped; %d acknowledged events could not be written and are lost", lost)
         elif journal.broken.is_set():
@@ -197,9 +197,9 @@ class Worker:
 
     @asynccontextmanager
     async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
-        """The public listener; on leaving, the requests in flight are answered."""
+        """Serve the public socket. When the block ends, answer the requests in flight and close."""
         settings = self._config.server
-        async with AsyncExitStack() as closing:  # what is pushed first is done last
+        async with AsyncExitStack() as closing:  # callbacks run in reverse order
             server = Server(
                 self.stages.decider,
                 fast_path=settings.fast_path,
@@ -220,7 +220,7 @@ class Worker:
         in_flight.draining = True
 
     async def _until_stopped(self, controller: Controller) -> bool:
-        """Do every duty until a signal says stop; True if one of them ended by itself, or the journal broke."""
+        """Run the background tasks until told to stop. True if one of them ended by itself or the journal broke."""
         duties = (
             self.stages.flusher.run(),
             self.stages.journal.broken.wait(),
@@ -236,8 +236,8 @@ class Worker:
             await asyncio.wait([stop, *background], return_when=asyncio.FIRST_COMPLETED)
             failed = [task for task in background if task.done()]
             for ended in failed:
-                # Without its flusher a collector would only fill up, so it stops and lets its supervisor start it anew.
-                log.critical("cannot go on: stopping", exc_info=ended.exception())
+                # Without its flusher, say, it would only fill up. It stops, so its supervisor or systemd restarts it.
+                log.critical("cannot continue: stopping", exc_info=ended.exception())
         finally:
             for running in (stop, *background):
                 running.cancel()
@@ -245,13 +245,13 @@ class Worker:
         return bool(failed)
 
     async def _last_requests(self, patience_s: float) -> None:
-        """Wait for the requests in flight, and for those whose first bytes are still on their way."""
+        """Wait for the requests in flight, including those whose first bytes are still in transit."""
         await self._clock.sleep(LAST_REQUESTS_S)
         try:
             async with asyncio.timeout(patience_s):
                 await self.stages.decider.in_flight.none()
         except TimeoutError:
-            log.warning("%d requests were not finished in %g s", self.stages.decider.in_flight.count, patience_s)
+            log.warning("%d requests did not finish within %g s", self.stages.decider.in_flight.count, patience_s)
 
     async def _watch_disk(self) -> None:
         while True:
@@ -259,12 +259,15 @@ class Worker:
             looking = asyncio.create_task(self._check_disk())
             await asyncio.wait([looking], timeout=DISK_PATIENCE_S)
             if not looking.done():
-                self._refuse("the disk does not answer")
-                await looking  # no second look beside it: each takes a thread for as long
+                self._refuse("the disk does not respond")
+                await looking  # one check at a time: each occupies a thread while the disk hangs
             await self.stages.journal.retry()
 
     async def _tend_keys(self) -> None:
-        """Every second, and as soon as a key was missed, as when the clock has leapt; but not over and over in vain."""
+        """Tend the keys every second. Also at once when an event misses its key, as after a jump of the clock.
+
+        After a failure the next attempt waits its second, however many events miss the key.
+        """
         keys = self.stages.keys
         while True:
             if keys.blocked_reason is None:
@@ -283,14 +286,14 @@ class Worker:
                     root, count = self.stages.writer.data_dir, self.stages.metrics.expired_parts.inc
                     await asyncio.to_thread(expire, root, today, storage.retention_days, count=count)
                 except OSError as exc:
-                    log.warning("days could not be dropped; tried again in an hour: %s", exc)
+                    log.warning("could not drop all expired days; retrying in an hour: %s", exc)
             await self._clock.sleep(EXPIRE_EVERY_S)
 
     async def _check_disk(self) -> None:
         self._refuse(await self._blocked_reason())
 
     async def _blocked_reason(self) -> str | None:
-        """What keeps events from being taken: a data_dir that is not where it was, or a disk that is full."""
+        """Why events cannot be accepted: data_dir is not where it was, or the disk is full. None if they can."""
         displaced = await asyncio.get_running_loop().run_in_executor(UNJOINED, self._data_dir.displaced)
         if displaced:
             return displaced
@@ -299,32 +302,32 @@ class Worker:
             folder = self._data_dir.folder
             disk = await aiofiles.os.statvfs(folder, executor=UNJOINED)  # type: ignore[call-arg]  # its types lack it
         except OSError as exc:
-            return f"data_dir cannot be looked at: {exc.strerror}"
+            return f"data_dir cannot be checked: {exc.strerror}"
         free_bytes = self.stages.journal.disk_free_bytes = disk.f_bavail * disk.f_frsize
         if free_bytes < self._config.storage.min_free_bytes:
             return "disk space is low"
-        if disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count them
+        if disk.f_files and disk.f_favail < MIN_FREE_INODES:  # some file systems do not count inodes
             return "the disk is out of inodes"
         return None
 
     def _refuse(self, blocked_reason: str | None) -> None:
-        """Take no events until this is over; None: take them."""
+        """Refuse events for this reason; None accepts them again. Logs each change."""
         journal = self.stages.journal
         if blocked_reason != journal.blocked_reason:
             if blocked_reason:
                 log.error("refusing events: %s", blocked_reason)
             else:
-                log.info("taking events again")
+                log.info("accepting events again")
         journal.blocked_reason = blocked_reason
 
 
 def warm_up() -> None:
-    """Do now what would hold the loop when the first events come."""
+    """Do what would otherwise block the loop when the first events arrive."""
     settle_memory_pool()
-    # pyarrow's first conversion looks for pandas, and imports it where it is there: 170 ms.
+    # pyarrow's first conversion imports pandas if it is installed, which takes 170 ms.
     to_batch([[None] * len(COLUMNS)])
-    # What start-up made stays for good: a full collection that looks through it takes 50 ms (bench/scrape.py), and
-    # with 10,000 sites 200 ms.
+    # Objects made at start-up are never freed. A full collection that examines them takes 50 ms (bench/scrape.py), or
+    # 200 ms with 10,000 sites.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -1,9 +1,11 @@
-"""The rate limit of the log: of similar records a few are written, then a count of the others.
+"""The log's rate limit: a few of many similar records are written, then a count of the others.
 
-Time is cut into periods, each begun by the first record after the last. In a period the first MAX_ALIKE of a kind pass.
-At its end a line for each kind counts the others; a timer sees to that when no more records come. Records are of one
-kind if their texts are equal before arguments are filled in, numbers aside: asyncio and libraries write addresses and
-descriptors into theirs. Kinds beyond MAX_KINDS share one, so memory and lines are bounded whatever comes in.
+The first record after a period starts the next period. In each period the first MAX_ALIKE records of a kind pass. When
+it ends, one line per kind counts the others; a timer ends it even if no more records arrive.
+
+Records are of one kind if they have the same logger and the same text before arguments are filled in, apart from
+numbers: asyncio and libraries put addresses and descriptors into the text. Kinds beyond MAX_KINDS share one, so memory
+and lines are bounded whatever is logged.
 """
 
 import logging
@@ -21,16 +23,16 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _KIND_CHARACTERS = 200
 
 Kind = tuple[str, str]
-"""The logger, and the first line of the text without its numbers."""
+"""The logger, and the first line of the text with its numbers replaced."""
 
 _OTHERS: Kind = ("", "")
 
 Later = Callable[[float, Callable[[], None]], None]
-"""Call that in so many seconds, once."""
+"""Calls the function once, after so many seconds."""
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets MAX_ALIKE records of a kind pass in a period; `emit` gets a record with the count of the others."""
+    """Lets MAX_ALIKE records of a kind pass per period. `emit` gets a record per kind that counts the others."""
 
     def __init__(
         self,
@@ -42,17 +44,17 @@ class RateLimitFilter(logging.Filter):
         self._emit = emit
         self._now_s = now_s
         self._later = later or _in_a_thread
-        self._lock = threading.Lock()  # a flush and a timer log beside the event loop
+        self._lock = threading.Lock()  # flushes and timers log from threads
         self._ends_s = 0.0
         self._seen: Counter[Kind] = Counter()
-        self._left_out: dict[Kind, logging.LogRecord] = {}  # the latest of each kind
+        self._left_out: dict[Kind, logging.LogRecord] = {}  # the latest record of each kind
 
     def filter(self, record: logging.LogRecord) -> bool:
         if hasattr(record, "left_out"):
-            return True  # a count of ours
+            return True  # one of our own counts
         now_s = self._now_s()
         with self._lock:
-            if now_s >= self._ends_s and not self._left_out:  # else the timer ends the period
+            if now_s >= self._ends_s and not self._left_out:  # otherwise the timer ends the period
                 self._seen.clear()
                 self._ends_s = now_s + PERIOD_S
             kind = self._kind(record)
@@ -65,7 +67,7 @@ class RateLimitFilter(logging.Filter):
             return False
 
     def report(self) -> None:
-        """End the period, and report what was left out in it."""
+        """End the period and report how many records were left out."""
         with self._lock:
             seen, left_out = self._seen, self._left_out
             self._seen, self._left_out, self._ends_s = Counter(), {}, 0.0
@@ -86,5 +88,5 @@ class RateLimitFilter(logging.Filter):
 
 def _in_a_thread(seconds: float, function: Callable[[], None]) -> None:
     timer = threading.Timer(seconds, function)
-    timer.daemon = True  # no exit waits for it
+    timer.daemon = True  # so the process can exit without waiting for it
     timer.start()

@@ -1,13 +1,14 @@
-"""The log: one happening is one line on stderr, or one entry of the systemd journal.
+"""The log: each record is one line on stderr, or one entry in the systemd journal.
 
-Where stderr is the journal's, records go to its socket as fields (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): the
-level as PRIORITY, the worker, the place in the code, and the traceback inside the one MESSAGE. Lines on stderr with a
-priority in front (`<3>...`) would do for levels; but there every newline begins another entry, and a write waits for a
-journal that is slow, in the event loop. A datagram is one entry whatever is in it, and never waits. Such lines are what
-is left where the socket is not there.
+If stderr goes to the systemd journal, records go to its socket as fields instead
+(https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): the level as PRIORITY, the worker, the place in the code, and one MESSAGE
+that includes the traceback. A datagram is one entry, whatever it contains, and sending it never blocks.
 
-What clients send is in some records. Nothing of it can end a line or speak to a terminal: what is not printable is
-escaped.
+Without that socket, records are lines on stderr with a priority in front (`<3>...`). These are second best: a newline
+would start another entry, and a slow journal would block the event loop.
+
+Some records contain data from clients. Unprintable characters are escaped, so that data can neither end a line nor
+control a terminal.
 """
 
 import atexit
@@ -24,7 +25,7 @@ from collector.log.rate_limit import RateLimitFilter
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "collector"
 
-# A datagram takes 200 KB with the kernel's default buffers; 4 bytes a character at most.
+# A datagram can hold 200 KB with the kernel's default buffers, and a character takes up to 4 bytes.
 MAX_CHARACTERS = 32_768
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def set_up_logging(level: int = logging.INFO, worker: int | None = None) -> None:
-    """Send everything from `level` up to the log; `worker` tells processes that share it from one another."""
+    """Log records of `level` and above. `worker` is a worker's number, to identify its records in a shared log."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if is_journal(2):
         handler.setFormatter(PrefixedLines(worker))
@@ -49,7 +50,7 @@ def set_up_logging(level: int = logging.INFO, worker: int | None = None) -> None
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether systemd connected it to the journal: JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    """Whether systemd connected it to the journal: JOURNAL_STREAM holds its device and inode (systemd.exec(5))."""
     try:
         stat = os.fstat(descriptor)
     except OSError:
@@ -57,13 +58,13 @@ def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool
     return environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
-def complain(words: str) -> None:
-    """Tell why a command ends, on one line of stderr, with or without a log."""
-    print(f"{'<3>' if is_journal(2) else ''}{IDENTIFIER}: {escape(words)}", file=sys.stderr)
+def complain(message: str) -> None:
+    """Print why a command fails, as one line on stderr. Works before and after `set_up_logging`."""
+    print(f"{'<3>' if is_journal(2) else ''}{IDENTIFIER}: {escape(message)}", file=sys.stderr)
 
 
 def escape(text: str) -> str:
-    """The text on one line, with nothing in it that a terminal obeys."""
+    """The text on one line, with unprintable characters escaped."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
@@ -75,7 +76,7 @@ def priority(level: int) -> int:
 
 
 class Lines(logging.Formatter):
-    """A line for a person or a file: time, level, worker, module, message. A traceback follows, indented."""
+    """Lines for a terminal or a file: time, level, worker, logger, message. A traceback follows, indented."""
 
     def __init__(self, worker: int | None = None) -> None:
         who = "" if worker is None else f"[worker {worker}] "
@@ -90,19 +91,19 @@ class Lines(logging.Formatter):
 
 
 class PrefixedLines(logging.Formatter):
-    """A line with its priority, for a journal that reads stderr; it has the time, and a traceback is on the line."""
+    """Lines with a priority, for a systemd journal that reads stderr. It adds the time. Tracebacks stay on the line."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
         self._who = "" if worker is None else f"[worker {worker}] "
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [escape(record.getMessage()), *(_trace(record.exc_info) if record.exc_info else ())]
-        return f"<{priority(record.levelno)}>{self._who}{record.name}: {_cut(' | '.join(words))}"
+        texts = [escape(record.getMessage()), *(_trace(record.exc_info) if record.exc_info else ())]
+        return f"<{priority(record.levelno)}>{self._who}{record.name}: {_cut(' | '.join(texts))}"
 
 
 class JournalHandler(logging.Handler):
-    """Entries of the systemd journal. Never waits: what its socket does not take is counted in the next entry."""
+    """Sends records to the systemd journal. Never blocks: if the socket is full, the next entry reports the loss."""
 
     def __init__(self, worker: int | None, without_journal: logging.Handler, path: str) -> None:
         super().__init__()
@@ -115,13 +116,13 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._socket.sendto(self._entry(record), self._path)  # by name: the journal may be another since
+            self._socket.sendto(self._entry(record), self._path)  # by path, because the journal may have restarted
             self._lost = 0
         except BlockingIOError:
             self._lost += 1
         except OSError:
             self._without_journal.handle(record)
-        except Exception:  # noqa: BLE001 - a record that cannot be formatted; logging says where it is from
+        except Exception:  # noqa: BLE001 - the record cannot be formatted; logging prints where it is from
             self.handleError(record)
 
     def close(self) -> None:
@@ -129,9 +130,9 @@ class JournalHandler(logging.Handler):
         super().close()
 
     def _entry(self, record: logging.LogRecord) -> bytes:
-        words = escape(record.getMessage())
+        message = escape(record.getMessage())
         if self._lost:
-            words += f" ({self._lost} before it were lost: the journal did not take them)"
+            message += f" ({self._lost} earlier entries were lost: the systemd journal did not accept them)"
         fields: dict[str, object] = {
             "PRIORITY": priority(record.levelno),
             "SYSLOG_IDENTIFIER": IDENTIFIER,
@@ -146,19 +147,19 @@ class JournalHandler(logging.Handler):
             fields["LEFT_OUT"] = record.left_out
         if record.exc_info and record.exc_info[0]:
             fields["EXCEPTION"] = record.exc_info[0].__name__
-            words = "\n".join([words, *_trace(record.exc_info)])
-        fields["MESSAGE"] = _cut(words)
+            message = "\n".join([message, *_trace(record.exc_info)])
+        fields["MESSAGE"] = _cut(message)
         return b"".join(_field(name, str(value)) for name, value in fields.items())
 
 
 def _field(name: str, value: str) -> bytes:
-    """With its length, so that nothing in it can begin another field."""
+    """A field with its length, so its value cannot start another field."""
     data = value.encode(errors="backslashreplace")
     return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)
 
 
 def _trace(exc_info: object) -> list[str]:
-    """The lines of a traceback."""
+    """The escaped lines of a traceback."""
     match exc_info:
         case (_, BaseException() as exc, _):
             text = "".join(traceback.format_exception(exc))
@@ -167,7 +168,7 @@ def _trace(exc_info: object) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    """Both ends of it, if it is long: a traceback ends with what happened."""
+    """Cut the middle out of a long text. Both ends matter: a traceback ends with the exception."""
     if len(text) <= MAX_CHARACTERS:
         return text
     half = MAX_CHARACTERS // 2
@@ -175,7 +176,7 @@ def _cut(text: str) -> str:
 
 
 def _log_crash(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
-    """What Python would print in a dozen lines."""
+    """Log an unhandled exception as one record. Python would print a dozen lines."""
     if isinstance(exc, KeyboardInterrupt):
         sys.__excepthook__(kind, exc, trace)
     else:

@@ -107,8 +107,8 @@ def test_upgrade_keeps_the_code_of_a_running_version(binary: Path, tmp_path: Pat
         new = unpack(command)
         before = workers(process.popen.pid)
         os.kill(min(before), signal.SIGKILL)
-        process.logged("replaced at once")
-        wait_until(lambda: process.log().count(" serves") == 3, "the replaced worker serves")
+        process.logged("replacing it at once")
+        wait_until(lambda: process.log().count(" is serving") == 3, "the next worker serves")
         after = workers(process.popen.pid)
         assert (2, 1) == (len(after), len(after - before))
         assert {old / "bin" / "collector"} == {Path(f"/proc/{pid}/exe").readlink() for pid in after}

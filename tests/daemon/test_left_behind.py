@@ -1,4 +1,4 @@
-"""Blocks that fail or are cancelled: what was begun for them is ended, and the failure goes on to whoever asked."""
+"""Blocks that fail or are cancelled: they clean up what they started, and the failure reaches the caller."""
 
 import asyncio
 import signal
@@ -24,7 +24,7 @@ from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
 
 
 class Failed(Exception):
-    """What the block failed of."""
+    """Raised inside a block."""
 
 
 async def fail() -> None:
@@ -42,7 +42,7 @@ BODIES = pytest.mark.parametrize(("body", "failure"), [(fail, Failed), (be_cance
 
 
 async def fails(block: Any, body: Any, failure: type[BaseException]) -> None:
-    """Run the body in that block, in a task of its own, and see its failure come out."""
+    """Run the body inside the block, in its own task, and check that its failure comes out."""
 
     async def run() -> None:
         async with block:
@@ -55,13 +55,13 @@ async def fails(block: Any, body: Any, failure: type[BaseException]) -> None:
 
 
 def others() -> set[asyncio.Task[Any]]:
-    """Every task but the test's own."""
+    """Every task except the test's own."""
     return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """What the block hears is heard by nobody behind it."""
+    """Restores the signal handlers that the block replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -77,7 +77,7 @@ async def test_admin_listener_is_closed(collector: Running, body: Any, failure: 
         socket.create_connection(address).close()
 
 
-async def test_admin_listener_that_cannot_begin_leaves_nothing(
+async def test_admin_listener_that_cannot_start_is_cleaned_up(
     collector: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaned: list[str] = []
@@ -89,13 +89,13 @@ async def test_admin_listener_that_cannot_begin_leaves_nothing(
     closed = socket.socket()
     closed.close()
     block = serving_admin(collector.stages, closed)
-    with pytest.raises(OSError):  # noqa: PT011 - whatever it is
+    with pytest.raises(OSError):  # noqa: PT011 - any error will do
         await block.__aenter__()
     assert ["runner"] == cleaned
 
 
 @BODIES
-async def test_reports_to_the_manager_end(
+async def test_reports_to_the_manager_stop(
     tmp_path: Path, clock: FakeClock, body: Any, failure: type[BaseException]
 ) -> None:
     before = others()
@@ -114,11 +114,11 @@ async def test_channel_to_the_supervisor_is_closed(
     with ours:
         ours.settimeout(10)
         await fails(SupervisorController(theirs, clock).attached(worker), body, failure)
-        assert b"" == await asyncio.to_thread(ours.recv, 1), "the supervisor sees its end"
+        assert b"" == await asyncio.to_thread(ours.recv, 1), "the supervisor sees the end of the channel"
     assert before == others()
 
 
-async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
+async def test_channel_is_closed_after_a_message_that_cannot_be_decoded(
     tmp_path: Path, clock: FakeClock, signals: None
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -134,7 +134,7 @@ async def test_channel_is_closed_though_what_was_heard_there_made_it_fail(
 
 @asynccontextmanager
 async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIterator[tuple[Worker, socket.socket]]:
-    """A worker that could serve, and its socket."""
+    """A worker that is ready to serve, and its socket."""
     stages = build_stages(config(data_dir), clock)
     stages.open()
     bound = listen("127.0.0.1", 0, "server")
@@ -158,7 +158,7 @@ async def test_public_listener_drains(
     body: Any,
     failure: type[BaseException],
 ) -> None:
-    """Connections are closed, those that idle at once, and no other is taken."""
+    """Idle connections are closed at once, and no other is accepted."""
     monkeypatch.setattr("collector.daemon.worker.LAST_REQUESTS_S", 0)
     monkeypatch.setattr("collector.daemon.worker.warm_up", lambda: None)
     monkeypatch.setattr(clock, "sleep", asyncio.sleep)
@@ -179,10 +179,10 @@ async def test_public_listener_drains(
         assert worker.stages.decider.in_flight.draining
 
 
-async def test_exit_at_once_behind_the_drain_has_its_exit_code(
+async def test_exit_at_once_after_the_drain_has_the_exit_code_of_the_drain(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a slow machine a repeated signal comes more than a second after the first, and is taken for a second one."""
+    """On a slow machine a repeat of the first signal may arrive over a second later and count as a second signal."""
     monkeypatch.setattr("collector.daemon.worker.os._exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     async with public(tmp_path, clock, several=False) as (worker, _):
         with pytest.raises(SystemExit) as before:

@@ -1,4 +1,4 @@
-"""A reload: what is taken over at once, what waits for a restart and is named, and what a bad file changes."""
+"""Reloads: which settings change at once, which need a restart, and that an invalid file changes nothing."""
 
 import asyncio
 import logging
@@ -30,13 +30,13 @@ WITH_A_RESTART = {
 
 
 def reloaded(file: Path, text: str) -> tuple[Reloads, Metrics, list[Config]]:
-    """What a collector that runs with the defaults makes of that file, and what it hands over."""
+    """Reload a collector that runs with the defaults; also returns the configurations that it hands over."""
     file.write_text(SITE)
     running = load(file)
     metrics, handed_over = Metrics(running.sites), list[Config]()
     done = asyncio.Event()
 
-    class OnCommit(Manager):
+    class DoneManager(Manager):
         def reloaded(self) -> None:
             done.set()
 
@@ -50,14 +50,14 @@ def reloaded(file: Path, text: str) -> tuple[Reloads, Metrics, list[Config]]:
             await done.wait()
         task.cancel()
 
-    reloads = Reloads(file, running, metrics, OnCommit())
+    reloads = Reloads(file, running, metrics, DoneManager())
     file.write_text(text)
     asyncio.run(once())
     return reloads, metrics, handed_over
 
 
 @pytest.mark.parametrize(("text", "key"), AT_ONCE.items())
-def test_what_can_change_at_once_does(
+def test_live_settings_change_at_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, key: tuple[str, str]
 ) -> None:
     reloads, _, handed_over = reloaded(tmp_path / "collector.toml", SITE + text)
@@ -69,17 +69,17 @@ def test_what_can_change_at_once_does(
 
 
 @pytest.mark.parametrize(("text", "name"), WITH_A_RESTART.items())
-def test_what_waits_for_a_restart_is_named_and_stays(
+def test_settings_that_need_a_restart_are_named_and_stay(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, name: str
 ) -> None:
     before, _, _ = reloaded(tmp_path / "collector.toml", SITE)
     with caplog.at_level(logging.WARNING):
         after, _, _ = reloaded(tmp_path / "collector.toml", SITE + text)
-    assert [f"reload: {name} changes only with a restart"] == caplog.messages
+    assert [f"reload: {name} takes effect only after a restart"] == caplog.messages
     assert before.running == after.running
 
 
-def test_key_that_is_live_in_one_section_is_not_in_another(
+def test_live_setting_of_one_section_is_not_live_in_another(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("collector.daemon.reload.APPLIED_BY_RELOAD", {("server", "port")})
@@ -87,11 +87,11 @@ def test_key_that_is_live_in_one_section_is_not_in_another(
     before, _, _ = reloaded(tmp_path / "collector.toml", SITE)
     with caplog.at_level(logging.WARNING):
         after, _, _ = reloaded(tmp_path / "collector.toml", text)
-    assert ["reload: admin.port changes only with a restart"] == caplog.messages
+    assert ["reload: admin.port takes effect only after a restart"] == caplog.messages
     assert (8081, before.running.admin.port) == (after.running.server.port, after.running.admin.port)
 
 
-def test_bad_file_is_handed_to_nobody_and_shown_with_all_its_errors(
+def test_invalid_file_changes_nothing_and_all_its_errors_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = SITE + "[server]\nport = 'x'\n[rate_limit]\nburst = -1\n"

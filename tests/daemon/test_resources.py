@@ -9,16 +9,14 @@ import pytest
 from collector.daemon.resources import StartError, owned
 
 
-def test_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+def test_second_owner_is_refused_until_the_first_has_left(tmp_path: Path) -> None:
     with owned(tmp_path), pytest.raises(StartError, match="another collector is using it"), owned(tmp_path):
         pass
     with owned(tmp_path):
         pass
 
 
-def test_lock_that_the_file_system_does_not_lend_is_told_from_one_that_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_system_without_locks_has_its_own_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int, operation: int) -> None:
         raise OSError(ENOLCK, "No locks available")
 

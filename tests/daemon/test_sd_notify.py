@@ -1,9 +1,9 @@
-"""What the service manager is told, whatever state it is in."""
+"""Notifications to the service manager, whatever state it is in."""
 
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ class Listener:
         self._socket.setblocking(False)
 
     def heard(self) -> list[str]:
-        """What has come since it was last asked."""
+        """The notifications since the last call."""
         found = []
         while True:
             try:
@@ -34,7 +34,7 @@ class Listener:
 
 @pytest.fixture
 def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    monkeypatch.chdir(tmp_path)  # an address has at most 107 letters
+    monkeypatch.chdir(tmp_path)  # the address of a Unix socket has at most 107 characters
     made = Listener("notify")
     yield made
     made.close()
@@ -48,7 +48,7 @@ def manager(listener: Listener) -> Iterator[Manager]:
 
 @contextmanager
 def closed(manager: Manager) -> Iterator[Manager]:
-    """A collector has its manager until it ends."""
+    """Close its socket afterwards. A collector keeps it until the process ends."""
     try:
         yield manager
     finally:
@@ -56,7 +56,7 @@ def closed(manager: Manager) -> Iterator[Manager]:
         manager._socket.close()
 
 
-def test_life_of_a_service_is_told_in_order(manager: Manager, listener: Listener) -> None:
+def test_state_changes_are_reported_in_order(manager: Manager, listener: Listener) -> None:
     manager.ready()
     manager.ready()
     manager.reloading()
@@ -69,7 +69,9 @@ def test_life_of_a_service_is_told_in_order(manager: Manager, listener: Listener
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_reload_makes_nobody_ready_who_is_not(manager: Manager, listener: Listener, stopped: bool) -> None:
+def test_reload_does_not_report_ready_before_start_or_after_stop(
+    manager: Manager, listener: Listener, stopped: bool
+) -> None:
     if stopped:
         manager.ready()
         manager.stopping()
@@ -85,34 +87,38 @@ def test_status_is_sent_when_it_changes_and_is_one_line(manager: Manager, listen
     assert ["STATUS=one", "STATUS=two MAINPID=1", "STATUS=one"] == listener.heard()
 
 
-def test_change_that_finds_the_queue_full_is_sent_with_the_next_ping(manager: Manager, listener: Listener) -> None:
-    """Pings and status lines are not: there will be others."""
-    manager.ping()
-    filled = 1
-    while manager._send("WATCHDOG=1"):
-        filled += 1
+def test_state_change_that_finds_the_queue_full_is_sent_with_the_next_ping(
+    manager: Manager, listener: Listener
+) -> None:
+    """Pings and status lines are dropped: others will follow."""
+    filled = 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while other.sendto(b"fills the queue", "notify"):
+                filled += 1
     manager.ping()
     manager.status("lost")
     manager.ready()
     manager.stopping()
-    assert filled * ["WATCHDOG=1"] == listener.heard()
+    assert filled * ["fills the queue"] == listener.heard()
     manager.ping()
     assert ["READY=1", "STOPPING=1", "WATCHDOG=1"] == listener.heard()
     manager.status("lost")
     assert ["STATUS=lost"] == listener.heard()
 
 
-def test_manager_that_is_gone_costs_nobody_anything(
+def test_manager_that_is_gone_is_only_logged(
     manager: Manager, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener.close()
     manager.ready()
     Path("notify").unlink()
     manager.ping()
-    assert "the service manager cannot be told: Connection refused" in caplog.text.replace("[Errno 111] ", "")
+    assert "cannot notify the service manager: Connection refused" in caplog.text.replace("[Errno 111] ", "")
 
 
-def test_manager_may_listen_on_an_abstract_address() -> None:
+def test_manager_can_listen_on_an_abstract_address() -> None:
     name = f"collector-test-{os.getpid()}"
     listener = Listener(f"\0{name}")
     with closed(Manager(f"@{name}")) as manager:
@@ -125,7 +131,7 @@ def test_without_a_manager_nothing_is_sent() -> None:
     manager = Manager.of({})
     for say in (manager.ready, manager.reloading, manager.reloaded, manager.ping, manager.stopping):
         say()
-    manager.status("nobody reads it")
+    manager.status("not sent")
 
 
 @pytest.mark.parametrize(
@@ -133,10 +139,11 @@ def test_without_a_manager_nothing_is_sent() -> None:
     [(str(os.getpid()), True), ("", True), (str(os.getppid()), False)],
     ids=["mine", "any", "another"],
 )
-def test_environment_says_who_is_to_ping_and_how_often(listener: Listener, pid: str, pinged: bool) -> None:
-    """It is empty afterwards: a worker that spoke for the supervisor would hide that it hangs."""
+def test_environment_says_which_process_pings_and_how_often(listener: Listener, pid: str, pinged: bool) -> None:
+    """The variables are removed: a worker that pinged for its supervisor would hide that the supervisor hangs."""
     environ = {"NOTIFY_SOCKET": "notify", "WATCHDOG_USEC": "1500000", "WATCHDOG_PID": pid, "HOME": "/"}
     with closed(Manager.of(environ)) as manager:
         assert {"HOME": "/"} == environ
         manager.ping()
-    assert (0.5, ["WATCHDOG=1"]) if pinged else (1.0, []) == (manager.ping_every_s, listener.heard())
+    expected: tuple[float, list[str]] = (0.5, ["WATCHDOG=1"]) if pinged else (1.0, [])
+    assert expected == (manager.ping_every_s, listener.heard())

@@ -1,4 +1,4 @@
-"""Sockets that a service manager passes."""
+"""Listening sockets that a service manager passes."""
 
 import os
 import socket
@@ -11,14 +11,14 @@ from collector.config_file import ConfigError
 from collector.daemon.resources import listen
 from collector.daemon.socket_activation import inherited
 
-FIRST = 700  # where nothing else of the test's process is
+FIRST = 700  # a descriptor that nothing else in the test's process uses
 
 Passed = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
 def passed() -> Iterator[Passed]:
-    """Put sockets where a manager would, and say so in an environment."""
+    """Put sockets where a manager would, and return the environment that describes them."""
     used: list[int] = []
 
     def put(names: str, *sockets: socket.socket, **changes: str) -> dict[str, str]:
@@ -39,7 +39,7 @@ def tcp() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_socket_is_taken_by_its_name_and_left_to_no_child(passed: Passed) -> None:
+def test_socket_is_found_by_its_name_and_not_inherited_by_children(passed: Passed) -> None:
     environ = passed("admin:http", tcp(), tcp())
     found = inherited(environ, FIRST)
     assert {"HOME": "/"} == environ
@@ -57,7 +57,7 @@ def test_passed_socket_is_used_whatever_the_configuration_says(
     found = inherited(passed("http", tcp()), FIRST)
     with listen("no.such.host", 1, "server", found) as bound:
         assert FIRST == bound.fileno()
-    assert "server: the service manager's socket is used, not no.such.host:1" in caplog.text
+    assert "server: using the service manager's socket, not no.such.host:1" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"LISTEN_PID": "1"}, {"LISTEN_PID": ""}, {"LISTEN_FDS": "x"}])
@@ -69,22 +69,22 @@ def test_sockets_of_another_process_are_left_alone(passed: Passed, changes: dict
 
 
 @pytest.mark.parametrize(
-    ("names", "make", "said"),
+    ("names", "make", "problem"),
     [
-        ("collector.socket", tcp, "has another name than http or admin"),
-        ("", tcp, "has another name"),
+        ("collector.socket", tcp, "should be named http or admin"),
+        ("", tcp, "should be named"),
         ("http", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "is not TCP"),
         ("http", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), "is not TCP"),
         ("http", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM), "does not listen"),
     ],
 )
-def test_socket_that_cannot_be_served_on_is_an_error_of_the_configuration(
-    passed: Passed, names: str, make: Callable[[], socket.socket], said: str
+def test_unusable_socket_is_a_configuration_error(
+    passed: Passed, names: str, make: Callable[[], socket.socket], problem: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=problem):
         inherited(passed(names, make()), FIRST)
 
 
-def test_two_sockets_of_one_name_are_one_too_many(passed: Passed) -> None:
-    with pytest.raises(ConfigError, match="comes twice"):
+def test_two_sockets_of_one_name_are_a_configuration_error(passed: Passed) -> None:
+    with pytest.raises(ConfigError, match="was passed before"):
         inherited(passed("http:http", tcp(), tcp()), FIRST)

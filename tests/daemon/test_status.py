@@ -25,19 +25,19 @@ from tests.support import FakeClock
         ),
     ],
 )
-def test_line_says_what_is_wrong_first(
+def test_line_starts_with_the_problems(
     unready_reason: str | None, reload_failure: str | None, per_s: float, segments: int, free: int | None, expected: str
 ) -> None:
     stats = Stats(segments=segments)
     assert expected == serving_line(problems(unready_reason, reload_failure), per_s, stats, free)
 
 
-def test_stats_of_workers_are_added() -> None:
+def test_stats_of_workers_are_added_up() -> None:
     assert Stats(4, 6, 8, 10) == Stats(1, 2, 3, 4) + Stats(3, 4, 5, 6)
     assert "draining: 8 requests in flight, 1,200 events to publish" == draining_line(Stats(4, 6, 8, 1_200))
 
 
-class Heard(Manager):
+class LinesKept(Manager):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -46,10 +46,10 @@ class Heard(Manager):
         self.lines.append(line)
 
 
-async def test_rate_is_that_since_the_last_line(tmp_path: Path, clock: FakeClock) -> None:
-    """And a worker that died before it told the last of its numbers makes no rate below zero."""
+async def test_rate_covers_the_time_since_the_last_line(tmp_path: Path, clock: FakeClock) -> None:
+    """It is never negative, even if a worker dies before it reports its last events."""
     received = [0]
-    manager = Heard()
+    manager = LinesKept()
     reporter = Reporter(manager, clock, tmp_path, lambda: Stats(received[0]), list)
     for total in (1_000, 1_500, 1_400):
         received[0] = total

@@ -1,4 +1,4 @@
-"""Stop signals: which is a stop, which is the same one again, and which is impatient."""
+"""Stop signals: which starts the drain, which only repeats the first, and which exits at once."""
 
 from signal import SIGINT, SIGTERM
 
@@ -19,14 +19,14 @@ LATE = round(SAME_STOP_S * S)
         ([(SIGTERM, 0), (SIGTERM, 0)], ["stop"]),
         ([(SIGTERM, 5 * S), (SIGTERM, 5 * S + LATE - 1)], ["stop"]),
         ([(SIGTERM, 5 * S), (SIGTERM, 5 * S + LATE)], ["stop", "exit"]),
-        # A second from the first, however many come between: who keeps sending does not put it off.
+        # The second counts from the first signal, so repeats do not extend it.
         ([(SIGINT, n * S // 2) for n in range(4)], ["stop", "exit", "exit"]),
         ([(SIGINT, 0), (SIGTERM, 1)], ["stop", "exit"]),
         ([(SIGTERM, 0), (SIGINT, 1)], ["stop", "exit"]),
         ([(SIGTERM, 0), (SIGTERM, 1), (SIGINT, 2), (SIGTERM, 3)], ["stop", "exit"]),
     ],
 )
-def test_same_signal_within_a_second_is_the_same_stop(
+def test_same_signal_within_a_second_is_a_repeat(
     clock: FakeClock, arrivals: list[tuple[int, int]], expected: list[str]
 ) -> None:
     heard: list[str] = []

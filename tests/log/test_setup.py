@@ -1,4 +1,4 @@
-"""The log: one happening is one line or one entry, and what clients send can forge neither."""
+"""The log: one record is one line or one entry, and data from clients can forge neither."""
 
 import logging
 import os
@@ -84,7 +84,7 @@ def test_entry_has_level_place_and_worker_as_fields(journal: socket.socket, hand
     ("level", "number"),
     [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7), (5, 7)],
 )
-def test_levels_are_priorities(journal: socket.socket, handler: JournalHandler, level: int, number: int) -> None:
+def test_levels_become_priorities(journal: socket.socket, handler: JournalHandler, level: int, number: int) -> None:
     handler.handle(record("x", level=level))
     assert str(number) == fields(journal.recv(1 << 20))["PRIORITY"]
     assert f"<{number}>collector.x: x" == PrefixedLines().format(record("x", level=level))
@@ -100,9 +100,7 @@ def test_traceback_is_in_the_same_entry(journal: socket.socket, handler: Journal
         journal.recv(1)
 
 
-def test_what_a_client_sends_makes_no_field_and_no_line_of_its_own(
-    journal: socket.socket, handler: JournalHandler
-) -> None:
+def test_data_from_clients_forges_no_field_and_no_line(journal: socket.socket, handler: JournalHandler) -> None:
     handler.handle(record("from %s", "x\nPRIORITY=0\nMESSAGE=forged\n" + FORGED))
     found = fields(journal.recv(1 << 20))
     assert "3" == found["PRIORITY"]
@@ -116,7 +114,7 @@ def test_entry_of_any_length_is_one_datagram(journal: socket.socket, handler: Jo
     assert message.endswith(" end")
 
 
-def test_journal_that_does_not_read_is_not_waited_for_and_what_is_lost_is_counted(
+def test_full_journal_does_not_block_and_lost_entries_are_counted(
     journal: socket.socket, handler: JournalHandler, otherwise: Kept
 ) -> None:
     sent = 2_000
@@ -131,7 +129,7 @@ def test_journal_that_does_not_read_is_not_waited_for_and_what_is_lost_is_counte
     assert 0 < taken < sent
     handler.handle(record("after"))
     assert (
-        f"after ({sent - taken} before it were lost: the journal did not take them)"
+        f"after ({sent - taken} earlier entries were lost: the systemd journal did not accept them)"
         == (fields(journal.recv(1 << 20))["MESSAGE"])
     )
     handler.handle(record("later"))
@@ -139,7 +137,7 @@ def test_journal_that_does_not_read_is_not_waited_for_and_what_is_lost_is_counte
     assert [] == otherwise.records
 
 
-def test_without_its_socket_a_record_goes_the_other_way(handler: JournalHandler, otherwise: Kept) -> None:
+def test_without_the_journal_socket_records_go_to_the_other_handler(handler: JournalHandler, otherwise: Kept) -> None:
     handler.handle(record("x"))
     assert ["x"] == [kept.getMessage() for kept in otherwise.records]
 
@@ -153,21 +151,21 @@ def test_journal_that_comes_back_is_written_to_again(tmp_path: Path, handler: Jo
     assert 1 == len(otherwise.records)
 
 
-def test_record_that_cannot_be_formatted_raises_nothing(
+def test_record_that_cannot_be_formatted_does_not_raise(
     journal: socket.socket, handler: JournalHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
     handler.handle(record("%d", "no number"))
 
 
-def test_line_has_one_head_and_a_traceback_is_indented() -> None:
+def test_record_is_one_line_and_an_indented_traceback() -> None:
     first, *others = Lines(2).format(record("from %s", FORGED, failed=True)).splitlines()
     assert first.endswith(f"[worker 2] collector.x: from {escape(FORGED)}")
     assert "    Traceback (most recent call last):" == others[0]
     assert all(line.startswith("    ") and line.isprintable() for line in others)
 
 
-def test_line_for_the_journal_is_one_whatever_is_in_it() -> None:
+def test_record_with_a_priority_is_one_line_whatever_it_contains() -> None:
     line = PrefixedLines(2).format(record("from %s", FORGED, failed=True))
     assert line.startswith(r"<3>[worker 2] collector.x: from GET /\n2026")
     assert line.isprintable()
@@ -177,12 +175,12 @@ def test_line_of_any_length_is_cut() -> None:
     assert len(Lines().format(record("x" * 10 * MAX_CHARACTERS))) < 2 * MAX_CHARACTERS
 
 
-def test_escaping_leaves_words_of_all_languages() -> None:
+def test_escaping_keeps_text_of_all_languages() -> None:
     assert "Grüße, 世界 🙂" == escape("Grüße, 世界 🙂")
     assert r"a\nb\x1b\u2028\ud800" == escape("a\nb\x1b\u2028\ud800")
 
 
-def test_journal_is_known_by_device_and_inode() -> None:
+def test_journal_is_recognised_by_device_and_inode() -> None:
     reader, writer = os.pipe()
     try:
         stat = os.fstat(writer)

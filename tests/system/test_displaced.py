@@ -204,7 +204,7 @@ def test_relative_paths_of_the_configuration_hold_for_a_reload(tmp_path: Path) -
         process.popen.send_signal(1)
         process.logged("reloaded: 2 sites")
         assert 201 == process.post(site="other").status
-        assert "changes only with a restart" not in process.log()
+        assert "takes effect only after a restart" not in process.log()
         assert 0 == process.stop()
     assert ["data"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -250,7 +250,7 @@ def test_look_that_never_returns_holds_no_stop(tmp_path: Path) -> None:
     with serving(tmp_path, command=command, server={"shutdown_timeout_s": 1}, storage=NEVER) as process:
         assert 201 == post(process, "kept")
         (process.data_dir / "hang").touch()
-        process.logged("refusing events: the disk does not answer")
+        process.logged("refusing events: the disk does not respond")
         assert 0 == process.stop()
     assert {"kept"} == {row["session_id"] for row in process.rows()}
 

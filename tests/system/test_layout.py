@@ -53,7 +53,7 @@ def test_segments_of_another_layout_are_recovered_first(tmp_path: Path, setting:
     assert 1 == len(segments(tmp_path))
     configure(tmp_path, storage=LONG | BY_DATE)
     done = run("serve", folder=tmp_path)
-    assert (2, True) == (done.returncode, "segments in journal/ by" in done.stderr), done.stderr
+    assert (2, True) == (done.returncode, "segments in journal/ laid out by" in done.stderr), done.stderr
     assert "run `collector recover` with the old setting" in done.stderr
     configure(tmp_path, storage=LONG | {"partition_by": setting})
     assert 0 == run("recover", folder=tmp_path).returncode
@@ -70,7 +70,7 @@ def test_running_collector_has_the_layout_of_its_open_segment(tmp_path: Path) ->
     with serving(tmp_path, storage=LONG) as process:
         configure(tmp_path, storage=LONG | BY_DATE)
         done = run("check-config", "collector.toml", folder=tmp_path)
-        assert (2, True) == (done.returncode, "segments in journal/ by" in done.stderr), done.stderr
+        assert (2, True) == (done.returncode, "segments in journal/ laid out by" in done.stderr), done.stderr
         kill(process)
 
 

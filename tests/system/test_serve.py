@@ -343,5 +343,5 @@ def test_reload_names_what_changes_only_with_a_restart(tmp_path: Path) -> None:
         configure(tmp_path, storage={"flush_interval_s": 5})
         process.send_signal(signal.SIGHUP)
         process.logged("reloaded: 1 sites")
-        assert "storage.flush_interval_s changes only with a restart" in process.log()
+        assert "storage.flush_interval_s takes effect only after a restart" in process.log()
         assert process.post().status == 201

@@ -217,7 +217,7 @@ def test_stop_gives_up_on_a_disk_that_hangs(tmp_path: Path) -> None:
         assert process.post().status == 201
         assert process.stop() == 1
         last = process.log().splitlines()[-1]
-        assert last.endswith("the disk does not answer: exiting; acknowledged events are in the journal or in parts")
+        assert last.endswith("the disk does not respond: exiting; acknowledged events are in the journal or in parts")
     with serving(tmp_path) as process:
         assert process.stop() == 0
         assert len(process.rows()) == 1

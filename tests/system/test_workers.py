@@ -160,7 +160,7 @@ def test_a_killed_worker_is_replaced_and_its_segments_recovered_at_once(tmp_path
         ids |= posted(process, 20, "later")
         assert process.stop() == 0
         assert ids == ids_of(process)
-    assert f"worker {number} is dead (killed by SIGKILL); replaced at once" in process.log()
+    assert f"worker {number} died (killed by SIGKILL); replacing it at once" in process.log()
 
 
 def test_kills_of_workers_under_load_lose_double_and_invent_nothing(tmp_path: Path) -> None:

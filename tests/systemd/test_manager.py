@@ -118,7 +118,7 @@ def service(
 @pytest.mark.parametrize("workers", [1, 2])
 def test_manager_is_notified_of_start_reload_and_stop(tmp_path: Path, workers: int) -> None:
     with service(tmp_path, workers=workers) as started:
-        assert re.search(r"listening on|worker \d serves", started.log()), "it serves once it reports to be ready"
+        assert re.search(r"listening on|worker \d is serving", started.log()), "it is ready once it serves"
         started.says(r"STATUS=receiving 0/s, 0 segments, ")
         started.says("WATCHDOG=1")
         started.popen.send_signal(signal.SIGHUP)

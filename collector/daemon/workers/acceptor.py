@@ -1,10 +1,12 @@
-"""The acceptor of one of several workers. It accepts one connection at a time, and lets a worker with fewer go first.
+"""The acceptor of one of several workers. It accepts one connection at a time, and lets workers with fewer go first.
+
+Each worker publishes its number of connections in shared memory. A worker with more than the others waits HOLD_BACK_S,
+so the others can accept. If none does (one may hang, or be busier than its connections show), the worker that waited
+accepts.
 
 An event loop's own server accepts all waiting connections in one turn, and connections live long. With uvloop and two
-workers, one under load got 3 of 64 connections that came at once, and an idle one 9 of 64 that came one by one. With
-this acceptor each got at least 25. Each worker publishes its number of connections in shared memory. A worker with more
-than the others waits HOLD_BACK_S before it accepts, so that they can. If none does (it may hang, or be busier than its
-number of connections shows), the worker that waited accepts.
+workers, one got only 3 of 64 connections that came at once under load, and 9 of 64 that came one by one while idle.
+With this acceptor each got at least 25.
 """
 
 import asyncio
@@ -20,14 +22,14 @@ from collector.config import MAX_WORKERS
 log = logging.getLogger(__name__)
 
 HOLD_BACK_S = 0.002
-OUT_OF_DESCRIPTORS_S = 1.0  # by then some may have been closed
-UNEVEN = 2  # a lead of this many connections, or of an eighth of its own, is no reason to hold back
+OUT_OF_DESCRIPTORS_S = 1.0  # by then some descriptors may be free
+UNEVEN = 2  # a worker holds back if it leads by more than this many connections and by more than an eighth of its own
 
-_ABSENT = 1 << 32  # the count of a worker that is not running: no other holds back for it
+_ABSENT = 1 << 32  # the count of a worker that is not running, so no other holds back for it
 
 
 class ConnectionCounts:
-    """How many connections each worker has, in memory that all workers share."""
+    """The number of connections of each worker, in memory that all workers share."""
 
     def __init__(self, file: int, workers: int) -> None:
         self._of = memoryview(mmap(file, CONNECTION_COUNTS_BYTES)).cast("Q")[:workers]
@@ -36,11 +38,11 @@ class ConnectionCounts:
         self._of[worker] = connections
 
     def set_absent(self, worker: int) -> None:
-        """The worker is not running."""
+        """Record that the worker is not running."""
         self._of[worker] = _ABSENT
 
     def has_more(self, worker: int) -> bool:
-        """Whether the worker should leave the next connection to another."""
+        """Whether the worker has so many that it should leave the next connection to another."""
         mine = self._of[worker]
         return mine > min(self._of) + max(UNEVEN, mine >> 3)
 
@@ -69,12 +71,12 @@ class Acceptor:
         self._entering: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Accept connections, from the next turn of the loop on."""
+        """Start to accept connections, in the next turn of the loop."""
         self._connection_counts.set(self._worker, self._connections())
         self._loop.add_reader(self._bound, self._connection_waits)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting, and close the socket."""
         if self._holding_back is not None:
             self._holding_back.cancel()
         self._loop.remove_reader(self._bound)
@@ -96,17 +98,17 @@ class Acceptor:
     def _resume(self) -> None:
         self._holding_back = None
         self._loop.add_reader(self._bound, self._connection_waits)
-        self._accept()  # no other worker has accepted what still waits
+        self._accept()  # whatever still waits, no other worker has accepted
 
     def _accept(self) -> None:
         try:
             connection, _ = self._bound.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # a sibling was faster, or the client has gone
+            return  # another worker was faster, or the client has gone
         except OSError as exc:
             if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
-            log.error("no connection can be accepted: %s", exc)
+            log.error("cannot accept connections: %s", exc)
             self._hold_back(OUT_OF_DESCRIPTORS_S)
             return
         connection.setblocking(False)

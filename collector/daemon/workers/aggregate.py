@@ -1,9 +1,9 @@
-"""Aggregation: the metrics of several processes as those of one.
+"""Aggregation: merges the metrics of several processes into one page.
 
-Counters, histograms and most gauges are added up. For a few gauges a sum would be wrong: the maximum or the minimum is
-taken. A process sends its families as JSON:
+Counters, histograms and most gauges are added up. For a few gauges a sum would be wrong, so the maximum or minimum
+counts. A process sends each metric family as JSON:
 
-    [name, type, help, [[name of the sample, labels, value], ...]]
+    [name, type, help, [[sample name, labels, value], ...]]
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +14,14 @@ from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
 Family = list[Any]
-"""As above."""
+"""A metric family in the form above."""
 
 
 def _add(one: float, other: float) -> float:
     return one + other
 
 
-# Ready while any worker is (workers/supervisor.py). The start time is the supervisor's, the earliest.
+# The collector is ready while any worker is (workers/supervisor.py). The earliest start time is the supervisor's.
 _NOT_ADDED: dict[str, Callable[[float, float], float]] = {
     "collector_ready": max,
     "collector_build_info": max,
@@ -32,12 +32,12 @@ _NOT_ADDED: dict[str, Callable[[float, float], float]] = {
     "process_start_time_seconds": min,
 }
 
-# Encoding holds the GIL: for 0.5 ms with a piece, for 10 ms with all of 18,000 samples at once.
+# Encoding holds the GIL: 0.5 ms for 1,000 samples, but 10 ms for all of 18,000 at once.
 _SAMPLES_AT_ONCE = 1_000
 
 
 def families(metrics: Iterable[Metric]) -> list[Family]:
-    """The metrics of this process."""
+    """The metrics of this process as families."""
     return [
         [metric.name, metric.type, metric.documentation, [[s.name, s.labels, s.value] for s in metric.samples]]
         for metric in metrics
@@ -45,7 +45,7 @@ def families(metrics: Iterable[Metric]) -> list[Family]:
 
 
 def encode(pages: list[Family]) -> str:
-    """The families as JSON, a piece at a time, for a thread beside an event loop."""
+    """The families as JSON. Encodes in pieces, so a thread that calls this does not block the event loop."""
     return "[" + ",".join(_encode(*family) for family in pages) + "]"
 
 
@@ -56,12 +56,12 @@ def _encode(name: str, kind: str, text: str, samples: list[Any]) -> str:
 
 
 def counts(page: list[Family]) -> list[Family]:
-    """What stays valid of a dead process: its counters and histograms, not its gauges."""
+    """The families that stay valid after a process dies: counters and histograms, not gauges."""
     return [family for family in page if family[1] in ("counter", "histogram")]
 
 
 def aggregate(pages: Iterable[list[Family]]) -> list[Family]:
-    """One page from several, their values added up or merged."""
+    """Merge several pages into one."""
     found: dict[str, tuple[str, str, dict[tuple[Any, ...], float]]] = {}
     for page in pages:
         for name, kind, text, samples in page:
@@ -77,7 +77,7 @@ def aggregate(pages: Iterable[list[Family]]) -> list[Family]:
 
 
 def to_metrics(page: list[Family]) -> Iterator[Metric]:
-    """The families as the library renders them."""
+    """The families as objects that prometheus_client can render."""
     for name, kind, text, samples in page:
         metric = Metric(name, text, kind)
         metric.samples = [Sample(*sample) for sample in samples]

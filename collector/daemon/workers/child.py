@@ -1,8 +1,8 @@
-"""A worker process that a supervisor starts: it gets the descriptor of the control channel, and the rest over it.
+"""A worker process under a supervisor. It starts with the descriptor of the control channel and gets the rest over it.
 
-Any stop signal makes it drain, a second one too: Ctrl-C in a terminal and a stop by systemd reach the supervisor and
-the workers alike, so a worker's second signal may not be the second that a person sent. When the supervisor dies, the
-channel ends and the worker drains. The next supervisor gets data_dir once all workers have drained.
+Any stop signal makes it drain, even a second one. Ctrl-C in a terminal or a stop by systemd reaches the supervisor and
+the workers alike, so a worker's second signal need not be the second that a person sent. When the supervisor dies, the
+channel ends and the worker drains. The next supervisor gets data_dir once all workers have ended.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def serve(control: int) -> int:
-    """Run until the supervisor says stop, or is dead. The exit code, as that of `collector serve`."""
+    """Run until the supervisor says stop or dies. Returns an exit code as `collector serve` does."""
     end = socket.socket(fileno=control)
     end.set_inheritable(False)
     first = receive_first(end)
@@ -49,7 +49,7 @@ def serve(control: int) -> int:
             root = opened.enter_context(data_dir.entered())
             stages = open_stages(config, clock, slot, table, start["labelled"], root)
         except StartError as exc:
-            end.sendall(encode("failed", str(exc)))  # the supervisor reports it, once
+            end.sendall(encode("failed", str(exc)))  # the supervisor reports it, once for all workers
             return 1
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
@@ -59,7 +59,7 @@ def serve(control: int) -> int:
 
 
 def accepting_beside_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accept:
-    """Accept connections, and leave some to the other workers."""
+    """Accept connections but leave some to the other workers."""
 
     async def accept(bound: socket.socket, server: Server) -> Callable[[], None]:
         acceptor = Acceptor(bound, server, lambda: server.open_connections, counts, slot.worker)
@@ -70,20 +70,20 @@ def accepting_beside_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accep
 
 
 class SupervisorController:
-    """The controller of a worker that has a supervisor: messages over the control channel."""
+    """Controls a worker under a supervisor, by messages over the control channel."""
 
     def __init__(self, end: socket.socket, clock: Clock) -> None:
         self._end = end
         self._clock = clock
         self._channel: Channel
         self._listening: asyncio.Task[None]
-        self._reloads = asyncio.Lock()  # one at a time
+        self._reloads = asyncio.Lock()  # held during a reload: one at a time, in order
         self._reloading: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
         StopSignals(self._clock, worker.stop, worker.stop).listen()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them while we started
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them before it started us
         self._channel = await Channel.over(self._end)
         self._listening = asyncio.create_task(self._listen(worker))
         try:
@@ -92,21 +92,21 @@ class SupervisorController:
             tasks = [self._listening, *self._reloading]
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)  # asyncio logs the one that had failed
+            await asyncio.wait(tasks)  # asyncio logs a task that failed earlier
             self._channel.close()
 
     async def commands(self, worker: Worker) -> None:
         await asyncio.shield(self._listening)
-        await asyncio.Event().wait()  # the supervisor is dead, and the worker told to stop
+        await asyncio.Event().wait()  # the supervisor is dead, and the worker is stopping
 
     def serving(self) -> None:
         self._channel.send("serving")
 
     def draining(self) -> None:
-        """The supervisor knows."""
+        """Nothing to do: the supervisor knows."""
 
     async def _listen(self, worker: Worker) -> None:
-        """Do what the supervisor says, also while draining."""
+        """Handle messages, also while draining, until the channel ends."""
         while message := await self._channel.receive():
             await self._handle(worker, *message)
         if not worker.is_stopping:
@@ -115,7 +115,7 @@ class SupervisorController:
 
     async def _reload(self, worker: Worker, config: bytes, number: int, labelled: list[str]) -> None:
         async with self._reloads:
-            # In a thread: 10,000 sites take 0.1 s.
+            # In a thread: validating 10,000 sites takes 0.1 s.
             await worker.take_over(await asyncio.to_thread(Config.model_validate_json, config), labelled)
             self._channel.send("reloaded", number)
 
@@ -131,7 +131,7 @@ class SupervisorController:
             case "reload":
                 config = await self._channel.receive_bytes()
                 if config is not None:
-                    # In a task: a disk that hangs may block it, and heartbeats must be answered.
+                    # In a task: a disk that hangs may hold it up, and heartbeats must still be answered.
                     reloading = asyncio.create_task(self._reload(worker, config, **content))
                     self._reloading.add(reloading)
                     reloading.add_done_callback(self._reloading.discard)

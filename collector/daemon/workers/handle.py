@@ -1,8 +1,8 @@
 """Worker handles: the supervisor's side of each worker process.
 
-A handle starts a worker, sends it heartbeats, fetches its metrics, and starts the next one when it is dead. A dead
-worker's counters are kept at their last fetched values: Prometheus takes a counter that falls for a restart, and what
-is left of it for a spike.
+A handle starts a worker, sends it heartbeats, fetches its metrics, and starts the next worker when that one dies. A
+dead worker's counters are kept at their last fetched values. Otherwise the sum would fall, and Prometheus would take
+that for a restart and count what is left as a spike.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from collector.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# Heartbeats that may go unanswered, one a second. They are counted, not timed: a supervisor that was itself stopped for
-# a minute must not take its workers for dead. The longest stall of a loop that we have measured is 0.2 s.
+# How many heartbeats, one a second, may go unanswered. They are counted and not timed, because a supervisor that was
+# itself stopped for a minute must not kill its workers. The longest stall measured of a worker's loop is 0.2 s.
 HEARTBEATS_UNANSWERED = 10
-HEARTBEATS_UNTIL_SERVING = 300  # it imports, makes folders, reads the heads of left-over segments
+HEARTBEATS_UNTIL_SERVING = 300  # it imports modules, creates folders and reads the headers of left-over segments
 
-# A worker that lived this long did not fail at start-up: the next one is started at once.
+# A worker that lived this long did not fail at start-up, so it is replaced at once.
 STEADY_S = 10.0
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
@@ -40,7 +40,7 @@ LONGEST_RETRY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """What every worker is started with; the last three are descriptors."""
+    """What every worker starts with. `public`, `table` and `connection_counts` are descriptors."""
 
     command: list[str]
     workers: int
@@ -55,7 +55,7 @@ class WorkerResources:
 
 
 class WorkerHandle:
-    """Runs one worker after the other in one slot."""
+    """Keeps one worker running in one slot, and replaces it when it dies."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class WorkerHandle:
         self.number = number
         self.served = asyncio.Event()  # set when the first worker serves
         self.serves = False
-        self.unready_reason: str | None = None  # as of the last heartbeat
-        self.stats = Stats()  # likewise
+        self.unready_reason: str | None = None  # as of the last heartbeat reply
+        self.stats = Stats()  # as of the last heartbeat reply; `received` includes dead workers
         self.exit_code = 0
         self._resources = resources
         self._config = config
@@ -83,15 +83,15 @@ class WorkerHandle:
         self._unanswered = 0
         self._draining = asyncio.Event()
         self._start_error: str | None = None
-        self._past: list[Family] = []  # what dead workers counted
-        self._past_received = 0  # likewise
-        self._last: list[Family] = []  # the present one's, as last fetched
+        self._past: list[Family] = []  # counters of dead workers
+        self._past_received = 0  # events that dead workers received
+        self._last: list[Family] = []  # the running worker's metrics, as last fetched
         self._metrics_reply: asyncio.Future[None] | None = None
-        self._reloads: dict[int, asyncio.Future[None]] = {}  # those that wait for an answer, by number
+        self._reloads: dict[int, asyncio.Future[None]] = {}  # unanswered reloads, by number
         self._reload_numbers = count(1)
 
     async def run(self) -> None:
-        """Run workers until told to drain. Raises StartError if the first one reports that none can serve."""
+        """Run workers until told to drain. Raises StartError if the first one cannot start."""
         retry_s: float | None = None
         while not self._draining.is_set():
             started_ns = self._clock.monotonic_ns()
@@ -107,17 +107,17 @@ class WorkerHandle:
             retry_s = 0.0 if steady or retry_s is None else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
             why = self._start_error or describe_exit(self.exit_code)
             when = f"in {retry_s:g} s" if retry_s else "at once"
-            log.error("worker %d is dead (%s); replaced %s", self.number, why, when)
+            log.error("worker %d died (%s); replacing it %s", self.number, why, when)
             self._metrics.worker_restarts.inc()
             await sleep_unless(self._clock, retry_s, self._draining)
 
     def drain(self) -> None:
-        """Let the worker drain and end, and start no other."""
+        """Make the worker drain and end, and do not replace it."""
         self._draining.set()
         self._send("drain")
 
     def exit_at_once(self) -> None:
-        """End the worker now; it logs what becomes of its events."""
+        """Make the worker exit without a drain. It logs what becomes of its events."""
         self._send("exit")
 
     def kill(self) -> None:
@@ -125,7 +125,7 @@ class WorkerHandle:
             self._process.kill()
 
     def heartbeat(self) -> None:
-        """Send a heartbeat, or kill a worker that has left too many unanswered. Call it every second."""
+        """Send a heartbeat, or kill the worker if too many went unanswered. Call it every second."""
         if self._process is None:
             return
         self._unanswered += 1
@@ -136,28 +136,28 @@ class WorkerHandle:
             self._send("heartbeat")
 
     async def fetch_metrics(self, patience_s: float) -> tuple[list[Family], list[Family]]:
-        """The counters of its dead workers, and the metrics of the present one.
+        """The counters of this slot's dead workers, and the metrics of the running one.
 
-        If that one does not reply in time, only its last fetched counters.
+        If the running one does not reply within `patience_s`, its last fetched counters without its gauges.
         """
         is_fresh = False
         if self.serves:
             if self._metrics_reply is None:
                 self._metrics_reply = asyncio.get_running_loop().create_future()
                 self._send("metrics")
-            # Scrapes share a request, even one whose scrape has timed out: the worker collects its metrics when it
-            # reads the request, and only a worker that hangs takes seconds to read it.
+            # Scrapes share an unanswered request, even if its own scrape has timed out. The reply is fresh enough: the
+            # worker collects its metrics when it reads the request, and only a worker that hangs reads it late.
             reply = self._metrics_reply
             await asyncio.wait([reply], timeout=patience_s)
             is_fresh = reply.done()
         return self._past, self._last if is_fresh else counts(self._last)
 
     async def reload(self) -> None:
-        """Send the worker the present configuration; returns when the worker uses it. May be cancelled."""
-        # In a thread: 10,000 sites take 30 ms.
+        """Send the worker the current configuration, and wait until the worker uses it. May be cancelled."""
+        # In a thread: encoding 10,000 sites takes 30 ms.
         config = await asyncio.to_thread(lambda: framed(self._config().model_dump_json().encode()))
         if self._channel is None:
-            return  # the next one starts with it
+            return  # no worker runs; the next one starts with this configuration
         number = next(self._reload_numbers)
         answered = self._reloads[number] = asyncio.get_running_loop().create_future()
         try:
@@ -168,12 +168,12 @@ class WorkerHandle:
             self._reloads.pop(number, None)
 
     async def _run_worker(self) -> int:
-        """From the start of a worker to its exit code."""
+        """Start a worker and wait until it ends. Returns its exit code."""
         ours, theirs = socket.socketpair()
         with theirs:
             inherited = (theirs.fileno(), *self._resources.descriptors)
             command = [*self._resources.command, "worker", str(self.number), str(theirs.fileno())]
-            # Blocked until the worker can handle them: Ctrl-C at a terminal must not kill one that is being started.
+            # Blocked until the worker can handle them, because Ctrl-C in a terminal must not kill a starting worker.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
                 self._process = await asyncio.create_subprocess_exec(*command, pass_fds=inherited)
@@ -206,7 +206,7 @@ class WorkerHandle:
         return {"config": self._config().model_dump_json(), "labelled": self._metrics.labelled}
 
     async def _listen(self, channel: Channel) -> None:
-        """Handle what the worker sends, until it ends."""
+        """Handle messages from the worker until the channel ends."""
         while message := await channel.receive():
             self._handle(*message)
 
@@ -216,7 +216,7 @@ class WorkerHandle:
             case "serving":
                 self.serves = True
                 self.served.set()
-                log.info("worker %d serves", self.number)
+                log.info("worker %d is serving", self.number)
             case "heartbeat":
                 self.unready_reason, received, *others = content
                 self.stats = Stats(self._past_received + received, *others)
@@ -238,7 +238,7 @@ class WorkerHandle:
         self._last = []
         self._metrics_replied()
         for number in list(self._reloads):
-            self._reloaded(number)  # the next worker starts with it
+            self._reloaded(number)  # the next worker starts with the new configuration
 
     def _metrics_replied(self) -> None:
         reply, self._metrics_reply = self._metrics_reply, None

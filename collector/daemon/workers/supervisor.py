@@ -1,19 +1,26 @@
 """The supervisor: keeps N workers serving on one socket, and reports for all of them.
 
-It owns data_dir and both ports, starts the workers by exec, and passes them the descriptors of what they share: the
-public socket (with SO_REUSEPORT a worker that dies would lose the connections in its queue), the lock of data_dir (held
-until the last of them ends), and the table of the rate limit. A dead worker is replaced at once, or after a delay if
-that happens again and again; one that hangs is killed first. The replacement recovers its segments while it serves.
+It owns data_dir and both ports, starts the workers by exec, and passes them the descriptors that they share:
 
-Ready (`/readyz`, `collector_ready`) means that at least one worker takes events. A worker that is being replaced
-accepts no connections. One that refuses events answers 503, but to take the collector out of service for it would lose
-the events that the others take. `collector_workers` shows how many are ready.
+- the public socket (with SO_REUSEPORT, a worker that dies would lose the connections in its queue)
+- data_dir and its lock, which is held until the last worker ends
+- the rate limit's table and the connection counts, in shared memory
 
-Why not gunicorn, whose arbiter runs aiohttp's workers? It also shares one socket and replaces dead workers. But its
-workers are interchangeable, and here each has a journal that only its replacement may recover. It forks what it has
-loaded, while a supervisor that stays small must exec. It detects a hang by the age of a file that the worker touches.
-And it has no channel to its workers: to fetch metrics, to pass a checked configuration to all, to let them know that it
-is dead. It would only wait for child processes.
+A worker that dies is replaced at once, or after a delay if that keeps happening. A worker that hangs is killed first.
+The replacement recovers its segments while it serves.
+
+Ready (`/readyz`, `collector_ready`) means that at least one worker accepts events. A worker that is being replaced
+accepts no connections. One that refuses events responds with 503; taking the whole collector out of service would lose
+the events that the other workers accept. `collector_workers` shows how many are ready.
+
+Why not gunicorn, whose arbiter runs aiohttp's workers? It also shares one socket and replaces dead workers, but:
+
+- its workers are interchangeable, while each worker here has a journal that only its replacement may recover
+- it forks with the modules it has loaded, while a supervisor that stays small must exec
+- it detects a hang by the age of a file that the worker touches
+- it has no channel to its workers to fetch metrics, to pass on a checked configuration, or to show that it is dead
+
+It would only wait for child processes.
 """
 
 import asyncio
@@ -43,9 +50,9 @@ from collector.portable import Unsupported, shared_memory
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-METRICS_S = 2.0  # how long a scrape waits for a worker before it uses that one's last counters
+METRICS_S = 2.0  # how long a scrape waits for a worker before it uses the last counters
 RELOADED_S = 30.0
-SECOND_SIGNAL_S = 1.0  # how long a worker that exits at once may take to log what that costs
+SECOND_SIGNAL_S = 1.0  # how long a worker that exits at once may take to log what becomes of its events
 
 
 def serve(
@@ -56,13 +63,13 @@ def serve(
     inherited: Mapping[str, socket.socket],
     manager: Manager,
 ) -> int:
-    """Run until a signal says stop. The exit code: 0, or 1 if a worker lost events. Raises StartError, ConfigError."""
+    """Run until a stop signal. Returns 0 if every worker drained cleanly, else 1. Raises StartError and ConfigError."""
     with (
         owned(config.storage.data_dir, PATIENCE_S) as data_dir,
         listen(config.server.host, config.server.port, "server", inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
-        check_layout(config_file, config.storage)  # again: the previous owner may have flushed while we waited
+        check_layout(config_file, config.storage)  # again: the previous owner may have flushed before it unlocked
         try:
             table, connection_counts = (
                 shared_memory("rate-limit", table_bytes()),
@@ -75,7 +82,7 @@ def serve(
 
 
 class Supervisor:
-    """Starts, watches and stops the workers."""
+    """Starts, monitors and stops the workers."""
 
     def __init__(
         self,
@@ -102,7 +109,7 @@ class Supervisor:
         self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
-        """Serve until told to stop, then until all workers have drained. The exit code. Raises StartError."""
+        """Serve until told to stop, then wait until all workers have drained. The exit code. Raises StartError."""
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
         runs = [asyncio.create_task(handle.run()) for handle in self._handles]
@@ -118,7 +125,7 @@ class Supervisor:
             self._reporter.drain()
             for handle in self._handles:
                 handle.drain()
-            public.close()  # no client may wait in its queue for workers that are gone
+            public.close()  # otherwise clients would wait in its queue for workers that are gone
             await asyncio.wait(runs)
         failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
         for task in (stop, *greetings, *duties):
@@ -132,14 +139,14 @@ class Supervisor:
         return 1 if undrained else 0
 
     def unready_reason(self) -> str | None:
-        """Why no event would be taken; None if at least one worker takes them."""
+        """Why no worker accepts events; None if at least one does."""
         if self._stop.is_set():
             return "draining"
         reasons = [handle.unready_reason for handle in self._handles if handle.serves]
-        return None if None in reasons else (reasons or ["no worker serves"])[0]
+        return None if None in reasons else (reasons or ["no worker is serving"])[0]
 
     async def metrics_page(self) -> bytes:
-        """The metrics of all workers, aggregated; they include the counters of dead ones."""
+        """The aggregated metrics of all workers, with the counters of dead ones."""
         fetched = await asyncio.gather(*(handle.fetch_metrics(METRICS_S) for handle in self._handles))
         return await asyncio.to_thread(self._render, [page for of_handle in fetched for page in of_handle])
 
@@ -160,11 +167,11 @@ class Supervisor:
 
     def _problems(self) -> list[str]:
         serving = sum(handle.serves for handle in self._handles)
-        missing = [f"{serving} of {len(self._handles)} workers serve"] if serving < len(self._handles) else []
+        missing = [f"{serving} of {len(self._handles)} workers are serving"] if serving < len(self._handles) else []
         return problems(self.unready_reason(), self._reloads.failure) + missing
 
     async def _say_when_one_serves(self) -> None:
-        """Report ready, as `/readyz` does: waiting connections are served from now on."""
+        """Report ready when the first worker serves: from then on waiting connections are served."""
         served = [asyncio.create_task(handle.served.wait()) for handle in self._handles]
         await asyncio.wait(served, return_when=asyncio.FIRST_COMPLETED)
         self._manager.ready()
@@ -191,8 +198,9 @@ class Supervisor:
             handle.kill()
 
     async def _hand_over(self, config: Config) -> None:
-        """Send the workers the configuration, which was checked here, once."""
+        """Send the workers the configuration. It was validated once, here in the supervisor."""
         self._metrics.label(config.sites)
-        with suppress(TimeoutError):  # a worker that hangs is killed; its replacement starts with the new one
+        # A worker that hangs is killed, and its replacement starts with the new configuration.
+        with suppress(TimeoutError):
             async with asyncio.timeout(RELOADED_S):
                 await asyncio.gather(*(handle.reload() for handle in self._handles))

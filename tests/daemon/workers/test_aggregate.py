@@ -1,4 +1,4 @@
-"""Metrics of several processes: what is added up, what is not, and that it arrives as it was sent."""
+"""Metrics of several processes: what is added up, what is not, and that nothing changes on the way."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from tests.test_metrics import series, sums_by_site
 
 
 def sent_by(metrics: Metrics, **gauges: float) -> list[Family]:
-    """What a worker with these metrics sends, as the supervisor gets it."""
+    """The families that a supervisor receives from a worker with these metrics."""
     found: list[Family] = json.loads(encode(families(metrics.families({}, {n: ("", v) for n, v in gauges.items()})())))
     return found
 
@@ -23,21 +23,21 @@ def rendered(pages: list[list[Family]]) -> bytes:
     return page(to_metrics(aggregate(pages)))
 
 
-def test_one_process_is_its_own_sum() -> None:
-    """Byte for byte what it would have rendered itself, histograms and labels with every character included."""
+def test_aggregate_of_one_process_equals_its_own_page() -> None:
+    """Sample for sample, including histograms and labels."""
     metrics = Metrics(["demo"])
     metrics.of_site("demo").count_stored()
     metrics.of_unknown.count_dropped(Reason.METHOD)
     metrics.commit_seconds.observe(0.002)
     metrics.flush_seconds.observe(1e9)
-    alone = metrics.snapshot({}, {"collector_ready": ("1 while events are taken", 1)})()
-    sent = json.loads(encode(families(metrics.families({}, {"collector_ready": ("1 while events are taken", 1)})())))
+    alone = metrics.snapshot({}, {"collector_ready": ("1 while events are accepted", 1)})()
+    sent = json.loads(encode(families(metrics.families({}, {"collector_ready": ("1 while events are accepted", 1)})())))
     theirs, ours = (
         {
             (sample.name, *sample.labels.items()): sample.value
             for family in text_string_to_metric_families(text.decode())
             for sample in family.samples
-            if not family.name.startswith("process_")  # which moves on
+            if not family.name.startswith("process_")  # these change between the two
         }
         for text in (alone, rendered([sent]))
     )
@@ -64,7 +64,7 @@ def test_received_is_stored_plus_dropped_in_every_sum(of_workers: list[list[tupl
     assert sum(map(len, of_workers)) == sum(received for received, _ in sums.values())
 
 
-def test_counters_histograms_and_gauges_are_added_and_facts_are_not() -> None:
+def test_counters_histograms_and_gauges_are_added_up_and_facts_are_not() -> None:
     pages = []
     for number in (1, 2):
         metrics = Metrics()
@@ -82,7 +82,7 @@ def test_counters_histograms_and_gauges_are_added_and_facts_are_not() -> None:
     assert [started] == numbers["process_start_time_seconds"]
 
 
-def test_start_is_the_first_and_the_most_descriptors_are_the_most() -> None:
+def test_earliest_start_and_highest_descriptor_limit_count() -> None:
     pages: list[list[Family]] = [
         [[name, "gauge", "", [[name, {}, value]]] for name in ("process_start_time_seconds", "process_max_fds")]
         for value in (30.0, 10.0, 20.0)
@@ -94,7 +94,7 @@ def values_of(text: list[Family], wanted: str) -> list[Any]:
     return [value for name, _, _, samples in text for _, _, value in samples if name == wanted]
 
 
-def test_what_is_dead_counts_on_and_holds_nothing() -> None:
+def test_dead_process_keeps_its_counters_and_loses_its_gauges() -> None:
     metrics = Metrics(["demo"])
     metrics.of_site("demo").count_stored()
     metrics.commit_seconds.observe(1)
@@ -105,8 +105,8 @@ def test_what_is_dead_counts_on_and_holds_nothing() -> None:
     assert left.keys().isdisjoint({"collector_connections", "collector_ready", "collector_buffered_events"})
 
 
-def test_thousands_of_samples_arrive_whole() -> None:
-    """They are encoded a thousand at a time."""
+def test_thousands_of_samples_arrive_complete() -> None:
+    """They are encoded in pieces of a thousand."""
     metrics = Metrics(f"site-{number}" for number in range(999))
     for number in range(999):
         metrics.of_site(f"site-{number}").count_stored()

@@ -1,9 +1,7 @@
-"""A reload that is handed to a worker: who answers which, in whatever order and however late."""
+"""Reloads and scrapes between a handle and its worker: each reply counts for its own request, however late."""
 
 import asyncio
-import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,81 +9,45 @@ from typing import Any
 import pytest
 
 from collector.config import Config
+from collector.daemon.resources import DataDir
 from collector.daemon.worker import Worker
 from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
-from collector.daemon.workers.channel import Channel
 from collector.daemon.workers.child import SupervisorController
 from collector.daemon.workers.handle import WorkerHandle, WorkerResources
 from collector.edge.rate_limit import table_bytes
 from collector.metrics import Metrics
 from collector.portable import shared_memory
+from tests.daemon.workers.peer import Peer, PlayedWorkers, peers
 from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
 
 
-class Peer:
-    """The other end of a control channel, in the test's own hands."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def frame(self) -> Any:
-        async with asyncio.timeout(30):
-            length = int.from_bytes(await self._reader.readexactly(4), "big")
-            return json.loads(await self._reader.readexactly(length))
-
-    async def asked(self, kind: str) -> Any:
-        """The content of the next message of that kind; what else comes is passed over."""
-        while True:
-            match await self.frame():
-                case [str(found), content] if found == kind:
-                    return content
-
-    def say(self, kind: str, content: Any = None) -> None:
-        self.send(json.dumps([kind, content]).encode())
-
-    def send(self, frame: bytes) -> None:
-        self._writer.write(len(frame).to_bytes(4, "big") + frame)
-
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
-
-
-async def peers() -> tuple[socket.socket, Peer]:
-    ours, theirs = socket.socketpair()
-    return ours, Peer(*await asyncio.open_unix_connection(sock=theirs))
-
-
 @pytest.fixture
-async def peered(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[WorkerHandle, Peer]]:
-    """A handle, and its worker's end of the channel."""
-    table, connection_counts = (
-        shared_memory("table", table_bytes()),
-        shared_memory("connection_counts", CONNECTION_COUNTS_BYTES),
-    )
-    resources = WorkerResources([], 2, UNUSED_DATA_DIR, os.open(os.devnull, os.O_RDONLY), table, connection_counts)
-    handle = WorkerHandle(
-        1, resources, lambda: config(tmp_path), Metrics(), clock, ConnectionCounts(connection_counts, 2)
-    )
-    ours, worker = await peers()
-    channel = handle._channel = await Channel.over(ours)
-    handle.serves = True
-    listening = asyncio.create_task(handle._listen(channel))
-    yield handle, worker
-    await worker.close()
-    await listening
-    channel.close()
-    await turns()
+async def peered(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[WorkerHandle, Peer, PlayedWorkers]]:
+    """The handle of a worker that serves, the worker's end of the channel, and its process."""
+    data_dir = DataDir(tmp_path, os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY))
+    table, counts = shared_memory("table", table_bytes()), shared_memory("counts", CONNECTION_COUNTS_BYTES)
+    async with PlayedWorkers.at(tmp_path / "played") as played:
+        resources = WorkerResources(played.command, 2, data_dir, data_dir.lock, table, counts)
+        handle = WorkerHandle(1, resources, lambda: config(tmp_path), Metrics(), clock, ConnectionCounts(counts, 2))
+        running = asyncio.create_task(handle.run())
+        peer = await played.next()
+        peer.say("serving")
+        async with asyncio.timeout(30):
+            await handle.served.wait()
+        yield handle, peer, played
+        handle.drain()
+        await played.die()
+        await asyncio.wait([running], timeout=30)
+        assert running.done()
+    for descriptor in (data_dir.folder, data_dir.lock, table, counts):
+        os.close(descriptor)
 
 
-async def turns() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0.001)
+Peered = tuple[WorkerHandle, Peer, PlayedWorkers]
 
 
-async def test_late_answer_is_not_taken_for_that_of_the_next_reload(peered: tuple[WorkerHandle, Peer]) -> None:
-    handle, worker = peered
+async def test_late_reply_is_not_taken_for_the_reply_to_the_next_reload(peered: Peered) -> None:
+    handle, worker, _ = peered
     first = asyncio.create_task(handle.reload())
     given_up = await worker.asked("reload")
     first.cancel()
@@ -95,17 +57,18 @@ async def test_late_answer_is_not_taken_for_that_of_the_next_reload(peered: tupl
     worker.say("reloaded", given_up.get("number"))
     worker.say("heartbeat", [None, 1, 0, 0, 0])
     async with asyncio.timeout(30):
-        while handle.stats.received != 1:  # noqa: ASYNC110 - then it has heard both
+        while handle.stats.received != 1:  # noqa: ASYNC110 - true once it has handled both messages
             await asyncio.sleep(0.001)
-    await turns()
+    for _ in range(10):  # turns of the loop: more than a reload needs to see its reply
+        await asyncio.sleep(0)
     assert not second.done()
     worker.say("reloaded", asked.get("number"))
     async with asyncio.timeout(30):
         await second
 
 
-async def test_two_reloads_at_once_are_answered_each(peered: tuple[WorkerHandle, Peer]) -> None:
-    handle, worker = peered
+async def test_each_of_two_concurrent_reloads_gets_its_reply(peered: Peered) -> None:
+    handle, worker, _ = peered
     reloads = [asyncio.create_task(handle.reload()) for _ in range(2)]
     numbers = [(await worker.asked("reload")).get("number") for _ in reloads]
     for number in numbers:
@@ -114,21 +77,21 @@ async def test_two_reloads_at_once_are_answered_each(peered: tuple[WorkerHandle,
         await asyncio.gather(*reloads)
 
 
-async def test_worker_that_dies_has_nothing_to_reload_any_more(peered: tuple[WorkerHandle, Peer]) -> None:
-    """The next one starts with the new configuration."""
-    handle, worker = peered
+async def test_reload_ends_when_the_worker_dies(peered: Peered) -> None:
+    """The next worker starts with the new configuration."""
+    handle, worker, played = peered
     reloads = [asyncio.create_task(handle.reload()) for _ in range(2)]
     for _ in reloads:
         await worker.asked("reload")
-    handle._worker_died()
+    await played.die()
     async with asyncio.timeout(30):
         await asyncio.gather(*reloads)
         await handle.reload()
 
 
-async def test_metrics_that_come_late_answer_the_next_scrape_and_none_twice(peered: tuple[WorkerHandle, Peer]) -> None:
-    """There is one request at a time. A worker looks its metrics up after it was asked."""
-    handle, worker = peered
+async def test_late_metrics_are_the_reply_to_the_next_scrape_and_to_no_other(peered: Peered) -> None:
+    """There is one request at a time, and a worker collects its metrics after it reads the request."""
+    handle, worker, _ = peered
     counter = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
     assert ([], []) == await handle.fetch_metrics(0)
     await worker.asked("metrics")
@@ -143,10 +106,10 @@ async def test_metrics_that_come_late_answer_the_next_scrape_and_none_twice(peer
     assert ([], [counter]) == await last
 
 
-async def test_worker_answers_heartbeats_and_drains_while_a_disk_holds_its_reload(
+async def test_worker_answers_heartbeats_and_drains_while_a_disk_holds_up_its_reload(
     collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or it would be taken for one that hangs, and killed. Reloads are taken over in their order."""
+    """Otherwise the supervisor would kill it, as if it hung. Reloads take effect in order."""
     monkeypatch.setattr("collector.daemon.stop_signals.StopSignals.listen", lambda signals: None)
     held, taken = asyncio.Event(), list[str]()
     ours, supervisor = await peers()
@@ -171,17 +134,16 @@ async def test_worker_answers_heartbeats_and_drains_while_a_disk_holds_its_reloa
         assert [0, 1] == [await supervisor.asked("reloaded") for _ in range(2)]
     assert ["first", "second"] == taken
     await supervisor.close()
-    await turns()
 
 
-async def test_worker_reads_a_configuration_beside_its_loop(
+async def test_worker_validates_a_configuration_in_a_thread(
     collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer has the number of the question."""
+    """Its reply has the number of the request."""
     loop = asyncio.get_running_loop()
 
     class Patient:
-        """Reads only when the loop has turned meanwhile."""
+        """Validates only if the loop runs meanwhile."""
 
         @staticmethod
         def model_validate_json(text: bytes) -> Config:
@@ -198,4 +160,3 @@ async def test_worker_reads_a_configuration_beside_its_loop(
         assert 7 == await supervisor.asked("reloaded")
     assert ["new"] == list(collector.stages.decider.rules.sites)
     await supervisor.close()
-    await turns()

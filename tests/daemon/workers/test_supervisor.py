@@ -1,11 +1,13 @@
-"""The supervisor's parts, without workers: when it replaces, what it takes for ready, what it starts."""
+"""The supervisor and its parts: when it replaces a worker, when it is ready, what it starts."""
 
 import asyncio
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +30,94 @@ from collector.edge.rate_limit import table_bytes
 from collector.metrics import Metrics
 from collector.portable import shared_memory
 from collector.worker_slot import WorkerSlot
+from tests.daemon.workers.peer import Peer, PlayedWorkers
 from tests.support import FakeClock, config
 
-# A worker that says it serves and answers every heartbeat, until it is told to end, or to hang.
+# A worker that reports that it serves and answers every heartbeat, until the supervisor makes it drain.
 WORKER = """
-import socket, sys
+import os, socket, sys
+from pathlib import Path
 from collector.daemon.workers.channel import encode, receive_first
 end = socket.socket(fileno=int(sys.argv[-1]))
 {first}
 end.sendall(encode("serving"))
+heartbeats = 0
 while message := receive_first(end):
-    if message[0] == "heartbeat": end.sendall(encode("heartbeat", [None, 0, 0, 0, 0]))
+    if message[0] == "heartbeat":
+        heartbeats += 1
+        end.sendall(encode("heartbeat", [None, heartbeats, 0, 0, 0]))
     if message[0] == "drain": break
 """
 
 
+class SleepsListed(FakeClock):
+    """A clock that lists how long its users have asked to sleep, so that a test can wait until they do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sleeps: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await super().sleep(seconds)
+
+
 @pytest.fixture
-def resources(tmp_path: Path) -> WorkerResources:
-    with socket.create_server(("127.0.0.1", 0)) as public:
-        files = [shared_memory("table", table_bytes()), shared_memory("connection_counts", CONNECTION_COUNTS_BYTES)]
-        folder, lock = os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY)
-        return WorkerResources([], 2, DataDir(tmp_path, folder, lock), public.detach(), *files)
+def clock() -> SleepsListed:
+    return SleepsListed()
 
 
-def new_handle(resources: WorkerResources, tmp_path: Path, clock: FakeClock, first: str = "") -> WorkerHandle:
-    with_command = WorkerResources(
-        [sys.executable, "-c", WORKER.format(first=first)], *[getattr(resources, name) for name in FIELDS]
-    )
-    metrics, connection_counts = Metrics(), ConnectionCounts(resources.connection_counts, resources.workers)
-    return WorkerHandle(1, with_command, lambda: config(tmp_path), metrics, clock, connection_counts)
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
 
 
-FIELDS = ("workers", "data_dir", "public", "table", "connection_counts")
+@pytest.fixture
+def resources(tmp_path: Path) -> Iterator[WorkerResources]:
+    with socket.create_server(("127.0.0.1", 0)) as public, ExitStack() as opened:
+        descriptors = [
+            os.open(tmp_path, os.O_RDONLY),
+            os.open(os.devnull, os.O_RDONLY),
+            shared_memory("table", table_bytes()),
+            shared_memory("connection_counts", CONNECTION_COUNTS_BYTES),
+        ]
+        for descriptor in descriptors:
+            opened.callback(os.close, descriptor)
+        folder, lock, table, connection_counts = descriptors
+        yield WorkerResources([], 2, DataDir(tmp_path, folder, lock), public.fileno(), table, connection_counts)
 
 
-async def until(true: Any) -> None:
+def worker_command(first: str = "") -> list[str]:
+    return [sys.executable, "-c", WORKER.format(first=first)]
+
+
+NewHandle = Callable[..., WorkerHandle]
+
+
+@pytest.fixture
+def new_handle(resources: WorkerResources, tmp_path: Path, clock: FakeClock, metrics: Metrics) -> NewHandle:
+    """Make the handle of worker 1: of WORKER with some code before it serves, or of another command."""
+
+    def make(first: str = "", command: list[str] | None = None) -> WorkerHandle:
+        started_with = replace(resources, command=command or worker_command(first))
+        connection_counts = ConnectionCounts(resources.connection_counts, resources.workers)
+        return WorkerHandle(1, started_with, lambda: config(tmp_path), metrics, clock, connection_counts)
+
+    return make
+
+
+async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110 - another process makes it so
+        while not true():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.01)
 
 
+Start = Callable[[WorkerHandle], asyncio.Task[None]]
+
+
 @pytest.fixture
-async def started() -> AsyncIterator[Any]:
+async def started() -> AsyncIterator[Start]:
+    """Run a handle until the test ends."""
     tasks: list[tuple[WorkerHandle, asyncio.Task[None]]] = []
 
     def start(handle: WorkerHandle) -> asyncio.Task[None]:
@@ -83,67 +131,95 @@ async def started() -> AsyncIterator[Any]:
         await asyncio.wait([task], timeout=30)
 
 
-def restarts(handle: WorkerHandle) -> float | None:
-    return handle._metrics.registry.get_sample_value("collector_worker_restarts_total")
+@pytest.fixture
+async def played(tmp_path: Path) -> AsyncIterator[PlayedWorkers]:
+    async with PlayedWorkers.at(tmp_path / "played") as workers:
+        yield workers
 
 
-async def test_worker_that_answers_lives_and_one_that_does_not_is_killed(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
+async def serving(played: PlayedWorkers, handle: WorkerHandle) -> Peer:
+    """The peer of the next worker, as soon as the handle has heard that it serves."""
+    peer = await played.next()
+    peer.say("serving")
+    await until(lambda: handle.serves)
+    return peer
+
+
+def restarts(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("collector_worker_restarts_total")
+
+
+async def test_worker_that_answers_heartbeats_lives_and_one_that_does_not_is_killed(
+    new_handle: NewHandle, metrics: Metrics, started: Start
 ) -> None:
-    handle = new_handle(resources, tmp_path, clock)
+    handle = new_handle()
     started(handle)
     await until(lambda: handle.serves)
-    for _ in range(3 * HEARTBEATS_UNANSWERED):
+    for number in range(1, 3 * HEARTBEATS_UNANSWERED + 1):
         handle.heartbeat()
-        await until(lambda: handle._unanswered == 0)
-    assert 0 == restarts(handle)
-    for _ in range(HEARTBEATS_UNANSWERED + 1):  # in one turn of the loop: none can be answered
+        await until(lambda number=number: handle.stats.received == number)  # type: ignore[misc]
+    assert 0 == restarts(metrics)
+    for _ in range(HEARTBEATS_UNANSWERED + 1):  # in one turn of the loop, so no reply can arrive
         handle.heartbeat()
-    await until(lambda: restarts(handle) == 1)
+    await until(lambda: restarts(metrics) == 1)
 
 
 async def test_worker_that_keeps_dying_is_replaced_at_once_and_then_later_and_later(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
+    new_handle: NewHandle, clock: SleepsListed, started: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = new_handle(resources, tmp_path, clock, first="sys.exit(3)")
-    task = started(handle)
-    for number, wait_s in enumerate((0, 0.5, 1, 2, 4, 8, 16, 30, 30), 1):
-        await until(lambda number=number: restarts(handle) == number)
-        assert "replaced " + (f"in {wait_s:g} s" if wait_s else "at once") in caplog.messages[-1]
-        await asyncio.sleep(0.02)
-        clock.advance(wait_s)
+    task = started(new_handle(first="sys.exit(3)"))
+    delays_s = [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+    for number, delay_s in enumerate(delays_s, 1):
+        await until(lambda number=number: len(clock.sleeps) == number)  # type: ignore[misc]
+        when = f"in {delay_s:g} s" if delay_s else "at once"
+        assert f"worker 1 died (exit code 3); replacing it {when}" == caplog.messages[-1]
+        clock.advance(delay_s)
+    assert delays_s == clock.sleeps
     assert not task.done()
 
 
 async def test_worker_that_served_long_is_replaced_at_once_each_time(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
+    new_handle: NewHandle, clock: SleepsListed, started: Start
 ) -> None:
-    handle = new_handle(resources, tmp_path, clock)
+    handle = new_handle()
     started(handle)
     for number in (1, 2, 3):
         await until(lambda: handle.serves)
         clock.advance(STEADY_S + 1)
         handle.kill()
-        await until(lambda number=number: restarts(handle) == number)
-        assert caplog.messages[-1].endswith("replaced at once")
-        await until(lambda: not handle.serves)
-        await asyncio.sleep(0.02)
+        await until(lambda number=number: len(clock.sleeps) == number)  # type: ignore[misc]
+        assert not handle.serves
         clock.advance(0)
+    assert [0, 0, 0] == clock.sleeps
 
 
-def test_every_way_to_die_has_a_name() -> None:
-    """A worker that dies must not take the supervisor along, whatever it died of."""
+def test_every_exit_code_and_signal_has_a_description() -> None:
+    """The supervisor survives the death of a worker, whatever the exit code or signal."""
     assert ["exit code 0", "exit code 3"] == [describe_exit(0), describe_exit(3)]
     assert ["killed by SIGKILL", "killed by signal 35"] == [describe_exit(-9), describe_exit(-35)]
     assert all(describe_exit(-number) for number in range(1, signal.NSIG))
 
 
-async def test_ready_is_whoever_has_one_worker_that_takes_events(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> list[WorkerHandle]:
+    """The handles that supervisors make, in order."""
+    made: list[WorkerHandle] = []
+
+    class Kept(WorkerHandle):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr("collector.daemon.workers.supervisor.WorkerHandle", Kept)
+    return made
+
+
+async def test_supervisor_is_ready_while_one_worker_accepts_events(
+    resources: WorkerResources, tmp_path: Path, clock: FakeClock, handles: list[WorkerHandle]
 ) -> None:
     supervisor = Supervisor(config(tmp_path), tmp_path, resources, clock)
-    one, other = supervisor._handles
-    assert "no worker serves" == supervisor.unready_reason()
+    one, other = handles
+    assert "no worker is serving" == supervisor.unready_reason()
     one.serves = True
     assert supervisor.unready_reason() is None
     one.unready_reason = "the journal is full"
@@ -152,22 +228,53 @@ async def test_ready_is_whoever_has_one_worker_that_takes_events(
     assert supervisor.unready_reason() is None
 
 
-async def test_second_signal_kills_who_does_not_hear_it(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def signals_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def test_second_signal_kills_workers_that_do_not_respond(
+    resources: WorkerResources,
+    tmp_path: Path,
+    clock: FakeClock,
+    handles: list[WorkerHandle],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """They ignore the commands to drain and to exit. A repeat of the first signal does not count as a second one."""
     monkeypatch.setattr("collector.daemon.workers.supervisor.SECOND_SIGNAL_S", 0.01)
-    killed: list[int] = []
-    monkeypatch.setattr(WorkerHandle, "kill", lambda handle: killed.append(handle.number))
-    supervisor = Supervisor(config(tmp_path), tmp_path, resources, clock)
-    supervisor._signals.receive(signal.SIGTERM, 0)
-    supervisor._signals.receive(signal.SIGTERM, 1)
-    await asyncio.sleep(0.05)
-    assert [] == killed
-    supervisor._signals.receive(signal.SIGINT, 2)
-    await until(lambda: killed == [0, 1])
+    drained = tmp_path / "told to drain"
+    deaf = f"""
+end.sendall(encode("serving"))
+while message := receive_first(end):
+    if message[0] == "drain":
+        with Path({str(drained)!r}).open("a") as file: file.write("x")
+"""
+    supervisor = Supervisor(config(tmp_path), tmp_path, replace(resources, command=worker_command(deaf)), clock)
+    with (
+        signals_restored(),
+        socket.create_server(("127.0.0.1", 0)) as public,
+        socket.create_server(("127.0.0.1", 0)) as admin,
+    ):
+        running = asyncio.create_task(supervisor.run(public, admin))
+        await until(lambda: all(handle.serves for handle in handles))
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: drained.exists() and len(drained.read_text()) == 2)
+        assert not running.done()
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(30):
+            assert 1 == await running
+    said = [message for message in caplog.messages if "did not drain" in message]
+    assert [f"worker {number} did not drain: killed by SIGKILL" for number in (0, 1)] == said
 
 
-async def test_scrape_without_any_worker_says_not_ready(
+async def test_scrape_without_any_worker_shows_not_ready(
     resources: WorkerResources, tmp_path: Path, clock: FakeClock
 ) -> None:
     text = (await Supervisor(config(tmp_path), tmp_path, resources, clock).metrics_page()).decode()
@@ -179,113 +286,136 @@ GAUGE = ["collector_connections", "gauge", "", [["collector_connections", {}, 7.
 COUNTER = ["collector_parts", "counter", "", [["collector_parts_total", {}, 3.0]]]
 
 
-async def test_scrapes_at_once_do_not_spoil_one_another(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock
-) -> None:
-    """The second asks anew just when the answer to the first has come."""
-    handle = new_handle(resources, tmp_path, clock)
-    handle.serves = True
-    first = asyncio.create_task(handle.fetch_metrics(5))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(handle.fetch_metrics(5))
-    handle._handle("metrics", [GAUGE, COUNTER])
-    assert ([], [GAUGE, COUNTER]) == await first
-    handle._handle("metrics", [GAUGE, COUNTER])
-    assert ([], [GAUGE, COUNTER]) == await second
+async def fetched(handle: WorkerHandle, peer: Peer) -> Any:
+    """What a scrape gets from a worker that answers it."""
+    scrape = asyncio.create_task(handle.fetch_metrics(30))
+    await peer.asked("metrics")
+    peer.say("metrics", [GAUGE, COUNTER])
+    return await scrape
 
 
-async def test_worker_that_does_not_answer_a_scrape_keeps_what_it_counted(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+async def test_concurrent_scrapes_all_get_fresh_metrics(
+    new_handle: NewHandle, started: Start, played: PlayedWorkers
 ) -> None:
-    """Or a counter would fall; what it held nobody knows. Its death changes nothing, also not while it is asked."""
-    handle = new_handle(resources, tmp_path, clock)
-    handle.serves = True
-    handle._last = [GAUGE, COUNTER]
+    """One begins in each turn of the loop, so some begin just as the reply to another arrives."""
+    handle = new_handle(command=played.command)
+    started(handle)
+    peer = await serving(played, handle)
+
+    async def answer() -> None:
+        while True:
+            await peer.asked("metrics")
+            peer.say("metrics", [GAUGE, COUNTER])
+
+    answering = asyncio.create_task(answer())
+    scrapes = []
+    for _ in range(100):
+        scrapes.append(asyncio.create_task(handle.fetch_metrics(30)))
+        await asyncio.sleep(0)
+    assert [([], [GAUGE, COUNTER])] * 100 == await asyncio.gather(*scrapes)
+    answering.cancel()
+    await asyncio.wait([answering])
+
+
+async def test_counters_of_a_worker_that_answers_no_scrape_are_kept(
+    new_handle: NewHandle, started: Start, played: PlayedWorkers
+) -> None:
+    """Otherwise a counter would fall. Gauges are unknown then. A death changes nothing, even during a scrape."""
+    handle = new_handle(command=played.command)
+    started(handle)
+    peer = await serving(played, handle)
+    assert ([], [GAUGE, COUNTER]) == await fetched(handle, peer)
     assert ([], [COUNTER]) == await handle.fetch_metrics(0.01)
-    asked = asyncio.create_task(handle.fetch_metrics(5))
+    waiting = asyncio.create_task(handle.fetch_metrics(30))
     await asyncio.sleep(0)
-    handle._worker_died()
-    assert ([COUNTER], []) == await asked == await handle.fetch_metrics(5)
+    await played.die()
+    assert ([COUNTER], []) == await waiting == await handle.fetch_metrics(30)
 
 
-async def test_dead_workers_of_one_slot_all_count(resources: WorkerResources, tmp_path: Path, clock: FakeClock) -> None:
-    handle = new_handle(resources, tmp_path, clock)
-    for _ in range(3):
-        handle._last = [GAUGE, COUNTER]
-        handle._worker_died()
-    (counted,), _ = await handle.fetch_metrics(5)
+async def test_counters_of_all_dead_workers_of_a_slot_are_added(
+    new_handle: NewHandle, clock: SleepsListed, started: Start, played: PlayedWorkers
+) -> None:
+    handle = new_handle(command=played.command)
+    started(handle)
+    for number in (1, 2, 3):
+        await fetched(handle, await serving(played, handle))
+        await played.die()
+        await until(lambda number=number: len(clock.sleeps) == number)  # type: ignore[misc]
+        clock.advance(clock.sleeps[-1])
+    (counted,), _ = await handle.fetch_metrics(30)
     assert [["collector_parts_total", {}, 9.0]] == counted[-1]
 
 
-async def test_nobody_holds_back_for_a_worker_that_is_dead(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock
+async def test_no_worker_holds_back_for_a_dead_one(
+    resources: WorkerResources, new_handle: NewHandle, clock: SleepsListed, started: Start, played: PlayedWorkers
 ) -> None:
-    handle = new_handle(resources, tmp_path, clock)
+    handle = new_handle(command=played.command)
+    started(handle)
+    await serving(played, handle)
     connection_counts = ConnectionCounts(resources.connection_counts, resources.workers)
     connection_counts.set(0, 20)
     connection_counts.set(1, 0)
     assert connection_counts.has_more(0)
-    handle._worker_died()
+    await played.die()
+    await until(lambda: len(clock.sleeps) == 1)
     assert not connection_counts.has_more(0)
 
 
 async def test_worker_that_hangs_while_it_starts_is_killed_too(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
+    new_handle: NewHandle, metrics: Metrics, tmp_path: Path, started: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = new_handle(resources, tmp_path, clock, first="import time; time.sleep(3600)")
+    mark = tmp_path / "hangs"
+    handle = new_handle(first=f"receive_first(end); Path({str(mark)!r}).touch(); import time; time.sleep(3600)")
     started(handle)
-    await until(lambda: handle._channel is not None)
+    await until(mark.exists)
     for _ in range(HEARTBEATS_UNTIL_SERVING):
         handle.heartbeat()
-    assert handle._process is not None
-    assert handle._process.returncode is None
+    assert [] == caplog.messages
     handle.heartbeat()
-    await until(lambda: restarts(handle) == 1)
+    await until(lambda: restarts(metrics) == 1)
+    assert [
+        "worker 1 hangs: killed",
+        "worker 1 died (killed by SIGKILL); replacing it at once",
+    ] == caplog.messages
 
 
-async def test_drain_that_comes_while_a_worker_starts_ends_it(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any
-) -> None:
-    """There is no channel yet that it could be sent over."""
-    handle = new_handle(resources, tmp_path, clock)
+async def test_drain_while_a_worker_starts_ends_it(new_handle: NewHandle, started: Start) -> None:
+    """The message cannot be sent yet, because there is no channel."""
+    handle = new_handle()
     task = started(handle)
-    await asyncio.sleep(0)
-    assert handle._channel is None
+    await asyncio.sleep(0)  # the process is being started
     handle.drain()
     async with asyncio.timeout(30):
         await task
     assert (0, True) == (handle.exit_code, handle.served.is_set())
 
 
-async def test_worker_that_cannot_start_again_is_tried_again(
-    resources: WorkerResources, tmp_path: Path, clock: FakeClock, started: Any, caplog: pytest.LogCaptureFixture
+async def test_replacement_that_cannot_start_is_retried(
+    new_handle: NewHandle, clock: SleepsListed, tmp_path: Path, started: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its siblings serve, and what keeps it may pass; only if the very first cannot start, none can."""
+    """The other workers serve, and the cause may go away. Only if the first worker cannot start, none can."""
     mark = tmp_path / "was here"
     first = f"""
-from pathlib import Path
 if Path({str(mark)!r}).exists():
     end.sendall(encode("failed", "no folder"))
     sys.exit(1)
 Path({str(mark)!r}).touch()
 """
-    handle = new_handle(resources, tmp_path, clock, first=first)
+    handle = new_handle(first=first)
     task = started(handle)
     await until(lambda: handle.serves)
     handle.kill()
-    await until(lambda: restarts(handle) == 1)
-    await asyncio.sleep(0.02)
+    await until(lambda: len(clock.sleeps) == 1)
     clock.advance(0)
-    await until(lambda: restarts(handle) == 2)
-    assert "worker 1 is dead (no folder); replaced in 0.5 s" == caplog.messages[-1]
+    await until(lambda: len(clock.sleeps) == 2)
+    assert "worker 1 died (no folder); replacing it in 0.5 s" == caplog.messages[-1]
     assert not task.done()
     mark.unlink()
-    await asyncio.sleep(0.02)
     clock.advance(0.5)
     await until(lambda: handle.serves)
 
 
-async def test_channel_carries_messages_of_any_size_to_its_end() -> None:
+async def test_channel_carries_messages_of_any_size_until_it_ends() -> None:
     ours, theirs = socket.socketpair()
     channel = await Channel.over(ours)
     content = {"text": "x" * 3_000_000, "more": ["ü", None, 1.5]}
@@ -296,11 +426,11 @@ async def test_channel_carries_messages_of_any_size_to_its_end() -> None:
     theirs.sendall(encode("cut")[:-2])
     theirs.close()
     assert await channel.receive() is None
-    channel.send("nobody hears")
+    channel.send("ignored")
     channel.close()
 
 
-def test_first_message_is_read_without_a_loop() -> None:
+def test_first_message_is_read_without_an_event_loop() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(encode("start", {"worker": 1}) + encode("heartbeat"))
@@ -319,51 +449,101 @@ def test_first_message_is_read_without_a_loop() -> None:
         (["/x/bin/collector", "-I", "-S", "/x/app", "serve"], ["serve"], ["-I", "-S", "/x/app"]),
     ],
 )  # fmt: skip
-def test_workers_are_started_as_the_supervisor_was(
+def test_workers_start_with_the_command_that_started_the_supervisor(
     orig_argv: list[str], arguments: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By interpreter, flags, and module or script; or the folder that a binary was unpacked to."""
+    """With the same interpreter, flags, and module or script; a binary's workers from the folder it was unpacked to."""
     monkeypatch.setattr(sys, "orig_argv", orig_argv)
     assert [sys.executable, *expected] == command(arguments)
 
 
-def test_auto_is_as_many_as_there_are_cores() -> None:
+def test_auto_is_one_worker_per_usable_core() -> None:
     assert len(os.sched_getaffinity(0)) == processes("auto")
     assert 3 == processes(3)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_every_folder_is_one_workers_to_adopt(workers: int) -> None:
+def test_each_folder_is_adopted_by_exactly_one_worker(workers: int) -> None:
     for folder in ("0", "1", "2", "4", "9", "old", "expired"):
         assert 1 == sum(WorkerSlot(number, workers).adopts(folder) for number in range(workers))
 
 
-async def test_worker_with_more_connections_holds_back_for_one_with_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment: if nobody else takes the connection, it does. Nobody holds back for a worker that is not there."""
-    monkeypatch.setattr("collector.daemon.workers.acceptor.HOLD_BACK_S", 3600)
-    connection_counts = ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 2)
-    bound = socket.create_server(("127.0.0.1", 0))
-    bound.setblocking(False)
-    entered: list[asyncio.Protocol] = []
+@contextmanager
+def accepting(bound: socket.socket, connections: int, counts: ConnectionCounts, worker: int) -> Iterator[list[Any]]:
+    """Accept as a worker with so many connections; yields those it gets."""
+    entered: list[Any] = []
 
-    def enter() -> asyncio.Protocol:
-        entered.append(asyncio.Protocol())
-        return entered[-1]
+    class Entered(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            entered.append(transport)
 
-    acceptor = Acceptor(bound, enter, lambda: 20, connection_counts, 0)
-    connection_counts.set(1, 5)
+    acceptor = Acceptor(bound, Entered, lambda: connections, counts, worker)
     acceptor.open()
+    try:
+        yield entered
+    finally:
+        acceptor.close()
+        for transport in entered:
+            transport.close()
+
+
+@pytest.fixture
+def connection_counts() -> ConnectionCounts:
+    return ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 2)
+
+
+@pytest.fixture
+def bound() -> socket.socket:
+    """A listening socket. The acceptor closes it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    return listening
+
+
+async def connect(address: tuple[str, int]) -> None:
+    _, writer = await asyncio.open_connection(*address)
+    writer.close()
+
+
+async def test_worker_with_more_connections_leaves_the_next_to_one_with_fewer(
+    bound: socket.socket, connection_counts: ConnectionCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.daemon.workers.acceptor.HOLD_BACK_S", 3600)
     address = bound.getsockname()
-    _, first = await asyncio.open_connection(*address)
-    await until(lambda: acceptor._holding_back is not None)
-    assert [] == entered
-    acceptor._resume()
-    await until(lambda: len(entered) == 1)
+    with (
+        accepting(bound.dup(), 5, connection_counts, 1) as few,
+        accepting(bound, 20, connection_counts, 0) as many,
+    ):
+        for number in range(1, 11):
+            await connect(address)
+            await until(lambda number=number: len(few) + len(many) == number)  # type: ignore[misc]
+    assert (10, 0) == (len(few), len(many))
+
+
+async def test_worker_that_held_back_accepts_if_no_other_does(
+    bound: socket.socket, connection_counts: ConnectionCounts
+) -> None:
+    connection_counts.set(1, 5)  # and this one hangs
+    with accepting(bound, 20, connection_counts, 0) as entered:
+        await connect(bound.getsockname())
+        await until(lambda: len(entered) == 1)
+
+
+async def test_worker_does_not_hold_back_for_one_that_is_not_running(
+    bound: socket.socket, connection_counts: ConnectionCounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.daemon.workers.acceptor.HOLD_BACK_S", 3600)
     connection_counts.set_absent(1)
-    _, second = await asyncio.open_connection(*address)
-    await until(lambda: len(entered) == 2)
-    acceptor.close()
-    for writer in (first, second):
-        writer.close()
+    with accepting(bound, 20, connection_counts, 0) as entered:
+        await connect(bound.getsockname())
+        await until(lambda: len(entered) == 1)
+
+
+async def test_acceptor_that_is_closed_accepts_no_connection(
+    bound: socket.socket, connection_counts: ConnectionCounts
+) -> None:
+    address = bound.getsockname()
+    with accepting(bound, 0, connection_counts, 0):
+        pass
     with pytest.raises(ConnectionError):
-        await asyncio.open_connection(*address)
+        await connect(address)
