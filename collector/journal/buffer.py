@@ -1,8 +1,8 @@
-"""The buffer: a segment's events in memory, as columns, accounted per site.
+"""The buffer: a segment's events in memory, as columns, counted by site and day.
 
-Batches mix sites and carry the site as a column: with a batch per site, 10,000 sites would each keep a few
-hundred rows waiting as Python objects (9 GB); mixed, at most BATCH_ROWS rows wait in all, whatever the
-number of sites. They are sorted apart at the flush.
+Batches mix sites and carry the site as a column; the flush sorts them apart. With a batch for each site, 10,000 sites
+could each keep a few hundred rows waiting as Python objects (9 GB). With mixed batches, at most BATCH_ROWS rows wait,
+whatever the number of sites.
 """
 
 from collections import Counter
@@ -15,9 +15,9 @@ from collector.journal.segment import Columns
 from collector.parts.table import to_batch
 from collector.parts.writer import Group
 
-# Turning rows into columns holds the event loop: 256 rows for under a millisecond (bench/stall.py).
+# Turning rows into columns blocks the event loop: 256 rows take under a millisecond (bench/stall.py).
 BATCH_ROWS = 256
-BATCH_BYTES = 1 << 20  # and so do few rows of much text
+BATCH_BYTES = 1 << 20  # a limit for large rows, which block the loop too
 
 
 class Buffer:
@@ -29,11 +29,11 @@ class Buffer:
         self._batches: list[pa.RecordBatch] = []
         self.rows_of: Counter[Group] = Counter()
         self.rows = 0
-        self.size_bytes = 0  # what the events are charged for: more than they take, in memory and in a segment's file
-        self._columns_bytes = 0  # what they take as columns: about half of that
+        self.size_bytes = 0  # what the events are charged: no less than they take in memory or in a segment's file
+        self._columns_bytes = 0  # what they take as columns: about half of the charge
 
     def append(self, event: Event) -> None:
-        """Keep an accepted event."""
+        """Add an accepted event."""
         self._rows.append(event.row)
         self.rows_of[event.received_us // US_PER_DAY, event.site_id] += 1
         self.rows += 1
@@ -44,11 +44,11 @@ class Buffer:
 
     @property
     def held_bytes(self) -> int:
-        """What the columns take, and what the rows that are none yet are charged for."""
+        """The size of the columns, plus the charge of the rows that are not columns yet."""
         return self._columns_bytes + self._rows_bytes
 
     def columns(self) -> Columns:
-        """Everything appended so far; the buffer is spent."""
+        """Return everything appended so far. Do not use the buffer afterwards."""
         if self._rows:
             self._to_columns()
         return Columns(self._batches, self.rows_of)

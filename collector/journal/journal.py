@@ -1,11 +1,11 @@
-"""The journal: where an accepted event becomes a stored one.
+"""The journal: makes accepted events durable, before they are acknowledged.
 
-One segment is open. Its commits are grouped: while one is running the next gathers, and an event is stored when its
-commit is done. Sealing the segment and taking its buffer is one step, between two commits, so that the events of a
-segment and the parts of its flush are the same set. What is not yet published counts against one limit, and at each of
-its limits the journal refuses rather than grow.
+One segment is open at a time. Commits are grouped: while one runs, events gather for the next. An event is stored when
+its commit has finished. The journal seals a segment and takes its buffer in one step, between two commits, so the parts
+of a flush hold exactly the segment's events. All unpublished events count against one limit. At each of its limits, the
+journal refuses events instead of growing.
 
-With durability `memory` there is no file, and an event is stored when it is in the buffer.
+With durability `memory` there is no file: an event is stored as soon as it is in the buffer.
 """
 
 import asyncio
@@ -27,31 +27,31 @@ from collector.threads import UNJOINED
 
 log = logging.getLogger(__name__)
 
-# How long a commit waits for company. It costs a hop to the thread and a sync, whatever it holds: at 5,000 events a
-# second 56 us of CPU time per event without waiting and 44 with (bench/commit.py). Nobody watches a beacon's answer.
+# How long a commit waits for more events. Every commit costs a thread switch and a sync, whatever its size. At 5,000
+# events/s, waiting lowers the CPU time per event from 56 us to 44 us (bench/commit.py). No user waits for a beacon.
 GATHER_S = 0.002
 
-# What may wait for a commit: 20,000 events of 1 KB, or a second's worth of a busy collector.
+# The most that may wait for a commit: 20,000 events of 1 KB, about a second of a busy collector.
 WAITING_MAX_BYTES = 64 << 20
-WAITING_EVENT_BYTES = 2_048  # of a waiting event's values and its future, beyond what it is charged for as a row
+WAITING_EVENT_BYTES = 2_048  # memory of a waiting event's values and its future, on top of its charge as a row
 
-# Events that one turn of the event loop takes over from a commit, their answers sent: some 1 ms.
+# After a commit, one turn of the event loop answers and buffers at most this many events, in about 1 ms.
 TAKEN_OVER_AT_ONCE = 64
 
-# Sealed segments that wait for their last sync: then the next one waits to be sealed, and commits behind it.
+# At most this many sealed segments wait for their last sync. After that, sealing waits, and so do commits.
 SEALING_MAX = 4
 
-# One segment open, one being flushed, one copied by its sort, one waiting: the memory a collector may take for events.
+# Memory for events, in segments: one open, one being flushed, one being copied by the sort, and one waiting.
 MEMORY_SEGMENTS = 4
 
 T = TypeVar("T")
 
 OnCommit = Callable[[bool], object]
-"""Called once with whether an event is stored; must not raise."""
+"""Called once, with True if the event is stored. Must not raise."""
 
 
 class Journal:
-    """Takes events, and hands out sealed segments. The event loop's thread owns it."""
+    """Stores events, and hands out sealed segments. The event loop's thread owns it."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Journal:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self.in_memory = store.durability == "memory"  # then what is not published dies with the process
+        self.in_memory = store.durability == "memory"  # then unpublished events are lost when the process ends
         self._store = store
         self._segment_max_bytes = segment_max_bytes
         in_memory_bytes = MEMORY_SEGMENTS * segment_max_bytes
@@ -72,58 +72,58 @@ class Journal:
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[tuple[Event, OnCommit]] = []
-        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # whose `on_commit` has not been called yet
-        self._waiting_bytes = 0  # of both
+        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # their `on_commit` is still to be called
+        self._waiting_bytes = 0  # of `_waiting` and `_committing`
         self._committer: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()  # of the file: a commit, a change of segments, a probe
-        # A thread of its own: what is acknowledged must not wait for a flush, nor for anybody else.
+        self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
+        # A thread of its own, so that acknowledgements wait for neither a flush nor any other work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        # Nor for the sync of a sealed segment: with durability `write` up to 64 MiB of it are still to be written.
+        # Another thread syncs sealed segments: with durability `write`, up to 64 MiB may still have to be written.
         self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealing: dict[asyncio.Task[None], SegmentFile] = {}
         self._sealed_bytes = 0
         self._sealed_rows = 0
-        self._sealed_rows_of: Counter[str] = Counter()  # by site, left-over segments aside
+        self._sealed_rows_of: Counter[str] = Counter()  # by site, without left-over segments
         self._failing: str | None = None  # why the last write failed
-        self._misplaced: str | None = None  # why the open segment would be lost at a kill
-        self._overdue = False  # the open segment should be sealed, but no next one could be made
+        self._misplaced: str | None = None  # why a kill would lose the open segment: its file has no name
+        self._overdue = False  # the open segment should be sealed, but the next one could not be made
         self._closed = False
         self.opened_ns = clock.monotonic_ns()
         self.sealed: list[Segment] = []
-        self.disk_free_bytes = 0  # as of the last look
-        self.blocked_reason: str | None = None  # what keeps events from being taken, for a person; None: nothing
+        self.disk_free_bytes = 0  # as last measured
+        self.blocked_reason: str | None = None  # set from outside to refuse events: the reason, for a person to read
         self.flush_due = asyncio.Event()
-        self.flush_running = False  # of a sealed segment, whose events are in memory meanwhile
-        self.broken = asyncio.Event()  # nothing can be acknowledged any more: the process should end
+        self.flush_running = False  # while it is, a sealed segment's events are in memory
+        self.broken = asyncio.Event()  # set when no event can be acknowledged any more: the process should end
 
     def open(self) -> None:
-        """Make the first segment. Blocks; raises OSError, and then `retry` tries again; or SegmentBroken."""
+        """Make the first segment. Blocks. Raises SegmentBroken, or OSError, after which `retry` tries again."""
         if not self.in_memory:
             self._failing = "the journal is not open"
             self._file = self._store.create()
             self._failing = None
 
     def adopt(self, segments: list[Segment]) -> None:
-        """Take over the segments of dead processes as sealed ones."""
+        """Take over the segments that dead processes left, as sealed segments."""
         self.sealed += segments
         self._sealed_bytes += sum(self._charge(segment) for segment in segments)
         self.flush_due.set()
 
     def can_append(self) -> bool:
-        """Whether an event would be taken now."""
+        """Whether the journal would accept an event now."""
         return self.unready_reason() is None
 
     async def append(self, event: Event) -> bool:
-        """Store the event: True once it is as safe as `durability` says, False if it is not stored."""
+        """Store the event. Returns True once it is as safe as `durability` says, False if it is not stored."""
         if self.unready_reason() is not None:
             return False
         committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        # Its request may have been given up, and the future with it.
+        # The future is already done if the request was cancelled meanwhile.
         self.submit(event, lambda stored: None if committed.done() else committed.set_result(stored))
         return await committed
 
     def submit(self, event: Event, on_commit: OnCommit) -> None:
-        """Store the event; `unready_reason` must be None. `on_commit` gets whether it is stored, maybe at once."""
+        """Store the event and call `on_commit`, possibly at once. `unready_reason()` must be None."""
         if self.in_memory:
             self._buffer.append(event)
             if self._filled() >= 1:
@@ -136,7 +136,7 @@ class Journal:
             self._committer = asyncio.create_task(self._commit_rounds())
 
     async def seal(self) -> None:
-        """Close the open segment, if it holds anything, and open the next."""
+        """Seal the open segment, if it holds any events, and open the next."""
         self.opened_ns = self._clock.monotonic_ns()
         if self.in_memory:
             self._take_buffer()
@@ -144,9 +144,9 @@ class Journal:
         await self._in_turn(self._change_segments)
 
     async def look(self) -> None:
-        """See whether the open segment is where it was made. To be called every second or so, and `retry` after it.
+        """Check that the open segment's file is still in place. Call this about every second, followed by `retry`.
 
-        Its events are still in memory; they are published from there, and the next ones go to another segment.
+        If the file is gone, its events are published from memory, and later events go to another segment.
         """
         file = self._file
         if file is None or await asyncio.get_running_loop().run_in_executor(UNJOINED, file.has_its_name):
@@ -155,35 +155,35 @@ class Journal:
             self._found_misplaced(file)
 
     async def retry(self) -> None:
-        """Try again what failed: to write, to make a segment. To be called every second or so."""
+        """Retry what failed: a write, or making a segment. Call this about every second."""
         if not self.in_memory and (self._failing or self._overdue or self._misplaced):
             await self._in_turn(self._try_again)
 
     def release(self, segment: Segment) -> None:
-        """Forget a sealed segment, all of whose parts are published and whose file is deleted."""
+        """Forget a sealed segment whose parts are published and whose file is deleted."""
         self.sealed.remove(segment)
         for file in self._sealing.values():
             file.is_released = file.is_released or file.id == segment.id
         self._sealed_bytes -= self._charge(segment)
         self._sealed_rows -= segment.rows
         if not self._sealed_rows:
-            self._sealed_rows_of.clear()  # with what could not be read back, if there was such
+            self._sealed_rows_of.clear()  # drops the counts of rows that could not be read back
         elif not segment.left_over:
             self._sealed_rows_of -= _by_site(segment.rows_of)
 
     def put_last(self, segment: Segment) -> None:
-        """Let the other sealed segments go first."""
+        """Move a segment behind the other sealed ones."""
         self.sealed.remove(segment)
         self.sealed.append(segment)
 
     async def close(self) -> None:
-        """Take no more events, finish the commits, and seal what there is."""
+        """Refuse further events, finish the commits, and seal the open segment."""
         if self._closed:
             return
         self._closed = True
         if self._committer is not None:
             await asyncio.wait([self._committer])
-        await self._turn.acquire()  # for good: nothing may touch the file any more
+        await self._turn.acquire()  # and never release it: nothing may touch the file any more
         if self._sealing:
             await asyncio.wait(set(self._sealing))
         if self.in_memory:
@@ -203,27 +203,30 @@ class Journal:
                     try:
                         await self._in_thread(self._store.release, file.path)
                     except OSError as exc:
-                        log.warning("an empty segment is left to the next start: %s", exc)
+                        log.warning("cannot delete the empty open segment; the next start will: %s", exc)
         self._thread.shutdown(wait=False)
         self._seal_thread.shutdown(wait=False)
 
     @property
     def unpublished_bytes(self) -> int:
-        """What waits in the open segment and the sealed ones is charged for."""
+        """The charge of all events that wait for a commit or for their flush."""
         return self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes
 
     @property
     def unpublished_rows(self) -> int:
-        """Stored events that are in no part yet; those of left-over segments are not known."""
+        """Stored events that are not in a part yet, without left-over segments, whose rows are not known."""
         return self._buffer.rows + self._sealed_rows
 
     def buffered_by_site(self) -> Counter[str]:
-        """How many events of each site are not yet published, left-over segments aside."""
+        """How many events of each site are not published yet, without left-over segments."""
         return self._sealed_rows_of + _by_site(self._buffer.rows_of)
 
     def _filled(self) -> float:
-        """By what it takes as columns, since the larger a segment, the larger its parts, and of many sites small parts
-        are most of what an event costs. By half of all there is room for, where that is less, so the next can begin.
+        """How full the open segment is; 1 or more means that it must be sealed.
+
+        Its size as columns counts, because small parts of many sites are the main cost of an event, and larger segments
+        make larger parts. With a small `journal_max_bytes`, half of the journal is the limit, to leave room for the
+        next segment. With durability `memory`, the charge of its events counts instead.
         """
         buffer = self._buffer
         if self.in_memory:
@@ -231,7 +234,7 @@ class Journal:
         return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
     def unready_reason(self) -> str | None:
-        """Why no event would be taken now, for a person; None if it would."""
+        """Why the journal would refuse an event now, for a person to read; None if it would accept one."""
         if self._closed:
             return "draining"
         if self.blocked_reason is not None or self._failing is not None:
@@ -247,7 +250,7 @@ class Journal:
         return None
 
     async def _commit_rounds(self) -> None:
-        """Commit what waits, round after round, until nothing does."""
+        """Commit waiting events, round after round, until none are left."""
         try:
             while self._waiting:
                 await asyncio.sleep(GATHER_S)
@@ -256,7 +259,7 @@ class Journal:
                     if self._filled() >= 1 and not self._overdue:
                         await self._change_segments()
         except BaseException as exc:
-            # A fault of ours. What was committed is in the journal; the next process takes it from there.
+            # A bug. Committed events are safe in the journal; the next process publishes them.
             self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
             for _, on_commit in (*self._committing, *self._waiting):
                 on_commit(False)
@@ -270,7 +273,7 @@ class Journal:
         started = perf_counter()
         stored = not self.broken.is_set()
         if stored:
-            assert self._file is not None  # without one nothing is taken
+            assert self._file is not None  # without a file, no event is accepted
             try:
                 await self._in_thread(self._file.commit, [event for event, _ in group])
             except (OSError, SegmentBroken) as exc:
@@ -288,7 +291,7 @@ class Journal:
                     self._buffer.append(event)
 
     async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Take a step that touches the file. A caller that is cancelled does not leave it half done."""
+        """Run a step that touches the file. It finishes even if the caller is cancelled."""
 
         async def taken() -> None:
             async with self._turn:
@@ -314,7 +317,7 @@ class Journal:
             await self._change_segments()
 
     async def _change_segments(self) -> None:
-        """Seal the open segment, the next one already made."""
+        """Make the next segment, then seal the open one."""
         if self._file is None or self.broken.is_set() or not (self._buffer.rows or self._misplaced):
             return
         if len(self._sealing) >= SEALING_MAX:
@@ -340,14 +343,14 @@ class Journal:
         sealing.add_done_callback(self._sealing.pop)
 
     async def _seal(self, file: SegmentFile) -> None:
-        """Sync a segment that takes no more events; its flush need not wait for that."""
+        """Sync a segment that gets no more events. Its flush need not wait for this."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._seal_thread, file.seal)
         except SegmentBroken as exc:
             self._fail(exc)
 
     def _take_buffer(self, file: SegmentFile | None = None) -> None:
-        """Make a sealed segment of the buffer, if it holds anything."""
+        """Turn the buffer into a sealed segment, if it holds any events."""
         self.opened_ns = self._clock.monotonic_ns()
         buffer, self._buffer = self._buffer, Buffer()
         if not buffer.rows:
@@ -361,7 +364,7 @@ class Journal:
             buffer.columns(),
         )
         if not self._misplaced and (self.flush_running or any(other.columns for other in self.sealed)):
-            # One in memory is enough, be it one that a flush has read back; this one will be read from its file.
+            # A segment that is sealed or being flushed is already in memory. This one will be read from its file.
             segment.to_disk()
         self.sealed.append(segment)
         self._sealed_bytes += self._charge(segment)
@@ -370,7 +373,7 @@ class Journal:
         self.flush_due.set()
 
     def _charge(self, segment: Segment) -> int:
-        """What it counts for against the limit: with durability `memory` left-over files do not."""
+        """A segment's share of the limit. With durability `memory`, left-over files are free."""
         return segment.size_bytes if self.in_memory is (segment.path is None) else 0
 
     def _found_misplaced(self, file: SegmentFile) -> None:
@@ -393,7 +396,7 @@ class Journal:
 
 
 def _by_site(rows_of: Mapping[Group, int]) -> Counter[str]:
-    """The rows of each site, on whatever day."""
+    """Add up the rows of each site over all days."""
     by_site: Counter[str] = Counter()
     for (_, site_id), rows in rows_of.items():
         by_site[site_id] += rows

@@ -1,7 +1,7 @@
-"""Layouts: by what the parts in a data_dir are partitioned, or will be when its segments are flushed.
+"""Layouts: how the parts in a data_dir are partitioned, or will be once its segments are flushed.
 
-Readers take one layout: with parts of both, every query over `events/` fails ("Hive partition mismatch"). So a process
-asks before it serves. A supervisor asks too, so nothing here needs pyarrow.
+Readers cannot mix layouts: with parts of both, every query over `events/` fails ("Hive partition mismatch"). So a
+process checks the layout before it serves. A supervisor checks too, so this module does not need pyarrow.
 """
 
 import os
@@ -22,24 +22,24 @@ BY_DATE: Layout = ("date",)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a data_dir has of one layout."""
+    """What a data_dir holds in one layout."""
 
     parts: bool
     segments: bool
 
 
 def other(layout: Layout) -> Layout:
-    """The one that it is not."""
+    """Return the other of the two layouts."""
     return BY_DATE if layout == BY_SITE else BY_SITE
 
 
 def held(data_dir: Path, layout: Layout) -> Held:
-    """Whether there are parts of that layout, and segments that were opened with it.
+    """Whether the data_dir holds parts of a layout, and segments that were opened with it.
 
-    Looks no further than to the first of each, and past what is not there or cannot be read. Folders without parts, as
-    expiry leaves them, are no data.
+    Stops at the first of each. Skips anything missing or unreadable. Folders without parts, which expiry leaves behind,
+    do not count.
     """
-    # Segments first: a collector that is still draining may publish one meanwhile, but it never deletes it before.
+    # Segments first: a collector that is still draining publishes a segment's parts before it deletes the segment.
     segments = any(_opened_with(path) == layout for path in _segments(data_dir))
     return Held(_has_part(data_dir / EVENTS, layout), segments)
 
@@ -57,9 +57,9 @@ def _segments(data_dir: Path) -> Iterator[Path]:
 
 
 def _opened_with(segment: Path) -> Layout | None:
-    """None where its header does not say."""
+    """The layout in a segment's header; None if the header cannot be read."""
     try:
-        if not segment.is_file():  # a pipe of that name would be waited for
+        if not segment.is_file():  # opening a pipe of that name would block
             return None
         with segment.open("rb", buffering=0) as file:
             header = decode_header(file.read(HEADER_BYTES))
@@ -69,7 +69,7 @@ def _opened_with(segment: Path) -> Layout | None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """What is in the folder, as far as it can be looked into."""
+    """The names in a folder. Stops early if it cannot be read."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name

@@ -1,31 +1,33 @@
-"""Records: an accepted event as bytes, and how a segment's bytes are read back.
+"""Records: the format of a segment file, to write accepted events and to read them back.
 
-A segment file is a header and records, nothing between them. All numbers are little-endian.
+A segment file is a header followed by records, with nothing in between. All numbers are little-endian.
 
     header, 36 bytes
       0  magic      8  "collseg" and a line feed
       8  version    4  1
      12  segment    8  the segment's id
-     20  contract   8  the first bytes of the SHA-256 of the contract that its events were checked against
-     28  layout     1  1: parts by site and day, 2: parts by day alone; then three zeros
-     32  crc        4  CRC-32 of the 32 bytes before
+     20  contract   8  start of the SHA-256 of the contract that validated the events
+     28  layout     1  1: parts by site and day, 2: parts by day only; then three zero bytes
+     32  crc        4  CRC-32 of the first 32 bytes
 
     record
-      0  mark       4  FF "REC": no UTF-8 text holds FF, so behind damage the next record is found again
-      4  length     4  of the payload
+      0  mark       4  FF "REC": UTF-8 never contains FF, so a reader can find the next record after damage
+      4  length     4  length of the payload
       8  crc        4  CRC-32 of segment id, length and payload
      12  payload
 
     payload
       0  received   8  microseconds since the epoch, signed
       8  site       1  length of the site id
-      9  client_ip  1  length of the kept address and one more; 0: none is kept
-     10  user_agent 2  length of the user agent and one more; 0: there was none
-     12  site id, client_ip, user_agent, and the body as it came
+      9  client_ip  1  length of the stored address plus one; 0: no address is stored
+     10  user_agent 2  length of the user agent plus one; 0: there was none
+     12  site id, client_ip, user_agent, and the body exactly as received
 
-The id in each CRC makes the bytes of an older segment that a file system gives back in this one's place (ext4 with
-`data=writeback`, after a power cut) no records. It is in the file's name too, so a damaged header costs no record.
-A sample, of segment 0123456789abcdef: a record of site `a` with the body `{}`, no address and user agent `u`:
+Each CRC includes the segment's id. After a power cut, a file system can return blocks of an older segment in place of
+this one's (ext4 with `data=writeback`); their CRCs do not match. The id is also in the file's name, so damage to the
+header loses no record.
+
+A sample record of segment 0123456789abcdef: site `a`, body `{}`, no address, and user agent `u`:
 
     ff524543 10000000 39ee6148 0040b38be6520600 01 00 0200 61 75 7b7d
 """
@@ -50,8 +52,8 @@ _FIXED = struct.Struct("<qBBH")
 _MARK = b"\xffREC"
 _BY_SITE, _BY_DAY = 1, 2
 
-# The largest body that the configuration takes (16 MiB), and room for the rest. A damaged length beyond it is seen at
-# once; one below it costs reading so much before the next record is looked for.
+# The largest body that the configuration allows (16 MiB), plus room for the other fields. A damaged length above this
+# limit is detected at once. Below the limit, the reader reads that many bytes before it searches for the next record.
 _MAX_PAYLOAD = 17 << 20
 _READ_BYTES = 1 << 20
 
@@ -62,7 +64,7 @@ class NewerFormat(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a segment says of itself."""
+    """The fields of a segment's header."""
 
     segment_id: str
     by_site: bool
@@ -70,7 +72,7 @@ class Header:
 
 
 class Record(NamedTuple):
-    """One accepted event as it was acknowledged; `start` and `end` are where it lies in its file."""
+    """An accepted event, as it was acknowledged. `start` and `end` are its byte offsets in the file."""
 
     start: int
     end: int
@@ -82,7 +84,7 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes that are no records; a `tail` reaches to the end of the file."""
+    """A range of bytes that holds no valid record. A `tail` extends to the end of the file."""
 
     start: int
     end: int
@@ -90,14 +92,14 @@ class Damage(NamedTuple):
 
 
 def encode_header(header: Header) -> bytes:
-    """The first HEADER_BYTES of a segment."""
+    """Encode a header as HEADER_BYTES bytes."""
     layout = _BY_SITE if header.by_site else _BY_DAY
     packed = _HEADER.pack(MAGIC, VERSION, bytes.fromhex(header.segment_id), bytes.fromhex(header.contract), layout)
     return packed + _CRC.pack(zlib.crc32(packed))
 
 
 def decode_header(data: bytes) -> Header | None:
-    """The header that `data` begins with; None where it is damaged or cut. Raises NewerFormat."""
+    """Decode the header at the start of `data`. Returns None if it is damaged or cut short. Raises NewerFormat."""
     packed, crc = data[: _HEADER.size], data[_HEADER.size : HEADER_BYTES]
     if len(crc) < _CRC.size or _CRC.pack(zlib.crc32(packed)) != crc:
         return None
@@ -110,12 +112,12 @@ def decode_header(data: bytes) -> Header | None:
 
 
 def crc_seed(segment_id: str) -> int:
-    """What the CRCs of the segment's records start from."""
+    """The initial value for the CRCs of a segment's records."""
     return zlib.crc32(bytes.fromhex(segment_id))
 
 
 def encode(event: Event, seed: int) -> bytes:
-    """The event as a record."""
+    """Encode an event as a record."""
     client_ip, user_agent = event.client_ip, event.user_agent
     site = event.site_id.encode()
     ip = b"" if client_ip is None else client_ip.encode()
@@ -131,13 +133,13 @@ def encode(event: Event, seed: int) -> bytes:
 
 
 def scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
-    """Every record of a segment, in order, and every stretch of bytes between them that is none. Raises OSError.
+    """Yield every record of a segment, and every damaged range between records, in order. Raises OSError.
 
-    Reads from the file's position, the end of the header. Memory stays within a record and a read.
+    Starts at the file's position, which must be the end of the header. Holds at most one record and one read in memory.
     """
     seed = crc_seed(segment_id)
-    window, at = b"", 0  # `at` is the place in the window
-    base = file.tell()  # of the window in the file
+    window, at = b"", 0  # `at` is the offset in the window
+    base = file.tell()  # the offset of the window in the file
     ended = False
     bad_from: int | None = None
     while True:
@@ -154,12 +156,12 @@ def scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
             yield record
             at = record.end - base
             continue
-        if at == len(window):  # and nothing follows, or else bytes were missing
+        if at == len(window):  # the end of the file, or bytes would be missing
             break
         bad_from = base + at if bad_from is None else bad_from
         found = window.find(_MARK, at + 1)
         if found < 0:
-            # What is left may end in the first bytes of a mark.
+            # The window may end with the first bytes of a mark.
             found = len(window) if ended else max(at + 1, len(window) - len(_MARK) + 1)
         at = found
     if bad_from is not None:
@@ -167,7 +169,7 @@ def scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
 
 
 def _decode(window: bytes, at: int, base: int, seed: int) -> tuple[Record | None, int]:
-    """The record at this place, and how many bytes are missing to tell; (None, 0): there is none."""
+    """Decode the record at `at`. (None, n): n more bytes are needed to decide; (None, 0): no record starts there."""
     have = len(window) - at
     if have < _FRAME.size:
         return None, _FRAME.size - have

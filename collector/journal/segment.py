@@ -1,9 +1,10 @@
-"""Segments: the unit of flushing. What one segment holds becomes one part per site and day.
+"""Segments: the files of the journal. A flush turns each segment into one part per site and day.
 
-    journal/<worker>/20260528T202640Z-0123456789abcdef.segment      when it was opened, and its id
+    journal/<worker>/20260528T202640Z-0123456789abcdef.segment      the time of opening (UTC), and the segment's id
 
-A segment is open until it is sealed, never changed after, and deleted once all its parts are published. Its file's name
-sorts in order of opening; `collector/journal/record.py` has the format. With durability `memory` there is no file.
+A file is a header followed by records; collector/journal/record.py has the format and a sample. File names sort by time
+of opening. Events are appended until the segment is sealed. A sealed segment never changes, and is deleted once all its
+parts are published. With durability `memory` there is no file.
 """
 
 import logging
@@ -36,21 +37,21 @@ from collector.publish.local import Folders, fsync_folder, open_folder
 
 log = logging.getLogger(__name__)
 
-# Without the time: one that a person brings back from quarantine.
+# A segment that a person brings back from quarantine has no time in its name.
 SEGMENT_NAME = re.compile(r"(?:\d{8}T\d{6}Z-)?([0-9a-f]{16})\.segment", re.ASCII)
 
 PROBE_BYTES = 65_536
 
 
 class SegmentBroken(Exception):
-    """Nobody knows what the file holds (a failed fsync, a cut that failed): it must take no further event."""
+    """The file's contents are unknown, because a sync or a truncation failed. Write no further events to it."""
 
 
 @dataclass(slots=True)
 class Columns:
-    """A segment's events as columns, and how many rows belong to each site and day.
+    """A segment's events as columns, and the number of rows of each site and day.
 
-    The flush merges `batches` in place; the rows stay the same.
+    The flush merges `batches` in place, without changing the rows.
     """
 
     batches: list[pa.RecordBatch]
@@ -59,28 +60,28 @@ class Columns:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A sealed segment. Without `columns` its events are in its file alone, and so is what belongs to which site."""
+    """A sealed segment. Without `columns`, its events and their counts by site exist only in its file."""
 
     id: str
     path: Path | None  # None: durability `memory`
-    by_site: bool  # whether its parts are by site and day, or by day alone: parts of an earlier try must be found again
+    by_site: bool  # parts by site and day, or by day only; fixed, so that a retry finds the parts of an earlier attempt
     size_bytes: int
-    rows_of: Mapping[Group, int]  # empty where only the file can tell
+    rows_of: Mapping[Group, int]  # empty if only the file has them
     columns: Columns | None
-    left_over: bool = False  # by a process that is dead
-    failed_reads: int = 0  # tries to read its file that the disk could not
-    rows: int = field(init=False)  # 0 of a left-over one: nobody has counted them
+    left_over: bool = False  # left by a dead process
+    failed_reads: int = 0  # failed attempts to read the file
+    rows: int = field(init=False)  # 0 if left over, because the rows are not counted yet
 
     def __post_init__(self) -> None:
         self.rows = sum(self.rows_of.values())
 
     def to_disk(self) -> None:
-        """Free the memory of a segment that has a file. (With 10,000 sites `rows_of` takes 2 MB.)"""
+        """Free the memory of a segment that has a file. With 10,000 sites, `rows_of` alone takes 2 MB."""
         if self.path is not None:
             self.columns, self.rows_of = None, {}
 
     def has_file(self) -> bool:
-        """Whether its events are on the disk, too. Blocks."""
+        """Whether the events are also on disk. Blocks."""
         return self.path is not None and self.path.exists()
 
 
@@ -94,13 +95,13 @@ class SegmentFile:
         self._seed = crc_seed(segment_id)
         self._fsync = fsync
         self._identity = _identity(os.fstat(descriptor))
-        self.is_released = False  # all of it is published: its bytes need not reach the disk any more
-        self._committed = HEADER_BYTES  # up to here every byte is acknowledged; behind it none is
+        self.is_released = False  # set once every part is published: the file needs no further sync
+        self._committed = HEADER_BYTES  # every byte before this offset is committed, none after it
 
     def commit(self, events: Iterable[Event]) -> None:
-        """Make the events as safe as the durability asks.
+        """Write the events, and sync them if the durability requires it.
 
-        Raises OSError where none of them is in the file, SegmentBroken where that is not known.
+        Raises OSError if the file holds none of them, SegmentBroken if that is not known.
         """
         data = b"".join([encode(event, self._seed) for event in events])
         self._append(data)
@@ -108,32 +109,32 @@ class SegmentFile:
             try:
                 sync_data(self._descriptor)
             except OSError as exc:
-                # The kernel may have dropped the pages and will call the next sync good. What was not acknowledged
-                # should not come back beside its client's second try, if the disk still lets us cut it off.
+                # The kernel may have dropped the pages, and the next sync would succeed regardless. Cut off the
+                # unacknowledged events if the disk still allows it, or a client's retry would store them twice.
                 with suppress(OSError, SegmentBroken):
                     self._cut()
                 raise SegmentBroken(f"{self.path}: fsync failed: {exc.strerror}") from exc
         self._committed += len(data)
 
     def probe(self) -> None:
-        """Write something and take it back. Raises OSError, SegmentBroken."""
-        self._append(bytes(PROBE_BYTES))  # killed here, zeros stay: they are no record
+        """Test that the file can be written, without a lasting change. Raises OSError, SegmentBroken."""
+        self._append(bytes(PROBE_BYTES))  # after a kill here, the zeros remain, but they are not a record
         self._cut()
 
     def has_its_name(self) -> bool:
-        """Whether it is still where it was made: what has no name is gone when the process is. May block.
+        """Whether the file is still where it was made. A file without a name vanishes with the process. May block.
 
-        Takes no descriptor, which may be closed meanwhile.
+        Does not use the descriptor, which another thread may close meanwhile.
         """
         try:
             return _identity(os.stat(self.path)) == self._identity
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:  # it cannot be told
+        except OSError:  # unknown
             return True
 
     def seal(self) -> None:
-        """Sync, whatever the durability, and close. Raises SegmentBroken."""
+        """Sync, whatever the durability, and close the file. Raises SegmentBroken."""
         try:
             if not self.is_released:
                 sync_data(self._descriptor)
@@ -146,11 +147,11 @@ class SegmentFile:
         os.close(self._descriptor)
 
     def _append(self, data: bytes) -> None:
-        """Write all of it behind what is committed, or leave nothing of it there."""
+        """Append all of `data`, or none of it."""
         try:
             _write_all(self._descriptor, data, self._committed)
         except OSError:
-            # Or an event that is answered with 503 comes back beside its client's second try.
+            # Otherwise an event answered with 503 could be stored twice, once the client retries.
             self._cut()
             raise
 
@@ -168,19 +169,19 @@ def _identity(stat: os.stat_result) -> tuple[int, int]:
 
 
 def _write_all(descriptor: int, data: bytes, size_bytes: int) -> None:
-    """Append to the file of that size. Raises OSError; then any part of `data` may be in the file."""
+    """Append `data` to a file of `size_bytes`. Raises OSError; then any prefix of `data` may be in the file."""
     view = memoryview(data)
     while view:
         written = os.write(descriptor, view)
         size_bytes += written
         view = view[written:]
-        # A short write is mostly the last one before the disk is full; that it wrote what it says is checked.
+        # A short write usually means that the disk is about to be full. Check that its bytes are really in the file.
         if view and (not written or os.fstat(descriptor).st_size != size_bytes):
             raise OSError(EIO, "short write")
 
 
 class SegmentStore:
-    """The segments of one data_dir on disk: makes them, finds what dead processes left, deletes what is published."""
+    """The segments of a data_dir on disk: makes new ones, finds left-over ones, and deletes published ones."""
 
     def __init__(
         self,
@@ -192,24 +193,24 @@ class SegmentStore:
         adopts: Callable[[str], bool] = lambda folder: True,
         new_id: Callable[[], str] = new_segment_id,
     ) -> None:
-        """`worker` names the folder of its own segments; `adopts` tells whose left-over ones it takes over."""
+        """Segments are made in the folder `worker`. `adopts` decides from which folders left-over ones are taken."""
         self.by_site = by_site
         self.durability = durability
         self.new_id = new_id
-        self.newer = 0  # segments that only a later version of the collector can read
+        self.newer = 0  # left-over segments that only a later version of the collector can read
         self._folders = folders
         self._root = folders.root / JOURNAL
         self._own = self._root / worker
         self._adopts = adopts
 
     def create(self) -> SegmentFile:
-        """A new open segment, whose name a power cut does not take. Raises OSError, SegmentBroken."""
+        """Make a segment whose header and name survive a power cut. Raises OSError, SegmentBroken."""
         segment_id = self.new_id()
         path = self._own / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{segment_id}.segment"
         with ExitStack() as undo:
             descriptor = self._folders.open_in(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC)
             undo.callback(_discard, path, descriptor)
-            # Opened before anything is synced: to be out of descriptors is no failed fsync.
+            # Open the folder before any sync: running out of descriptors must not count as a failed fsync.
             with open_folder(self._own) as folder:
                 _write_all(descriptor, encode_header(Header(segment_id, self.by_site)), 0)
                 try:
@@ -221,13 +222,13 @@ class SegmentStore:
         return SegmentFile(path, descriptor, segment_id, fsync=self.durability == "fsync")
 
     def left_over(self) -> list[Segment]:
-        """The segments that dead processes left in folders which are ours to adopt, oldest first. Raises OSError."""
+        """The segments that dead processes left in the folders to adopt, oldest first. Raises OSError."""
         self.newer = 0
         segments = []
         for path in sorted(self._files(), key=lambda path: path.name):
             name = SEGMENT_NAME.fullmatch(path.name)
             if name is None or not path.is_file():
-                log.warning("%s is no segment; it is left alone", path)
+                log.warning("%s is not a segment; it is left alone", path)
                 continue
             try:
                 header = read_header(path)
@@ -236,16 +237,16 @@ class SegmentStore:
                 log.error("%s is left alone: %s", path, exc)
                 continue
             except OSError as exc:
-                log.warning("%s cannot be read yet: %s", path, exc)  # its flush will be tried again and again
+                log.warning("%s cannot be read yet: %s", path, exc)  # its flush will be retried
                 header = None
-            # A damaged header costs no record: the id is in the name, and the layout has hardly changed since.
+            # A damaged header loses no record: the name has the id, and the layout is most likely the present one.
             header = header or Header(name[1], self.by_site)
             size_bytes = path.stat().st_size
             segments.append(Segment(header.segment_id, path, header.by_site, size_bytes, {}, None, left_over=True))
         return segments
 
     def _files(self) -> Iterator[Path]:
-        """What is in the folders of all workers. Raises OSError: `glob` passes over a folder that it may not read."""
+        """The files in the workers' folders. Raises OSError, unlike `glob`, which skips folders it may not read."""
         for worker in self._root.iterdir() if self._root.exists() else ():
             if not self._adopts(worker.name):
                 continue
@@ -255,13 +256,14 @@ class SegmentStore:
                 yield worker
 
     def release(self, path: Path) -> None:
-        """Delete a segment's file. Raises OSError where it is still there."""
+        """Delete a segment's file. Raises OSError if the file is still there."""
         path.unlink(missing_ok=True)
         try:
-            # If a power cut brought it back after its parts were dropped or compacted, they would be written again.
+            # A power cut could bring the segment back. If its parts had been dropped or compacted by then, the next
+            # start would write them again.
             fsync_folder(path.parent)
         except OSError as exc:
-            log.warning("the folder of a deleted segment could not be synced: %s", exc)
+            log.warning("cannot sync %s after deleting a segment from it: %s", path.parent, exc)
 
 
 def _discard(path: Path, descriptor: int) -> None:
@@ -271,6 +273,6 @@ def _discard(path: Path, descriptor: int) -> None:
 
 
 def read_header(path: Path) -> Header | None:
-    """The header of a segment; None where it is damaged. Raises OSError, NewerFormat."""
+    """Read the header of a segment. Returns None if it is damaged. Raises OSError, NewerFormat."""
     with path.open("rb", buffering=0) as file:
         return decode_header(file.read(HEADER_BYTES))

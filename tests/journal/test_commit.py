@@ -1,4 +1,4 @@
-"""The journal on disk: grouped commits, changes of segments, limits, and what a failing disk does to all three."""
+"""The journal on disk: grouped commits, changes of segments, limits, and how each copes with a failing disk."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ from collector.journal.record import HEADER_BYTES, Record, scan
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
 from collector.metrics import Metrics
 from collector.publish.local import Folders
-from tests.journal.test_journal import TODAY, make_event
+from tests.journal.test_journal import TODAY, make_event, turns
 from tests.support import FakeClock
 
 
@@ -58,15 +58,46 @@ def fail(exc: Exception) -> Callable[..., Any]:
     return raise_it
 
 
+def segment_files(data_dir: Path) -> list[Path]:
+    return sorted(data_dir.rglob("*.segment"))
+
+
+def open_file(data_dir: Path, journal: Journal) -> Path:
+    """The file of the open segment."""
+    (path,) = {*segment_files(data_dir)} - {segment.path for segment in journal.sealed}
+    return path
+
+
+def held(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> tuple[threading.Event, threading.Event]:
+    """Hold the calls of a method. The first event is set when one begins; set the second to let all go on."""
+    entered, may_go_on = threading.Event(), threading.Event()
+    real = getattr(owner, method)
+
+    def hold(instance: object) -> Any:
+        entered.set()
+        assert may_go_on.wait(10)
+        return real(instance)
+
+    monkeypatch.setattr(owner, method, hold)
+    return entered, may_go_on
+
+
+async def idle(journal: Journal) -> None:
+    """Wait until the journal's thread has nothing to do. It runs one call at a time; no step here needs over four."""
+    for _ in range(4):
+        await turns()
+        await journal._in_thread(int)
+
+
 def large_event(text_bytes: int) -> Event:
-    """One that becomes columns at once, with so much text in them."""
+    """An event that becomes columns at once, with this much text in them."""
     event = make_event(size_bytes=BATCH_BYTES)
     event.row[-1] = text_bytes * "x"
     return event
 
 
-async def test_segment_is_sealed_when_its_columns_are_as_large_as_it_may_be(tmp_path: Path) -> None:
-    """What its events are charged for is far more."""
+async def test_segment_is_sealed_when_its_columns_reach_the_limit(tmp_path: Path) -> None:
+    """The charge of its events is far higher, and does not matter."""
     journal = make_journal(tmp_path, segment_max_bytes=101_000)
     for _ in range(25):
         assert await journal.append(large_event(10_000))
@@ -74,8 +105,8 @@ async def test_segment_is_sealed_when_its_columns_are_as_large_as_it_may_be(tmp_
     await journal.close()
 
 
-async def test_segment_is_sealed_before_it_takes_all_the_room_there_is(tmp_path: Path) -> None:
-    """Or nothing could be taken until the timer seals it."""
+async def test_segment_is_sealed_when_it_takes_half_of_the_journals_limit(tmp_path: Path) -> None:
+    """Otherwise it could fill the journal, which would then refuse all events until the timer seals it."""
     journal = make_journal(tmp_path, segment_max_bytes=10_000, journal_max_bytes=10_000)
     assert all([await journal.append(make_event(size_bytes=1_000)) for _ in range(9)])
     assert [5] == [segment.rows for segment in journal.sealed]
@@ -83,7 +114,7 @@ async def test_segment_is_sealed_before_it_takes_all_the_room_there_is(tmp_path:
 
 
 class Gate:
-    """Holds commits until it is opened, and notes how many events each has."""
+    """Holds commits until it is opened, and records how many events each has."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.groups: list[int] = []
@@ -99,14 +130,14 @@ class Gate:
         monkeypatch.setattr(SegmentFile, "commit", held)
 
 
-async def test_event_is_acknowledged_after_its_commit_and_what_comes_meanwhile_shares_the_next(
+async def test_event_is_acknowledged_after_its_commit_and_later_ones_share_the_next(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
     first = asyncio.create_task(journal.append(make_event()))
     await asyncio.to_thread(gate.entered.wait, 10)
     later = [asyncio.create_task(journal.append(make_event())) for _ in range(50)]
-    await asyncio.sleep(0.02)
+    await turns()
     assert (False, 0) == (first.done(), journal.unpublished_rows)
     gate.opened.set()
     assert 51 * [True] == await asyncio.gather(first, *later)
@@ -117,11 +148,12 @@ async def test_event_is_acknowledged_after_its_commit_and_what_comes_meanwhile_s
 async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_sealed(journal: Journal) -> None:
     """Sealed by the timer and by its size, while events keep coming."""
     sealed: list[Segment] = []
+    senders: list[asyncio.Task[None]] = []
 
     async def seal() -> None:
-        for _ in range(20):
+        while not all(sender.done() for sender in senders):
             await journal.seal()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
             for segment in list(journal.sealed):  # at once, so that each keeps its columns
                 sealed.append(segment)
                 journal.release(segment)
@@ -130,7 +162,8 @@ async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_seale
         for number in range(40):
             assert await journal.append(make_event(f"{sender}-{number}"))
 
-    await asyncio.gather(seal(), *(send(sender) for sender in range(20)))
+    senders += [asyncio.create_task(send(sender)) for sender in range(20)]
+    await asyncio.gather(seal(), *senders)
     await journal.close()
     sealed += journal.sealed
     assert len(sealed) > 3
@@ -142,7 +175,7 @@ async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_seale
     assert sorted(f"{sender}-{number}" for sender in range(20) for number in range(40)) == sorted(every)
 
 
-async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(journal: Journal) -> None:
+async def test_only_one_sealed_segment_is_kept_in_memory(journal: Journal) -> None:
     for site in "abc":
         await journal.append(make_event(site))
         await journal.seal()
@@ -152,8 +185,8 @@ async def test_one_sealed_segment_is_in_memory_and_the_others_on_disk_alone(jour
     await journal.close()
 
 
-async def test_segment_that_is_sealed_while_another_is_read_back_is_on_disk_alone(journal: Journal) -> None:
-    """The flush has that one in memory."""
+async def test_segment_sealed_during_a_flush_is_not_kept_in_memory(journal: Journal) -> None:
+    """The flush may have read its own segment back into memory."""
     journal.flush_running = True
     await journal.append(make_event("a"))
     await journal.seal()
@@ -165,8 +198,8 @@ async def test_segment_that_is_sealed_while_another_is_read_back_is_on_disk_alon
     await journal.close()
 
 
-async def test_segment_whose_flush_failed_is_on_disk_alone(journal: Journal) -> None:
-    """So that a disk which fails for hours does not fill the memory."""
+async def test_segment_whose_flush_failed_is_not_kept_in_memory(journal: Journal) -> None:
+    """Otherwise a disk that fails for hours would fill the memory."""
     await journal.append(make_event())
     await journal.seal()
     (segment,) = journal.sealed
@@ -178,8 +211,8 @@ async def test_segment_whose_flush_failed_is_on_disk_alone(journal: Journal) -> 
     await journal.close()
 
 
-async def test_what_waits_on_disk_is_counted_for_its_sites_and_kept_for_none(journal: Journal) -> None:
-    """A day of a failing disk leaves 700 segments; with 10,000 sites in each they took 1.5 GB, and a scrape 2 s."""
+async def test_segments_on_disk_share_one_count_of_rows_by_site(journal: Journal) -> None:
+    """After a day of a failing disk, counts for each of 700 segments and 10,000 sites took 1.5 GB, and a scrape 2 s."""
     for number in range(3):
         for site in ("a", "b", f"c-{number}"):
             await journal.append(make_event(site))
@@ -190,10 +223,10 @@ async def test_what_waits_on_disk_is_counted_for_its_sites_and_kept_for_none(jou
     first.to_disk()
     every = {"a": 4, "b": 3, "c-0": 1, "c-1": 1, "c-2": 1}
     assert (every, 10) == (dict(journal.buffered_by_site()), journal.unpublished_rows)
-    second.rows_of = {(TODAY, "a"): 1, (TODAY, "b"): 1, (TODAY, "c-1"): 1}  # as its flush finds them
+    second.rows_of = {(TODAY, "a"): 1, (TODAY, "b"): 1, (TODAY, "c-1"): 1}  # as counted by its flush
     journal.release(second)
     assert {"a": 3, "b": 2, "c-0": 1, "c-2": 1} == dict(journal.buffered_by_site())
-    for damaged in (first, third):  # a flush that could not read them back
+    for damaged in (first, third):  # their flushes could not read them back
         journal.release(damaged)
     assert ({"a": 1}, 1) == (dict(journal.buffered_by_site()), journal.unpublished_rows)
     await journal.close()
@@ -227,7 +260,7 @@ async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(
     assert [["a"]] == [sites_in_file(segment) for segment in journal.sealed]
 
 
-async def test_broken_segment_ends_all_acknowledging(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_acknowledged_after_a_segment_broke(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await journal.append(make_event("kept"))
     with monkeypatch.context() as patch:
         patch.setattr(SegmentFile, "commit", fail(SegmentBroken("fsync failed")))
@@ -236,10 +269,10 @@ async def test_broken_segment_ends_all_acknowledging(journal: Journal, monkeypat
     await journal.retry()
     assert not await journal.append(make_event())
     await journal.close()
-    assert [] == journal.sealed, "nothing is flushed by a process that does not know what its file holds"
+    assert [] == journal.sealed, "a process that does not know what its file holds flushes nothing"
 
 
-async def test_fault_of_ours_in_a_commit_leaves_nobody_waiting(
+async def test_bug_in_a_commit_leaves_no_event_waiting(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(SegmentFile, "commit", fail(RuntimeError("a bug")))
@@ -251,7 +284,7 @@ async def test_fault_of_ours_in_a_commit_leaves_nobody_waiting(
 async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what its columns take: 10,000 bytes of text and some 300 of everything else for each of these events."""
+    """Measured as columns: each of these events takes 10,000 bytes of text and about 300 bytes for everything else."""
     journal = make_journal(tmp_path, segment_max_bytes=101_000)
     with monkeypatch.context() as patch:
         patch.setattr(SegmentStore, "create", fail(OSError(EMFILE, "Too many open files")))
@@ -266,7 +299,7 @@ async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
     await journal.close()
 
 
-async def test_journal_that_could_not_be_opened_is_opened_when_it_can(tmp_path: Path) -> None:
+async def test_journal_that_could_not_be_opened_is_opened_by_a_retry(tmp_path: Path) -> None:
     (tmp_path / "journal").touch()  # in the way
     with pytest.raises(OSError, match="journal"):
         make_journal(tmp_path)
@@ -283,7 +316,7 @@ async def test_journal_that_could_not_be_opened_is_opened_when_it_can(tmp_path: 
     await journal.close()
 
 
-async def test_limits_refuse_and_a_release_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_journal_refuses_events_until_a_release(tmp_path: Path) -> None:
     journal = make_journal(tmp_path, 10_000, 25_000)
     stored = [await journal.append(make_event()) for _ in range(30)]
     assert ([True] * 25 + [False] * 5, "the journal is full") == (stored, journal.unready_reason())
@@ -292,7 +325,7 @@ async def test_limits_refuse_and_a_release_makes_room(tmp_path: Path, monkeypatc
     await journal.close()
 
 
-async def test_what_waits_for_the_disk_is_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_that_wait_for_the_disk_are_limited(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WAITING_MAX_BYTES", 10 * (1_000 + module.WAITING_EVENT_BYTES))
     gate = Gate(monkeypatch)
     waiting = [asyncio.create_task(journal.append(make_event())) for _ in range(15)]
@@ -304,50 +337,51 @@ async def test_what_waits_for_the_disk_is_bounded(journal: Journal, monkeypatch:
     await journal.close()
 
 
-async def test_request_that_is_given_up_costs_no_other_event(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_request_harms_no_other_event(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     given_up, other = (asyncio.create_task(journal.append(make_event())) for _ in range(2))
     await asyncio.to_thread(gate.entered.wait, 10)
     given_up.cancel()
     gate.opened.set()
     assert await other
-    assert 2 == journal.unpublished_rows, "it is in the file, so it is in the buffer"
+    assert 2 == journal.unpublished_rows, "the cancelled event is in the file, so it is in the buffer"
     await journal.close()
 
 
-async def test_stop_in_a_change_of_segments_lets_it_finish(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The descriptor of a segment that is being sealed must not be closed twice."""
-    entered, may_go_on = threading.Event(), threading.Event()
-    seal = SegmentFile.seal
-
-    def held(file: SegmentFile) -> None:
-        entered.set()
-        assert may_go_on.wait(10)
-        seal(file)
-
+async def test_stop_in_a_change_of_segments_lets_it_finish(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the new file would stay, and nobody would close its descriptor."""
+    entered, may_go_on = held(monkeypatch, SegmentStore, "create")
     await journal.append(make_event())
-    monkeypatch.setattr(SegmentFile, "seal", held)
     sealing = asyncio.create_task(journal.seal())
     await asyncio.to_thread(entered.wait, 10)
     sealing.cancel()
     closing = asyncio.create_task(journal.close())
-    await asyncio.sleep(0.01)
     may_go_on.set()
     await closing
     assert [1] == [segment.rows for segment in journal.sealed]
+    assert [segment.path for segment in journal.sealed] == segment_files(tmp_path)
     assert not journal.broken.is_set()
 
 
-async def test_sync_of_a_sealed_segment_keeps_no_answer_back(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With durability `write` it waits until the kernel has written up to 64 MiB."""
-    may_go_on = threading.Event()
-    seal = SegmentFile.seal
+async def test_close_waits_for_the_sync_of_sealed_segments(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    await journal.append(make_event())
+    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
+    await journal.seal()
+    closing = asyncio.create_task(journal.close())
+    await idle(journal)
+    assert not closing.done()
+    may_go_on.set()
+    await closing
+    assert [1] == [segment.rows for segment in journal.sealed]
 
-    def held(file: SegmentFile) -> None:
-        assert may_go_on.wait(10)
-        seal(file)
 
-    monkeypatch.setattr(SegmentFile, "seal", held)
+async def test_sync_of_a_sealed_segment_delays_no_acknowledgement(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With durability `write`, the sync waits until the kernel has written up to 64 MiB."""
+    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
     try:
         await journal.append(make_event())
         sealing = asyncio.create_task(journal.seal())
@@ -365,32 +399,29 @@ async def test_sync_of_a_sealed_segment_keeps_no_answer_back(journal: Journal, m
 async def test_segment_that_is_released_before_its_sync_is_not_synced(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its events are in parts; on a slow disk a queue of such syncs held a stop up, and kept their descriptors."""
+    """Its events are in parts. On a slow disk, a queue of such syncs delayed a stop and held descriptors open."""
     synced: list[int] = []
     monkeypatch.setattr("collector.journal.segment.sync_data", synced.append)
-    may_go_on = threading.Event()
-    journal._seal_thread.submit(may_go_on.wait, 10)
+    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
     await journal.append(make_event())
     before = len(synced)
     await journal.seal()
     journal.release(journal.sealed[0])
     may_go_on.set()
     await journal.close()
-    assert before + 1 == len(synced), "the last one, which is open, alone"
+    assert before + 1 == len(synced), "only the open segment is synced"
 
 
-async def test_sealed_segments_that_wait_for_their_sync_are_bounded(
+async def test_sealed_segments_that_wait_for_their_sync_are_limited(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_go_on = threading.Event()
-    journal._seal_thread.submit(may_go_on.wait, 10)
+    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
     for _ in range(module.SEALING_MAX):
         await journal.append(make_event())
         await journal.seal()
     await journal.append(make_event())
     sealing = asyncio.create_task(journal.seal())
-    # Nothing tells that it waits. Without the bound it is done in some 10 ms, which a busy machine makes longer.
-    await asyncio.wait([sealing], timeout=1)
+    await idle(journal)
     assert (module.SEALING_MAX, False) == (len(journal.sealed), sealing.done())
     may_go_on.set()
     await sealing
@@ -398,25 +429,23 @@ async def test_sealed_segments_that_wait_for_their_sync_are_bounded(
     await journal.close()
 
 
-async def test_segment_that_has_lost_its_name_stays_in_memory_beside_another(journal: Journal) -> None:
-    """What is in memory is all there is of it. A close looks for itself: nobody may have looked since."""
+async def test_segment_without_a_file_stays_in_memory_next_to_another(journal: Journal, tmp_path: Path) -> None:
+    """Its events exist only in memory. `close` checks the file itself, since the last `look` may be too old."""
     await journal.append(make_event("a"))
     await journal.seal()
     for site, end in (("b", journal.seal), ("c", journal.close)):
         await journal.append(make_event(site))
-        assert journal._file is not None
-        journal._file.path.unlink()
+        open_file(tmp_path, journal).unlink()
         await end()
     assert [["a"], ["b"], ["c"]] == [sites_in_memory(segment) for segment in journal.sealed]
     assert [True, False, False] == [segment.has_file() for segment in journal.sealed]
 
 
-async def test_look_refuses_until_another_segment_is_open(journal: Journal) -> None:
-    assert journal._file is not None
+async def test_journal_refuses_after_its_file_is_gone_until_another_is_open(journal: Journal, tmp_path: Path) -> None:
     await journal.look()
     assert journal.can_append()
     await journal.append(make_event("a"))
-    journal._file.path.unlink()
+    open_file(tmp_path, journal).unlink()
     await journal.look()
     assert (journal.unready_reason() or "").endswith("is gone: it was moved or deleted")
     await journal.retry()
@@ -428,7 +457,7 @@ async def test_look_refuses_until_another_segment_is_open(journal: Journal) -> N
 async def test_failed_sync_of_a_sealed_segment_breaks_the_journal(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its events can still be published from memory; no further one is acknowledged."""
+    """Its events can still be published from memory. No further event is acknowledged."""
     monkeypatch.setattr(SegmentFile, "seal", fail(SegmentBroken("fsync failed")))
     await journal.append(make_event())
     await journal.seal()
@@ -444,20 +473,20 @@ async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Pa
     waiting = asyncio.create_task(journal.append(make_event()))
     await asyncio.sleep(0)
     await journal.close()
-    await journal.close()  # once is enough
+    await journal.close()  # a second call does nothing
     assert (True, [1]) == (await waiting, [segment.rows for segment in journal.sealed])
     empty = make_journal(tmp_path / "other")
     await empty.close()
-    assert ([], []) == (empty.sealed, list((tmp_path / "other").rglob("*.segment")))
+    assert ([], []) == (empty.sealed, segment_files(tmp_path / "other"))
 
 
-async def test_empty_segment_that_cannot_be_deleted_is_no_obstacle_to_a_stop(
+async def test_close_succeeds_even_if_the_empty_segment_cannot_be_deleted(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is sealed is still to be published; the next start finds nothing in the empty one, and deletes it."""
+    """Sealed segments must still be published. The next start finds the empty one, and deletes it."""
     await journal.append(make_event())
     await journal.seal()
     monkeypatch.setattr(SegmentStore, "release", fail(OSError(EIO, "Input/output error")))
     await journal.close()
     assert ([1], False) == ([segment.rows for segment in journal.sealed], journal.broken.is_set())
-    assert "an empty segment is left to the next start" in caplog.text
+    assert "cannot delete the empty open segment; the next start will" in caplog.text

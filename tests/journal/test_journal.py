@@ -1,5 +1,6 @@
-"""The buffer and the journal: accounting, sealing, and the limit."""
+"""The buffer, and a journal in memory: accounting, sealing, and the limit."""
 
+import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,14 @@ def make_journal(
     )
 
 
+async def turns() -> None:
+    """Run everything that is ready in the event loop: no chain of tasks here is longer than 20 turns."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def test_buffer_holds_columns_that_mix_sites() -> None:
-    """However many sites there are, at most a batch of rows waits as Python objects."""
+    """At most one batch of rows waits as Python objects, however many sites there are."""
     buffer = Buffer()
     for number in range(1_000):
         buffer.append(make_event(f"site-{number}"))
@@ -90,7 +97,7 @@ async def test_sealing_nothing_makes_no_segment() -> None:
     ("segment_max_bytes", "journal_max_bytes", "taken"),
     [(10_000, 10**9, MEMORY_SEGMENTS * 10), (10_000, 25_000, 25), (10_000, 10_000, 10)],
 )
-async def test_journal_refuses_at_its_limit_and_takes_events_again_after_a_release(
+async def test_journal_refuses_at_its_limit_and_accepts_again_after_a_release(
     segment_max_bytes: int, journal_max_bytes: int, taken: int
 ) -> None:
     journal = make_journal(segment_max_bytes, journal_max_bytes)
@@ -113,7 +120,7 @@ async def test_buffered_by_site_counts_open_and_sealed_segments() -> None:
 
 
 async def test_segments_are_released_in_any_order() -> None:
-    """One whose flush fails does not keep back those behind it."""
+    """A segment whose flush fails does not delay later ones."""
     journal = make_journal()
     for site_id in ("a", "b"):
         await journal.append(make_event(site_id))

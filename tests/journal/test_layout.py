@@ -1,4 +1,4 @@
-"""Layouts: what a data_dir has of each, found without looking through all of it."""
+"""Layouts: which ones a data_dir holds, found without listing all of it."""
 
 import os
 from pathlib import Path
@@ -30,11 +30,11 @@ def put(file: Path, data: bytes = b"") -> None:
         (PARTS, NOTHING, [f"events/site=demo/{DAY}/{ID}.parquet"]),
         (NOTHING, PARTS, [f"events/{DAY}/{ID}.parquet"]),
         (PARTS, PARTS, [f"events/site=demo/{DAY}/{ID}.parquet", f"events/{DAY}/{ID}.parquet"]),
-        # Folders that expiry has emptied, and what is no part of the dataset.
+        # Folders that expiry has emptied, and files that are not parts.
         (NOTHING, NOTHING, ["events/site=demo/", f"events/site=other/{DAY}/", f"events/{DAY}/"]),
         (NOTHING, NOTHING, ["events/README", f"events/{DAY}/README", "events/site=demo/README"]),
         (PARTS, NOTHING, ["events/site=a/", "events/site=b/README", f"events/site=c/{DAY}/{ID}.parquet"]),
-        # `rejected/` is by site whatever the setting; staging and quarantine have no layout.
+        # `rejected/` is always by site; staging and quarantine have no layout.
         (NOTHING, NOTHING, [f"rejected/site=demo/{DAY}/{ID}.parquet", f"staging/0/{ID}.parquet"]),
         (NOTHING, NOTHING, ["lock", "journal/0/", "events"]),
         (NOTHING, NOTHING, ["journal"]),
@@ -65,21 +65,21 @@ def test_segments_of_each_layout_are_found(tmp_path: Path, layout: Layout, worke
         bytes(36),
     ],
 )
-def test_segment_that_does_not_say_its_layout_is_of_none(tmp_path: Path, header: bytes) -> None:
-    """Its flush takes the present one."""
+def test_segment_without_a_readable_header_belongs_to_no_layout(tmp_path: Path, header: bytes) -> None:
+    """Its flush uses the present layout."""
     put(tmp_path / "journal" / "0" / f"20260528T202640Z-{ID}.segment", header)
     put(tmp_path / "journal" / "0" / "notes", encode_header(Header(ID, by_site=False)))
     assert (NOTHING, NOTHING) == (held(tmp_path, BY_SITE), held(tmp_path, BY_DATE))
 
 
-def test_data_dir_that_is_not_there_has_nothing(tmp_path: Path) -> None:
+def test_missing_data_dir_holds_nothing(tmp_path: Path) -> None:
     put(tmp_path / "plain")
     for data_dir in (tmp_path / "none", tmp_path / "plain", tmp_path / ("x" * 300)):
         assert (NOTHING, NOTHING) == (held(data_dir, BY_SITE), held(data_dir, BY_DATE))
 
 
-def test_look_ends_at_the_first_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or ten thousand sites would delay each start."""
+def test_search_stops_at_the_first_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise 10,000 sites would delay every start."""
     for site in range(50):
         put(tmp_path / "events" / f"site={site}" / DAY / f"{ID}.parquet")
     listed: list[Any] = []

@@ -1,4 +1,4 @@
-"""Records: bytes that must not change, and what comes back from bytes that are read."""
+"""Records: the bytes of the format must not change, and reading gives back what was written."""
 
 import io
 import re
@@ -44,19 +44,19 @@ GOLDEN_EVENTS = [
 
 
 def golden() -> bytes:
-    """A segment of version 1. What is on an operator's disk looks like this for ever."""
+    """A segment of version 1. Operators have such files on disk, so they must stay readable forever."""
     header = record.encode_header(Header(ID, by_site=False, contract="00112233445566ff"))
     return header + b"".join(encode(each, crc_seed(ID)) for each in GOLDEN_EVENTS)
 
 
-def test_golden_segment_is_written_and_read_as_ever() -> None:
+def test_golden_segment_is_written_and_read_unchanged() -> None:
     data = GOLDEN.read_bytes()
     assert data == golden()
     assert Header(ID, by_site=False, contract="00112233445566ff") == decode_header(data)
     assert GOLDEN_EVENTS == [kept(found) for found in read(data[36:])]
 
 
-def test_sample_in_the_page_of_the_format_is_true() -> None:
+def test_sample_in_the_description_of_the_format_is_true() -> None:
     sample = re.search(r"^ +(ff524543[0-9a-f ]+)$", record.__doc__ or "", re.MULTILINE)
     assert sample is not None
     assert bytes.fromhex(sample[1]) == encode(make_event(), crc_seed(ID))
@@ -80,7 +80,7 @@ TEXT = st.none() | st.text(max_size=512).filter(lambda text: text.isprintable() 
     st.integers(1, 64),
 )
 def test_every_event_comes_back_as_it_was(events: list[Event], read_bytes: int) -> None:
-    """However few bytes each read gives."""
+    """Even if each read returns only a few bytes."""
 
     class Drip(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -95,15 +95,15 @@ def test_record_larger_than_a_read_comes_back() -> None:
     assert events == [kept(found) for found in read(b"".join(encode(each, crc_seed(ID)) for each in events))]
 
 
-def test_damage_is_told_from_a_torn_tail() -> None:
+def test_damage_is_distinguished_from_a_torn_tail() -> None:
     good = encode(make_event(), crc_seed(ID))
     bad = good[:-1] + b"?"
     assert [Record, Damage, Record] == [type(found) for found in read(good + bad + good)]
-    assert read(good + bad + good)[1] == Damage(len(good), 2 * len(good), tail=False)
-    assert read(good + bad)[1] == Damage(len(good), 2 * len(good), tail=True)
+    assert Damage(len(good), 2 * len(good), tail=False) == read(good + bad + good)[1]
+    assert Damage(len(good), 2 * len(good), tail=True) == read(good + bad)[1]
 
 
-def test_header_tells_damage_from_a_newer_format(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_header_is_distinguished_from_a_newer_format(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "VERSION", 2)
     newer = record.encode_header(Header(ID, by_site=True))
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The file of a segment: what a failing disk does to it, and what is found of it afterwards."""
+"""The file of a segment: how it copes with a failing disk, and what can be read back."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> SegmentStore:
 
 @pytest.mark.parametrize(("worker", "adopted"), [(0, {"0", "2", "7", "old"}), (1, {"1"})])
 def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worker: int, adopted: set[str]) -> None:
-    """Of two workers: each its own folder, and the first those of workers that are no more."""
+    """Two workers adopt their own folders. The first also adopts the folders of workers that no longer exist."""
     for folder in ("0", "1", "2", "7", "old"):
         SegmentStore(Folders(tmp_path), folder, by_site=True, durability="write").create().close()
     slot = WorkerSlot(worker, 2)
@@ -35,7 +35,7 @@ def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worke
 
 @pytest.fixture
 def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace functions of `os` in the module, syncs by their names of Linux."""
+    """Replace functions of `os` in the module. Syncs go by their Linux names."""
 
     def replace(**functions: Any) -> None:
         for name, ours in (("fsync", "sync"), ("fdatasync", "sync_data")):
@@ -47,7 +47,7 @@ def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def bodies(file: SegmentFile) -> list[bytes]:
-    """What a replay would find."""
+    """The bodies that a replay would find."""
     with file.path.open("rb") as opened:
         opened.seek(HEADER_BYTES)
         return [found.body if isinstance(found, Record) else b"damage" for found in scan(opened, file.id)]
@@ -69,7 +69,7 @@ def test_committed_events_are_in_the_file(store: SegmentStore) -> None:
 
 
 def one_byte_then(code: int) -> Callable[[int, memoryview], int]:
-    """A disk that takes a byte, and then no more."""
+    """A disk that writes one byte, and then fails."""
     taken: list[int] = []
 
     def write(descriptor: int, data: memoryview) -> int:
@@ -84,12 +84,12 @@ def one_byte_then(code: int) -> Callable[[int, memoryview], int]:
 @pytest.mark.parametrize(
     "write",
     [failing(ENOSPC), one_byte_then(ENOSPC), lambda descriptor, data: 0, lambda descriptor, data: 1],
-    ids=["full", "short, then full", "nothing written", "one byte, says the call, and it is not there"],
+    ids=["full", "short, then full", "nothing written", "one byte reported, none written"],
 )
-def test_failed_write_leaves_nothing_of_its_events(
+def test_failed_write_leaves_no_byte_of_its_events(
     store: SegmentStore, syscalls: Callable[..., None], write: Callable[..., int]
 ) -> None:
-    """Or they would come back beside their clients' second tries."""
+    """Otherwise they would be stored twice, once their clients retry."""
     file = store.create()
     file.commit([make_event(body=b"kept")])
     size_bytes = file.path.stat().st_size
@@ -102,8 +102,8 @@ def test_failed_write_leaves_nothing_of_its_events(
     assert [b"kept", b"later"] == bodies(file)
 
 
-def test_cut_is_synced_before_anybody_is_told(store: SegmentStore, syscalls: Callable[..., None]) -> None:
-    """Or a power cut brings the refused event back: its bytes may be on the disk already."""
+def test_cut_is_synced_before_the_error_is_raised(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+    """Otherwise a power cut could bring the refused event back, because its bytes may already be on disk."""
     file, made = store.create(), list[str]()
 
     def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,14 +119,14 @@ def test_cut_is_synced_before_anybody_is_told(store: SegmentStore, syscalls: Cal
     assert ["cut", "synced"] == made
 
 
-def test_short_writes_that_go_on_are_finished(store: SegmentStore, syscalls: Callable[..., None]) -> None:
+def test_short_writes_are_continued_until_all_is_written(store: SegmentStore, syscalls: Callable[..., None]) -> None:
     syscalls(write=lambda descriptor, data: os.write(descriptor, data[:5]))
     file = store.create()
     file.commit([make_event(body=b"in pieces of five")])
     assert [b"in pieces of five"] == bodies(file)
 
 
-def test_failed_fsync_breaks_the_segment_and_takes_back_what_it_did_not_acknowledge(
+def test_failed_fsync_breaks_the_segment_and_cuts_off_unacknowledged_events(
     store: SegmentStore, syscalls: Callable[..., None]
 ) -> None:
     file = store.create()
@@ -157,7 +157,7 @@ def test_probe_leaves_no_trace(store: SegmentStore, syscalls: Callable[..., None
         file.probe()
 
 
-def test_write_durability_syncs_at_sealing_alone(tmp_path: Path, syscalls: Callable[..., None]) -> None:
+def test_write_durability_syncs_only_when_sealing(tmp_path: Path, syscalls: Callable[..., None]) -> None:
     synced: list[int] = []
     syscalls(fdatasync=synced.append)
     file = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="write").create()
@@ -167,11 +167,10 @@ def test_write_durability_syncs_at_sealing_alone(tmp_path: Path, syscalls: Calla
     assert 1 == len(synced)
 
 
-def test_to_be_out_of_descriptors_or_space_is_no_broken_segment_and_leaves_no_file(
-    store: SegmentStore, monkeypatch: pytest.MonkeyPatch, syscalls: Callable[..., None]
+def test_lack_of_descriptors_or_space_does_not_break_a_segment_and_leaves_no_file(
+    store: SegmentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscalls: Callable[..., None]
 ) -> None:
-    store.create()
-    before = set((store._own).iterdir())
+    before = {store.create().path}
     monkeypatch.setattr(module, "open_folder", failing(EMFILE))
     with pytest.raises(OSError, match="Too many open files"):
         store.create()
@@ -179,20 +178,20 @@ def test_to_be_out_of_descriptors_or_space_is_no_broken_segment_and_leaves_no_fi
     syscalls(write=failing(ENOSPC))
     with pytest.raises(OSError, match="No space"):
         store.create()
-    assert before == set((store._own).iterdir())
+    assert before == {*tmp_path.rglob("*.segment")}
 
 
 def test_failed_fsync_of_a_new_segment_breaks_it_and_leaves_no_file(
-    store: SegmentStore, syscalls: Callable[..., None]
+    store: SegmentStore, tmp_path: Path, syscalls: Callable[..., None]
 ) -> None:
     syscalls(fsync=failing(EIO))
     with pytest.raises(SegmentBroken, match="fsync failed"):
         store.create()
-    assert [] == list(store._own.iterdir())
+    assert [] == list((tmp_path / "journal" / "0").iterdir())
 
 
 def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_path: Path) -> None:
-    """What is no segment is left alone; a damaged header costs nothing but the layout."""
+    """Other files are left alone. A damaged header loses only the layout."""
     store = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="fsync")
     for worker, name, data in (
         ("0", "20260102T000000Z-00000000000000bb.segment", encode_header(Header("00000000000000bb", by_site=False))),
@@ -209,10 +208,11 @@ def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_p
     assert all(each.left_over and each.columns is None for each in found)
 
 
-def test_workers_folder_that_may_not_be_read_is_an_error(store: SegmentStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passed over, it would keep its acknowledged events from the dataset, and nobody would know."""
-    store.create().close()
-    scandir, listdir, own = os.scandir, os.listdir, str(store._own)
+def test_unreadable_folder_of_a_worker_is_an_error(store: SegmentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it were skipped, its acknowledged events would silently stay out of the dataset."""
+    file = store.create()
+    file.close()
+    scandir, listdir, own = os.scandir, os.listdir, str(file.path.parent)
 
     def refusing(listing: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def refuse(path: Any) -> Any:
@@ -222,11 +222,11 @@ def test_workers_folder_that_may_not_be_read_is_an_error(store: SegmentStore, mo
 
         return refuse
 
-    monkeypatch.setattr(os, "scandir", refusing(scandir))  # root may read everything
+    monkeypatch.setattr(os, "scandir", refusing(scandir))  # patched, because root may read every folder
     monkeypatch.setattr(os, "listdir", refusing(listdir))
     with pytest.raises(PermissionError, match=own):
         store.left_over()
 
 
-def test_segment_without_records_reads_as_nothing() -> None:
+def test_segment_without_records_is_empty() -> None:
     assert [] == list(scan(io.BytesIO(b""), ID))

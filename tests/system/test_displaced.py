@@ -188,7 +188,7 @@ def test_segments_that_are_gone_are_said_to_be_lost_and_hold_nothing(tmp_path: P
             process.logged("flush failed; 1 events stay in the journal")
             for segment in (process.data_dir / "journal" / "0").glob("*.segment"):
                 segment.unlink()
-        process.logged("1 events are lost, unless it is brought back before a start")
+        process.logged("1 events are lost, unless it is put back before the next start")
         process.published()
         taken(process)
         assert 1 == process.stop()

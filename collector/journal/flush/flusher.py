@@ -1,8 +1,9 @@
-"""The flusher: when sealed segments become parts, one segment at a time, in a thread of its own.
+"""The flusher: decides when sealed segments become parts. It flushes one segment at a time, in a thread of its own.
 
-A timer seals the open segment; a full one seals itself. What is in memory is flushed first, then what is only on disk:
-segments that dead processes left, and those for which there was no room. A segment whose flush fails stays and is tried
-again, with back-off, for as long as the process lives; of those on disk one at a time, until one succeeds.
+A timer seals the open segment; the journal seals a full one itself. Segments in memory are flushed first, then segments
+that exist only on disk: those left by dead processes, and those for which memory had no room. A segment whose flush
+fails is kept and retried, with back-off, as long as the process lives. While flushes from disk fail, each retry reads
+only one of those segments.
 """
 
 import asyncio
@@ -22,15 +23,15 @@ from collector.parts.writer import Part
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
-# What is sealed meanwhile waits too. On a full disk, the usual case, to try it would fail as well; beside a segment
-# that fails alone it costs new rows this much delay, half of the default `flush_interval_s`.
+# Segments sealed in the meantime wait too. Usually the disk is full, and flushing them would fail as well. If only one
+# segment fails, new rows are delayed by up to this time, half of the default `flush_interval_s`.
 LONGEST_RETRY_S = 30.0
 
 FlushSegment = Callable[[Segment], list[Part]]
 
 
 class Flusher:
-    """Publishes what the journal seals, until it is told to drain."""
+    """Publishes the segments that the journal seals, until `drain`."""
 
     def __init__(
         self,
@@ -52,26 +53,28 @@ class Flusher:
         self._metrics = metrics
         self._running: asyncio.Future[bool] | None = None
         self._thread = FlushThread()
-        self._lost = 0  # acknowledged events whose segment is gone
+        self._lost = 0  # acknowledged events whose segment has disappeared
 
     async def run(self) -> None:
-        """Seal on the timer; flush when there is something, and again where a flush failed; for ever."""
+        """Seal segments on the timer, flush sealed ones, and retry failed flushes, until cancelled."""
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._seal_on_time())
             loops.create_task(self._flush_when_due())
 
     async def flush(self) -> bool:
-        """Publish all sealed segments, and the rejects; False if any segment could not be."""
+        """Publish all sealed segments, and the rejects. Returns False if any segment could not be published."""
         done = await self._flush_while(lambda segment: True)
         await self._write_rejects()
         return done
 
     async def drain(self, patience_s: float) -> int:
-        """Close the journal and publish everything. The number of events that die with the process, unpublished.
+        """Close the journal and publish everything. Returns how many events are lost when the process ends.
 
-        A failing flush is tried again until `patience_s` is over; one that gets on may take as long as it needs. What
-        then is in the journal and in no part is left to the next start. Raises TimeoutError where the disk does not
-        answer a commit, or holds a flush for so long; not with durability `memory`, for the events would be lost.
+        Retries a failing flush for up to `patience_s`. A flush that makes progress may take as long as it needs. Events
+        still unpublished after that stay in the journal for the next start.
+
+        Raises TimeoutError if a commit or a flush hangs on the disk for `patience_s`. With durability `memory`, a
+        hanging flush is waited for, because its events would be lost.
         """
         async with asyncio.timeout(patience_s):
             await self._journal.close()
@@ -88,7 +91,7 @@ class Flusher:
             await asyncio.wait([self._running])
         until_ns = self._clock.monotonic_ns() + round(patience_s * 1e9)
         waited_s, retry_s = 0.0, FIRST_RETRY_S
-        # Left-over segments have waited for a process once and can again; those of this one should be in parts.
+        # Left-over segments can wait for the next start. This process's own segments should be published now.
         while (
             not await self._flush_while(lambda segment: not segment.left_over or self._clock.monotonic_ns() < until_ns)
             and waited_s < patience_s
@@ -99,17 +102,17 @@ class Flusher:
         await self._write_rejects()
 
     async def _watch(self, publishing: asyncio.Task[None], patience_s: float) -> None:
-        """Return when it is done. Raises TimeoutError once the flush thread hangs for so long, or twice that."""
+        """Wait for `publishing`. Raises TimeoutError once the flush thread hangs for once or twice `patience_s`."""
         while not publishing.done():
             before = self._thread.cpu_ns()
-            time_is_over = asyncio.create_task(self._clock.sleep(patience_s))
-            await asyncio.wait([publishing, time_is_over], return_when=asyncio.FIRST_COMPLETED)
-            # Parts are no measure: one of a gigabyte may take longer. But whatever gets on uses the CPU, be it to read
-            # or to write; a thread that the kernel holds does not.
-            if time_is_over.done() and before is not None and self._thread.cpu_ns() == before:
+            timeout = asyncio.create_task(self._clock.sleep(patience_s))
+            await asyncio.wait([publishing, timeout], return_when=asyncio.FIRST_COMPLETED)
+            # Counting parts would not show progress: a part of a gigabyte may take longer. A thread that reads or
+            # writes uses CPU time, and a thread that hangs in the kernel does not.
+            if timeout.done() and before is not None and self._thread.cpu_ns() == before:
                 publishing.cancel()
-                raise TimeoutError("the disk holds a flush")
-            time_is_over.cancel()
+                raise TimeoutError("a flush hangs on the disk")
+            timeout.cancel()
 
     async def _seal_on_time(self) -> None:
         while True:
@@ -118,23 +121,23 @@ class Flusher:
                 await self._clock.sleep(left_ns / 1e9)
             else:
                 await self._journal.seal()
-                self._journal.flush_due.set()  # for the rejects, if nothing else
+                self._journal.flush_due.set()  # even if nothing was sealed: rejects may wait
 
     async def _flush_when_due(self) -> None:
-        retry_s = 0.0  # nothing failed
+        retry_s = 0.0  # 0: the last flush did not fail
         while True:
             if retry_s:
                 await self._clock.sleep(retry_s)
             else:
                 await self._journal.flush_due.wait()
             self._journal.flush_due.clear()
-            # Shielded: a flush that has begun is finished, and its parts and rejects counted, before a drain begins.
+            # Shielded, so that a running flush finishes, and its parts and rejects are counted, before a drain begins.
             self._running = asyncio.ensure_future(self.flush())
             done = await asyncio.shield(self._running)
             retry_s = 0.0 if done else min(2 * retry_s, LONGEST_RETRY_S) or FIRST_RETRY_S
 
     async def _flush_while(self, wanted: Callable[[Segment], bool]) -> bool:
-        # A set: a day of a failing disk leaves thousands of segments, and the event loop waits while one is chosen.
+        # A set, because choosing a segment blocks the event loop: a disk that fails all day leaves thousands of them.
         failed: set[Segment] = set()
         while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
             segment = next((segment for segment in waiting if segment.columns), waiting[0])
@@ -143,9 +146,9 @@ class Flusher:
             except SegmentGone as exc:
                 self._lost += segment.rows
                 self._metrics.flushes.labels("failed").inc()
-                log.error("%s; %s are lost, unless it is brought back before a start", exc, _events(segment))
+                log.error("%s; %s are lost, unless it is put back before the next start", exc, _events(segment))
                 self._journal.release(segment)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the events stay, and are tried again
+            except Exception as exc:  # noqa: BLE001 - whatever failed, the events are kept and retried
                 failed.add(segment)
                 was_on_disk = segment.columns is None
                 if await self._thread.call(Segment.has_file, segment):
@@ -154,8 +157,9 @@ class Flusher:
                 where = "memory" if segment.columns else "the journal"
                 log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
                 if was_on_disk:
-                    # To read back all that waits, only to fail, kept two thirds of a core busy for as long as a disk
-                    # was full. One tells whether it still is; the others go first next time, if this one is to blame.
+                    # Stop here. Reading back every waiting segment, only to fail, used two thirds of a core while a
+                    # disk was full. One segment shows whether the disk still fails. In case only this segment fails,
+                    # the others go first next time.
                     self._journal.put_last(segment)
                     return False
             else:
@@ -195,14 +199,14 @@ class Flusher:
         kept = 0
         try:
             kept = await self._thread.call(self._rejected_store.write, taken)
-        except Exception as exc:  # noqa: BLE001 - best effort: counted, and gone
+        except Exception as exc:  # noqa: BLE001 - rejects are best effort: count them as lost
             log.warning("rejected events could not be written: %s", exc)
         self._metrics.rejected_kept.inc(kept)
         self._metrics.rejected_lost.inc(sum(len(rejects) for rejects in taken.values()) - kept)
 
 
 def _without_file(segments: list[Segment]) -> int:
-    """How many events die with the process."""
+    """How many events exist only in memory."""
     return sum(segment.rows for segment in segments if not segment.has_file())
 
 

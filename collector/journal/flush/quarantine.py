@@ -1,15 +1,18 @@
-"""Quarantine: what could not be read back, kept for a person.
+"""Quarantine: copies of data that could not become rows as it was, kept for a person to look at.
 
-    quarantine/<segment>.torn      the incomplete end of a segment: a commit that a crash cut, acknowledged to nobody
-                                   (or, after a power cut with durability `write`, to those whose last events it took)
-    quarantine/<segment>.damaged   bytes elsewhere that are no records: an acknowledged event may be lost in them
-    quarantine/<segment>.unfit     records with values that fit no column of today: stored with null in their place
-    quarantine/<segment>.segment   a whole segment: some of its parts' names are taken by other files, or some of its
-                                   blocks the disk could not read
+    quarantine/<segment>.torn      the incomplete end of a segment: a commit cut off by a crash. Its events were never
+                                   acknowledged, except after a power cut with durability `write`
+    quarantine/<segment>.damaged   other bytes that hold no valid record: acknowledged events may be lost
+    quarantine/<segment>.unfit     records with values that do not fit today's columns: stored with nulls instead
+    quarantine/<segment>.segment   an entire segment: other files have the names of some parts, or the disk could not
+                                   read some blocks
 
-Each holds bytes as they stood in the segment, one stretch after the other; zeros where the disk could not read them. A
-whole segment is one still: once the file in its way is gone, or the blocks can be read and the parts that lack their
-events are moved away, moved to `journal/0/` it becomes the parts that are missing.
+`.torn`, `.damaged` and `.unfit` hold the bytes exactly as in the segment, one range after another, with zeros for bytes
+that the disk could not read.
+
+To recover a `.segment` file, first move away the files that have its parts' names. If blocks were unreadable, wait
+until they can be read, and move away the parts that lack their events. Then move the `.segment` file to `journal/0/`.
+The next start publishes the missing parts.
 """
 
 import logging
@@ -31,11 +34,11 @@ TORN, DAMAGED, UNFIT, WHOLE = "torn", "damaged", "unfit", "segment"
 _COPY_BYTES = 1 << 20
 
 Ranges = list[tuple[int, int]]
-"""Stretches of a file, each from its first byte to the one behind its last."""
+"""Ranges of bytes in a file, each as (start, end), without the byte at `end`."""
 
 
 class Quarantine:
-    """Keeps copies of what is about to be deleted. Blocks; the flush thread owns it."""
+    """Keeps copies of data before its segment is deleted. Blocks; the flush thread owns it."""
 
     def __init__(self, folders: Folders, worker: str, metrics: Metrics) -> None:
         self._folders = folders
@@ -44,9 +47,9 @@ class Quarantine:
         self._metrics = metrics
 
     def keep(self, segment: Segment, source: BinaryIO, kind: str, ranges: Ranges) -> None:
-        """Keep these stretches of the segment, once and for good. Raises OSError."""
+        """Keep these ranges of the segment, durably. A repeated call keeps no second copy. Raises OSError."""
         final = self._folder / f"{segment.id}.{kind}"
-        if final.exists():  # by an earlier try, whole
+        if final.exists():  # published complete by an earlier attempt
             self._sync_folder()
             return
         staged = self._staging / final.name
@@ -65,7 +68,7 @@ class Quarantine:
             staged.unlink(missing_ok=True)
 
     def keep_whole(self, segment: Segment, path: Path) -> None:
-        """Keep the segment's file itself. Raises OSError."""
+        """Keep the segment's entire file. Raises OSError."""
         staged = self._staging / f"{segment.id}.{WHOLE}"
         self._folders.make_if_gone(self._staging)
         staged.unlink(missing_ok=True)
@@ -79,10 +82,10 @@ class Quarantine:
             return
         size_bytes = sum(end - start for start, end in ranges)
         level = logging.INFO if kind == TORN else logging.ERROR
-        log.log(level, "%s: kept %d bytes in %d places", final, size_bytes, len(ranges))
+        log.log(level, "%s: kept %d bytes from %d places", final, size_bytes, len(ranges))
         self._metrics.quarantined.labels(kind).inc(len(ranges))
 
     def _sync_folder(self) -> None:
-        """The try that published a copy may have died, or failed, before it could: the segment must not go first."""
+        """Sync the folder, in case the attempt that published a copy did not. Do this before the segment is deleted."""
         self._folders.make(self._folder)
         fsync_folder(self._folder)

@@ -1,7 +1,7 @@
-"""Reading a segment's file, and around what the disk cannot read of it.
+"""Salvage: reads a segment's file, skipping blocks that the disk cannot read.
 
-A bad sector fails every read that touches its block (EIO), and may do so for ever. Zeros stand for such a block, which
-no CRC accepts: the records in it are damage, the others are found as ever.
+A bad sector makes every read of its block fail with EIO, possibly forever. Such a block is read as zeros. The CRC then
+fails for the records in the block, and all other records can still be read.
 """
 
 import os
@@ -15,7 +15,7 @@ from collector.portable import read_at
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-BLOCK_BYTES = 4_096  # what the kernel reads at least: a page
+BLOCK_BYTES = 4_096  # the least that the kernel reads: a page
 
 
 class Unreadable(OSError):
@@ -23,15 +23,15 @@ class Unreadable(OSError):
 
 
 class SegmentReader(FileIO):
-    """The bytes of a file that nobody changes, to be buffered by blocks.
+    """An unbuffered reader of a file that does not change. Wrap it in a buffer of BLOCK_BYTES.
 
-    Reads raise Unreadable at a block that the disk cannot read; or, `around_bad_blocks`, put zeros in its place.
+    At a block that the disk cannot read, a read raises Unreadable. With `around_bad_blocks`, it returns zeros instead.
     """
 
     def __init__(self, path: Path, *, around_bad_blocks: bool) -> None:
         super().__init__(path)
         self._around = around_bad_blocks
-        self.bad: set[int] = set()  # where the blocks begin that were read as zeros
+        self.bad: set[int] = set()  # offsets of the blocks that were read as zeros
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         at = self.tell()
@@ -48,7 +48,7 @@ class SegmentReader(FileIO):
         return got
 
     def _read_block(self, wanted: memoryview, at: int) -> int:
-        """The rest of the block at this place, by itself: what was asked for may have been a good one and a bad one."""
+        """Read only the rest of the block at `at`, because the failed read may have spanned good and bad blocks."""
         try:
             return read_at(self.fileno(), wanted, at)
         except OSError as exc:

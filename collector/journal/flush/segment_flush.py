@@ -1,8 +1,8 @@
-"""The flush of one segment: its events to columns, its columns to parts, and its release.
+"""The flush of one segment: turns its events into columns, its columns into parts, and releases it.
 
-A flush takes the columns from memory, or reads them back from the segment's file; its parts have the same names either
-way, and what is published already is kept. So recovery is a flush like any other, and a flush that was killed anywhere
-is simply done again. Everything here blocks, in the flush thread.
+A flush takes the columns from memory or reads them back from the segment's file. The parts have the same names either
+way, and parts that are already published are kept. So recovery is an ordinary flush, and a flush that was killed at any
+point can simply run again. Everything here blocks, in the flush thread.
 """
 
 import logging
@@ -21,20 +21,20 @@ from collector.parts.writer import Part, PartConflict, PartWriter
 
 log = logging.getLogger(__name__)
 
-# After so many the segment is read around its bad blocks: with the flusher's back-off 3.5 s after the first, for an
-# error may pass. Where it would have taken longer to, the whole file is in quarantine still.
+# Read errors may pass, so bad blocks are skipped only after this many failed reads: 3.5 s after the first, with the
+# flusher's back-off. If the error passes later, the entire file is still in quarantine.
 FAILED_READS = 3
 
 Decode = Callable[[Record], tuple[Event, bool]]
-"""A record to its event, and whether all of it still fits its columns."""
+"""Turns a record into its event. Also returns whether every value still fits its column."""
 
 
 class SegmentGone(Exception):
-    """The segment's file is not there, and its events are nowhere else."""
+    """The segment's file is missing, and its events exist nowhere else."""
 
 
 class SegmentFlush:
-    """Publishes segments, one call each."""
+    """Publishes one segment with each call."""
 
     def __init__(self, store: SegmentStore, writer: PartWriter, quarantine: Quarantine, decode: Decode) -> None:
         self._store = store
@@ -45,17 +45,17 @@ class SegmentFlush:
     def __call__(self, segment: Segment) -> list[Part]:
         """Publish the segment's parts, delete its file, and return the parts.
 
-        Raises OSError, or PartConflict where there is no file to keep; then nothing is lost: call it again. Raises
-        SegmentGone, and then no other call will help.
+        Raises OSError, or PartConflict if there is no file to put into quarantine. Nothing is lost then; call again.
+        Raises SegmentGone if the segment has disappeared; calling again does not help.
         """
         columns = segment.columns or self._read(segment)
-        segment.rows_of = columns.rows_of  # of what was read back, for who releases it
+        segment.rows_of = columns.rows_of  # counts of a segment that was read back, for its release
         try:
             parts = self._writer.write_events(segment.id, columns.batches, columns.rows_of, by_site=segment.by_site)
         except PartConflict as exc:
             if segment.path is None:
                 raise
-            log.error("%s; the segment goes to quarantine", exc)
+            log.error("%s; moving the segment to quarantine", exc)
             self._quarantine.keep_whole(segment, segment.path)
             parts = []
         if segment.path is not None:
@@ -71,7 +71,7 @@ class SegmentFlush:
             segment.failed_reads += 1
             raise
         except FileNotFoundError:
-            if segment.has_file():  # something else is missing
+            if segment.has_file():  # another file is missing
                 raise
             raise SegmentGone(f"{segment.path} is gone") from None
 
@@ -79,10 +79,10 @@ class SegmentFlush:
 def replay(
     segment: Segment, path: Path, decode: Decode, quarantine: Quarantine, *, around_bad_blocks: bool = False
 ) -> Columns:
-    """Read the segment's events back from its file; what cannot be read goes to quarantine. Raises OSError.
+    """Read the segment's events back from its file. Keeps unreadable bytes in quarantine. Raises OSError.
 
-    At a block that the disk cannot read it raises Unreadable; or, `around_bad_blocks`, takes it for damage and keeps
-    the file itself too: another day, or another tool, may read it yet.
+    At a block that the disk cannot read, raises Unreadable. With `around_bad_blocks`, such a block counts as damage
+    instead, and the entire file is kept too: it may become readable later, or with another tool.
     """
     buffer = Buffer()
     kept: dict[str, Ranges] = defaultdict(list)
@@ -93,7 +93,7 @@ def replay(
             kept[DAMAGED].append((0, HEADER_BYTES))
         for found in scan(file, segment.id):
             if isinstance(found, Damage):
-                # What a crash cut was acknowledged to nobody; what the disk cannot read may have been.
+                # A commit cut off by a crash was not acknowledged. A block that the disk cannot read may have been.
                 torn = found.tail and not any(start + BLOCK_BYTES > found.start for start in reader.bad)
                 kept[TORN if torn else DAMAGED].append((found.start, found.end))
                 continue
@@ -104,6 +104,6 @@ def replay(
         for kind, ranges in kept.items():
             quarantine.keep(segment, file, kind, ranges)
     if reader.bad:
-        log.error("%s: the disk cannot read %d blocks of it; the file goes to quarantine", path, len(reader.bad))
+        log.error("%s: the disk cannot read %d blocks; moving the file to quarantine", path, len(reader.bad))
         quarantine.keep_whole(segment, path)
     return buffer.columns()

@@ -1,4 +1,4 @@
-"""The flush thread. It runs at LOW_PRIORITY, so that requests do not wait for a flush."""
+"""The flush thread, which runs at LOW_PRIORITY so that requests do not wait for a flush."""
 
 import asyncio
 import time
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 class FlushThread:
-    """One thread, for one thing at a time. The event loop's thread owns it."""
+    """A thread that runs one call at a time. The event loop's thread owns it."""
 
     def __init__(self) -> None:
-        self._calls = 0  # running, or waiting
-        self._cpu_clock: int | None = None  # it has not begun
-        # Its own: a slow disk must not take the threads of others, nor they the flush's.
+        self._calls = 0  # running or waiting
+        self._cpu_clock: int | None = None  # None until the thread has started
+        # A pool of its own: a slow disk must not use up threads that other work needs, nor other work the flush's.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="flush", initializer=self._begin)
 
     async def call(self, function: Callable[[A], T], argument: A) -> T:
-        """Run it there."""
+        """Run `function(argument)` in the thread, and return or raise what it does."""
         self._calls += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
@@ -31,11 +31,11 @@ class FlushThread:
             self._calls -= 1
 
     def cpu_ns(self) -> int | None:
-        """What the thread has used of a core; None while it has nothing to do."""
+        """The CPU time that the thread has used. None while it has nothing to do."""
         return time.clock_gettime_ns(self._cpu_clock) if self._calls and self._cpu_clock is not None else None
 
     def shutdown(self) -> None:
-        """End it when it has nothing more to do."""
+        """Stop the thread once its calls have finished. Does not wait."""
         self._executor.shutdown(wait=False)
 
     def _begin(self) -> None:

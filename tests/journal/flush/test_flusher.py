@@ -1,32 +1,32 @@
-"""Flushing: when, in which order, and what a failure costs (nothing)."""
+"""The flusher: when it flushes, in which order, and that a failure loses nothing."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from collector.journal.flush.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher
+from collector.journal.flush.flusher import FIRST_RETRY_S, LONGEST_RETRY_S, Flusher, FlushSegment
 from collector.journal.flush.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import Part, PartWriter
 from collector.publish.local import Folders
-from tests.journal.test_journal import make_event, make_journal
+from tests.journal.test_journal import make_event, make_journal, turns
 from tests.support import NOON_US, FakeClock, read_rows
 
 INTERVAL_S = 1_000
 
 
 class FlakyWriter:
-    """Stands for the disk: fails as often as it is told, and remembers the rest."""
+    """A fake disk: fails `failures` times, and records what is written otherwise."""
 
     def __init__(self) -> None:
         self.failures = 0
-        self.broken = 0  # segments of so many rows always fail
+        self.broken = 0  # segments with this many rows always fail
         self.tried = 0
         self.written: list[int] = []
 
@@ -41,20 +41,48 @@ class FlakyWriter:
         return [Part(Path("x"), segment.rows, 100)]
 
 
+class WatchedClock(FakeClock):
+    """A fake clock that counts who is asleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sleeping = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeping += 1
+        try:
+            await super().sleep(seconds)
+        finally:
+            self.sleeping -= 1
+
+
+class WatchedFlusher(Flusher):
+    """A flusher that shows whether a flush is running."""
+
+    is_flushing = False
+
+    async def flush(self) -> bool:
+        self.is_flushing = True
+        try:
+            return await super().flush()
+        finally:
+            self.is_flushing = False
+
+
 class Bench:
     """A flusher with its journal, a disk that can fail, and a clock to set."""
 
-    def __init__(self, data_dir: Path, journal: Journal, clock: FakeClock) -> None:
+    def __init__(self, data_dir: Path, journal: Journal, clock: FakeClock, *, rejected_max_bytes: int = 10**9) -> None:
         self.journal, self.clock, self.disk, self.metrics = journal, clock, FlakyWriter(), Metrics()
+        self.flush_segment: FlushSegment = self.disk  # runs in the flush thread; tests may replace it
         self.rejects = Rejects(enabled=True)
-        writer = PartWriter(Folders(data_dir), "0", compression="zstd")
-        writer.prepare()
-        self.rejected_store = RejectedStore(writer, 10**9)
-        self.flusher = Flusher(
+        self.writer = PartWriter(Folders(data_dir), "0", compression="zstd")
+        self.writer.prepare()
+        self.flusher = WatchedFlusher(
             journal,
-            self.disk,
+            lambda segment: self.flush_segment(segment),
             self.rejects,
-            self.rejected_store,
+            RejectedStore(self.writer, rejected_max_bytes),
             interval_s=INTERVAL_S,
             clock=clock,
             metrics=self.metrics,
@@ -63,7 +91,7 @@ class Bench:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.flusher.run())
-        await settle()
+        await turns()
         try:
             yield
         finally:
@@ -75,11 +103,11 @@ class Bench:
         await self.settled()
 
     async def settled(self) -> None:
-        """What is due is done, however slow the machine is."""
-        await settle()
-        while self.flusher._running is not None and not self.flusher._running.done():
-            await asyncio.wait([self.flusher._running])
-            await settle()
+        """Wait until everything that is due is done."""
+        await turns()
+        while self.flusher.is_flushing:
+            await until(lambda: not self.flusher.is_flushing)
+            await turns()
 
     def count(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -90,26 +118,32 @@ class Bench:
         return kept, lost
 
 
-async def settle() -> None:
-    """Let the loop and the flush thread finish what they can: nothing here waits for real time to pass."""
-    for _ in range(20):
-        await asyncio.sleep(0.001)
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that a thread brings about."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the condition is no event
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: FakeClock) -> Bench:
+def clock() -> WatchedClock:
+    return WatchedClock()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: WatchedClock) -> Bench:
     return Bench(tmp_path, make_journal(clock=clock), clock)
 
 
 def kept_in_files(data_dir: Path, clock: FakeClock) -> Bench:
-    """The same with a journal of files."""
+    """A bench whose journal has files."""
     store = SegmentStore(Folders(data_dir), "0", by_site=True, durability="write")
     journal = Journal(store, segment_max_bytes=10_000, journal_max_bytes=10**9, clock=clock, metrics=Metrics())
     journal.open()
     return Bench(data_dir, journal, clock)
 
 
-async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
+async def test_timer_flushes_the_open_segment(bench: Bench) -> None:
     async with bench.running():
         await bench.journal.append(make_event())
         await bench.pass_time(INTERVAL_S - 1)
@@ -118,17 +152,17 @@ async def test_timer_flushes_what_is_buffered(bench: Bench) -> None:
         assert [1] == bench.disk.written
         assert (0, 0) == (bench.journal.unpublished_rows, bench.journal.unpublished_bytes)
         await bench.pass_time(INTERVAL_S)
-        assert [1] == bench.disk.written, "an empty buffer is no segment"
+        assert [1] == bench.disk.written, "an empty buffer makes no segment"
 
 
-async def test_journal_knows_that_a_flush_is_running(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_journal_knows_that_a_flush_is_running(bench: Bench) -> None:
     seen = []
 
     def look(segment: Segment) -> list[Part]:
         seen.append(bench.journal.flush_running)
         return bench.disk(segment)
 
-    monkeypatch.setattr(bench.flusher, "_flush_segment", look)
+    bench.flush_segment = look
     async with bench.running():
         await bench.journal.append(make_event())
         await bench.pass_time(INTERVAL_S)
@@ -136,8 +170,8 @@ async def test_journal_knows_that_a_flush_is_running(bench: Bench, monkeypatch: 
         assert not bench.journal.flush_running
 
 
-async def test_timer_that_wakes_early_is_waited_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a nanosecond, as a rounded time can; the flush must not wait for another interval."""
+async def test_timer_that_wakes_early_sleeps_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding can wake it a nanosecond early. The flush must not wait for another interval."""
     sleep = bench.clock.sleep
     monkeypatch.setattr(bench.clock, "sleep", lambda seconds: sleep(max(0, seconds - 1e-9)))
     async with bench.running():
@@ -152,12 +186,12 @@ async def test_full_segment_is_flushed_before_its_time(bench: Bench) -> None:
         for _ in range(11):
             await bench.journal.append(make_event())
         await bench.settled()
-        assert [10] == bench.disk.written, "and only that: what came after it waits for its own time"
+        assert [10] == bench.disk.written, "later events wait for the timer"
         await bench.pass_time(INTERVAL_S)
         assert [10, 1] == bench.disk.written
 
 
-async def test_failed_flush_keeps_its_events_and_is_tried_again_with_back_off(bench: Bench) -> None:
+async def test_failed_flush_keeps_its_events_and_is_retried_with_back_off(bench: Bench) -> None:
     async with bench.running():
         await bench.journal.append(make_event())
         bench.disk.failures = 9
@@ -178,8 +212,8 @@ async def test_failed_flush_keeps_its_events_and_is_tried_again_with_back_off(be
         assert 1 == bench.count("collector_flushes_total", outcome="published")
 
 
-async def test_segment_that_fails_keeps_back_no_other(bench: Bench) -> None:
-    """Nor does it keep the timer from sealing the next one."""
+async def test_failing_segment_does_not_delay_others(bench: Bench) -> None:
+    """Neither their flush nor the timer that seals the next one."""
     bench.disk.broken = 1
     async with bench.running():
         for rows in (1, 2, 3):
@@ -194,12 +228,12 @@ async def test_segment_that_fails_keeps_back_no_other(bench: Bench) -> None:
 
 
 def on_disk(count: int) -> list[Segment]:
-    """Segments that a dead process left."""
+    """Segments left by a dead process."""
     return [Segment(f"{n:016x}", Path(str(n)), True, 0, {}, None, left_over=True) for n in range(count)]
 
 
-async def test_disk_that_fails_is_tried_with_one_segment_of_many(bench: Bench) -> None:
-    """To read all of them back each time would keep the machine busy for nothing; once one succeeds all follow."""
+async def test_failing_disk_is_retried_with_one_segment_of_many(bench: Bench) -> None:
+    """Reading all of them back each time would waste CPU time. Once one succeeds, all follow."""
     backlog, tried = on_disk(5), list[str]()
     bench.disk.failures, bench.disk.broken = 3, -1
 
@@ -207,7 +241,7 @@ async def test_disk_that_fails_is_tried_with_one_segment_of_many(bench: Bench) -
         tried.append(segment.id[-1])
         return bench.disk(segment)
 
-    bench.flusher._flush_segment = flush
+    bench.flush_segment = flush
     async with bench.running():
         bench.journal.adopt(backlog)
         await bench.settled()
@@ -218,7 +252,7 @@ async def test_disk_that_fails_is_tried_with_one_segment_of_many(bench: Bench) -
         assert [] == bench.journal.sealed
 
 
-async def test_segment_on_disk_that_always_fails_keeps_back_no_other_and_is_named(
+async def test_segment_on_disk_that_always_fails_is_logged_and_does_not_delay_others(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     poison, *others = on_disk(4)
@@ -229,7 +263,7 @@ async def test_segment_on_disk_that_always_fails_keeps_back_no_other_and_is_name
             raise OSError(5, "Input/output error")
         return bench.disk(segment)
 
-    bench.flusher._flush_segment = flush
+    bench.flush_segment = flush
     async with bench.running():
         bench.journal.adopt([poison, *others])
         await bench.settled()
@@ -240,7 +274,7 @@ async def test_segment_on_disk_that_always_fails_keeps_back_no_other_and_is_name
         assert ([poison], 1) == (bench.journal.sealed, bench.disk.written.count(1))
 
 
-async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: Bench) -> None:
+async def test_events_are_accepted_while_a_flush_fails_and_keep_their_order(bench: Bench) -> None:
     async with bench.running():
         bench.disk.failures = 1
         await bench.journal.append(make_event())
@@ -248,7 +282,7 @@ async def test_events_keep_coming_while_a_flush_fails_and_order_is_kept(bench: B
         for _ in range(12):
             assert await bench.journal.append(make_event())
         await bench.pass_time(FIRST_RETRY_S)
-        assert [1, 10] == bench.disk.written, "the failed one first, then the one that filled up meanwhile"
+        assert [1, 10] == bench.disk.written, "the failed segment first, then the one that filled up meanwhile"
         await bench.pass_time(INTERVAL_S)
         assert [1, 10, 2] == bench.disk.written
 
@@ -262,21 +296,24 @@ async def test_drain_publishes_everything_and_closes_the_journal(bench: Bench) -
 
 
 @pytest.mark.parametrize(("failures", "lost"), [(3, 0), (1_000, 2)])
-async def test_drain_tries_a_failing_disk_until_its_patience_is_over(bench: Bench, failures: int, lost: int) -> None:
+async def test_drain_retries_a_failing_disk_until_its_time_is_up(
+    bench: Bench, clock: WatchedClock, failures: int, lost: int
+) -> None:
     for _ in range(2):
         await bench.journal.append(make_event())
     bench.disk.failures = failures
     drained = asyncio.create_task(bench.flusher.drain(15))
     for _ in range(40):
-        await settle()
-        bench.clock.advance(FIRST_RETRY_S)
+        await until(lambda: drained.done() or clock.sleeping)
         if drained.done():
             break
+        clock.advance(FIRST_RETRY_S)
+        await turns()
     assert lost == await drained
 
 
 async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own_events(bench: Bench) -> None:
-    """Left-over segments have waited for a process once, and can again."""
+    """Left-over segments can wait for another start."""
     backlog = on_disk(5)
     bench.journal.adopt(backlog)
     await bench.journal.append(make_event())
@@ -287,15 +324,15 @@ async def test_drain_leaves_a_long_backlog_to_the_next_start_but_none_of_its_own
         flushed.append(segment)
         return []
 
-    bench.flusher._flush_segment = slowly
+    bench.flush_segment = slowly
     assert 0 == await bench.flusher.drain(15)
     assert (backlog[:1], backlog[1:]) == (flushed[1:], bench.journal.sealed)
 
 
-async def test_drain_is_not_held_up_by_a_backlog_that_fails(bench: Bench) -> None:
-    """It is tried again while there are events of this process to publish, and no longer."""
+async def test_drain_does_not_wait_for_a_failing_backlog(bench: Bench) -> None:
+    """The backlog is retried only while this process has events of its own to publish."""
     backlog = on_disk(2)
-    bench.disk.broken = 0  # rows, as far as is known
+    bench.disk.broken = 0  # left-over segments count as having no rows
     bench.journal.adopt(backlog)
     await bench.journal.append(make_event())
     async with asyncio.timeout(10):  # of real time; the clock stands still
@@ -304,96 +341,99 @@ async def test_drain_is_not_held_up_by_a_backlog_that_fails(bench: Bench) -> Non
 
 
 class Hanging:
-    """A flush that the kernel holds: it does nothing until it is let go, but for what it is told to."""
+    """A flush that hangs, as if in the kernel, until a test lets it make progress."""
 
     def __init__(self, bench: Bench) -> None:
-        self._write = bench.disk.__call__
-        self._told = threading.Semaphore(0)
-        self._goes_on, self.steps = False, 0
-        bench.flusher._flush_segment = self
+        self._write = bench.disk
+        self._released = threading.Semaphore(0)
+        self._goes_on, self.has_begun, self.steps = False, False, 0
+        bench.flush_segment = self
 
     def __call__(self, segment: Segment) -> list[Part]:
-        while self._told.acquire(timeout=10) and not self._goes_on:
+        self.has_begun = True
+        while self._released.acquire(timeout=10) and not self._goes_on:
             self.steps += sum(range(1_000)) > 0
         return self._write(segment)
 
-    def step(self) -> None:
-        """Get on a little."""
-        self._told.release()
+    async def step(self) -> None:
+        """Let it use a little CPU time."""
+        steps = self.steps
+        self._released.release()
+        await until(lambda: self.steps > steps)
 
     def go_on(self) -> None:
-        """Get on to the end."""
+        """Let it run to its end."""
         self._goes_on = True
-        self._told.release()
+        self._released.release()
 
 
 @pytest.mark.parametrize("when", ["before the stop", "in the stop"])
-async def test_drain_gives_up_on_a_flush_that_hangs(tmp_path: Path, clock: FakeClock, when: str) -> None:
-    """What is not published is in the journal; a stop must not wait for a disk that does not come back."""
+async def test_drain_gives_up_on_a_flush_that_hangs(tmp_path: Path, clock: WatchedClock, when: str) -> None:
+    """Unpublished events are in the journal, so a stop need not wait for a disk that may never respond."""
     bench = kept_in_files(tmp_path, clock)
     hanging = Hanging(bench)
     await bench.journal.append(make_event())
     if when == "before the stop":
         async with bench.running():
-            bench.clock.advance(INTERVAL_S)
-            await settle()
+            clock.advance(INTERVAL_S)
+            await until(lambda: hanging.has_begun)
+        assert 0 == clock.sleeping
     drained = asyncio.create_task(bench.flusher.drain(15))
-    await settle()
-    bench.clock.advance(14)
-    await settle()
+    await until(lambda: hanging.has_begun and clock.sleeping)
+    clock.advance(14)
+    await turns()
     assert not drained.done()
-    for _ in range(2):  # the thread may have been about to hang when it was first looked at
-        bench.clock.advance(15)
-        await settle()
+    for _ in range(2):  # when first measured, the thread may still have been on its way to the hang
+        clock.advance(15)
+        await turns()
+    assert drained.done()
+    hanging.go_on()
     with pytest.raises(TimeoutError):
         await drained
-    hanging.go_on()
 
 
-async def test_drain_waits_for_a_flush_that_gets_on_however_slowly(tmp_path: Path, clock: FakeClock) -> None:
+async def test_drain_waits_for_a_flush_that_makes_progress_however_slowly(tmp_path: Path, clock: WatchedClock) -> None:
     bench = kept_in_files(tmp_path, clock)
     hanging = Hanging(bench)
     await bench.journal.append(make_event())
     drained = asyncio.create_task(bench.flusher.drain(15))
+    await until(lambda: hanging.has_begun and clock.sleeping)
     for _ in range(5):
-        await settle()
-        hanging.step()
-        await settle()
-        bench.clock.advance(15)
-    await settle()
+        await hanging.step()
+        clock.advance(15)
+        await turns()
     assert (5, False) == (hanging.steps, drained.done())
     hanging.go_on()
     assert 0 == await drained
     assert [1] == bench.disk.written
 
 
-async def test_drain_waits_for_a_flush_that_hangs_where_its_events_would_be_lost(bench: Bench) -> None:
+async def test_drain_waits_for_a_flush_that_hangs_if_its_events_would_be_lost(bench: Bench) -> None:
+    """With durability `memory`."""
     hanging = Hanging(bench)
     await bench.journal.append(make_event())
     drained = asyncio.create_task(bench.flusher.drain(15))
+    await until(lambda: hanging.has_begun)
     for _ in range(3):
-        await settle()
         bench.clock.advance(15)
-    await settle()
+        await turns()
     assert not drained.done()
     hanging.go_on()
     assert 0 == await drained
     assert [1] == bench.disk.written
 
 
-async def test_stop_within_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
-    """The thread cannot be stopped, so what it did must be counted, and not done again."""
-    may_go_on = threading.Event()
-    write = bench.disk.__call__
-    bench.flusher._flush_segment = lambda segment: write(segment) if may_go_on.wait(10) else []
+async def test_stop_during_a_flush_lets_it_finish_and_writes_nothing_twice(bench: Bench) -> None:
+    """The thread cannot be interrupted, so its work must be counted, and not repeated."""
+    hanging = Hanging(bench)
     await bench.journal.append(make_event())
     async with bench.running():
         bench.clock.advance(INTERVAL_S)
-        await settle()
+        await until(lambda: hanging.has_begun)
         bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
     drained = asyncio.create_task(bench.flusher.drain(15))
-    await settle()
-    may_go_on.set()
+    await turns()
+    hanging.go_on()
     assert 0 == await drained
     assert [1] == bench.disk.written
     assert 1 == bench.count("collector_published_events_total")

@@ -1,4 +1,4 @@
-"""Rejects at a flush: what is published counts as kept, and only what is not as lost."""
+"""Rejects in a flush: published ones count as kept, all others as lost."""
 
 import os
 from contextlib import suppress
@@ -18,10 +18,10 @@ def bench(tmp_path: Path, clock: FakeClock) -> Bench:
 
 
 @pytest.mark.parametrize("broken", [(), ("a",), ("b",), ("a", "c"), ("a", "b", "c")])
-async def test_reject_is_kept_where_it_is_published_and_else_lost(
+async def test_reject_counts_as_kept_if_published_and_otherwise_as_lost(
     bench: Bench, tmp_path: Path, broken: tuple[str, ...]
 ) -> None:
-    """A site whose folder cannot be made costs the others nothing, be it the first one or the last."""
+    """If a site's folder cannot be made, the other sites lose nothing, in any order."""
     for site in broken:
         (tmp_path / "rejected").mkdir(exist_ok=True)
         (tmp_path / "rejected" / f"site={site}").write_text("in the way")
@@ -34,10 +34,10 @@ async def test_reject_is_kept_where_it_is_published_and_else_lost(
     assert (kept, 6 - kept) == bench.rejected()
 
 
-async def test_reject_whose_name_is_not_synced_is_kept_all_the_same(
+async def test_reject_whose_name_could_not_be_synced_still_counts_as_kept(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Readers see it, so it is not lost; it is synced at the second try."""
+    """Readers see it, so it is not lost. The second attempt syncs it."""
     synced: list[Path] = []
 
     def fails_once(folder: Path) -> None:
@@ -47,7 +47,7 @@ async def test_reject_whose_name_is_not_synced_is_kept_all_the_same(
 
     bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
     (tmp_path / "rejected" / "site=a" / "date=2026-05-28").mkdir(parents=True)
-    bench.rejected_store._writer.folders.make(tmp_path / "rejected" / "site=a" / "date=2026-05-28")
+    bench.writer.folders.make(tmp_path / "rejected" / "site=a" / "date=2026-05-28")
     monkeypatch.setattr("collector.publish.local.fsync_folder", fails_once)
     monkeypatch.setattr("collector.parts.writer.fsync_folder", synced.append)
     assert await bench.flusher.flush()
@@ -56,11 +56,11 @@ async def test_reject_whose_name_is_not_synced_is_kept_all_the_same(
     assert 2 == len(synced)
 
 
-async def test_room_that_cannot_be_made_loses_no_reject_that_is_published(
-    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_published_reject_is_kept_even_if_old_ones_cannot_be_deleted(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried again at the next flush."""
-    bench.rejected_store._max_bytes = 1
+    """The next flush tries to delete them again."""
+    bench = Bench(tmp_path, make_journal(clock=clock), clock, rejected_max_bytes=1)
     monkeypatch.setattr(Path, "unlink", _refuses)
     bench.rejects.keep("a", Rejected(NOON_US, "why", b"what"))
     assert await bench.flusher.flush()

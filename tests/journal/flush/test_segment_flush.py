@@ -1,4 +1,4 @@
-"""The flush of a segment: from memory and from its file, tried again, and beside files that are in its way."""
+"""The flush of a segment: from memory or from its file, retried, and with other files in its way."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from tests.support import NOON_US, body, read_rows
 
 
 def stored(site_id: str, number: int, data: bytes | None = None) -> Event:
-    """An event as it was accepted."""
+    """An accepted event."""
     data = body(session_id=f"s-{number}") if data is None else data
     return replay(Record(0, 0, site_id, NOON_US + number, None, "u", data))[0]
 
@@ -34,7 +34,7 @@ EVENTS = [stored("a", 1), stored("b", 2), stored("a", 3), stored("b", US_PER_DAY
 
 
 class Bench:
-    """The last stages of a data_dir."""
+    """The flush of a data_dir, with the stages around it."""
 
     def __init__(self, data_dir: Path, *, by_site: bool = True) -> None:
         folders = Folders(data_dir)
@@ -110,7 +110,7 @@ def test_failed_flush_keeps_the_file_and_the_next_finishes_from_it(bench: Bench)
 
 
 def test_layout_of_a_segment_outlives_a_change_of_the_setting(tmp_path: Path) -> None:
-    """Or what was published before the crash would be published again under another name."""
+    """Otherwise events published before a crash would be published again under another name."""
     before = Bench(tmp_path, by_site=True)
     segment = before.sealed()
     assert segment.path is not None
@@ -124,7 +124,7 @@ def test_layout_of_a_segment_outlives_a_change_of_the_setting(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("what", ["segment", "torn"])
-def test_staging_folder_that_was_cleared_away_is_made_again_for_quarantine(bench: Bench, what: str) -> None:
+def test_quarantine_makes_a_deleted_staging_folder_again(bench: Bench, what: str) -> None:
     segment = bench.sealed(in_memory=False)
     assert segment.path is not None
     if what == "torn":
@@ -139,8 +139,8 @@ def test_staging_folder_that_was_cleared_away_is_made_again_for_quarantine(bench
     assert [what] == list(bench.quarantined())
 
 
-def test_rows_of_each_site_are_known_again_once_a_segment_was_read_back(bench: Bench) -> None:
-    """What waits on disk keeps them in its file alone."""
+def test_rows_by_site_are_known_again_after_a_segment_was_read_back(bench: Bench) -> None:
+    """While a segment waits on disk, only its file has them."""
     segment = bench.sealed()
     counted = dict(segment.rows_of)
     segment.to_disk()
@@ -150,8 +150,8 @@ def test_rows_of_each_site_are_known_again_once_a_segment_was_read_back(bench: B
 
 
 @pytest.mark.parametrize("taken_by", ["fewer rows", "another segment", "garbage", "nothing"])
-def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(bench: Bench, taken_by: str) -> None:
-    """Its other parts are published, the file in the way is not touched, and the journal is not held up for ever."""
+def test_segment_goes_to_quarantine_if_another_file_has_a_parts_name(bench: Bench, taken_by: str) -> None:
+    """Its other parts are published, the other file stays untouched, and the journal is not blocked forever."""
     first = bench.sealed(EVENTS[:1])
     bench.flush(first)
     (path,) = bench.parts()
@@ -172,8 +172,8 @@ def test_name_that_is_taken_by_another_file_sends_the_segment_to_quarantine(benc
     assert not segment.path.exists()
 
 
-def test_segment_brought_back_from_quarantine_becomes_the_parts_that_are_missing(bench: Bench) -> None:
-    """When a person has moved away what was in its way; those that are published are kept."""
+def test_segment_put_back_from_quarantine_becomes_the_missing_parts(bench: Bench) -> None:
+    """After a person has moved the other file away. Parts that are already published are kept."""
     segment = bench.sealed()
     taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
     taken.parent.mkdir(parents=True)
@@ -187,7 +187,8 @@ def test_segment_brought_back_from_quarantine_becomes_the_parts_that_are_missing
     assert [each.row[2] for each in EVENTS] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
 
 
-def test_conflict_is_not_the_last_word_while_the_disk_fails(bench: Bench) -> None:
+def test_conflict_is_retried_while_the_disk_fails(bench: Bench) -> None:
+    """The segment goes to quarantine only once nothing else fails."""
     segment = bench.sealed()
     path = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
     path.parent.mkdir(parents=True)
@@ -208,8 +209,8 @@ def test_conflict_in_memory_keeps_the_events(bench: Bench) -> None:
         bench.flush(segment)
 
 
-def test_part_that_holds_more_than_was_read_back_is_kept(bench: Bench) -> None:
-    """The segment was damaged after its part was published, and before its release."""
+def test_part_with_more_rows_than_the_segment_is_kept(bench: Bench) -> None:
+    """The segment was damaged between the publication of its part and its release."""
     segment = bench.sealed(EVENTS[:1] + EVENTS[2:3])
     assert segment.path is not None
     data = bytearray(segment.path.read_bytes())
@@ -225,8 +226,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
     return (b"\xffREC" + piece for piece in data.split(b"\xffREC")[1:])
 
 
-def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None:
-    """However often the flush is tried: a torn tail, damage before it, a value that fits no column any more."""
+def test_unreadable_bytes_are_kept_once_and_counted_once(bench: Bench) -> None:
+    """However often the flush is retried: a torn tail, damage before it, and a value that no longer fits its column."""
     unfit = stored("a", 9, b'{"session_id": 7}')
     segment = bench.sealed([EVENTS[0], EVENTS[2], unfit], in_memory=False)
     assert segment.path is not None
@@ -248,7 +249,7 @@ def test_what_cannot_be_read_is_kept_once_and_counted_once(bench: Bench) -> None
 
 
 def spied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is synced from now on, and when a segment is deleted, in order."""
+    """Record, in order, which paths are synced and when a segment is deleted."""
     seen: list[str] = []
     fsync, unlink = os.fsync, os.unlink
 
@@ -272,15 +273,15 @@ def synced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_release_is_synced(bench: Bench, synced: list[str]) -> None:
-    """Or a power cut brings the segment back after its parts were dropped, and they are there again."""
+    """Otherwise a power cut could bring the segment back after its parts were dropped, and they would reappear."""
     segment = bench.sealed()
     synced.clear()
     bench.flush(segment)
     assert ["released", "journal/0"] == synced[-2:]
 
 
-def test_folder_of_a_part_that_is_there_already_is_synced_before_the_release(tmp_path: Path, bench: Bench) -> None:
-    """The process that published it may have been killed before it could."""
+def test_folder_of_an_existing_part_is_synced_before_the_release(tmp_path: Path, bench: Bench) -> None:
+    """The process that published the part may have been killed before it synced the folder."""
     segment = bench.sealed(EVENTS[:1])
     assert segment.path is not None
     aside = shutil.copy(segment.path, tmp_path / "aside")
@@ -295,7 +296,7 @@ def test_folder_of_a_part_that_is_there_already_is_synced_before_the_release(tmp
     assert ["events", "events/site=a", "events/site=a/date=2026-05-28"] == before[-3:]
 
 
-def test_copy_in_quarantine_is_synced_before_it_has_its_name(bench: Bench, synced: list[str]) -> None:
+def test_copy_in_quarantine_is_synced_before_it_gets_its_name(bench: Bench, synced: list[str]) -> None:
     segment = bench.sealed(EVENTS[:1], in_memory=False)
     assert segment.path is not None
     with segment.path.open("ab") as file:
@@ -310,7 +311,7 @@ def test_copy_in_quarantine_is_synced_before_it_has_its_name(bench: Bench, synce
 def test_segment_is_kept_until_the_name_of_its_copy_in_quarantine_is_synced(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """By a later try, too: the copy is there already then, but a power cut could still take its name."""
+    """Even if an earlier attempt made the copy, because a power cut could still take its name."""
     segment = bench.sealed(EVENTS[:1], in_memory=False)
     assert segment.path is not None
     if kind == "torn":
@@ -344,7 +345,7 @@ MANY = [stored("a", number, body(session_id=f"s-{number}", page_referrer="x" * 5
 
 
 def bad_sectors(monkeypatch: pytest.MonkeyPatch, *blocks: int) -> None:
-    """A read that begins in such a block fails; one that meets it later ends before it, as in the kernel."""
+    """A read that starts in a bad block fails. A read that reaches one later stops before it, as in the kernel."""
     preadv = os.preadv
 
     def flaky(descriptor: int, buffers: list[memoryview], at: int) -> int:
@@ -364,10 +365,10 @@ def records(path: Path) -> list[Record | Damage]:
 
 
 @pytest.mark.parametrize("blocks", [(0,), (1,), (2, 3), (1, 4), (-1,), (-1, 0)], ids=str)
-def test_block_that_the_disk_cannot_read_costs_only_the_records_in_it(
+def test_unreadable_block_loses_only_its_own_records(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, ...]
 ) -> None:
-    """After a few tries, for a disk can come back. What cannot be read is damage, also at the segment's end."""
+    """After a few retries, since a disk can recover. Unreadable bytes are damage, even at the segment's end."""
     segment = bench.sealed(MANY, in_memory=False)
     assert segment.path is not None
     whole = segment.path.read_bytes()
@@ -388,11 +389,11 @@ def test_block_that_the_disk_cannot_read_costs_only_the_records_in_it(
         bench.flush(segment)
     assert expected == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
     assert {"damaged", "segment"} == bench.quarantined().keys()
-    assert whole == bench.quarantined()["segment"], "the file itself is kept: another tool may read it yet"
+    assert whole == bench.quarantined()["segment"], "the file itself is kept: another tool may be able to read it"
     assert not segment.path.exists()
 
 
-def test_disk_that_comes_back_costs_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_recovers_loses_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = bench.sealed(MANY, in_memory=False)
     for _ in range(FAILED_READS):
         with monkeypatch.context() as patch:
@@ -403,7 +404,7 @@ def test_disk_that_comes_back_costs_no_record(bench: Bench, monkeypatch: pytest.
     assert (len(MANY), {}) == (len(read_rows(bench.data_dir / "events")), bench.quarantined())
 
 
-def test_copy_of_a_place_that_cannot_be_read_holds_zeros(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_of_an_unreadable_block_holds_zeros(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = bench.sealed(MANY, in_memory=False)
     assert segment.path is not None
     data = bytearray(segment.path.read_bytes())
@@ -417,11 +418,11 @@ def test_copy_of_a_place_that_cannot_be_read_holds_zeros(bench: Bench, monkeypat
     segment.path.write_bytes(data)
     (damage,) = (found for found in records(segment.path) if isinstance(found, Damage))
     assert data[damage.start : damage.end] == bench.quarantined()["damaged"]
-    assert [1, 1] == [bench.count(kind) for kind in ("damaged", "segment")], "once, however often it is tried"
+    assert [1, 1] == [bench.count(kind) for kind in ("damaged", "segment")], "once, however often the flush is retried"
 
 
-def test_salvaged_segment_brought_back_becomes_whole(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its blocks can be read again, and a person has moved away the part that lacks their events."""
+def test_salvaged_segment_that_is_put_back_becomes_complete(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its blocks can be read again, and a person has moved away the part that lacks their events."""
     segment = bench.sealed(MANY, in_memory=False)
     segment.failed_reads = FAILED_READS
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The thread that flushes work in: its priority, and what it has used of a core."""
+"""The flush thread: its priority, and its CPU time."""
 
 import os
 import time
@@ -14,7 +14,7 @@ async def test_priority_is_lower_than_the_event_loops() -> None:
     assert LOW_PRIORITY == priority - os.getpriority(os.PRIO_PROCESS, os.getpid())
 
 
-async def test_cpu_time_is_that_of_what_is_running() -> None:
+async def test_cpu_time_is_known_only_while_a_call_runs() -> None:
     thread = FlushThread()
     assert thread.cpu_ns() is None
 
@@ -30,7 +30,7 @@ async def test_cpu_time_is_that_of_what_is_running() -> None:
     assert thread.cpu_ns() is None
 
 
-async def test_what_fails_there_fails_here() -> None:
+async def test_error_in_the_thread_is_raised_by_the_call() -> None:
     def fail(argument: str) -> None:
         raise OSError(argument)
 
