@@ -1,10 +1,11 @@
-"""Expiry: dropping whole days of parts, so that the disk does not fill in the first place.
+"""Expiry: deletes entire days of parts, so that the disk does not fill up.
 
-A day's folder leaves the dataset by one rename, into `staging/expired/`, and is deleted there: a reader finds the day
-whole or not at all, one that has its parts open reads on (one that has listed and not yet opened them gets an error,
-as from any file that is deleted, and must ask again), and a crash between the two leaves nothing but what the next
-expiry, or the next start, sweeps. It may run beside a collector that serves, and needs no room on a disk that is full:
-`staging/expired/` is made at the first start, and stays.
+A single rename moves a day's folder into `staging/expired/`, where it is deleted. So readers find the day complete or
+not at all. A reader that has the parts open can read on. A reader that has listed them but not yet opened them gets an
+error and must list again. After a crash between the two steps, the next expiry or the next start deletes the rest.
+
+Expiry can run while a collector serves. It works on a full disk, because `staging/expired/` is made at the first start
+and stays.
 """
 
 import logging
@@ -31,14 +32,14 @@ def expire(
     shown: Callable[[list[Path]], Iterator[Path]] = iter,
     count: Callable[[int], object] = lambda parts: None,
 ) -> int:
-    """Drop the days that are more than `days` before today (UTC), and return how many parts they had.
+    """Drop all days more than `days` before `today` (UTC), and return how many parts they had.
 
-    `today` is believed, also of a clock that has jumped. The newest day in the dataset is no witness against it: a
-    minute after the jump that is `today` too. Nor is a gap before it: a month without events leaves one too, and who
-    must keep nothing longer than `days` needs what lies before it dropped all the same.
+    Trusts `today`, even if the clock has jumped. The newest day in the dataset cannot disprove it, because a minute
+    after the jump that day is `today` too. Neither can a gap before it: a month without events leaves one as well, and
+    anyone who must not keep data for longer than `days` needs older days dropped.
 
-    `shown` may show the progress through the folders. A folder that cannot be dropped, or looked into, keeps back no
-    other. `count` is told of the parts of each that is dropped. Raises the first OSError after all were tried.
+    `shown` may wrap the folders to show progress. `count` is called with the number of parts of each folder dropped.
+    Tries every folder, even if another cannot be dropped or read, then raises the first OSError.
     """
     trash = data_dir / STAGING / EXPIRED
     sweep(trash)
@@ -56,10 +57,10 @@ def expire(
         try:
             _drop(folder, trash, folders, counted)
         except OSError as exc:
-            if folder.exists():  # or someone else was faster
+            if folder.exists():  # otherwise, another process dropped it first
                 failures.append(exc)
     if dropped:
-        log.info("dropped %d parts of the days before %s", dropped, before)
+        log.info("dropped %d parts of days before %s", dropped, before)
     if failures:
         raise failures[0]
     return dropped
@@ -76,16 +77,16 @@ def _is_before(name: str, before: date) -> bool:
     day = _DAY.fullmatch(name)
     try:
         return day is not None and date.fromisoformat(day[1]) < before
-    except ValueError:  # no day of any calendar: not ours
+    except ValueError:  # not a calendar day, so not our folder
         return False
 
 
 def _folders(folder: Path, failures: list[OSError]) -> list[Path]:
-    """The folders in it. (`glob` passes over a folder that it may not read: its days would stay for ever.)"""
+    """The folders in `folder`. (`glob` would skip an unreadable folder, and its days would stay forever.)"""
     try:
         with os.scandir(folder) as entries:
             return [folder / entry.name for entry in entries if entry.is_dir()]
-    except FileNotFoundError:  # nothing was ever rejected, or someone has removed an empty site
+    except FileNotFoundError:  # no event was ever rejected, or someone removed an empty site
         return []
     except OSError as exc:
         failures.append(exc)
@@ -97,6 +98,6 @@ def _drop(folder: Path, trash: Path, folders: Folders, count: Callable[[int], No
     folders.make_if_gone(trash)
     aside = trash / secrets.token_hex(8)
     folder.rename(aside)
-    count(parts)  # readers have lost it, whatever fails from here on
+    count(parts)  # readers cannot find the day any more, even if a later step fails
     fsync_folder(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)  # what cannot be deleted now is swept by the next expiry
+    shutil.rmtree(aside, ignore_errors=True)  # the next expiry deletes what remains

@@ -1,8 +1,14 @@
-"""Writing parts: the batches of one segment, sorted apart into Parquet files that appear whole or not at all.
+"""Writing parts: sorts a segment's batches into Parquet files, which appear complete or not at all.
 
-Each part is written in `staging/<worker>/`, a sibling of the dataset on the same file system (common readers
-open hidden files too, so nothing unfinished may lie beside finished parts), synced, and published. Its footer says
-which collector wrote it, after which contract, from which segment, and how many rows it has.
+Each part is written in `staging/<worker>/`, synced, and then published. Staging is a sibling of the dataset on the same
+file system, because common readers open even hidden files: no unfinished file may lie next to finished parts.
+
+A sample of a part's footer:
+
+    collector.version   0.1.0
+    collector.contract  00112233445566ff   start of the SHA-256 of the contract
+    collector.segment   0123456789abcdef
+    collector.rows      170
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,26 +27,26 @@ from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 
-# Arrow writes each page of each column by itself; gathered like this a part of 170 rows takes 2.2 ms instead of 2.9.
+# Arrow writes every page of every column separately. With this buffer, a part of 170 rows takes 2.2 ms instead of 2.9.
 WRITE_BYTES = 1 << 18
 
-# Setting up zstd costs more than a smaller column gains, and most of all one of nothing but nulls, as most are in most
-# parts: of a part of 113 rows it was 0.9 ms of 2.4, for a fifth of its size.
+# Smaller columns are not worth setting up zstd, least of all columns of nulls, which most columns of a part are. In a
+# part of 113 rows, compressing all columns took 0.9 of 2.4 ms and saved a fifth of the size.
 COMPRESSED_FROM_BYTES = 2_048
 
 ROW_GROUP_MAX_ROWS = 128 * 1024
 
-# With all sites in one part, a row group ends at the first boundary between sites after this many rows: small enough
-# that a reader of one site skips most of the file, large enough that 10,000 small sites do not make 10,000
-# row groups, whose 66 column headers each would outweigh their data.
+# With all sites in one part, a row group ends at the first boundary between sites after this many rows. It is small
+# enough for readers of one site to skip most of the file. It is large enough that 10,000 small sites do not make 10,000
+# row groups, whose 66 column headers would outweigh their data.
 ROW_GROUP_MIN_ROWS = 8 * 1024
 
 Group = tuple[int, str]
-"""(day, site id): the rows that belong together; days count from 1970-01-01."""
+"""(day, site id) of rows that belong together. Days count from 1970-01-01."""
 
 
 class PartConflict(Exception):
-    """A part's name is taken by a file that is not the same part."""
+    """Another file has the part's name, and it does not hold the part's rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class PartWriter:
     folders: Folders
     worker: str
     compression: str
-    adopts: Callable[[str], bool] = lambda folder: True  # whose half-written files in `staging/` may be swept
+    adopts: Callable[[str], bool] = lambda folder: True  # the folders in `staging/` that may be swept
 
     @property
     def data_dir(self) -> Path:
@@ -70,7 +76,7 @@ class PartWriter:
         return self.data_dir / STAGING / self.worker
 
     def prepare(self) -> None:
-        """Make the folders, and sweep what killed processes left half written or half deleted. Raises OSError."""
+        """Make the folders, and delete files that killed processes left unfinished. Raises OSError."""
         for folder in (self.data_dir / STAGING).glob("*"):
             if self.adopts(folder.name):
                 sweep(folder)
@@ -82,9 +88,9 @@ class PartWriter:
     ) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
-        `rows_of` counts the rows of each group in `batches`, which are merged. A part that fails does not keep back the
-        others. Raises the first of their errors after all were tried; then it may be called again, and keeps what is
-        published already. Raises PartConflict only where nothing else failed, so that no other try would help.
+        `rows_of` counts the rows of each group in `batches`. Merges `batches` in place. Tries every part, then raises
+        the first error. Calling it again is safe and keeps the parts already published. Raises PartConflict only if
+        nothing else failed, so that trying again would not help.
         """
         merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
@@ -101,7 +107,7 @@ class PartWriter:
         return parts
 
     def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
-        """Publish what one site had rejected on one day. Raises OSError."""
+        """Publish the rejects of one site and day. Raises OSError."""
         table = pa.Table.from_batches([batch], REJECTED_SCHEMA)
         final = part_path(self.data_dir, REJECTED, segment, *group)
         return self._publish(final, segment, table, [table.num_rows])
@@ -109,7 +115,7 @@ class PartWriter:
     def _pieces(
         self, table: pa.Table, rows_of: Mapping[Group, int], *, by_site: bool
     ) -> Iterator[tuple[int, str | None, pa.Table, list[int]]]:
-        """The table cut into parts: day, site (None: all of that day), rows, and the rows of each row group."""
+        """Cut the sorted table into parts. Yields day, site (None: all sites), rows, and the sizes of row groups."""
         start = 0
         for day, groups in groupby(sorted(rows_of), key=lambda group: group[0]):
             sizes = {site_id: rows_of[day, site_id] for _, site_id in groups}
@@ -127,7 +133,7 @@ class PartWriter:
             rows = _rows_of_part(final, segment)
             if rows < table.num_rows:
                 raise PartConflict(f"{final}: is not the {table.num_rows} rows of segment {segment}")
-            # The try that published it may have died before it could sync the folders.
+            # The attempt that published the part may have died before it synced the folders.
             self.folders.make(final.parent)
             fsync_folder(final.parent)
         return Part(final, table.num_rows, final.stat().st_size)
@@ -140,7 +146,8 @@ class PartWriter:
             fsync_file(staged)
             return self.folders.publish(staged, final)
         finally:
-            staged.unlink(missing_ok=True)  # after a failed fsync a file must be written anew, never synced again
+            # After a failed fsync, a second one can succeed although the data is lost: the file must be written anew.
+            staged.unlink(missing_ok=True)
 
     def _write(self, path: Path, segment: str, table: pa.Table, row_groups: list[int]) -> None:
         footer = {
@@ -156,7 +163,7 @@ class PartWriter:
                 file,
                 table.schema.with_metadata(footer),
                 compression={name: self.compression for name in filled if table[name].nbytes >= COMPRESSED_FROM_BYTES},
-                # Numbers seldom repeat: with a dictionary they took a quarter more room, and time.
+                # Numbers seldom repeat: with a dictionary, they took a quarter more space, and more time.
                 use_dictionary=[name for name in filled if pa.types.is_string(table.schema.field(name).type)],
                 write_page_index=True,
                 write_page_checksum=True,
@@ -169,8 +176,8 @@ class PartWriter:
 
 
 def _rows_of_part(path: Path, segment: str) -> int:
-    """How many rows of the segment are in the part: none if it is another's, or no part at all. Raises OSError."""
-    with path.open("rb") as file:  # or Arrow's own errors, which are OSErrors too, would pass for the disk's
+    """How many rows of the segment the file holds: 0 for another segment's part or any other file. Raises OSError."""
+    with path.open("rb") as file:  # opened here, because Arrow's own errors are OSErrors too
         try:
             found = pq.read_metadata(file)
         except (OSError, pa.ArrowException) as exc:
@@ -182,7 +189,7 @@ def _rows_of_part(path: Path, segment: str) -> int:
 
 
 def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:
-    """By day, then site, else as it arrived (Arrow's sort is stable). Releases the GIL."""
+    """Sort by day, then by site, keeping the order of arrival (Arrow's sort is stable). Releases the GIL."""
     if len(rows_of) < 2:
         return table
     day = pc.divide(table["received_at"].cast(pa.int64()), US_PER_DAY)
@@ -192,7 +199,7 @@ def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:
 
 
 def _row_groups(sites: list[int]) -> list[int]:
-    """Rows of each row group, for sites of that many rows in one part: no group mixes a split site with another."""
+    """Sizes of the row groups of a part, given each site's rows. A site that is split shares no group with another."""
     groups: list[int] = []
     open_rows = 0
     for rows in sites:

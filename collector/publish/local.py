@@ -1,8 +1,8 @@
-"""Publishing on a local file system: a finished file becomes visible at once, whole and under one name.
+"""Publishing on a local file system: makes a finished file visible, complete, in one step.
 
-The staged file is linked under its final name, which fails where that name is taken: nothing a reader may
-have open is ever overwritten. Killed before the link, the staged file is left for the next start to sweep;
-killed after it, the file is there and the second name in `staging/` is swept likewise.
+The staged file is linked under its final name. The link fails if the name is taken, so a file that a reader may have
+open is never overwritten. After a kill before the link, only the staged file exists; after a later kill, the file may
+have both names. Either way, the next start deletes the name in `staging/`.
 """
 
 import os
@@ -13,18 +13,18 @@ from pathlib import Path
 
 from collector.portable import sync
 
-# A name takes some 200 bytes; 10,000 sites with a folder a day must not add up for ever.
+# A path takes about 200 bytes. Without a limit, 10,000 sites with a new folder every day would add up forever.
 MAX_KNOWN = 65_536
 
 
 class Folders:
-    """The folders below `root`, each synced in its parent before what it holds counts.
+    """Makes folders below `root`, each synced in its parent before any file in it counts as durable.
 
-    A process that serves works in its data_dir, and its root is `.` (see collector/daemon/resources.py): wherever that
-    folder is moved, its paths lead there; and if it is deleted, nothing can be made in its place.
+    A serving process works in its data_dir and uses `.` as root (see collector/daemon/resources.py). Its paths stay
+    valid if the data_dir is moved; if it is deleted, no new folder can be made in its place.
 
-    A folder that is there already is synced too, once by each process: whoever made it may have been killed before its
-    sync. Not thread-safe where two threads make one folder; then both sync it.
+    Each process also syncs existing folders once, because the process that made them may have been killed before its
+    sync. Threads may share an object: if two make the same folder, both sync it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,14 +32,14 @@ class Folders:
         self._known: set[Path] = set()
 
     def make(self, folder: Path) -> None:
-        """Make the folder and its missing parents, for good. Raises OSError."""
+        """Make the folder and its missing parents, durably. Raises OSError."""
         try:
             self._make(folder)
         except FileNotFoundError:
             self._make_again(folder)
 
     def open_in(self, path: Path, flags: int) -> int:
-        """Open a new file, its folder made first. Raises OSError."""
+        """Make the file's folder, then open the file and return its descriptor. Raises OSError."""
         self.make(path.parent)
         try:
             return os.open(path, flags, 0o644)
@@ -48,10 +48,10 @@ class Folders:
             return os.open(path, flags, 0o644)
 
     def publish(self, staged: Path, final: Path) -> bool:
-        """Make the staged file visible as `final`, through a power cut too. False where the name is taken.
+        """Make the staged file visible as `final`, durably. Returns False if the name is taken.
 
-        Both must be on one file system. Raises OSError; then `final` may or may not be there, and trying again
-        is safe.
+        Both paths must be on one file system. Raises OSError; then `final` may or may not exist, and trying again is
+        safe.
         """
         self.make(final.parent)
         try:
@@ -66,12 +66,12 @@ class Folders:
         return True
 
     def make_if_gone(self, folder: Path) -> None:
-        """Make a folder that somebody may have cleared away since it was made. Raises OSError."""
+        """Make the folder again if someone has deleted it. Raises OSError."""
         if not folder.is_dir():
             self._make_again(folder)
 
     def _make_again(self, folder: Path) -> None:
-        """Someone has removed a folder since, as one may with an empty day."""
+        """Make a known folder again. Users may delete folders, such as those of empty days."""
         self._known.clear()
         self._make(folder)
 
@@ -90,7 +90,7 @@ class Folders:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder and its missing parents, each synced in its own parent before it is used. Raises OSError."""
+    """Make the folder and its missing parents, each synced in its own parent before it is used. Raises OSError."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -99,19 +99,19 @@ def make_folder(folder: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Wait until the file's bytes are on the disk."""
+    """Wait until the file's bytes are on disk. Raises OSError."""
     with _opened(path, os.O_RDONLY) as descriptor:
         sync(descriptor)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Wait until the folder's names are on the disk: after a power cut a file can exist without its name."""
+    """Wait until the folder's names are on disk, or a power cut could take a file's name. Raises OSError."""
     with open_folder(folder) as descriptor:
         sync(descriptor)
 
 
 def open_folder(folder: Path) -> AbstractContextManager[int]:
-    """A descriptor of the folder, to sync it by."""
+    """Open the folder, to sync it. The descriptor is closed on exit."""
     return _opened(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -125,7 +125,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def sweep(trash: Path) -> None:
-    """Delete what is in the folder, if it is there. The folder stays: a full disk might not give it back."""
+    """Delete everything in the folder, if it exists. Keeps the folder, which a full disk could not hold again."""
     for left in trash.glob("*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

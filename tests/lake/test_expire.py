@@ -1,4 +1,4 @@
-"""Expiry: whole days go, everything else stays."""
+"""Expiry: deletes entire days, and nothing else."""
 
 import os
 from datetime import date
@@ -52,21 +52,23 @@ FOREIGN = (
 )
 
 
-def test_days_that_are_over_are_dropped_from_both_datasets_in_both_layouts(tmp_path: Path) -> None:
+def test_old_days_are_dropped_from_both_datasets_in_both_layouts(tmp_path: Path) -> None:
     make(tmp_path, *OLD, *YOUNG, *FOREIGN)
     assert len(OLD) == expire(tmp_path, TODAY, 10)
     assert {*YOUNG, *FOREIGN} == left(tmp_path)
     assert 0 == expire(tmp_path, TODAY, 10)
 
 
-def test_reader_that_has_a_part_open_reads_on(tmp_path: Path) -> None:
+def test_reader_with_an_open_part_can_read_on(tmp_path: Path) -> None:
     (path,) = make(tmp_path, OLD[0])
     with path.open("rb") as reader:
         expire(tmp_path, TODAY, 10)
         assert b"part" == reader.read()
 
 
-def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_dropped_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path, *OLD)
     rename = Path.rename
 
@@ -80,10 +82,10 @@ def test_folder_that_cannot_be_dropped_keeps_back_no_other(tmp_path: Path, monke
     with pytest.raises(PermissionError, match="site=a"):
         expire(tmp_path, TODAY, 10, count=counts.append)
     assert {OLD[0], OLD[1], OLD[4]} == left(tmp_path)
-    assert [1, 1] == counts, "and what is dropped is counted"
+    assert [1, 1] == counts, "dropped folders are counted all the same"
 
 
-def test_day_that_is_gone_counts_as_dropped_though_its_folder_is_not_synced(
+def test_dropped_day_is_counted_even_if_its_folder_cannot_be_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path) -> None:
@@ -97,7 +99,7 @@ def test_day_that_is_gone_counts_as_dropped_though_its_folder_is_not_synced(
 
 
 @pytest.mark.parametrize("folder", ["events/site=a", "events"])
-def test_folder_that_may_not_be_read_is_told_and_keeps_back_no_other(
+def test_unreadable_folder_is_reported_and_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     make(tmp_path, *OLD)
@@ -115,10 +117,10 @@ def test_folder_that_may_not_be_read_is_told_and_keeps_back_no_other(
     assert {name for name in OLD if name.startswith(folder + "/")} == left(tmp_path)
 
 
-def test_folder_that_a_day_has_left_is_synced_before_its_parts_are_deleted(
+def test_parent_of_a_dropped_day_is_synced_before_its_parts_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a power cut brings back a day with some of its parts."""
+    """Otherwise a power cut could bring the day back with only some of its parts."""
     (path,) = make(tmp_path, OLD[0])
     seen: list[str] = []
     monkeypatch.setattr(module, "fsync_folder", lambda folder: seen.append(f"synced {folder.name}"))
@@ -128,14 +130,14 @@ def test_folder_that_a_day_has_left_is_synced_before_its_parts_are_deleted(
     assert not path.exists()
 
 
-def test_what_a_killed_expiry_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_expiry_are_deleted(tmp_path: Path) -> None:
     make(tmp_path, "staging/expired/0123/1.parquet")
     expire(tmp_path, TODAY, 10)
     assert set() == left(tmp_path)
 
 
-def test_full_disk_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is when days are dropped by hand: what was there after the first start is enough, again and again."""
+def test_expiry_works_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is when people drop days by hand. The folders made at the first start are enough, every time."""
     make(tmp_path, *OLD)
     PartWriter(Folders(tmp_path), "0", compression="zstd").prepare()
 

@@ -1,4 +1,4 @@
-"""Parts: layout, order, footer, row groups, and what a second try does."""
+"""Parts: layout, order, footer, row groups, and what a retry does."""
 
 import shutil
 from collections import Counter
@@ -47,7 +47,7 @@ def make_writer(data_dir: Path, *, compression: str = "zstd") -> PartWriter:
 
 
 def write(made: PartWriter, rows: Sequence[Row], segment: str = SEGMENT, *, by_site: bool = True) -> list[Path]:
-    """Write the rows in batches of three; the published paths below data_dir."""
+    """Write the rows in batches of three. Returns the published paths, relative to data_dir."""
     batches = [to_batch(rows[start : start + 3]) for start in range(0, len(rows), 3)]
     rows_of = Counter((int(str(values[1])) // US_PER_DAY, str(values[0])) for values in rows)
     parts = made.write_events(segment, batches, rows_of, by_site=by_site)
@@ -65,7 +65,7 @@ MIXED = [
 ]
 
 
-def test_one_part_per_site_and_day_holds_that_sites_rows_in_order_of_arrival(tmp_path: Path) -> None:
+def test_part_of_a_site_and_day_holds_its_rows_in_order_of_arrival(tmp_path: Path) -> None:
     paths = write(make_writer(tmp_path), MIXED)
     folders = [f"events/site={site}/{TODAY_FOLDER}" for site in ("B", "a", "a-b", "b")]
     assert [f"{folder}/{SEGMENT}.parquet" for folder in [*folders, "events/site=b/date=2026-05-29"]] == [
@@ -84,7 +84,7 @@ def test_one_part_per_day_is_sorted_by_site(tmp_path: Path) -> None:
     assert ["B", "a", "a", "a-b", "b", "b"] == pq.ParquetFile(tmp_path / paths[0]).read()["site_id"].to_pylist()
 
 
-def test_part_is_compressed_indexed_and_says_where_it_is_from(tmp_path: Path) -> None:
+def test_part_is_compressed_and_indexed_and_its_footer_names_its_origin(tmp_path: Path) -> None:
     (path,) = write(make_writer(tmp_path), [*(row("a", lcp=1.0) for _ in range(600)), row("a", lcp=None)])
     metadata = pq.read_metadata(tmp_path / path)
     footer = {key.decode(): value.decode() for key, value in metadata.metadata.items() if b"collector" in key}
@@ -97,18 +97,18 @@ def test_part_is_compressed_indexed_and_says_where_it_is_from(tmp_path: Path) ->
     session = metadata.row_group(0).column(NAMES.index("session_id"))
     assert ("ZSTD", True) == (session.compression, session.has_dictionary_page)
     visible = metadata.row_group(0).column(NAMES.index("visible"))
-    assert "UNCOMPRESSED" == visible.compression  # nothing but nulls: a codec would make it larger
+    assert "UNCOMPRESSED" == visible.compression  # only nulls: compression would make the column larger
     assert EVENT_SCHEMA.equals(pq.read_schema(tmp_path / path))
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", "lz4", "none"])
-def test_every_configurable_codec_can_be_written_and_read(tmp_path: Path, compression: str) -> None:
+def test_every_codec_setting_can_be_written_and_read(tmp_path: Path, compression: str) -> None:
     write(make_writer(tmp_path, compression=compression), MIXED)
     assert len(MIXED) == len(read_rows(tmp_path / "events"))
 
 
 def test_nothing_unfinished_is_ever_below_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that looks at any moment finds whole parts only; staging is a sibling and empty afterwards."""
+    """At any moment a reader finds complete parts only. Staging is a sibling folder, and empty afterwards."""
     seen: list[list[Path]] = []
     real = writer_module.fsync_file
 
@@ -133,10 +133,10 @@ def test_nothing_unfinished_is_ever_below_events(tmp_path: Path, monkeypatch: py
     [(writer_module, "fsync_file"), (Folders, "publish"), (local_module, "fsync_folder")],
     ids=["fsync_file", "publish", "fsync_folder"],
 )
-def test_failed_flush_tried_again_loses_and_doubles_nothing(
+def test_retry_after_a_failure_loses_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, failing: int
 ) -> None:
-    """The n-th call of a step fails; the parts published before it are kept, the others written by the second try."""
+    """The n-th call of a step fails. Parts published before it are kept; the retry writes the others."""
     real, calls = getattr(owner, step), 0
 
     def fail_once(*args: Path) -> object:
@@ -158,7 +158,7 @@ def test_failed_flush_tried_again_loses_and_doubles_nothing(
     assert kept.items() <= {path: path.stat().st_ino for path in (tmp_path / "events").rglob("*.parquet")}.items()
 
 
-def test_same_segment_again_keeps_the_files_that_are_there(tmp_path: Path) -> None:
+def test_writing_a_segment_again_keeps_the_existing_files(tmp_path: Path) -> None:
     made = make_writer(tmp_path)
     first = [(tmp_path / path).stat().st_ino for path in write(made, MIXED)]
     assert first == [(tmp_path / path).stat().st_ino for path in write(made, MIXED)]
@@ -176,8 +176,8 @@ def test_name_taken_by_another_part_is_a_conflict_and_is_not_overwritten(tmp_pat
 
 
 @pytest.mark.parametrize("by_site", [True, False])
-def test_part_that_fails_keeps_back_no_other(tmp_path: Path, by_site: bool) -> None:
-    """A plain file where the folder of a site, or of a day, should be."""
+def test_part_that_fails_does_not_stop_the_others(tmp_path: Path, by_site: bool) -> None:
+    """A plain file is in the place of a folder for a site or a day."""
     made = make_writer(tmp_path)
     in_the_way = tmp_path / "events" / ("site=a" if by_site else TODAY_FOLDER)
     in_the_way.touch()
@@ -190,7 +190,7 @@ def test_part_that_fails_keeps_back_no_other(tmp_path: Path, by_site: bool) -> N
     assert len(MIXED) == len(read_rows(tmp_path / "events"))
 
 
-def test_staging_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
+def test_deleted_staging_folder_is_made_again(tmp_path: Path) -> None:
     made = make_writer(tmp_path)
     shutil.rmtree(tmp_path / "staging")
     write(made, MIXED)
@@ -198,7 +198,7 @@ def test_staging_that_was_cleared_away_is_made_again(tmp_path: Path) -> None:
 
 
 def test_merge_keeps_every_row_in_order() -> None:
-    """Through more than one level of merging, and whatever the number of batches; few are left as they are."""
+    """For any number of batches, with several rounds of merging. A few batches are left as they are."""
     for count, left in ((1, 1), (64, 64), (65, 3), (2_048, 64), (2_049, 3)):
         batches = [to_batch([row(f"site-{number}")]) for number in range(count)]
         merge(batches)
@@ -209,8 +209,8 @@ def test_merge_keeps_every_row_in_order() -> None:
 
 
 @pytest.mark.parametrize(("worker", "swept"), [(0, {"0", "7", "expired"}), (1, {"1"})])
-def test_prepare_sweeps_what_killed_processes_left(tmp_path: Path, worker: int, swept: set[str]) -> None:
-    """Of two workers each sweeps its own folder, and the first those of workers that are no more."""
+def test_prepare_deletes_leftovers_of_killed_processes(tmp_path: Path, worker: int, swept: set[str]) -> None:
+    """Two workers sweep their own folders. The first also sweeps the folders of workers that no longer exist."""
     left = {name: tmp_path / "staging" / name / "left" for name in ("0", "1", "7", "expired")}
     for path in left.values():
         path.parent.mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_prepare_sweeps_what_killed_processes_left(tmp_path: Path, worker: int, 
     st.lists(st.sampled_from([1, 7, 100, 8_191, 8_192, 131_071, 131_072, 131_073, 300_000]), min_size=1, max_size=12)
 )
 def test_row_groups_hold_every_row_within_bounds_and_end_at_site_boundaries(sites: list[int]) -> None:
-    """Only a site larger than a whole row group is cut, and no group mixes a piece of it with another site."""
+    """A site is split only if it is larger than a row group. Its pieces share no group with another site."""
     groups = _row_groups(sites)
     assert sum(sites) == sum(groups)
     assert all(0 < rows <= 128 * 1024 for rows in groups)

@@ -20,7 +20,7 @@ def staged(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is linked, unlinked and synced, in order."""
+    """Records, in order, what is linked, unlinked and synced."""
     seen: list[str] = []
     link, unlink, fsync = os.link, os.unlink, os.fsync
 
@@ -45,11 +45,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_published_file_has_one_name_and_every_new_folder_is_synced(
     tmp_path: Path, staged: Path, calls: list[str]
 ) -> None:
-    """Without the folders' fsyncs a power cut can take a name away from bytes that are on the disk."""
+    """Without these syncs of folders, a power cut can remove the name of a file whose bytes are on disk."""
     final = tmp_path / "events" / "site=a" / "date=2026-05-12" / "x.parquet"
     assert Folders(tmp_path).publish(staged, final)
     assert (b"new", False, 1) == (final.read_bytes(), staged.exists(), final.stat().st_nlink)
-    assert calls == [
+    expected = [
         f"fsync {tmp_path.name}",
         "fsync events",
         "fsync site=a",
@@ -57,6 +57,7 @@ def test_published_file_has_one_name_and_every_new_folder_is_synced(
         "fsync date=2026-05-12",
         "unlink part",
     ]
+    assert expected == calls
 
 
 def test_taken_name_is_never_overwritten(tmp_path: Path, staged: Path) -> None:
@@ -78,14 +79,14 @@ def test_failed_folder_sync_is_raised_and_keeps_the_staged_file(
     assert staged.exists()
 
 
-def test_make_folder_takes_what_is_there(tmp_path: Path) -> None:
+def test_make_folder_accepts_existing_folders(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_folder_that_is_there_is_synced_once_by_each_process(tmp_path: Path, calls: list[str]) -> None:
-    """Whoever made it may have been killed before its sync."""
+def test_existing_folder_is_synced_once_by_each_process(tmp_path: Path, calls: list[str]) -> None:
+    """The process that made it may have been killed before its sync."""
     folder = tmp_path / "events" / "site=a"
     folder.mkdir(parents=True)
     folders = Folders(tmp_path)
@@ -95,7 +96,7 @@ def test_folder_that_is_there_is_synced_once_by_each_process(tmp_path: Path, cal
 
 
 @pytest.mark.parametrize("removed", ["date=2026-05-12", "."], ids=["the day", "the whole site"])
-def test_folder_that_was_removed_is_made_again(tmp_path: Path, removed: str) -> None:
+def test_deleted_folder_is_made_again(tmp_path: Path, removed: str) -> None:
     folders, site = Folders(tmp_path), tmp_path / "events" / "site=a"
     for number in range(2):
         staged = tmp_path / "staged"
@@ -107,10 +108,15 @@ def test_folder_that_was_removed_is_made_again(tmp_path: Path, removed: str) -> 
     assert (site / "date=2026-05-13" / "2").exists()
 
 
-def test_folders_that_are_known_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("others", "is_synced_again"), [(2, False), (3, True)])
+def test_memory_of_known_folders_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], others: int, is_synced_again: bool
+) -> None:
+    """A folder that is forgotten is synced again."""
     monkeypatch.setattr(local, "MAX_KNOWN", 3)
     folders = Folders(tmp_path)
-    for number in range(10):
-        folders.make(tmp_path / str(number))
-        assert len(folders._known) <= 3
-    assert 10 == len(list(tmp_path.iterdir()))
+    for name in ("first", *map(str, range(others))):
+        folders.make(tmp_path / name)
+    calls.clear()
+    folders.make(tmp_path / "first")
+    assert [f"fsync {tmp_path.name}"] * is_synced_again == calls
