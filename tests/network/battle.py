@@ -1,4 +1,4 @@
-"""What attacks have in common: addresses to come from, regular clients beside them, and what they may cost."""
+"""Helpers for attacks: attackers' connections, regular clients alongside, and limits on memory and log lines."""
 
 import asyncio
 import socket
@@ -13,17 +13,17 @@ from tests.support import body
 from tests.system.process import Process
 from tests.system.wire import connect, read_reply, request
 
-# Attackers have addresses of their own; regular clients come from 127.0.0.1, as the tests' own HTTP client does.
+# Attackers use separate addresses. Regular clients use 127.0.0.1, as does the HTTP client of the tests.
 ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 12))
 REGULAR_CLIENTS = 4
 PATIENCE_S = 60.0
-LOG_LINES = 40  # that a start, an attack and a stop may write together
+LOG_LINES = 40  # at most this many lines for start-up, an attack and shutdown together
 
 MB = 1 << 20
 
 
 class Enemy:
-    """One connection of an attacker, who may read what comes back while he sends."""
+    """One connection of an attacker, which may or may not read responses while it sends."""
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, *, reads: bool) -> None:
         self._writer = writer
@@ -39,7 +39,7 @@ class Enemy:
         sock.bind((source, 0))
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
-        # A reader that nobody reads from stops reading at twice its limit.
+        # A StreamReader stops reading from its socket once it buffers twice its limit.
         return cls(*await asyncio.open_connection(sock=sock, limit=1 << 16 if reads else 1), reads=reads)
 
     async def _read(self, reader: StreamReader) -> None:
@@ -52,15 +52,15 @@ class Enemy:
         return self._writer.is_closing() or (self._reading is not None and self._reading.done())
 
     async def send(self, data: bytes) -> bool:
-        """Whether the collector still takes it."""
+        """Send, and return whether the connection is still open."""
         with suppress(ConnectionError, TimeoutError):
             self._writer.write(data)
-            async with asyncio.timeout(PATIENCE_S):  # who is not read any more would wait for ever
+            async with asyncio.timeout(PATIENCE_S):  # drain() never returns if the collector stops reading
                 await self._writer.drain()
         return not self.is_stopped
 
     async def heard(self) -> bytes:
-        """Everything that comes back until the connection ends."""
+        """Return everything received until the connection closes."""
         assert self._reading is not None
         async with asyncio.timeout(PATIENCE_S):
             await self._reading
@@ -74,7 +74,7 @@ class Enemy:
 
 @asynccontextmanager
 async def enemies(process: Process, many: int, *, reads: bool = True) -> AsyncIterator[list[Enemy]]:
-    """So many connections, from all the attackers' addresses in turn; gone at the end."""
+    """Open `many` connections, from each attacker's address in turn; abort them at the end."""
     there: list[Enemy] = []
     try:
         for number in range(many):
@@ -88,7 +88,7 @@ async def enemies(process: Process, many: int, *, reads: bool = True) -> AsyncIt
 
 @asynccontextmanager
 async def regular_clients(process: Process) -> AsyncIterator[None]:
-    """Clients that send events all the while, over connections that they keep and over new ones: each gets its 201."""
+    """Send events throughout the block, over kept and over new connections; every response must be a 201."""
     over = asyncio.Event()
     statuses: list[int] = []
 
@@ -103,8 +103,8 @@ async def regular_clients(process: Process) -> AsyncIterator[None]:
                     except (asyncio.IncompleteReadError, ConnectionError):
                         if not served:
                             raise
-                        break  # closed while it was idle: as a browser does, try on a new one
-                    await asyncio.sleep(0.005)  # they leave the core to others
+                        break  # closed while idle: retry on a new connection, as a browser does
+                    await asyncio.sleep(0.005)  # leave the core to the collector and the attackers
                     if not keeps or over.is_set():
                         break
             finally:
@@ -121,17 +121,17 @@ async def regular_clients(process: Process) -> AsyncIterator[None]:
 
 
 async def until(true: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Ask again and again until it is so, while others go on."""
+    """Poll a condition without blocking the event loop. Raises AssertionError after PATIENCE_S."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not await true():  # noqa: ASYNC110 - what is waited for is in another process
+            while not await true():  # noqa: ASYNC110 - the condition depends on another process
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"not so after {PATIENCE_S:g} s: {what}") from None
+        raise AssertionError(f"still not true after {PATIENCE_S:g} s: {what}") from None
 
 
 def peak_bytes(process: Process) -> int:
-    """The most memory that any one process of the collector ever had resident."""
+    """Return the peak resident memory of the collector's largest process."""
     pids = [process.popen.pid, *_children(process.popen.pid)]
     return max(_peak_bytes(pid) for pid in pids)
 
@@ -144,12 +144,12 @@ def _peak_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
-    raise AssertionError(f"no VmHWM of {pid}")
+    raise AssertionError(f"/proc/{pid}/status has no VmHWM")
 
 
 @contextmanager
 def costs_at_most(process: Process, more_bytes: int) -> Iterator[None]:
-    """The attack makes no process grow by more, and the collector writes no more than a few lines about it."""
+    """Check that no process grows by more than that, and that the collector logs at most LOG_LINES lines."""
     before, lines = peak_bytes(process), len(process.log().splitlines())
     yield
     grown = peak_bytes(process) - before

@@ -1,4 +1,4 @@
-"""Proxies that run: from the blocks of docs/deployment.md, with other ports and a certificate of the test's."""
+"""Real proxies, configured by the blocks of docs/deployment.md with other ports and a test certificate."""
 
 import re
 import socket
@@ -42,21 +42,23 @@ http {{
 
 
 def block(language: str) -> str:
+    """Return the first code block in that language from docs/deployment.md."""
     found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:
+    """Apply replacements; every old text must be present."""
     for old, new in changes.items():
-        assert old in text, f"{old} is not in the document"
+        assert old in text, f"{old!r} is not in the configuration"
         text = text.replace(old, new)
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class Proxied:
-    """A collector, and where its proxy listens."""
+    """A collector, and the port of the proxy in front of it."""
 
     process: Process
     port: int
@@ -68,7 +70,7 @@ class Proxied:
         return self.trust.wrap_socket(plain, server_hostname=HOST)
 
     def ask(self, sent: bytes, client: str = CLIENTS[0]) -> Answer:
-        """Send a request on a connection of its own."""
+        """Send a request on a new connection."""
         with self.connect(client) as connection:
             connection.sendall(sent)
             response = HTTPResponse(connection)
@@ -79,7 +81,7 @@ class Proxied:
         return self.ask(request(body() if data is None else data, *lines), client)
 
     def post_over_http_2(self, *lines: str) -> tuple[int, str]:
-        """Send an event with each of these header lines a field of its own: the status, and the head of the answer."""
+        """Send an event with curl, each line as a separate header field. Returns the status and the lower-case head."""
         answer = subprocess.run(
             [
                 *("curl", "--silent", "--show-error", "--http2", "--cacert", self.process.folder / "certificate.pem"),
@@ -97,7 +99,7 @@ class Proxied:
         return int(answer.split()[1]), answer.lower()
 
     def heard(self, sent: bytes) -> bytes:
-        """Everything that comes back until the proxy ends the connection."""
+        """Return everything received until the proxy closes the connection."""
         with self.connect() as connection:
             connection.sendall(sent)
             heard = b""
@@ -117,7 +119,7 @@ def free_port() -> int:
 
 
 def certificate(folder: Path) -> ssl.SSLContext:
-    """Make `certificate.pem` and `key.pem`; who trusts them."""
+    """Make `certificate.pem` and `key.pem`; return a client context that trusts them."""
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
@@ -147,7 +149,7 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
 
 
 def nginx_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
-    """nginx, but it passes cookies on."""
+    """nginx, changed to forward cookies."""
     command = nginx(folder, upstream, port)
     file = folder / "nginx.conf"
     file.write_text(replaced(file.read_text(), {'proxy_set_header Cookie "";': ""}))
@@ -166,6 +168,7 @@ def caddy(folder: Path, upstream: str, port: int) -> list[str]:
 
 
 def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[str]:
+    """HAProxy with a health check at that interval, which by default does not recur during a test."""
     (folder / "collector.pem").write_bytes(
         (folder / "certificate.pem").read_bytes() + (folder / "key.pem").read_bytes()
     )
@@ -175,7 +178,7 @@ def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[s
             "127.0.0.1:8080": upstream,
             ":443,[::]:443": f"127.0.0.1:{port}",
             "/etc/haproxy/collector.pem": f"{folder}/collector.pem",
-            "inter 2s": f"inter {every}",  # a check is a connection, too
+            "inter 2s": f"inter {every}",  # a check opens a connection, which tests would count
         },
     )
     (folder / "haproxy.cfg").write_text(site)
@@ -183,7 +186,7 @@ def haproxy(folder: Path, upstream: str, port: int, every: str = "1h") -> list[s
 
 
 def caddy_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
-    """Caddy, but it passes cookies on."""
+    """Caddy, changed to forward cookies."""
     command = caddy(folder, upstream, port)
     file = folder / "Caddyfile"
     file.write_text(replaced(file.read_text(), {"header_up -Cookie": ""}))
@@ -192,7 +195,7 @@ def caddy_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
 
 @contextmanager
 def proxied(folder: Path, command: list[str], port: int) -> Iterator[None]:
-    """The proxy's process, until the block is left."""
+    """Run the proxy and wait until it listens; kill it at the end of the block."""
     with (folder / "proxy.log").open("wb") as log:
         env = {"HOME": str(folder), "PATH": PROGRAMS}
         popen = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)

@@ -1,4 +1,4 @@
-"""nginx, Caddy and HAProxy in front: the blocks of docs/deployment.md, with other ports and the test's certificate."""
+"""The collector behind nginx, Caddy and HAProxy, each configured by its block in docs/deployment.md."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ SMUGGLING = (
     "a length with a sign",
     "chunked and more",
     "almost chunked",
-    "chunk size no number",
+    "chunk size not a number",
     "chunk size beyond 64 bits",
     "NUL in a value",
     "two hosts",
@@ -56,12 +56,12 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
     name = request.param.__name__.partition("_")[0]
     need(shutil.which(name, path=PROGRAMS) is not None, name)
     need(shutil.which("openssl") is not None, "openssl")
-    told = tomllib.loads(block("toml"))
+    documented = tomllib.loads(block("toml"))
     with serving(
         tmp_path,
         {"demo": {}, "hidden": {}},
-        server=told["server"] | {"port": 0},
-        admin=told["admin"] | {"port": 0},
+        server=documented["server"] | {"port": 0},
+        admin=documented["admin"] | {"port": 0},
         privacy={"client_ip": "full"},
         rate_limit={"requests_per_minute": 1, "burst": BURST},
     ) as process:
@@ -71,8 +71,8 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
             yield Proxied(process, port, trust)
 
 
-def test_client_has_its_own_address_and_limit_and_no_other(proxy: Proxied) -> None:
-    """Whatever it writes into the header; the first that goes over its limit costs the others nothing."""
+def test_each_client_has_its_real_address_and_its_own_rate_limit(proxy: Proxied) -> None:
+    """A forged X-Forwarded-For changes neither, and a client over its limit does not affect others."""
     forged = b"X-Forwarded-For: 203.0.113.7, 127.0.0.1"
     for _ in range(BURST):
         assert 201 == proxy.post(forged).status
@@ -84,16 +84,16 @@ def test_client_has_its_own_address_and_limit_and_no_other(proxy: Proxied) -> No
     assert BURST * [CLIENTS[0]] + [CLIENTS[1]] == [row["client_ip"] for row in proxy.process.rows()]
 
 
-def sayings(answer: Answer) -> set[tuple[str, str]]:
-    """The headers, but those that a proxy makes anew. HAProxy writes their names in small letters."""
+def headers_of(answer: Answer) -> set[tuple[str, str]]:
+    """Return the headers, except those that a proxy sets itself. HAProxy sends names in lower case."""
     headers = ((name.lower(), value) for name, value in answer.headers.items())
     return {(name, value) for name, value in headers if name not in ("date", "server")}
 
 
-def test_answers_pass_unchanged(proxy: Proxied) -> None:
-    """With the headers by which a page may read them, the refusals' as well; and nothing but `/public/` is there."""
+def test_responses_pass_unchanged_and_only_public_paths_are_exposed(proxy: Proxied) -> None:
+    """Errors also keep their CORS headers, so that a page can read them."""
     origin = b"Origin: " + ORIGIN.encode()
-    straight = proxy.process.post(headers={"Origin": ORIGIN})
+    direct = proxy.process.post(headers={"Origin": ORIGIN})
     sent = {
         201: request(body(), origin),
         202: request(b"{", origin),
@@ -106,7 +106,7 @@ def test_answers_pass_unchanged(proxy: Proxied) -> None:
         assert (status, ORIGIN) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
         assert json.loads(answer.body)["message"]
         if status == 201:
-            assert sayings(straight) <= sayings(answer)
+            assert headers_of(direct) <= headers_of(answer)
     preflight = proxy.ask(head(origin, b"Access-Control-Request-Method: POST", method="OPTIONS"))
     assert (204, "86400") == (preflight.status, preflight.headers["Access-Control-Max-Age"])
     for path in ("/metrics", "/healthz", "/"):
@@ -114,8 +114,8 @@ def test_answers_pass_unchanged(proxy: Proxied) -> None:
         assert (404, None) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
 
 
-def test_connection_to_the_collector_is_kept(proxy: Proxied) -> None:
-    """One is enough for clients that come one after the other, and it stays open behind the last."""
+def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
+    """Clients that connect one after the other share one connection, which stays open."""
     for number in range(2 * BURST):
         assert 201 == proxy.post(client=CLIENTS[number % 3]).status
     assert 1 == proxy.process.metrics().value("collector_connections")
@@ -128,7 +128,7 @@ def test_proxy_offers_http_2(proxy: Proxied) -> None:
 
 @contextmanager
 def balanced(folder: Path, check: str) -> Iterator[tuple[Proxied, Callable[[str], None]]]:
-    """A collector behind HAProxy with such a check; and what waits until the check has had that outcome."""
+    """Run a collector behind HAProxy with that health check. Also yields a function that waits for a check result."""
     need(shutil.which("haproxy", path=PROGRAMS) is not None, "haproxy")
     folder.mkdir()
     with serving(folder) as process:
@@ -153,8 +153,8 @@ def balanced(folder: Path, check: str) -> Iterator[tuple[Proxied, Callable[[str]
             yield Proxied(process, port, trust), lambda outcome: wait_until(lambda: status() == outcome, outcome)
 
 
-def test_haproxy_sends_nothing_while_no_events_are_taken(tmp_path: Path) -> None:
-    """As while data_dir is not where it was; and what it would ask by itself is a 404."""
+def test_haproxy_stops_sending_while_events_are_refused(tmp_path: Path) -> None:
+    """The documented check fails while data_dir is missing. HAProxy's default check does not work: it gets a 404."""
     with balanced(tmp_path / "1", "option httpchk GET /healthz") as (proxy, checked):
         checked("UP L7OK 200")
         assert 201 == proxy.post().status
@@ -168,8 +168,8 @@ def test_haproxy_sends_nothing_while_no_events_are_taken(tmp_path: Path) -> None
         checked("DOWN L7STS 404")
 
 
-def test_haproxy_passes_no_cookies_and_one_address(tmp_path: Path) -> None:
-    """A page's cookies are none of the collector's business, and might fill the head that it takes."""
+def test_haproxy_drops_cookies_and_forged_addresses(tmp_path: Path) -> None:
+    """The collector does not need a page's cookies, and they could exceed its limit for heads."""
     need(shutil.which("haproxy", path=PROGRAMS) is not None, "haproxy")
     trust, port = certificate(tmp_path), free_port()
     with socket.create_server(("127.0.0.1", 0)) as upstream:
@@ -181,7 +181,7 @@ def test_haproxy_passes_no_cookies_and_one_address(tmp_path: Path) -> None:
                 forged = [b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-For: 203.0.113.8"]
                 client.sendall(request(body(), b"Cookie: a=b", *forged, b"Cookie: c=d"))
                 heard = b""
-                while not heard.startswith(b"POST "):  # the first check may come before it
+                while not heard.startswith(b"POST "):  # a health check may arrive first
                     connection, _ = upstream.accept()
                     with connection:
                         heard = connection.recv(1 << 16)
@@ -192,25 +192,25 @@ def test_haproxy_passes_no_cookies_and_one_address(tmp_path: Path) -> None:
 
 
 def cookies(number: int) -> list[str]:
-    """Cookies of 3,000 bytes, which HTTP/2 sends apart and a proxy joins to one line."""
+    """Make cookies of 3,000 bytes. HTTP/2 sends them as separate fields, and a proxy joins them into one line."""
     return [f"Cookie: c{n}={'c' * 2_997}" for n in range(number)]
 
 
 @pytest.mark.parametrize("proxy", [nginx, caddy, nginx_with_cookies, caddy_with_cookies], indirect=True)
-def test_cookies_of_a_page_cost_no_event(proxy: Proxied) -> None:
-    """Whether they are dropped, as the blocks have it, or passed on."""
+def test_events_with_30_kb_of_cookies_are_stored(proxy: Proxied) -> None:
+    """Both if the proxy drops cookies, as documented, and if it forwards them."""
     need(shutil.which("curl") is not None, "curl")
     assert [201, 201, 201] == [proxy.post_over_http_2(*cookies(number))[0] for number in (0, 3, 10)]
     assert 201 == proxy.post(b"Cookie: " + b"; ".join(line[8:].encode() for line in cookies(10))).status
 
 
 @pytest.mark.parametrize("proxy", [nginx_with_cookies, caddy_with_cookies], indirect=True)
-def test_cookies_beyond_the_bound_are_refused_as_their_page_can_read(proxy: Proxied) -> None:
+def test_cookies_over_the_limit_get_a_431_that_the_page_can_read(proxy: Proxied) -> None:
     need(shutil.which("curl") is not None, "curl")
-    status, told = proxy.post_over_http_2(*cookies(12))
+    status, answer = proxy.post_over_http_2(*cookies(12))
     assert 431 == status
-    assert "collect-reason: too_large\r\n" in told
-    assert f"access-control-allow-origin: {ORIGIN}\r\n" in told
+    assert "collect-reason: too_large\r\n" in answer
+    assert f"access-control-allow-origin: {ORIGIN}\r\n" in answer
     page = proxy.process.metrics()
     assert {"too_large": 1} == page.by("reason", "collector_dropped_events_total", site="demo")
     assert 201 == proxy.post_over_http_2(*cookies(3))[0]
@@ -227,7 +227,7 @@ def test_cookies_beyond_the_bound_are_refused_as_their_page_can_read(proxy: Prox
     ],
     ids=lambda line: line.partition(":")[0],
 )
-def test_other_long_headers_cost_no_event(proxy: Proxied, line: str) -> None:
+def test_events_with_other_long_headers_are_stored(proxy: Proxied, line: str) -> None:
     need(shutil.which("curl") is not None, "curl")
     assert 201 == proxy.post_over_http_2(line)[0]
 
@@ -235,6 +235,7 @@ def test_other_long_headers_cost_no_event(proxy: Proxied, line: str) -> None:
 @pytest.mark.parametrize("proxy", [nginx], indirect=True)
 def test_nothing_is_smuggled_through(proxy: Proxied) -> None:
     for attack in SMUGGLING:
-        proxy.heard(BROKEN[attack][0])
+        assert proxy.heard(BROKEN[attack][0]), attack
         assert 0 == proxy.process.metrics().value("collector_received_events_total", site="hidden"), attack
     assert 201 == proxy.post(client=CLIENTS[1]).status
+    assert proxy.process.metrics().value("collector_received_events_total", site="demo") > 0, "the metric counts"
