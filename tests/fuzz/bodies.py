@@ -1,6 +1,6 @@
-"""Bodies: events of the twenty types that are whole, or broken with care or without; and the identities in them.
+"""Bodies: events of all twenty types, valid, or with broken members or bytes; and the identities in them.
 
-An identity is unique and carries a checksum: a mutation may destroy one, but turns none into another.
+An identity is unique and has a checksum. A mutation may destroy one, but cannot turn it into another.
 """
 
 import json
@@ -23,13 +23,13 @@ _IDENTITY = re.compile(r"fz-([0-9a-f]+)-[0-9]+-([0-9a-f]{8})")
 
 
 def identity(conversation: int, request: int) -> str:
-    """Of one request."""
+    """Return the identity of one request."""
     plain = f"fz-{conversation:x}-{request}"
     return f"{plain}-{crc32(plain.encode()):08x}"
 
 
 def conversation_of(texts: Iterable[str | None]) -> tuple[int, str] | None:
-    """The conversation and the identity that one of the texts is; None where every one was destroyed."""
+    """Find an identity among the texts; return its conversation and itself, or None if all were destroyed."""
     for text in texts:
         match = _IDENTITY.fullmatch(text or "")
         if match and crc32(match[0][:-9].encode()) == int(match[2], 16):
@@ -38,9 +38,9 @@ def conversation_of(texts: Iterable[str | None]) -> tuple[int, str] | None:
 
 
 def make_body(random: Random, name: str) -> tuple[bytes, bool]:
-    """A body whose session and visitor have that name, unless what is broken is just that.
+    """Make a body whose session and visitor have that name, unless a mutation destroys it.
 
-    And whether it is known what becomes of it: of JSON that is nearly none, ujson takes a little more than others do.
+    Also returns whether its outcome is known. It is not for broken bytes, because ujson accepts some invalid JSON.
     """
     event = random.choice(SAMPLES) | {"session_id": name, "visitor_id": name}
     kind = random.random()
@@ -51,7 +51,7 @@ def make_body(random: Random, name: str) -> tuple[bytes, bool]:
 
 
 def _broken_members(random: Random, event: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names and values as they are written: nasty values, unknown names, members twice, gone, or in another order."""
+    """Return names and JSON values, with nasty values, unknown names, and members repeated, removed or reordered."""
     members = [(field, json.dumps(value)) for field, value in event.items()]
     for _ in range(random.randint(1, 3)):
         match random.randrange(6):

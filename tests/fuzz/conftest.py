@@ -1,10 +1,10 @@
-"""The length of a fuzz run: `make fuzz` runs a million requests, `make test` some of the same.
+"""The length of a fuzz run: `make fuzz` sends a million requests, `make test` 20,000.
 
-A million took 21 minutes beside other work (2026-11-25, 2-core AMD EPYC), of which schemathesis took 2 for its 20,000.
-Each collector grew from 167 to 265 MB: broken connections leave cycles, and there was no full collection in that time.
+A million took 21 minutes on a busy machine (2026-11-25, 2-core AMD EPYC), of which schemathesis took 2 for its 20,000.
+Each collector grew from 167 to 265 MB: broken connections leave reference cycles, and no full collection ran meanwhile.
 
-FUZZ_REQUESTS says how many there are in all, FUZZ_SEED which, and FUZZ_FIRST from which conversation of these on: a
-failure prints what makes it again.
+FUZZ_REQUESTS is the total number of requests, FUZZ_SEED the seed, and FUZZ_FIRST the number of the first conversation.
+A failure prints the values that reproduce it.
 """
 
 import os
@@ -14,12 +14,12 @@ REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "20000"))
 SEED = os.environ.get("FUZZ_SEED") or secrets.token_hex(4)
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
 
-DOCUMENT_REQUESTS = REQUESTS // 50  # schemathesis takes 15 ms and more to make one
+DOCUMENT_REQUESTS = REQUESTS // 50  # schemathesis takes at least 15 ms to generate one
 LAPS = min(max(REQUESTS // 20_000, 4), 50, REQUESTS)
 
 
 def lap_requests() -> int:
-    """How many requests of bytes each lap has."""
+    """Return the number of requests that test_bytes.py sends in each lap."""
     return (REQUESTS - DOCUMENT_REQUESTS) // LAPS
 
 

@@ -1,7 +1,7 @@
-"""Conversations: what a client sends over one connection, and what is known of the answers beforehand.
+"""Conversations: what a client sends over one connection, and which responses to expect.
 
-Each is made from the run's seed and its number alone, so any one can be made again. Its requests are whole at first;
-in a wild one, one of them is then mutated (tests/fuzz/mutations.py), and nothing is known of it and those behind.
+Each depends only on the run's seed and its number, so any one can be reproduced. Its requests are valid at first. In a
+wild conversation one of them is then mutated (tests/fuzz/mutations.py); from that one on no response is predicted.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 65_536
 MOST_WAITS = 20
 TRAILER = b"X-Trailer: t\r\n\r\n"
 
-# The lines of heads that browsers send through a proxy, without the request line and the length.
+# Header lines that browsers send through a proxy, without the request line and the length.
 _HEADS = [
     [line for line in request.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:] if not line.startswith(b"Content-Length")]
     for request in sample_requests(300, seed=8)
@@ -56,17 +56,17 @@ _METHODS = ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH")
 
 
 class End(Enum):
-    """How a client leaves."""
+    """How a client ends the connection."""
 
-    HALF_CLOSE = "half-close"  # it has sent everything, and reads on
+    HALF_CLOSE = "half-close"  # it sends nothing more, but keeps reading
     RESET = "reset"
-    SLAM = "slam"  # closed, without reading
-    STAY = "stay"  # it waits until the collector has had enough
+    SLAM = "slam"  # it closes without reading
+    STAY = "stay"  # it waits until the collector closes
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `status`: of its answer, where that is known; `closes`: no request behind it is answered."""
+    """One request. `status`: the expected one, if known; `closes`: no request after it gets a response."""
 
     name: str
     data: bytes
@@ -76,13 +76,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`intact`: how many requests, from the first, are as they were made."""
+    """A conversation. `intact`: the number of unmutated requests before the first mutated one."""
 
     number: int
     requests: list[Request]
     intact: int
     pieces: list[bytes]
-    waits: list[bool]  # behind each piece
+    waits: list[bool]  # whether to pause after each piece
     end: End
 
     @property
@@ -95,7 +95,7 @@ class Conversation:
 
 
 def make(seed: str, number: int) -> Conversation:
-    """The conversation of that number."""
+    """Make the conversation with that number."""
     random = Random(f"{seed} {number}")
     requests: list[Request] = []
     for place in range(random.choice((1, 1, 2, 3, 3, 4, 6))):
@@ -105,18 +105,18 @@ def make(seed: str, number: int) -> Conversation:
     end = random.choices(list(End), (92, 4, 3.9, 0.1))[0]
     intact = len(requests)
     datas = [request.data for request in requests]
-    # A client that resets cannot say what was stored: its names stay whole, so that its rows can still be told.
+    # Clients that reset do not see every 201. Their requests stay intact, so that their rows can be identified.
     if random.random() < 0.6 and end not in (End.RESET, End.SLAM):
         intact = random.randrange(len(requests))
         datas[intact] = mutate(random, datas[intact])
     pieces = _cut(random, datas)
-    # Within the 2 s for which the rest of a body is read that nobody waits for.
+    # Few enough pauses to fit into the 2 s for which the collector reads the unused rest of a body.
     waits = [place < MOST_WAITS and random.random() < 0.3 for place in range(len(pieces))]
     return Conversation(number, requests, intact, pieces, waits, end)
 
 
 def _cut(random: Random, datas: list[bytes]) -> list[bytes]:
-    """The pieces in which it is sent: request by request, all at once, or cut anywhere."""
+    """Split the bytes into pieces to send: request by request, all at once, or cut anywhere."""
     if random.random() < 0.4:
         return datas
     data = b"".join(datas)
@@ -155,12 +155,12 @@ def _request(random: Random, name: str) -> Request:
         case 3:
             body, plain, closes = bytes(random.choice((MAX_BODY_BYTES - 1, MAX_BODY_BYTES + 1, 300_000))), False, True
     if len(body) > UNREAD_KEPT_BYTES:
-        closes = True  # where the answer does not wait for it
+        closes = True  # a response that does not wait for the body closes the connection
     first = b"%b %b HTTP/%b" % (method.encode(), target.encode(), version)
     if version == b"1.1" and random.random() < 0.12:
         lines.append(b"Transfer-Encoding: chunked")
         framed = _chunked(random, body)
-        # Where the answer does not wait for it: who knows how much is still to come? Behind trailers nothing is read.
+        # A response that does not wait for a chunked body closes, because the body's length is unknown. So do trailers.
         closes = closes or not plain or framed.endswith(TRAILER)
     else:
         lines.append(b"Content-Length: %d" % len(body))
@@ -172,7 +172,7 @@ def _request(random: Random, name: str) -> Request:
 
 
 def _status(site: str, body: bytes) -> int:
-    """What becomes of a body on a site that takes every event."""
+    """Return the status for a body on a site without exclusions."""
     if row_of(body, NOON_US) is not None:
         return 201
     return 422 if site == "strict" else 202
@@ -186,6 +186,6 @@ def _chunked(random: Random, body: bytes) -> bytes:
         length = random.choice(("%x", "%X", "000%x")) % len(piece)
         framed += b"%b%b\r\n%b\r\n" % (length.encode(), random.choice((b"", b"", b";a=b")), piece)
         at += size
-        if len(framed) > 2 * len(body) + 5_000:  # a large body in tiny chunks
+        if len(framed) > 2 * len(body) + 5_000:  # a large body in tiny chunks: send it as one chunk instead
             framed, at = b"%x\r\n%b\r\n" % (len(body), body), len(body)
     return framed + b"0\r\n" + random.choice((b"\r\n", b"\r\n", TRAILER))

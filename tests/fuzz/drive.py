@@ -1,4 +1,4 @@
-"""A conversation, held: its bytes in its pieces over a connection of its own, and everything that comes back."""
+"""Drives a conversation: sends its pieces over a new connection and collects everything received."""
 
 import asyncio
 import socket
@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from tests.fuzz.conversations import Conversation, End
 
-PIECE_S = 0.001  # behind a piece, so that the collector reads it by itself
-PATIENCE_S = 60.0  # far beyond every time limit of the collector: whoever waits so long waits for ever
+PIECE_S = 0.001  # pause after a piece, so that the collector reads it separately
+PATIENCE_S = 60.0  # far beyond every timeout of the collector
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came back; `cut`: the connection was reset, and so maybe not all of it."""
+    """The bytes received. `cut`: the connection was reset, so some may be missing."""
 
     data: bytes
     cut: bool
@@ -37,7 +37,7 @@ class _Ear(asyncio.Protocol):
 
 
 async def hold(url: str, conversation: Conversation) -> Heard:
-    """Hold the conversation with the collector at that address. Raises TimeoutError if it never ends."""
+    """Hold the conversation with the collector at that URL. Raises TimeoutError if the connection stays open."""
     address = urlsplit(url)
     assert address.hostname
     assert address.port
@@ -51,7 +51,7 @@ async def hold(url: str, conversation: Conversation) -> Heard:
                 if waits:
                     await asyncio.sleep(PIECE_S)
             if not transport.is_closing():
-                with suppress(OSError):  # it was reset a moment ago, and will be told
+                with suppress(OSError):  # it was just reset; connection_lost follows
                     _leave(transport, conversation.end)
             await ear.closed.wait()
         finally:

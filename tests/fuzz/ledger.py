@@ -1,8 +1,8 @@
-"""The ledger: what each conversation was told, held against the rows of the parts.
+"""The ledger: compares the responses of each conversation with the rows in the parts.
 
-Every 201 is one row, and every row had a 201. A row tells its conversation by the name in it; rows whose names a
-mutation destroyed are nameless, and there are exactly as many of them as the 201s that no named row answers for. Only
-where a connection was reset may there be rows whose 201 nobody saw.
+Every 201 is one row, and every row had a 201. A row is matched to its conversation by the name in it. A mutation may
+destroy the name; there must be exactly as many such nameless rows as 201s without a named row. Only a connection that
+was reset may have rows whose 201 was never received.
 """
 
 from collections import Counter
@@ -17,23 +17,23 @@ from tests.fuzz.strict import Answer, Malformed, read
 
 @dataclass(slots=True)
 class Ledger:
-    """Of one collector and one lap."""
+    """The ledger of one collector and one lap."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     stored: Counter[int] = field(default_factory=Counter)  # 201s, by conversation
-    stored_names: set[str] = field(default_factory=set)  # requests that must be rows, once
-    other_names: set[str] = field(default_factory=set)  # requests that must be none
-    cut: set[int] = field(default_factory=set)  # conversations some of whose answers may be lost
-    cut_wild: int = 0  # requests of wild ones among them
+    stored_names: set[str] = field(default_factory=set)  # requests that must each be one row
+    other_names: set[str] = field(default_factory=set)  # requests that must not be rows
+    cut: set[int] = field(default_factory=set)  # conversations that may have lost responses
+    cut_wild: int = 0  # number of requests in those of them that are wild
 
     def enter(self, conversation: Conversation, heard: Heard) -> None:
-        """Read what came back, and hold it against what is known. Raises Malformed."""
+        """Parse the responses and compare them with the expected ones. Raises Malformed."""
         sent = conversation.sent
         answers = read(heard.data, cut=heard.cut, heads=b"HEAD" in sent, interim=b"expect" in sent.lower())
         for answer in answers:
             self.statuses[answer.status] += 1
             if b"fz-" in answer.shown:
-                raise Malformed(f"an answer echoes what was sent: {answer.shown!r}")
+                raise Malformed(f"a response echoes what was sent: {answer.shown!r}")
         self.stored[conversation.number] = sum(answer.status == 201 for answer in answers)
         if heard.cut:
             self.cut.add(conversation.number)
@@ -44,19 +44,19 @@ class Ledger:
         intact = conversation.requests[: conversation.intact]
         expected = len(intact)
         if conversation.is_wild and answers and answers[-1].status in (400, 431):
-            # What comes in one read with what is no HTTP may share its answer.
+            # Requests read together with bytes that are not HTTP may share their 400 or 431.
             answers, expected = answers[:-1], 0
-        if b"upgrade" in conversation.sent.lower():  # behind one that is declined nothing is read
+        if b"upgrade" in conversation.sent.lower():  # nothing is read after a declined upgrade
             expected = min(expected, len(answers))
         if (len(answers) < expected and not cut) or (len(answers) > expected and not conversation.is_wild):
-            raise Malformed(f"{len(answers)} answers to {expected} whole requests")
+            raise Malformed(f"{len(answers)} responses to {expected} intact requests")
         for request, answer in zip(intact, answers, strict=False):
             if request.status not in (None, answer.status, 503):
-                raise Malformed(f"{answer.status} instead of {request.status} to {request.data!r}")
+                raise Malformed(f"{answer.status} instead of {request.status} for {request.data!r}")
             (self.stored_names if answer.status == 201 else self.other_names).add(request.name)
 
     def verdict(self, rows: Iterable[tuple[str | None, ...]]) -> None:
-        """Hold the new rows, each the texts that a name may stand in, against what was said. Raises AssertionError."""
+        """Compare the new rows with the responses. A row is the texts that may hold a name. Raises AssertionError."""
         found: Counter[int] = Counter()
         names: Counter[str] = Counter()
         nameless = 0
@@ -69,11 +69,11 @@ class Ledger:
                 names[known[1]] += 1
         lost = {name for name in self.stored_names if not names[name]}
         assert len(lost) <= nameless, f"rows are missing: {sorted(lost)[:5]}"
-        assert not [name for name in self.stored_names if names[name] > 1], "rows are there twice"
-        assert not self.other_names & names.keys(), "rows are there whose events were refused"
-        assert found.keys() <= self.stored.keys(), "rows are there that nobody sent"
+        assert not [name for name in self.stored_names if names[name] > 1], "rows are duplicated"
+        assert not self.other_names & names.keys(), "rows of refused events exist"
+        assert found.keys() <= self.stored.keys(), "rows exist that were never sent"
         whole = self.stored.keys() - self.cut
         more = [number for number in whole if found[number] > self.stored[number]]
-        assert not more, f"rows without a 201, of conversations {more[:5]}"
+        assert not more, f"conversations {more[:5]} have rows without a 201"
         missing = sum(self.stored[number] - found[number] for number in whole)
         assert missing <= nameless <= missing + self.cut_wild, f"{missing} rows are missing, {nameless} are nameless"

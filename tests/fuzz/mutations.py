@@ -1,4 +1,4 @@
-"""Mutations: what becomes of the bytes of a request on its way through bad clients, bad proxies and bad intentions."""
+"""Mutations: changes to the bytes of a request, as broken clients, broken proxies and attackers make them."""
 
 from collections.abc import Callable
 from random import Random
@@ -120,7 +120,7 @@ _STRANGERS = (
 
 
 def mutate(random: Random, data: bytes) -> bytes:
-    """The request, mutated once to thrice."""
+    """Mutate a request one to three times."""
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         data = random.choice(_MUTATIONS)(random, data)
     return data
@@ -210,7 +210,7 @@ def _line_ends(random: Random, data: bytes) -> bytes:
 
 
 def _chunks(random: Random, data: bytes) -> bytes:
-    """Instead of the body, chunks that are none."""
+    """Replace the body with invalid chunks."""
     head, end, body = data.partition(b"\r\n\r\n")
     length = random.choice(
         (

@@ -1,4 +1,4 @@
-"""Answers, read as strictly as they can be: whatever is not just so is a fault of the collector."""
+"""A strict parser of responses: anything unexpected is a bug in the collector."""
 
 import json
 import re
@@ -24,9 +24,9 @@ REASONS: dict[int, set[Reason | None]] = {
     431: {Reason.TOO_LARGE},
     503: {Reason.UNAVAILABLE},
 }
-"""The statuses that the fuzz may meet, and the reasons that come with each."""
+"""The statuses that fuzzing can get, and the reasons that each may have."""
 
-# aiohttp answers in the version of the request.
+# aiohttp responds in the HTTP version of the request.
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2}) ([A-Z][A-Za-z -]+)")
 _HEADER = re.compile(r"([A-Z][A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _ECHOED = ("Access-Control-Allow-Origin", "Access-Control-Allow-Headers")
@@ -48,12 +48,12 @@ _KNOWN = _ALWAYS | {
 
 
 class Malformed(AssertionError):
-    """What came is not an answer of the design."""
+    """The bytes received are not a response that the collector may send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One final answer; `shown` is what of it must not hold anything that was sent."""
+    """One final response. `shown`: the part of it that must not contain request data."""
 
     status: int
     shown: bytes
@@ -61,15 +61,15 @@ class Answer:
 
 
 def read(data: bytes, *, cut: bool = False, heads: bool = False, interim: bool = False) -> list[Answer]:
-    """The answers of a connection. Raises Malformed.
+    """Parse the responses of a connection. Raises Malformed.
 
-    `cut`: the last one may be incomplete, because the connection was reset; `heads`: there may be answers to HEAD,
-    which have no body; `interim`: somebody may have asked to be told to go on.
+    `cut`: the last one may be incomplete, because the connection was reset. `heads`: there may be responses to HEAD,
+    which have no body. `interim`: 100 Continue is allowed, because a request may have had an Expect header.
     """
     answers: list[Answer] = []
     while data:
         if answers and answers[-1].closes:
-            raise Malformed(f"something follows the answer that closes: {data[:200]!r}")
+            raise Malformed(f"bytes follow a response with Connection: close: {data[:200]!r}")
         if interim and data.startswith(CONTINUE):
             data = data[len(CONTINUE) :]
             continue
@@ -88,26 +88,26 @@ def _is_whole(data: bytes) -> bool:
 
 def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
     head, end, rest = data.partition(b"\r\n\r\n")
-    _demand(bool(end), "an unfinished head", data)
+    _demand(bool(end), "incomplete head", data)
     first, *lines = head.decode("latin-1").split("\r\n")
     match = _STATUS_LINE.fullmatch(first)
     if match is None or int(match[1]) not in REASONS:
-        raise Malformed(f"no status of ours: {data[:200]!r}")
+        raise Malformed(f"unexpected status line: {data[:200]!r}")
     status = int(match[1])
-    _demand(HTTPStatus(status).phrase == match[2], "another phrase", data)
+    _demand(HTTPStatus(status).phrase == match[2], "wrong reason phrase", data)
     headers: dict[str, str] = {}
     for line in lines:
         field = _HEADER.fullmatch(line)
         if field is None or field[1] not in _KNOWN or field[1] in headers:
-            raise Malformed(f"the header {line[:200]!r} of {data[:200]!r}")
+            raise Malformed(f"unexpected header {line[:200]!r} in {data[:200]!r}")
         headers[field[1]] = field[2]
-    _demand(headers.keys() >= _ALWAYS - ({"Content-Type"} if status == 204 else set()), "a header is missing", data)
-    _demand(headers.get("Collect-Reason") in REASONS[status], "a reason of another status", data)
-    _demand((status == 503) == ("Retry-After" in headers), "when to try again", data)
+    _demand(headers.keys() >= _ALWAYS - ({"Content-Type"} if status == 204 else set()), "missing header", data)
+    _demand(headers.get("Collect-Reason") in REASONS[status], "wrong Collect-Reason for this status", data)
+    _demand((status == 503) == ("Retry-After" in headers), "Retry-After belongs to 503, and only to it", data)
     length = int(headers.get("Content-Length", "0" if status == 204 else "-1"))
     body, rest = (b"", rest) if heads and (not rest or rest.startswith(b"HTTP/")) else (rest[:length], rest[length:])
     if not (heads and not body):
-        _demand(len(body) == length, "another length", data)
+        _demand(len(body) == length, "wrong Content-Length", data)
         _check_body(status, headers, body)
     shown = b"".join(f"{name}: {value}\n".encode() for name, value in headers.items() if name not in _ECHOED) + body
     return Answer(status, shown, headers.get("Connection") == "close"), rest
@@ -117,13 +117,13 @@ def _check_body(status: int, headers: dict[str, str], body: bytes) -> None:
     if status == 204:
         return
     if status == 400 and "Collect-Reason" not in headers:
-        _demand(body == b"Bad request\n", "another text", body)
+        _demand(body == b"Bad request\n", "wrong text", body)
         return
-    _demand(headers["Content-Type"] == JSON, "another type", body)
-    _demand(headers.get("Access-Control-Allow-Credentials") == "true", "no CORS", body)
+    _demand(headers["Content-Type"] == JSON, "wrong Content-Type", body)
+    _demand(headers.get("Access-Control-Allow-Credentials") == "true", "missing CORS headers", body)
     said = json.loads(body)
-    _demand(said.keys() == ({"message"} if status < 400 else {"message", "errors"}), "other members", body)
-    _demand(0 < len(said["message"]) <= 200, "the length of the message", body)
+    _demand(said.keys() == ({"message"} if status < 400 else {"message", "errors"}), "wrong JSON members", body)
+    _demand(0 < len(said["message"]) <= 200, "message empty or too long", body)
 
 
 def _demand(holds: bool, what: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Bytes: conversations of every kind with real collectors, one of each way, which must say and store the same."""
+"""Raw bytes: conversations with two real collectors, fast path on and off, which must respond and store alike."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from tests.fuzz.strict import CONTINUE
 from tests.system.process import Process, serving, wait_until
 
 CLIENTS = 32
-ONE_READ_BYTES = 16_384  # the kernel keeps together what is sent together
+ONE_READ_BYTES = 16_384  # the collector receives a write of up to this size in one read
 SERVER: dict[str, Any] = {
     "trusted_proxies": ["127.0.0.1"],
     "max_body_bytes": MAX_BODY_BYTES,
@@ -28,26 +28,26 @@ SERVER: dict[str, Any] = {
 }
 STORAGE: dict[str, Any] = {"flush_interval_s": 1, "durability": "write"}
 
-# A connection's share of a leak of 300 bytes shows in the long form: 1,000,000 requests are some 190,000 connections
-# to each collector. What grows without being a leak: caches of lines and origins (24 MB), Arrow's pool.
+# The long form detects a leak of 300 bytes per connection: its 1,000,000 requests are some 190,000 connections to each
+# collector. The caches of lines and origins (24 MB) and Arrow's pool grow without being a leak.
 GROWTH_BYTES = 64 << 20
 GROWTH_DESCRIPTORS = 8
-LOG_LINES = 20  # beside one for each flush
+LOG_LINES = 20  # in addition to one per flush
 
 
 @dataclass(slots=True)
 class Subject:
-    """One collector, and what is known of it."""
+    """One collector, with its ledger and measurements."""
 
     process: Process
     ledger: Ledger = field(default_factory=Ledger)
     seen: set[Path] = field(default_factory=set)
     statuses: Counter[int] = field(default_factory=Counter)
-    sizes: list[tuple[int, int]] = field(default_factory=list)  # resident bytes and descriptors, behind each lap
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # resident bytes and descriptors after each lap
     rows: int = 0
 
     def end_lap(self) -> None:
-        """Nobody talks to it any more: what did it keep, and what did it keep to itself?"""
+        """Once all connections are closed, check rows against responses, and metrics against rows."""
         wait_until(lambda: self.process.metrics().value("collector_connections") == 0, "no connection is open")
         self.process.published()
         rows = list(self._new_rows())
@@ -74,7 +74,7 @@ class Subject:
             yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
 
     def check_growth(self) -> None:
-        """Nothing grew but what caches and pools took while they filled."""
+        """Check that memory and descriptors grew no more than caches and pools explain."""
         warm_bytes, warm_descriptors = self.sizes[len(self.sizes) // 3]
         last_bytes, last_descriptors = self.sizes[-1]
         assert last_bytes - warm_bytes < GROWTH_BYTES, self.sizes
@@ -82,14 +82,14 @@ class Subject:
 
 
 def collector(folder: Path, *, fast_path: bool) -> AbstractContextManager[Process]:
-    """A collector that serves one of the two ways."""
+    """Start a collector with the fast path on or off."""
     server = SERVER | {"port": 0, "fast_path": fast_path}
     storage = STORAGE | {"data_dir": folder / "data", "min_free_bytes": 0}
     return serving(folder, SITES, server=server, storage=storage, privacy={"client_ip": "full"})
 
 
 async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) -> int:
-    """Hold conversations until so many requests are sent, to all subjects together; how many it were."""
+    """Hold conversations until all subjects together got at least that many requests. Returns the number sent."""
     sent = 0
 
     async def client() -> None:
@@ -98,12 +98,12 @@ async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) ->
             conversation = make(SEED, next(numbers))
             sent += len(conversation.requests) * len(subjects)
             try:
-                told = await asyncio.gather(*(hold(subject.process.url, conversation) for subject in subjects))
-                for subject, heard in zip(subjects, told, strict=True):
+                responses = await asyncio.gather(*(hold(subject.process.url, conversation) for subject in subjects))
+                for subject, heard in zip(subjects, responses, strict=True):
                     subject.ledger.enter(conversation, heard)
-                compare(conversation, told)
+                compare(conversation, responses)
             except Exception as exc:
-                raise AssertionError(_how_to_see_it_again(conversation)) from exc
+                raise AssertionError(_how_to_reproduce(conversation)) from exc
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
@@ -111,29 +111,29 @@ async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) ->
     return sent
 
 
-def compare(conversation: Conversation, told: list[Heard]) -> None:
-    """Both ways say the same, but for the time, and for "go on", which is said where a body is not there yet.
+def compare(conversation: Conversation, responses: list[Heard]) -> None:
+    """Check that all subjects sent the same bytes, except Date and 100 Continue, which depends on timing.
 
-    What becomes of requests in front of a broken one depends on the reads it comes in, and which bytes these have is
-    the kernel's affair; and of an answer that a reset cut off nothing is known.
+    Conversations that were reset are skipped. So are wild ones sent in several pieces: the fate of requests before a
+    broken one depends on how the kernel splits the bytes into reads.
     """
     in_one_read = len(conversation.pieces) == 1 and len(conversation.sent) <= ONE_READ_BYTES
-    if any(heard.cut for heard in told) or (conversation.is_wild and not in_one_read):
+    if any(heard.cut for heard in responses) or (conversation.is_wild and not in_one_read):
         return
-    one, *others = (re.sub(rb"\r\nDate: [^\r]*", b"", heard.data.replace(CONTINUE, b"")) for heard in told)
+    one, *others = (re.sub(rb"\r\nDate: [^\r]*", b"", heard.data.replace(CONTINUE, b"")) for heard in responses)
     for other in others:
-        if conversation.is_wild:  # a client that leaves within a body may be gone before it is answered, or after
+        if conversation.is_wild:  # a client that leaves within a body may do so before or after its response
             one, other = (one[: len(other)], other[: len(one)])
         assert one == other
 
 
-def _how_to_see_it_again(conversation: Conversation) -> str:
+def _how_to_reproduce(conversation: Conversation) -> str:
     again = f"FUZZ_SEED={SEED} FUZZ_FIRST={conversation.number} FUZZ_REQUESTS=1"
-    return f"{again}\n{conversation.end}, {conversation.intact} whole, {conversation.pieces!r}"
+    return f"{again}\n{conversation.end}, {conversation.intact} intact, {conversation.pieces!r}"
 
 
-def test_whatever_is_sent_gets_an_answer_of_the_design_and_every_201_is_one_row(tmp_path: Path) -> None:
-    """And nothing is left behind: connections, descriptors, memory, lines in the log."""
+def test_any_bytes_get_a_valid_response_and_every_201_is_one_row(tmp_path: Path) -> None:
+    """No connections, descriptors, memory or log lines accumulate either."""
     numbers, sent = count(FIRST), 0
     with ExitStack() as stack:
         subjects = []
@@ -153,4 +153,4 @@ def test_whatever_is_sent_gets_an_answer_of_the_design_and_every_201_is_one_row(
             assert not re.search("Traceback|ERROR|CRITICAL", said), said
             others = [line for line in said.splitlines() if "published" not in line]
             assert len(others) < LOG_LINES, others
-            print(f"{subject.rows:,} rows; answers {dict(sorted(subject.statuses.items()))}; {subject.sizes}")
+            print(f"{subject.rows:,} rows; responses {dict(sorted(subject.statuses.items()))}; {subject.sizes}")

@@ -1,6 +1,6 @@
-"""The document: schemathesis makes events that it allows and events that it forbids; every answer is held against it.
+"""The OpenAPI document: schemathesis generates events that it allows or forbids, and checks each response against it.
 
-`/openapi.json` is read from a real process, and the events are sent to that.
+A real process serves `/openapi.json` and receives the events.
 """
 
 import json
@@ -40,15 +40,15 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-AT_ONCE = 500  # hypothesis remembers what it has tried, and looks it through
+AT_ONCE = 500  # hypothesis slows down as it remembers more examples
 
-# What becomes of an event that the document allows, by site, without an origin.
+# The status of an event that the document allows, without an origin, by site.
 OF_ALLOWED = {"open": 201, "strict": 201, "off": 202, "listed": 201, "nobody": 404}
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_every_answer_is_one_that_the_document_has(tmp_path: Path, mode: GenerationMode) -> None:
-    """And what the document allows is stored, where nothing but the event decides."""
+def test_every_response_conforms_to_the_document(tmp_path: Path, mode: GenerationMode) -> None:
+    """Events that it allows are also stored, unless the site or the origin rules them out."""
     stored = sent = 0
     with serving(tmp_path, SITES) as process, requests.Session() as session:
         status, document = process.ask("/openapi.json")
