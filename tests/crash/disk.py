@@ -1,4 +1,4 @@
-"""A disk whose power can be cut: an ext4 image on a loop device."""
+"""A disk that can lose power: an ext4 image on a loop device."""
 
 import ctypes
 import fcntl
@@ -12,16 +12,16 @@ from pathlib import Path
 from tests.crash.conftest import need
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN of the kernel's fs/ext4/ext4.h
-NO_LOG_FLUSH = 2  # what the journal of the file system has not written is gone, as it is when the power is
+NO_LOG_FLUSH = 2  # discard what the file system's journal has not written yet, as a power cut does
 
 IMAGE_BYTES = 64 << 20
 
 
 class Disk:
-    """A mounted file system of its own.
+    """A separate, mounted file system.
 
-    With its journal, ext4 brings names to the disk in the order in which they were made, so that the sync of a part's
-    folder can be left out and nothing is lost. Other file systems are not so kind, nor is ext4 without its journal.
+    With its journal, ext4 writes names to disk in the order of their creation, so a missing sync of a part's folder
+    loses nothing. Other file systems do not guarantee that, nor does ext4 without its journal.
     """
 
     def __init__(self, image: Path, folder: Path, *, journal: bool) -> None:
@@ -39,9 +39,9 @@ class Disk:
         mount(*self._mounted())
 
     def cut_power(self) -> None:
-        """What was not synced will not be there after `power_on`. With a journal every write fails from now on.
+        """Discard everything not synced, as seen after `power_on`. With a journal, every later write fails.
 
-        Without one nobody may write at this moment: what the disk has been given until now is copied.
+        Without a journal this copies what has reached the image, so nothing may write at that moment.
         """
         if self.journal:
             descriptor = os.open(self.folder, os.O_RDONLY)
@@ -53,23 +53,23 @@ class Disk:
             shutil.copyfile(self._image, self._cut_image)
 
     def power_on(self) -> None:
-        """Mount what the cut left."""
+        """Mount what survived the power cut."""
         _run("umount", str(self.folder))
         if not self.journal:
             self._cut_image.replace(self._image)
-            # Repairs a file system without a journal; exit code 1 says that there was something to repair.
+            # Without a journal the file system needs a repair; e2fsck exits with 1 if it repaired something.
             subprocess.run(["e2fsck", "-fy", str(self._image)], check=False, capture_output=True)
         _run("mount", *self._mounted())
 
     def _mounted(self) -> tuple[str, ...]:
-        # commit=600: five seconds that pass bring nothing to the disk; noauto_da_alloc: nor does a rename.
+        # commit=600: no periodic write-back every five seconds. noauto_da_alloc: no write-back on rename either.
         options = "loop,noauto_da_alloc" + (",commit=600" if self.journal else "")
         return ("-o", options, str(self._image), str(self.folder))
 
 
 @contextmanager
 def disk(folder: Path, *, journal: bool = True) -> Iterator[Disk]:
-    """A fresh ext4, mounted at `folder/disk`. Skips, or fails under CI, where there is no root or no loop device."""
+    """Mount a fresh ext4 at `folder/disk`. Without root or loop devices it skips, or fails under CI."""
     need(os.geteuid() == 0, "root, to mount an ext4 image")
     need(bool(shutil.which("mkfs.ext4")), "mkfs.ext4")
     need(Path("/dev/loop-control").exists(), "loop devices")
@@ -82,7 +82,7 @@ def disk(folder: Path, *, journal: bool = True) -> Iterator[Disk]:
 
 
 def mount(*arguments: str) -> None:
-    """Mount something new. Skips, or fails under CI, where that is not allowed, as to root in a container."""
+    """Mount a file system. If that is not permitted, as in a container, it skips, or fails under CI."""
     done = subprocess.run(("mount", *arguments), capture_output=True, text=True, timeout=60, check=False)
     need(done.returncode == 0, f"the right to mount ({' '.join(done.stderr.splitlines()[:1])})")
 

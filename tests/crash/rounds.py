@@ -1,7 +1,7 @@
-"""What every torture needs: a victim, load on it, a ledger of what it acknowledged, and the verdict.
+"""The parts of every crash test: a victim, load on it, a ledger of what it acknowledged, and a verdict.
 
-The ledger is kept here, outside the victim. The verdict after each round: each acknowledged event is there exactly
-once, nothing is there that was not sent, and every part opens.
+The ledger is kept in the test, outside the victim. The verdict after each round: every acknowledged event is stored
+exactly once, nothing is stored that was not sent, and every part opens.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ STORAGE = {"flush_interval_s": 0.3, "segment_max_bytes": 65_536}
 
 @dataclass(slots=True)
 class Ledger:
-    """What was sent, and what was acknowledged, by session id; both only grow."""
+    """The session ids of events sent, acknowledged and refused. They are only ever added."""
 
     sent: set[str] = field(default_factory=set)
     acked: set[str] = field(default_factory=set)
-    refused: set[str] = field(default_factory=set)  # answered with something else
+    refused: set[str] = field(default_factory=set)  # answered with another status than 201
     statuses: Counter[int] = field(default_factory=Counter)
 
     def next_id(self) -> str:
-        """An id that is sent from now on."""
+        """Make a new session id and record it as sent."""
         made = f"s-{len(self.sent)}"
         self.sent.add(made)
         return made
@@ -48,7 +48,7 @@ class Ledger:
 
 
 def victim(without: str = "none") -> tuple[str, ...]:
-    """The command that starts a collector without one of its safeguards."""
+    """Return the command that starts a collector, without one of its safeguards if `without` names one."""
     if without == "none":
         return COMMAND
     return (sys.executable, str(Path(__file__).with_name("victim.py")), without)
@@ -58,7 +58,7 @@ def victim(without: str = "none") -> tuple[str, ...]:
 def victim_serving(
     folder: Path, without: str = "none", prefix: tuple[str, ...] = (), **sections: Any
 ) -> Iterator[Process]:
-    """A collector of the two SITES that flushes several times a second, started by `prefix` (strace, say)."""
+    """Start a collector for SITES that flushes several times a second. `prefix`: a wrapper command, such as strace."""
     sections["storage"] = STORAGE | {"data_dir": folder / "data", "min_free_bytes": 0} | sections.get("storage", {})
     sites: Settings = {site: {} for site in SITES}
     with serving(folder, sites, command=(*prefix, *victim(without)), **sections) as process:
@@ -66,14 +66,14 @@ def victim_serving(
 
 
 def kill(process: Process) -> None:
-    """SIGKILL, and the victim is gone."""
+    """Send SIGKILL and wait for the exit."""
     process.send_signal(signal.SIGKILL)
     process.exit_code()
 
 
 @contextmanager
 def load(url: str, ledger: Ledger, connections: int = 8) -> Iterator[None]:
-    """Send events on so many connections, one after the other on each, until the block is left or the victim gone."""
+    """Send events, one at a time on each connection, until the block ends or the victim is gone."""
     stop = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_send(url, ledger, connections, stop)))
     thread.start()
@@ -82,7 +82,7 @@ def load(url: str, ledger: Ledger, connections: int = 8) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(30)
-        assert not thread.is_alive(), "the load ends: every request is answered, or its connection closed"
+        assert not thread.is_alive(), "every request gets a response or its connection closes"
 
 
 async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Event) -> None:
@@ -101,7 +101,7 @@ async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Even
                 if reply.status != 201:
                     await asyncio.sleep(0.01)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the victim is gone: whether it kept the last event nobody knows, and both are right
+            pass  # the victim is gone; its last, unacknowledged event may be stored or not
         finally:
             writer.close()
 
@@ -109,18 +109,18 @@ async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Even
 
 
 class NotRecovered(Exception):
-    """`collector recover` found something wrong."""
+    """`collector recover` failed or reported a problem."""
 
 
 def recover(folder: Path) -> None:
-    """Let `collector recover` publish what is left, with every safeguard. Raises NotRecovered."""
+    """Publish what is left with `collector recover`, with all safeguards. Raises NotRecovered."""
     done = run("recover", "--config", folder / "collector.toml", folder=folder)
     if done.returncode or done.stderr:
         raise NotRecovered(f"exit code {done.returncode}: {done.stderr}")
 
 
 def published(data_dir: Path) -> Counter[str]:
-    """How often each session id is in the parts, every one of which is read whole."""
+    """Read every part completely, and count each session id."""
     found: Counter[str] = Counter()
     for path in sorted((data_dir / "events").rglob("*.parquet")):
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
@@ -130,7 +130,7 @@ def published(data_dir: Path) -> Counter[str]:
 
 
 def verdict(data_dir: Path, ledger: Ledger) -> str | None:
-    """What is wrong, in one line; None where nothing is. All segments must have been released."""
+    """Return what is wrong in one line, or None. All segments must have been released."""
     left = sorted(path.name for path in (data_dir / "journal").rglob("*.segment"))
     if left:
         return f"segments are left: {left}"
@@ -150,6 +150,6 @@ def verdict(data_dir: Path, ledger: Ledger) -> str | None:
 
 
 def came_back(data_dir: Path, ledger: Ledger) -> str | None:
-    """Whether events that were refused are in parts all the same, beside their clients' second tries; in one line."""
+    """Return in one line how many refused events are stored, or None. Clients that retry would duplicate them."""
     back = ledger.refused & published(data_dir).keys()
     return f"of {len(ledger.refused)} refused events {len(back)} came back" if back else None

@@ -1,4 +1,4 @@
-"""A disk that fills up under load, and is emptied again: a small tmpfs, full of somebody else's data."""
+"""A disk that fills up under load and is emptied again: a small tmpfs, filled with unrelated data."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ INODES = 300
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Iterator[Path]:
-    """A data_dir that is a file system of its own, of SIZE and INODES."""
+    """A data_dir on a separate file system, limited to SIZE and INODES."""
     need(os.geteuid() == 0, "root, to mount a tmpfs")
     folder = tmp_path / "data"
     folder.mkdir()
@@ -36,7 +36,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filled(data_dir: Path, leave_bytes: int) -> Iterator[None]:
-    """Somebody takes all room but this, and what becomes free at once, until the block is left."""
+    """Keep the disk full except for `leave_bytes` until the block ends, taking freed space at once."""
     stop = threading.Event()
     ballast = data_dir / "ballast"
 
@@ -45,7 +45,7 @@ def filled(data_dir: Path, leave_bytes: int) -> Iterator[None]:
             while not stop.is_set():
                 disk = os.statvfs(data_dir)
                 spare = disk.f_bavail * disk.f_frsize - leave_bytes
-                with suppress(OSError):  # someone else was faster
+                with suppress(OSError):  # the collector took the space first
                     if spare > 0:
                         os.posix_fallocate(file.fileno(), file.tell(), spare)
                         file.seek(spare, os.SEEK_CUR)
@@ -59,7 +59,7 @@ def filled(data_dir: Path, leave_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def no_inodes(data_dir: Path) -> Iterator[None]:
-    """Somebody makes files until no more can be made."""
+    """Create files until no inode is left, and keep it so until the block ends."""
     stop = threading.Event()
     made: list[Path] = []
 
@@ -89,34 +89,34 @@ def _taken(take: Any, stop: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def refused_while(process: Process, ledger: Ledger, words: str) -> None:
-    """Wait until events are refused for that reason."""
+def refused_while(process: Process, ledger: Ledger, reason: str) -> None:
+    """Wait until /readyz reports that reason and events are refused."""
     refusals = len(ledger.refused) + times(10, 200)
-    wait_until(lambda: words in process.ask("/readyz")[1], f"not ready: {words}")
+    wait_until(lambda: reason in process.ask("/readyz")[1], f"not ready: {reason}")
     wait_until(lambda: len(ledger.refused) > refusals, "events are refused")
     assert (200, "alive\n") == process.ask("/healthz")
 
 
 def stored_again(process: Process, ledger: Ledger) -> None:
-    """Wait until events are stored, without anybody's help."""
-    wait_until(lambda: process.ask("/readyz") == (200, "ready\n"), "it takes events again")
+    """Wait until events are stored again, without a restart."""
+    wait_until(lambda: process.ask("/readyz") == (200, "ready\n"), "events are accepted again")
     acked = len(ledger.acked) + times(20, 1_000)
     wait_until(lambda: len(ledger.acked) > acked, "events are stored")
 
 
 def problem_in(data_dir: Path, ledger: Ledger) -> str | None:
-    """The verdict, that no refused event came back, and that nobody got another answer than 201 and 503."""
+    """The verdict; also no refused event is stored, and every response is a 201 or a 503."""
     others = ledger.statuses.keys() - {201, 503}
-    return f"answers: {dict(ledger.statuses)}" if others else verdict(data_dir, ledger) or came_back(data_dir, ledger)
+    return f"responses: {dict(ledger.statuses)}" if others else verdict(data_dir, ledger) or came_back(data_dir, ledger)
 
 
 @pytest.mark.parametrize(
-    ("min_free_bytes", "leave_bytes", "words"),
+    ("min_free_bytes", "leave_bytes", "reason"),
     [(0, 0, "not ready"), (8 * MIB, 4 * MIB, "disk space is low"), (8 * MIB, 0, "disk space is low")][: times(1, 3)],
     ids=["until nothing is left", "until little is left", "from little to nothing"][: times(1, 3)],
 )
 def test_full_disk_refuses_and_service_resumes(
-    tmp_path: Path, data_dir: Path, min_free_bytes: int, leave_bytes: int, words: str
+    tmp_path: Path, data_dir: Path, min_free_bytes: int, leave_bytes: int, reason: str
 ) -> None:
     """Nothing acknowledged is lost, cycle after cycle."""
     ledger = Ledger()
@@ -125,16 +125,16 @@ def test_full_disk_refuses_and_service_resumes(
             for _ in range(times(1, 5)):
                 stored_again(process, ledger)
                 with filled(data_dir, leave_bytes):
-                    refused_while(process, ledger, words)
+                    refused_while(process, ledger, reason)
             stored_again(process, ledger)
         assert process.stop() == 0, process.log()
         assert "Traceback" not in process.log()
-    print(f"\nanswers: {dict(ledger.statuses)}; {process.log().count('flush failed')} flushes failed")
+    print(f"\nresponses: {dict(ledger.statuses)}; {process.log().count('flush failed')} flushes failed")
     assert problem_in(data_dir, ledger) is None
 
 
-def test_kill_on_a_full_disk_and_a_start_on_it(tmp_path: Path, data_dir: Path) -> None:
-    """The new process refuses until there is room, then publishes what the old one left."""
+def test_start_on_a_full_disk_after_a_kill_loses_nothing(tmp_path: Path, data_dir: Path) -> None:
+    """The new process refuses events until there is space, then publishes what the killed one left."""
     ledger = Ledger()
     for _ in range(times(1, 5)):
         with victim_serving(tmp_path, storage=STORAGE) as process, load(process.url, ledger, connections=2):
@@ -157,7 +157,7 @@ def test_kill_on_a_full_disk_and_a_start_on_it(tmp_path: Path, data_dir: Path) -
 
 
 def test_stop_on_a_full_disk_leaves_the_events_to_the_next_start(tmp_path: Path, data_dir: Path) -> None:
-    """Their part finds no room, and is not there by half."""
+    """There is no space for their part, and no incomplete part is left."""
     ledger, storage = Ledger(), {"flush_interval_s": 3600, "segment_max_bytes": 16 * MIB}
     with victim_serving(tmp_path, storage=storage, server={"shutdown_timeout_s": 1}) as process:
         with load(process.url, ledger, connections=2):
@@ -172,7 +172,7 @@ def test_stop_on_a_full_disk_leaves_the_events_to_the_next_start(tmp_path: Path,
 
 
 def test_out_of_inodes_refuses_and_service_resumes(tmp_path: Path, data_dir: Path) -> None:
-    """There is room, but for no file's name."""
+    """There is free space, but no inode for a new file."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=STORAGE | {"flush_interval_s": 1}) as process:
         with load(process.url, ledger, connections=2):
@@ -187,14 +187,14 @@ def test_out_of_inodes_refuses_and_service_resumes(tmp_path: Path, data_dir: Pat
     assert problem_in(data_dir, ledger) is None
 
 
-def test_days_can_be_dropped_where_nothing_can_be_made_any_more(tmp_path: Path, data_dir: Path) -> None:
-    """Neither a file nor a folder: what `collector expire` needs is there since the first start."""
+def test_expire_works_without_a_free_inode(tmp_path: Path, data_dir: Path) -> None:
+    """`collector expire` creates no file or folder: the first start has created what it needs."""
     old = data_dir / "events" / "site=a" / "date=2020-01-01" / "1.parquet"
     with victim_serving(tmp_path, storage=STORAGE) as process:
         old.parent.mkdir(parents=True)
         old.write_bytes(b"PAR1")
         with no_inodes(data_dir):
-            wait_until(lambda: "out of inodes" in process.ask("/readyz")[1], "it is full")
+            wait_until(lambda: "out of inodes" in process.ask("/readyz")[1], "no inode is left")
             done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
             assert (0, "deleted 1 part\n", "") == (done.returncode, done.stdout, done.stderr)
             assert not old.exists()

@@ -1,7 +1,7 @@
-"""System calls that fail, do half, or take long: what is refused, what is kept, and that service goes on or ends.
+"""System calls that fail, do half or take long: what is refused, what is kept, and whether the collector goes on.
 
-strace makes the calls fail, on one file or folder or on all; where the kernel can be made to fail them itself, by a
-limit or a full file system, it is.
+strace injects the failures, for one file or folder or for all. Where a resource limit can make the kernel itself fail
+the call, that is used instead.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def _strace() -> None:
 
 
 def post(process: Process, ledger: Ledger) -> Answer:
-    """Send an event of site `a`, and enter it."""
+    """Send an event to site `a` and enter it in the ledger."""
     session_id = ledger.next_id()
     answer = process.post(event(session_id=session_id, page_referrer=BULK), site="a")
     ledger.answered(session_id, answer.status)
@@ -44,7 +44,7 @@ def post(process: Process, ledger: Ledger) -> Answer:
 
 
 def send(process: Process, ledger: Ledger, count: int, connections: int = 8) -> list[wire.Reply]:
-    """The same for many events, quicker."""
+    """Send many events at once and enter them in the ledger."""
     ids = [ledger.next_id() for _ in range(count)]
     requests = [wire.request("a", body(session_id=session_id, page_referrer=BULK)) for session_id in ids]
     replies = asyncio.run(wire.send_all(process.url, requests, connections))
@@ -62,30 +62,30 @@ def ready(process: Process) -> bool:
 
 
 def problem_in(data_dir: Path, ledger: Ledger) -> str | None:
-    """The verdict, and that no refused event came back."""
+    """The verdict; also no refused event may be stored."""
     return verdict(data_dir, ledger) or came_back(data_dir, ledger)
 
 
 def stopped(process: Process, ledger: Ledger) -> None:
-    """An orderly end, after which all is as it should be."""
+    """Stop the process in order and check the verdict."""
     assert process.stop() == 0, process.log()
     assert problem_in(process.data_dir, ledger) is None
 
 
 def refused(answer: Answer) -> bool:
-    """503, and when to come again."""
+    """Return whether the response is a 503 with Retry-After."""
     return (503, "unavailable", "5") == (answer.status, answer.headers["Collect-Reason"], answer.headers["Retry-After"])
 
 
 def broken_sync(folder: Path, ledger: Ledger, without: str = "none") -> str | None:
-    """Serve until the sync of every commit fails; what is wrong after the next start."""
+    """Make every sync of a commit fail until the process exits; return what is wrong after a recovery."""
     with victim_serving(folder, without, storage=NEVER) as process:
         assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
         before = ledger.acked.copy()
         fault = options("fdatasync", "error=EIO")
         with failing(process.popen.pid, folder / "strace", *fault), load(process.url, ledger):
-            assert process.exit_code() == 1, "it ends by itself"
-        assert before == ledger.acked, "nothing was acknowledged"
+            assert process.exit_code() == 1, "it exits by itself"
+        assert before == ledger.acked, "nothing more was acknowledged"
         assert {201, 503} == ledger.statuses.keys()
         assert "no event can be acknowledged any more" in process.log()
         assert "Traceback" not in process.log()
@@ -94,19 +94,19 @@ def broken_sync(folder: Path, ledger: Ledger, without: str = "none") -> str | No
 
 
 def short_writes(folder: Path, ledger: Ledger, without: str = "none", rounds: int = 5) -> str | None:
-    """Cut commits short by a limit on a file's size, again and again; what is wrong after a kill and a recovery."""
+    """Cut commits short by a limit on file size, several times; return what is wrong after a kill and a recovery."""
     with victim_serving(folder, without, storage=NEVER) as process, load(process.url, ledger):
         for _ in range(rounds):
             acked, refusals = len(ledger.acked), len(ledger.refused)
             wait_until(lambda acked=acked: len(ledger.acked) > acked + 20, "events are stored")  # type: ignore[misc]
-            # Room for a record and a half or so, of a commit of several.
+            # Leaves space for about one and a half records; a commit has several.
             prlimit(process.popen.pid, RLIMIT_FSIZE, (segments(process)[0].stat().st_size + 1_500, RLIM_INFINITY))
             wait_until(lambda: not ready(process), "events are refused")
             assert "the journal cannot be written" in process.ask("/readyz")[1]
-            wait_until(lambda refusals=refusals: len(ledger.refused) > refusals, "some were")  # type: ignore[misc]
+            wait_until(lambda refusals=refusals: len(ledger.refused) > refusals, "some were refused")  # type: ignore[misc]
             prlimit(process.popen.pid, RLIMIT_FSIZE, (RLIM_INFINITY, RLIM_INFINITY))
-            wait_until(lambda: ready(process), "events are taken again")
-        process.popen.kill()  # what is still in memory would hide what is in the file
+            wait_until(lambda: ready(process), "events are accepted again")
+        process.popen.kill()  # an orderly stop would publish from memory, and not read the file
         process.exit_code()
     assert {201, 503} == ledger.statuses.keys()
     assert run("recover", "--config", folder / "collector.toml", folder=folder).returncode == 0
@@ -117,12 +117,12 @@ TORTURES: list[Callable[[Path, Ledger, str], str | None]] = [broken_sync, short_
 
 
 def test_failed_sync_of_a_commit_ends_the_process(tmp_path: Path) -> None:
-    """No file is trusted whose sync failed once: nothing is acknowledged after it, and nothing refused comes back."""
+    """After one failed sync nothing is acknowledged in that file, and no refused event is stored."""
     assert broken_sync(tmp_path, Ledger()) is None
 
 
-def test_failed_sync_at_a_stop_is_told_and_leaves_the_events_to_the_next_start(tmp_path: Path) -> None:
-    """The segment cannot be sealed, so nothing of it is published, nor said to be."""
+def test_failed_sync_at_a_stop_is_logged_and_leaves_the_events_to_the_next_start(tmp_path: Path) -> None:
+    """The segment cannot be sealed, so it is not published, and the log does not claim that it was."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=NEVER) as process:
         assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
@@ -135,7 +135,7 @@ def test_failed_sync_at_a_stop_is_told_and_leaves_the_events_to_the_next_start(t
 
 
 def test_short_write_is_cut_back(tmp_path: Path) -> None:
-    """The kernel writes a part of a commit: none of it is stored, and the next ones are stored whole."""
+    """If the kernel writes only part of a commit, none of it is stored, and later commits are stored completely."""
     assert short_writes(tmp_path, Ledger(), rounds=times(1, 20)) is None
 
 
@@ -143,7 +143,7 @@ def test_short_write_is_cut_back(tmp_path: Path) -> None:
 def test_without_the_cut_refused_events_come_back(
     tmp_path: Path, torture: Callable[[Path, Ledger, str], str | None]
 ) -> None:
-    """Without that safeguard the same torture finds them."""
+    """The same tests detect that this safeguard is missing."""
     found = torture(tmp_path, Ledger(), "cut")
     print(f"\nwithout the cut: {found}")
     assert found is not None
@@ -152,7 +152,7 @@ def test_without_the_cut_refused_events_come_back(
 
 @pytest.mark.parametrize("fault", ["error=ENOSPC", "retval=1", "retval=0", "error=EIO", "error=EDQUOT"][: times(1, 5)])
 def test_failed_write_refuses_and_service_resumes(tmp_path: Path, fault: str) -> None:
-    """`retval=1` claims a byte that is not in the file."""
+    """`retval=1` claims that one byte was written, although none was."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=NEVER) as process:
         assert post(process, ledger).status == 201
@@ -164,17 +164,17 @@ def test_failed_write_refuses_and_service_resumes(tmp_path: Path, fault: str) ->
             assert (503, True) == (status, text.startswith("not ready: the journal cannot be written: "))
             assert (200, "alive\n") == process.ask("/healthz")
             assert size_bytes == segment.stat().st_size
-        wait_until(lambda: ready(process), "it takes events again")
+        wait_until(lambda: ready(process), "events are accepted again")
         assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
         assert 5 == process.metrics().value("collector_dropped_events_total", site="a", reason="unavailable")
         stopped(process, ledger)
 
 
-FAILED_TRY = ["openat", "openat", "fsync", "unlink"]  # written, opened to be synced, and not: gone
+FAILED_TRY = ["openat", "openat", "fsync", "unlink"]  # write, open for sync, fail to sync, delete
 
 
-def test_part_whose_sync_fails_is_written_anew(tmp_path: Path) -> None:
-    """It is not published, nor synced a second time, and its segment stays until a part is whole."""
+def test_part_is_rewritten_after_its_sync_fails(tmp_path: Path) -> None:
+    """It is neither published nor synced again. Its segment stays until a new part is complete."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         (segment,) = segments(process)
@@ -196,7 +196,7 @@ def test_part_whose_sync_fails_is_written_anew(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("folder", "parts"), [("events", 0), ("events/site=a", 0), ("events/site=a/date={today}", 1)])
 def test_segment_is_kept_while_a_folder_of_its_parts_cannot_be_synced(tmp_path: Path, folder: str, parts: int) -> None:
-    """A part that is visible already is kept, and not written a second time."""
+    """A part that is already published is kept and not written again."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         (segment,) = segments(process)
@@ -212,13 +212,13 @@ def test_segment_is_kept_while_a_folder_of_its_parts_cannot_be_synced(tmp_path: 
 
 
 @pytest.mark.long
-def test_segment_whose_name_cannot_be_synced_ends_the_process(tmp_path: Path) -> None:
-    """At the next segment: a power cut could take the file, so nothing is acknowledged in it."""
+def test_failed_sync_of_a_segments_name_ends_the_process(tmp_path: Path) -> None:
+    """A power cut could delete the new segment, so no event is acknowledged in it."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         fault = options("fsync", "error=EIO", path=process.data_dir / "journal" / "0")
         with failing(process.popen.pid, tmp_path / "strace", *fault), load(process.url, ledger):
-            assert process.exit_code() == 1, "it ends by itself"
+            assert process.exit_code() == 1, "it exits by itself"
         assert ledger.acked
         assert {201, 503} >= ledger.statuses.keys()
         assert "no event can be acknowledged any more" in process.log()
@@ -227,7 +227,7 @@ def test_segment_whose_name_cannot_be_synced_ends_the_process(tmp_path: Path) ->
 
 
 def test_bad_sector_in_a_left_over_segment_costs_only_the_records_in_it(tmp_path: Path) -> None:
-    """Its first block: the header and some three events. Three tries fail, the fourth reads around it."""
+    """The first block is unreadable: the header and some three events. Three tries fail; the fourth skips it."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=NEVER) as process:
         send(process, ledger, NEARLY, connections=1)
@@ -245,7 +245,7 @@ def test_bad_sector_in_a_left_over_segment_costs_only_the_records_in_it(tmp_path
 
 
 def test_out_of_descriptors_keeps_the_open_segment(tmp_path: Path) -> None:
-    """Until it is twice as large as it should be; then events are refused, until the next one can be made."""
+    """It grows to twice its normal size. Then events are refused until a new segment can be created."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         (segment,) = segments(process)
@@ -258,14 +258,14 @@ def test_out_of_descriptors_keeps_the_open_segment(tmp_path: Path) -> None:
             assert (503, "not ready: no new segment can be made\n") == process.ask("/readyz")
             assert refused(post(process, ledger))
             assert "no new segment can be made; the open one is kept" in process.log()
-        wait_until(lambda: ready(process), "it takes events again")
+        wait_until(lambda: ready(process), "events are accepted again")
         assert post(process, ledger).status == 201
         stopped(process, ledger)
 
 
 @contextmanager
 def no_descriptors(process: Process) -> Iterator[None]:
-    """The process can open nothing more: no file, no folder, no connection."""
+    """Keep the process from opening any file, folder or connection."""
     limit = prlimit(process.popen.pid, RLIMIT_NOFILE)
     prlimit(process.popen.pid, RLIMIT_NOFILE, (0, limit[1]))
     try:
@@ -276,7 +276,7 @@ def no_descriptors(process: Process) -> Iterator[None]:
 
 @pytest.mark.long
 def test_no_descriptor_left_at_all_costs_no_event(tmp_path: Path) -> None:
-    """Neither a segment can be made nor a part written, nor a connection taken; those that are open go on."""
+    """No segment, part or connection can be opened. Open connections keep working."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         with load(process.url, ledger, connections=4):
@@ -285,15 +285,15 @@ def test_no_descriptor_left_at_all_costs_no_event(tmp_path: Path) -> None:
                 wait_until(lambda acked=acked: len(ledger.acked) > acked, "events are stored")  # type: ignore[misc]
                 with no_descriptors(process):
                     wait_until(lambda refusals=refusals: len(ledger.refused) > refusals, "some are refused")  # type: ignore[misc]
-                wait_until(lambda: ready(process), "it takes events again")
+                wait_until(lambda: ready(process), "events are accepted again")
             acked = len(ledger.acked)
             wait_until(lambda: len(ledger.acked) > acked, "events are stored")
         assert {201, 503} == ledger.statuses.keys()
         stopped(process, ledger)
 
 
-def test_slow_disk_slows_acknowledgements_alone(tmp_path: Path) -> None:
-    """While a commit hangs, the admin listener answers; the commit's event is stored when it is through."""
+def test_slow_disk_delays_only_acknowledgements(tmp_path: Path) -> None:
+    """While a commit hangs, the admin listener responds. The event is acknowledged once the commit is done."""
     ledger = Ledger()
     with victim_serving(tmp_path, storage=NEVER) as process, ThreadPoolExecutor(1) as pool:
         fault = options("fdatasync", "delay_enter=500000")
@@ -317,8 +317,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_more_than_may_wait_for_a_slow_disk_is_refused(tmp_path: Path) -> None:
-    """What waits for a commit is bounded; here at fewer than ten events."""
+def test_events_over_the_limit_for_a_slow_disk_are_refused(tmp_path: Path) -> None:
+    """The bytes that wait for a commit are limited, here to fewer than ten events."""
     ledger = Ledger()
     with serving(tmp_path, {"a": {}}, command=(sys.executable, "-c", SMALL_WAITING_ROOM), storage=NEVER) as process:
         with failing(process.popen.pid, tmp_path / "strace", *options("fdatasync", "delay_enter=500000")):

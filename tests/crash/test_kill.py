@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: under load, during flushes, during recovery."""
+"""SIGKILL at random moments: under load, during flushes and during recovery."""
 
 import random
 import shutil
@@ -16,12 +16,12 @@ BACKLOG = {"flush_interval_s": 3600, "segment_max_bytes": 65_536}
 
 
 def recovering(process: Process) -> bool:
-    """Whether a kill now hits a recovery."""
+    """Return whether the process is still recovering segments."""
     return process.metrics().value("collector_recovering_segments") > 0
 
 
 def killed_recover(folder: Path, after_s: float) -> bool:
-    """`collector recover`, killed after a while; whether it was still at work."""
+    """Run `collector recover` and kill it after a while. Returns whether it was still running."""
     command = (*victim(), "recover", "--config", str(folder / "collector.toml"))
     popen = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -36,13 +36,13 @@ def killed_recover(folder: Path, after_s: float) -> bool:
 
 
 @pytest.mark.parametrize("durability", ["fsync", "write"])
-def test_storm_of_kills_loses_doubles_and_invents_nothing(tmp_path: Path, durability: str) -> None:
-    """Of every four rounds one keeps its flushes waiting, so that the next start has a backlog to be killed in."""
+def test_kills_neither_lose_nor_duplicate_nor_invent_events(tmp_path: Path, durability: str) -> None:
+    """One round in four does not flush, so that the next start has a backlog and can be killed while recovering."""
     ledger, kills, in_recovery = Ledger(), 0, 0
     while kills < times(short=6, long=125):
         backlog = {"flush_interval_s": 3600} if kills % 4 == 0 else {}
         with victim_serving(tmp_path, storage={"durability": durability} | backlog) as process:
-            if kills % 4 == 1:  # killed at once: what the round before left is being recovered
+            if kills % 4 == 1:  # killed at once, while it recovers the backlog of the previous round
                 in_recovery += recovering(process)
             else:
                 with load(process.url, ledger):
@@ -53,7 +53,7 @@ def test_storm_of_kills_loses_doubles_and_invents_nothing(tmp_path: Path, durabi
         if kills % 4 == 3:
             in_recovery += (killed := killed_recover(tmp_path, random.uniform(0.4, 0.9)))
             kills += killed
-        if kills % 4 != 1:  # the backlog of that round is the next one's
+        if kills % 4 != 1:  # otherwise keep the backlog for the next round
             recover(tmp_path)
             assert verdict(tmp_path / "data", ledger) is None
     recover(tmp_path)
@@ -65,12 +65,15 @@ def test_storm_of_kills_loses_doubles_and_invents_nothing(tmp_path: Path, durabi
 
 
 def parts_of(data_dir: Path) -> dict[str, int]:
-    """Each part and its inode: a part that is written over gets a new one."""
+    """Return the inode of each part; overwriting a part changes it."""
     return {str(path): path.stat().st_ino for path in (data_dir / "events").rglob("*.parquet")}
 
 
 def rewritten_by_second_recovery(folder: Path, without: str) -> int:
-    """Kill a recovery between its last part and the release of its segment; how many parts the next one rewrites."""
+    """Simulate a kill of a recovery after it published its parts but before it released any segment.
+
+    Returns how many parts the next recovery rewrites.
+    """
     ledger = Ledger()
     with victim_serving(folder, storage=BACKLOG) as process:
         with load(process.url, ledger):
@@ -81,7 +84,7 @@ def rewritten_by_second_recovery(folder: Path, without: str) -> int:
     recover(folder)
     before = parts_of(folder / "data")
     assert len(before) > 1
-    shutil.copytree(aside, journal, dirs_exist_ok=True)  # as a kill, or a power cut, before the release leaves it
+    shutil.copytree(aside, journal, dirs_exist_ok=True)  # the state after a kill or power cut before the release
     again = (*victim(without), "recover", "--config", str(folder / "collector.toml"))
     subprocess.run(again, cwd=folder, env=environment(), check=True, capture_output=True, timeout=30)
     assert verdict(folder / "data", ledger) is None
@@ -90,9 +93,9 @@ def rewritten_by_second_recovery(folder: Path, without: str) -> int:
     return sum(before[path] != after[path] for path in before)
 
 
-def test_parts_that_are_published_already_are_kept_not_written_again(tmp_path: Path) -> None:
+def test_recovery_keeps_parts_that_are_already_published(tmp_path: Path) -> None:
     assert 0 == rewritten_by_second_recovery(tmp_path, "none")
 
 
-def test_suite_notices_parts_that_are_written_over(tmp_path: Path) -> None:
+def test_suite_detects_overwritten_parts(tmp_path: Path) -> None:
     assert 0 < rewritten_by_second_recovery(tmp_path, "publish_if_absent")

@@ -1,4 +1,4 @@
-"""Power cuts: what was acknowledged is on the disk, whatever was not synced is gone; and each sync is needed."""
+"""Power cuts: acknowledged events survive although all unsynced data is lost, and no sync is superfluous."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from tests.crash.conftest import need, times
 from tests.crash.disk import Disk, disk
 from tests.crash.rounds import Ledger, NotRecovered, kill, load, recover, verdict, victim_serving
 
-# Where a cut hurts: behind commits alone, among flushes, and while one segment after the other is opened.
+# When the power is cut: after commits without a flush, during flushes, and while segments open in quick succession.
 MOMENTS: dict[str, dict[str, Any]] = {
     "commits": {"flush_interval_s": 3600, "segment_max_bytes": 1 << 26},
     "flushes": {"flush_interval_s": 0.2, "segment_max_bytes": 1 << 26},
@@ -22,7 +22,7 @@ MOMENTS: dict[str, dict[str, Any]] = {
 
 
 def cut(made: Disk, folder: Path, ledger: Ledger, storage: dict[str, Any], without: str = "none") -> str | None:
-    """Cut the power under load; the verdict after the next mount and a recovery."""
+    """Cut the power under load; return the verdict after the next mount and a recovery."""
     storage = {"data_dir": made.folder / "data"} | storage
     with victim_serving(folder, without, storage=storage) as process, load(process.url, ledger):
         time.sleep(random.uniform(0.3, 0.9))
@@ -32,7 +32,7 @@ def cut(made: Disk, folder: Path, ledger: Ledger, storage: dict[str, Any], witho
 
 
 def cut_after_stop(folder: Path, ledger: Ledger, without: str = "none", *, journal: bool) -> str | None:
-    """Cut the power of a fresh disk when every event is in a part and every segment released; the verdict."""
+    """Cut the power after an orderly stop, when every segment is released; return the verdict."""
     with disk(folder, journal=journal) as made:
         storage = {"data_dir": made.folder / "data"} | MOMENTS["commits"]
         with victim_serving(folder, without, storage=storage) as process:
@@ -53,8 +53,8 @@ def after_the_cut(made: Disk, folder: Path, ledger: Ledger) -> str | None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_power_cut_takes_no_acknowledged_event(tmp_path: Path, moment: str) -> None:
-    """On one disk, cut after cut: a start after a cut finds what the one before left, parts and empty folders too."""
+def test_power_cut_loses_no_acknowledged_event(tmp_path: Path, moment: str) -> None:
+    """All cuts hit the same disk, so each start finds the parts and empty folders that the previous cut left."""
     ledger, cuts = Ledger(), times(short=1, long=10)
     with disk(tmp_path) as made:
         for _ in range(cuts):
@@ -64,14 +64,14 @@ def test_power_cut_takes_no_acknowledged_event(tmp_path: Path, moment: str) -> N
 
 
 @pytest.mark.parametrize("journal", [True, False], ids=["ext4", "ext4 without a journal"])
-def test_power_cut_after_an_orderly_stop_takes_no_part(tmp_path: Path, journal: bool) -> None:
+def test_power_cut_after_an_orderly_stop_loses_no_part(tmp_path: Path, journal: bool) -> None:
     ledger = Ledger()
     assert cut_after_stop(tmp_path, ledger, journal=journal) is None
     assert ledger.acked
 
 
-def test_power_cut_in_a_recovery_takes_no_acknowledged_event(tmp_path: Path) -> None:
-    """The backlog of a killed process is being published when the power goes, several times over."""
+def test_power_cut_during_a_recovery_loses_no_acknowledged_event(tmp_path: Path) -> None:
+    """The power is cut while the backlog of a killed process is being published."""
     ledger = Ledger()
     with disk(tmp_path) as made:
         for _ in range(times(short=1, long=10)):
@@ -91,8 +91,8 @@ def test_power_cut_in_a_recovery_takes_no_acknowledged_event(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("without", "moment"), [("commit_fsync", "commits"), ("part_fsync", "flushes")])
-def test_suite_notices_a_missing_sync(tmp_path: Path, without: str, moment: str) -> None:
-    """One sync is left out; within a few cuts an acknowledged event is lost, or a part does not open."""
+def test_suite_detects_a_missing_sync(tmp_path: Path, without: str, moment: str) -> None:
+    """Without one sync, at most eight cuts lose an acknowledged event or leave a part that does not open."""
     ledger = Ledger()
     with disk(tmp_path) as made:
         for _ in range(8):
@@ -103,16 +103,17 @@ def test_suite_notices_a_missing_sync(tmp_path: Path, without: str, moment: str)
     pytest.fail(f"nothing was lost without {without}")
 
 
-def test_suite_notices_a_missing_sync_of_a_parts_folder(tmp_path: Path) -> None:
+def test_suite_detects_a_missing_sync_of_a_parts_folder(tmp_path: Path) -> None:
     found = cut_after_stop(tmp_path, Ledger(), "part_folder_fsync", journal=False)
     print(f"\nwithout part_folder_fsync: {found}")
     assert found is not None
 
 
 def unsynced_names(folder: Path, without: str) -> set[str]:
-    """The folders of the journal whose names are not synced before the first commit: every one must be.
+    """Return the folders above the segments that are not synced before the first commit. All must be.
 
-    ext4 syncs the name of a new file with the file, so no power cut on it can show that it is done; the calls can.
+    ext4 syncs the name of a new file together with the file, so a power cut cannot detect a missing sync. The system
+    calls can.
     """
     need(shutil.which("strace") is not None, "strace")
     log = folder / "calls"
@@ -131,5 +132,5 @@ def test_name_of_a_segment_is_synced_before_its_first_event_is_acknowledged(tmp_
     assert set() == unsynced_names(tmp_path, "none")
 
 
-def test_suite_notices_unsynced_names_of_segments(tmp_path: Path) -> None:
+def test_suite_detects_unsynced_names_of_segments(tmp_path: Path) -> None:
     assert unsynced_names(tmp_path, "journal_folder_fsync")

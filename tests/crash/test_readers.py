@@ -1,4 +1,4 @@
-"""Readers that count in a loop while the collector flushes, is killed and recovers: counts never fall, no error."""
+"""Readers that count rows while the collector flushes, is killed and recovers: counts never fall, nothing fails."""
 
 import random
 import threading
@@ -37,13 +37,13 @@ def pyarrow_count(events: Path) -> int:
 
 @contextmanager
 def counting(events: Path, counts: dict[str, list[int]], errors: list[str]) -> Iterator[None]:
-    """Count in three threads, from the first part on, until the block is left."""
+    """Count with three readers in threads, from the first part until the block ends."""
     stop = threading.Event()
 
     def loop(count: Count) -> None:
         while not stop.wait(0.01):
             if next(events.rglob("*.parquet"), None) is None:
-                continue  # no reader takes a glob that matches nothing
+                continue  # readers reject a glob that matches nothing
             try:
                 counts.setdefault(count.__name__, []).append(count(events))
             except Exception as exc:  # noqa: BLE001 - any error of a reader is what this looks for
@@ -61,7 +61,7 @@ def counting(events: Path, counts: dict[str, list[int]], errors: list[str]) -> I
 
 
 @pytest.mark.parametrize("partition_by", [["site", "date"], ["date"]], ids=["by site", "by date"])
-def test_readers_see_counts_that_never_fall_and_no_error(tmp_path: Path, partition_by: list[str]) -> None:
+def test_readers_never_fail_or_see_counts_fall(tmp_path: Path, partition_by: list[str]) -> None:
     ledger, events = Ledger(), tmp_path / "data" / "events"
     counts: dict[str, list[int]] = {}
     errors: list[str] = []

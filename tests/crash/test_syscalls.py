@@ -1,7 +1,7 @@
-"""A kill at every system call that changes the disk, or that waits for it.
+"""A kill at every system call that changes the disk or waits for it.
 
-What a kill leaves on the disk changes only with such a call, so a kill before each of them meets every state there is:
-of `recover`, which is one thread, literally; of a collector that serves, as its threads happen to meet.
+The state that a kill leaves on disk changes only with such a call, so a kill before each one covers every state. For
+`recover`, which has one thread, that is exhaustive. For a serving collector it depends on how its threads interleave.
 """
 
 import shutil
@@ -27,7 +27,7 @@ from tests.crash.tracing import calls, ended, may_trace, nth_call, options, trac
 from tests.system.process import Process, configure, environment, run, wait_until
 from tests.system.test_storage import failing_disk
 
-ACKED_BEFORE_STOP = 60  # events that a collector acknowledges before it is told to stop
+ACKED_BEFORE_STOP = 60  # events acknowledged before the collector is stopped
 CONNECTIONS = 4
 KILLED = -signal.SIGKILL
 
@@ -53,13 +53,13 @@ def _strace() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a dead collector left, a torn tail included, and what it had acknowledged."""
+    """The data_dir of a killed collector, with a torn tail, and the ledger of what it acknowledged."""
 
     data_dir: Path
     ledger: Ledger
 
     def copy(self, folder: Path) -> Ledger:
-        """Give a folder this data_dir, and a configuration."""
+        """Make a folder with a copy of this data_dir and a configuration; return a copy of the ledger."""
         folder.mkdir()
         shutil.copytree(self.data_dir, folder / "data")
         configure(folder, {site: {} for site in SITES}, storage=STORAGE | {"data_dir": folder / "data"})
@@ -68,7 +68,7 @@ class Backlog:
 
 @pytest.fixture(scope="module")
 def backlog(tmp_path_factory: pytest.TempPathFactory) -> Backlog:
-    """Three segments and a torn tail, of a collector that could not publish."""
+    """Three sealed segments, and an open one with a torn tail, of a collector that could not publish."""
     folder, ledger = tmp_path_factory.mktemp("backlog"), Ledger()
     journal = folder / "data" / "journal" / "0"
     with victim_serving(folder) as process, failing_disk(process.data_dir), load(process.url, ledger, CONNECTIONS):
@@ -82,7 +82,7 @@ def backlog(tmp_path_factory: pytest.TempPathFactory) -> Backlog:
 
 
 class Kills:
-    """The points at which something was killed."""
+    """The system calls at which a process was killed."""
 
     def __init__(self) -> None:
         self.at: Counter[tuple[str, str]] = Counter()
@@ -91,7 +91,7 @@ class Kills:
         self.at[nth_call(log, root, n)] += 1
 
     def report(self, what: str) -> None:
-        """Say how many there were, and where; at least one."""
+        """Print the kills by call and place. Fails if there were none."""
         assert self.at, "nothing was killed"
         print(f"\n{what}: killed at {self.at.total()} calls")
         for (name, where), number in sorted(self.at.items()):
@@ -99,19 +99,19 @@ class Kills:
 
 
 def recover_killed(folder: Path, *strace: str) -> int:
-    """Run `recover` under strace. Its exit code: 0 or KILLED."""
+    """Run `recover` under strace. Returns its exit code, 0 or KILLED."""
     log = folder / "strace"
     command = [*traced(log, *strace), *victim(), "recover", "--config", str(folder / "collector.toml")]
     with (folder / "output").open("wb") as output:
         popen = subprocess.Popen(command, cwd=folder, env=environment(), stdout=output, stderr=output)
         code = popen.wait(60)
-    wait_until(lambda: ended(log, popen.pid), "strace is done")
+    wait_until(lambda: ended(log, popen.pid), "strace has ended")
     assert code in (0, KILLED), (folder / "output").read_text()
     return code
 
 
 def serve_killed(folder: Path, ledger: Ledger, *strace: str) -> int:
-    """Serve a few events under strace, beside a recovery if there is a backlog; stop. The exit code: 0 or KILLED."""
+    """Serve some events under strace, while recovering any backlog, then stop. Returns the exit code, 0 or KILLED."""
     log, enough = folder / "strace", len(ledger.acked) + ACKED_BEFORE_STOP
     with perhaps_serving(folder, traced(log, *strace)) as process:
         if process is None:
@@ -123,18 +123,18 @@ def serve_killed(folder: Path, ledger: Ledger, *strace: str) -> int:
 
         with load(process.url, ledger, CONNECTIONS):
             wait_until(lambda: gone() or len(ledger.acked) >= enough, "enough is acknowledged, or the victim is gone")
-            # A flush while events come, and one at the end.
+            # Flush once under load, and once at the end.
             wait_until(lambda: gone() or "published" in process.log(), "a flush is done, or the victim is gone")
         process.send_signal(signal.SIGTERM)
         code = process.exit_code()
-        wait_until(lambda: ended(log, process.popen.pid), "strace is done")
+        wait_until(lambda: ended(log, process.popen.pid), "strace has ended")
         assert code in (0, KILLED), process.log()
         return code
 
 
 @contextmanager
 def perhaps_serving(folder: Path, prefix: tuple[str, ...]) -> Iterator[Process | None]:
-    """A collector; None where it was killed before it listened."""
+    """Yield a collector, or None if it was killed before it listened."""
     with ExitStack() as stack:
         try:
             process = stack.enter_context(victim_serving(folder, prefix=prefix))
@@ -147,22 +147,22 @@ def perhaps_serving(folder: Path, prefix: tuple[str, ...]) -> Iterator[Process |
 
 
 def check(folder: Path, ledger: Ledger) -> None:
-    """Recover, judge, and clear away."""
-    if (folder / "data").is_dir() or ledger.acked:  # or it was killed before it made its data_dir
+    """Recover, check the verdict, and delete the folder."""
+    if (folder / "data").is_dir() or ledger.acked:  # neither is true if it was killed before it made its data_dir
         recover(folder)
         assert verdict(folder / "data", ledger) is None
     shutil.rmtree(folder)
 
 
 def spread(total: int, most: int) -> list[int]:
-    """Which of so many calls to kill at: all, or if these are more than `most`, an even sample."""
+    """Return the numbers of the calls to kill at: all of them, or an even sample of `most`."""
     if total <= most:
         return list(range(1, total + 1))
     return sorted({1 + (2 * index + 1) * total // (2 * most) for index in range(most)})
 
 
 def sweep(kill: Callable[[P], bool], points: Iterable[P]) -> bool:
-    """Kill at each of these points, two at a time, until one is not reached; whether one was not."""
+    """Kill at each point, two at a time, until one is not reached. Returns whether that happened."""
     with ThreadPoolExecutor(2) as pool:
         waiting = iter(points)
         while pair := list(islice(waiting, 2)):
@@ -172,7 +172,7 @@ def sweep(kill: Callable[[P], bool], points: Iterable[P]) -> bool:
 
 
 def test_kill_at_each_call_of_a_recovery(tmp_path: Path, backlog: Backlog) -> None:
-    """Of the many that write a part, all of which leave it torn in staging, an even sample."""
+    """Calls that occur often are sampled evenly: each write of a part leaves it torn in staging just the same."""
     root, kills = tmp_path / "whole", Kills()
     ledger = backlog.copy(root)
     assert 0 == recover_killed(root, *options(",".join(KINDS)))
@@ -192,15 +192,15 @@ def test_kill_at_each_call_of_a_recovery(tmp_path: Path, backlog: Backlog) -> No
 
     assert not sweep(kill, [(call, n) for call in totals for n in spread(totals[call], times(1, 60))])
     for call in totals if LONG else ():
-        assert sweep(kill, [(call, totals[call] + 1)]), f"there are no more calls of {call} than were counted"
+        assert sweep(kill, [(call, totals[call] + 1)]), f"there are more calls of {call} than were counted"
     kills.report(f"recovering, with {dict(totals)}")
 
 
 @pytest.mark.parametrize("beside", ["nothing", "a recovery"])
-def test_kill_at_each_call_of_a_collector_that_serves(tmp_path: Path, backlog: Backlog, beside: str) -> None:
-    """From its start to its end by SIGTERM; the thread that first comes to the nth call ends them all.
+def test_kill_at_each_call_of_a_serving_collector(tmp_path: Path, backlog: Backlog, beside: str) -> None:
+    """From start-up to the end by SIGTERM. The first thread to reach its nth call ends the process.
 
-    The journal's thread syncs fewer files than the flush's, so its folder is swept for itself.
+    The journal's thread makes fewer syncs than the flush's, so the journal's folder gets a sweep of its own.
     """
     kills = Kills()
 
@@ -221,21 +221,21 @@ def test_kill_at_each_call_of_a_collector_that_serves(tmp_path: Path, backlog: B
         sweep(partial(kill, FDATASYNC, None), [4]) if beside == "nothing" else sweep(partial(kill, FSYNC, None), [14])
     else:
         for call, path in ((FSYNC, None), (FSYNC, "journal/0"), (LINK, None), (UNLINK, None), (MKDIR, None)):
-            assert sweep(partial(kill, call, path), range(1, 200)), f"all of {call}"
+            assert sweep(partial(kill, call, path), range(1, 200)), f"{call} has more calls than this sweeps"
         if beside == "nothing":
             assert sweep(partial(kill, FDATASYNC, None), range(1, 200))
             sweep(partial(kill, WRITE, None), range(1, 40))
-    kills.report(f"serving beside {beside}")
+    kills.report(f"serving next to {beside}")
 
 
 def days_of(folder: Path) -> dict[str, int]:
-    """The parts of each day of the dataset."""
+    """Count the parts of each day's folder."""
     return Counter(str(path.parent) for path in (folder / "data" / "events").rglob("*.parquet"))
 
 
 @pytest.mark.long
 def test_kill_at_each_call_of_an_expiry(tmp_path: Path) -> None:
-    """Every day is there whole or not at all, and the next expiry ends what the killed one began."""
+    """Every day has all its parts or none, and the next expiry completes the killed one."""
     kills = Kills()
 
     def expiry(folder: Path, *strace: str) -> int:
@@ -251,8 +251,8 @@ def test_kill_at_each_call_of_an_expiry(tmp_path: Path) -> None:
         command = [*traced(folder / "strace", *strace), *victim(), *words]
         popen = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
         code = popen.wait(60)
-        wait_until(lambda: ended(folder / "strace", popen.pid), "strace is done")
-        assert {2} == set(days_of(folder).values()), "a day has some of its parts"
+        wait_until(lambda: ended(folder / "strace", popen.pid), "strace has ended")
+        assert {2} == set(days_of(folder).values()), "a day has only some of its parts"
         return code
 
     whole = tmp_path / "whole"
@@ -272,7 +272,7 @@ def test_kill_at_each_call_of_an_expiry(tmp_path: Path) -> None:
 
 
 def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:
-    """A limit on the size of a file cuts a commit short; the kill falls before it, or a later try, is cut off."""
+    """A limit on file size cuts a commit short. The kill falls before the nth truncate that removes the remains."""
     kills = Kills()
 
     def kill(n: int) -> bool:
@@ -289,7 +289,7 @@ def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:
             (segment,) = (folder / "data" / "journal" / "0").iterdir()
             prlimit(process.popen.pid, RLIMIT_FSIZE, (segment.stat().st_size + 1_500, RLIM_INFINITY))
             assert KILLED == process.exit_code()
-            wait_until(lambda: ended(log, process.popen.pid), "strace is done")
+            wait_until(lambda: ended(log, process.popen.pid), "strace has ended")
         kills.add(log, folder / "data", n)
         check(folder, ledger)
         return True

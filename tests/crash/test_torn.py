@@ -1,4 +1,4 @@
-"""Segments cut at every byte and flipped at every bit: no invented event, no damage wider than the record hit."""
+"""Segments cut at every byte and flipped at every bit: no event is invented, and only the damaged record is lost."""
 
 import json
 import os
@@ -28,7 +28,7 @@ NAME = f"20260528T202640Z-{ID}.segment"
 
 
 def small_segment() -> tuple[bytes, list[Event], list[tuple[int, int]]]:
-    """A segment of varied events, and where each of its records lies."""
+    """Make a segment of varied events; return its bytes, its events, and the start and end of each record."""
     varied: list[tuple[str, str | None, str | None, dict[str, Any]]] = [
         ("a", None, None, {}),
         ("b", "192.0.2.0", "Mozilla/5.0", {"page_title": "Grüße, 世界"}),
@@ -52,7 +52,7 @@ ROWS = [kept.row for kept in EVENTS]
 
 
 class Bench:
-    """Reads segments back, and looks at what went to quarantine."""
+    """Reads segments back, and inspects the quarantine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Bench:
         self._path = folder / NAME
 
     def read(self, data: bytes) -> list[list[Any]]:
-        """The rows of the segment, in order."""
+        """Write these bytes as a segment and return its rows in order."""
         self._path.write_bytes(data)
         columns = read_back(Segment(ID, self._path, True, len(data), {}, None), self._path, replay, self._quarantine)
         return [
@@ -72,7 +72,7 @@ class Bench:
         ]
 
     def kept(self) -> dict[str, bytes]:
-        """What is in quarantine, by kind; it is emptied."""
+        """Return the quarantined bytes by kind, and empty the quarantine."""
         found = {}
         for path in (self.folder / "quarantine").glob("*"):
             found[path.suffix[1:]] = path.read_bytes()
@@ -86,12 +86,12 @@ def _plain(column: pa.Array) -> pa.Array:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of them, and no power to be cut here
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of syncs, and no power cut in these tests
     return Bench(tmp_path)
 
 
 def wrong(bench: Bench, data: bytes, touched: set[int]) -> str | None:
-    """What is wrong with the segment as it is read back, when the bytes at these places were touched; None: nothing."""
+    """Read a segment back in which these bytes were changed; return what is wrong, or None."""
     hit = [bool(touched & set(range(*place))) for place in PLACES]
     rows = bench.read(data)
     expected = [row for row, was_hit in zip(ROWS, hit, strict=True) if not was_hit]
@@ -105,7 +105,7 @@ def test_segment_reads_back_as_it_was_written(bench: Bench) -> None:
     assert (ROWS, {}) == (bench.read(DATA), bench.kept())
 
 
-def test_segment_cut_at_any_byte_keeps_every_whole_record_and_a_copy_of_its_tail(bench: Bench) -> None:
+def test_segment_cut_at_any_byte_keeps_every_complete_record_and_a_copy_of_its_tail(bench: Bench) -> None:
     for length in range(len(DATA)):
         cut_off = set(range(length, len(DATA)))
         assert wrong(bench, DATA[:length], cut_off) is None, f"cut to {length} bytes"
@@ -114,7 +114,7 @@ def test_segment_cut_at_any_byte_keeps_every_whole_record_and_a_copy_of_its_tail
 
 
 def flips() -> Iterator[tuple[int, int]]:
-    """Byte and bit: all of them in the long form; in the short one a bit of each byte, and all of a record's frame."""
+    """Yield (byte, bit): all in the long form; in the short one a bit of each byte, and all of the first frame."""
     for place in range(len(DATA)):
         every = LONG or place < PLACES[0][0] + 24
         for bit in range(8) if every else [random.randrange(8)]:
@@ -125,10 +125,10 @@ def flipped(place: int, bit: int) -> bytes:
     return DATA[:place] + bytes([DATA[place] ^ 1 << bit]) + DATA[place + 1 :]
 
 
-def test_flipped_bit_costs_no_more_than_the_record_hit_which_goes_to_quarantine(bench: Bench) -> None:
-    """In the header it costs no record: the id is in the file's name too."""
+def test_flipped_bit_loses_only_its_record_which_is_quarantined(bench: Bench) -> None:
+    """A flip in the header loses no record, because the file name also has the segment id."""
     count = 0
-    for count, (place, bit) in enumerate(flips(), 1):  # noqa: B007 - counted
+    for count, (place, bit) in enumerate(flips(), 1):  # noqa: B007 - used after the loop
         data = flipped(place, bit)
         assert wrong(bench, data, {place}) is None, f"bit {bit} of byte {place}"
         start, end = next((where for where in PLACES if where[0] <= place < where[1]), (0, HEADER_BYTES))
@@ -140,8 +140,8 @@ def test_flipped_bit_costs_no_more_than_the_record_hit_which_goes_to_quarantine(
     assert count == sum(value or 0 for value in counted)
 
 
-def test_stretches_of_zeros_and_garbage_cost_no_other_record(bench: Bench) -> None:
-    """As file systems leave them: anywhere, several at once, behind the end."""
+def test_zeros_and_garbage_lose_only_the_records_they_overwrite(bench: Bench) -> None:
+    """Anywhere in the file, in several places, and after its end, as file systems leave them."""
     chance = random.Random(1)
     for _ in range(2_000 if LONG else 200):
         data, touched = bytearray(DATA), set()
@@ -155,14 +155,14 @@ def test_stretches_of_zeros_and_garbage_cost_no_other_record(bench: Bench) -> No
         bench.kept()
 
 
-def test_records_of_another_segment_are_none_of_this_one(bench: Bench) -> None:
-    """A file system that gives back an old file's blocks gives back good records, of an older segment."""
+def test_records_of_another_segment_are_not_read(bench: Bench) -> None:
+    """A file system may return blocks of a deleted file, with valid records of an older segment."""
     stale = encode(EVENTS[0], crc_seed("fedcba9876543210"))
     assert ROWS == bench.read(DATA + stale)
     assert {"torn": stale} == bench.kept()
 
 
-def test_suite_notices_a_missing_crc(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suite_detects_a_missing_crc(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "_crc", lambda seed, payload: 0)
     data = bytearray(small_segment()[0])
     place = PLACES[1][1] - 4  # in a body
@@ -171,7 +171,7 @@ def test_suite_notices_a_missing_crc(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 
 def recovered(data_dir: Path, data: bytes) -> Stages:
-    """A data_dir with this left-over segment, and the stages that have flushed it."""
+    """Flush a left-over segment with these bytes; return the stages that did it."""
     folder = data_dir / "journal" / "0"
     folder.mkdir(parents=True)
     (folder / NAME).write_bytes(data)
@@ -183,7 +183,7 @@ def recovered(data_dir: Path, data: bytes) -> Stages:
 
 
 @pytest.mark.parametrize("place", [0, 9, 20, PLACES[0][0] + 5, PLACES[2][0] + 30, PLACES[4][1] - 1])
-def test_damaged_segment_becomes_parts_of_all_but_the_record_hit(tmp_path: Path, place: int) -> None:
+def test_damaged_segment_is_published_without_the_damaged_record(tmp_path: Path, place: int) -> None:
     recovered(tmp_path, flipped(place, 3))
     hit = [start <= place < end for start, end in PLACES]
     expected = sorted(f"s-{number}" for number, was_hit in enumerate(hit) if not was_hit)
@@ -193,7 +193,7 @@ def test_damaged_segment_becomes_parts_of_all_but_the_record_hit(tmp_path: Path,
 
 @pytest.mark.parametrize("length", [0, 1, HEADER_BYTES - 1, HEADER_BYTES])
 def test_segment_without_a_record_is_released_without_a_part(tmp_path: Path, length: int) -> None:
-    """Killed while it was being made."""
+    """Left by a kill while the segment was being created."""
     recovered(tmp_path, DATA[:length])
     assert ([], []) == (read_rows(tmp_path / "events"), list((tmp_path / "journal").rglob("*.segment")))
 

@@ -1,10 +1,10 @@
-"""strace around a victim: system calls that kill it, fail or take long, and a log of where.
+"""strace around a victim: system calls that kill it, fail or take long, and a log of the calls.
 
     python tests/crash/tracing.py LOG OPTIONS python SCRIPT ...     OPTIONS: strace's, as one JSON list
 
-Run like this, strace is attached after the imports and before the first step: only the collector's own calls are traced
-and counted, and Python's thousands at start cost nothing. strace counts the calls of each thread for itself. (A kill
-falls before the call is made, and `--seccomp-bpf` would ignore it.)
+This attaches strace after the imports and before the first step. So only the collector's own calls are traced and
+counted, not the thousands that Python makes at start-up. strace counts calls per thread. A kill happens before the call
+is made. (`--seccomp-bpf` would ignore kills.)
 """
 
 import json
@@ -31,14 +31,15 @@ _PATH = re.compile(r'<(/[^>"]*)>|"([^">]+)"')
 
 
 def traced(log: Path, *options: str) -> tuple[str, ...]:
-    """What to put before the command of a victim."""
+    """Return the prefix for the command of a victim."""
     return (sys.executable, __file__, str(log), json.dumps(options))
 
 
 def options(calls: str, *inject: str, path: Path | None = None) -> tuple[str, ...]:
-    """Trace these calls (`fsync,fdatasync`), all of them or those on one path below `data`, and inject these faults.
+    """Return strace options that trace `calls`, such as `fsync,fdatasync`, and inject faults into them.
 
-    A fault is `error=EIO`, or `error=EIO:when=3+`; it is for all of `calls`, or for those it names: `fsync:error=EIO`.
+    `path`, below `data`, restricts both to one file or folder. A fault such as `error=EIO` or `error=EIO:when=3+`
+    applies to all of `calls`; `fsync:error=EIO` applies to the calls it names.
     """
     faults = [fault if re.match(r"[a-z0-9,]+:", fault) else f"{calls}:{fault}" for fault in inject]
     return (
@@ -49,24 +50,24 @@ def options(calls: str, *inject: str, path: Path | None = None) -> tuple[str, ..
 
 
 def _names(path: Path) -> list[str]:
-    """What a path is called in a system call: by a descriptor of it as it is, else as its data_dir finds it."""
+    """Return the names of a path in system calls: absolute for a descriptor, else relative to its data_dir."""
     data_dir = next(folder for folder in path.parents if folder.name == "data")
     return [str(path), str(path.relative_to(data_dir))]
 
 
 @contextmanager
 def failing(pid: int, log: Path, *options: str) -> Iterator[None]:
-    """A process that already runs, its calls failing until the block is left."""
+    """Make calls of a running process fail until the block ends."""
     strace = _attach(pid, log, *options)
     try:
         yield
     finally:
-        strace.send_signal(signal.SIGINT)  # it lets go of the process, which goes on
+        strace.send_signal(signal.SIGINT)  # strace detaches, and the process goes on
         strace.wait(ATTACH_S)
 
 
 def calls(log: Path, root: Path) -> Iterator[tuple[str, str, str]]:
-    """Each call in the log: its thread, its name, and the place below `root` it was about."""
+    """Yield each call in the log: its thread, its name, and its place below `root`."""
     for line in log.read_text(errors="replace").splitlines():
         if match := _CALL.match(line):
             thread, name, arguments = match.groups()
@@ -75,27 +76,27 @@ def calls(log: Path, root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def nth_call(log: Path, root: Path, n: int) -> tuple[str, str]:
-    """Name and place of the call at which `when=n` struck: the first that was the nth of its thread."""
+    """Return name and place of the call that `when=n` hit: the first that was the nth of its kind in its thread."""
     count: Counter[tuple[str, str]] = Counter()
     for thread, name, where in calls(log, root):
         count[thread, name] += 1
         if count[thread, name] == n:
             return name, where
-    raise AssertionError(f"{log} has no {n} calls of one thread")
+    raise AssertionError(f"no thread in {log} made {n} calls of one kind")
 
 
 def ended(log: Path, pid: int) -> bool:
-    """Whether strace has written its last line about the process."""
+    """Return whether strace has logged the end of the process."""
     return re.search(rf"^{pid} +\+\+\+ ", log.read_text(errors="replace"), re.MULTILINE) is not None
 
 
 def _path(found: re.Match[str], root: Path) -> Path:
-    """Where it is; what is named without a slash in front is below the data_dir, in which the collector works."""
+    """Return the absolute path. Relative ones are below the data_dir, the collector's working directory."""
     return root / (found[1] or found[2])
 
 
 def place(path: Path, root: Path) -> str:
-    """`journal/0/*.segment`: where a file is, whatever it is called today."""
+    """Return a path below `root` without its variable parts, such as `journal/0/*.segment`."""
     if not path.is_relative_to(root):
         return "elsewhere"
     parts = path.relative_to(root).parts
@@ -107,7 +108,7 @@ def place(path: Path, root: Path) -> str:
 
 @cache
 def may_trace() -> bool:
-    """Whether strace is there, and may attach to a process that is none of its children (Yama forbids it to most)."""
+    """Return whether strace is installed and may attach to a process that is not its child (Yama often forbids it)."""
     idle = subprocess.Popen(["sleep", "60"])
     try:
         with failing(idle.pid, Path(os.devnull), *options("fsync")):
@@ -120,12 +121,12 @@ def may_trace() -> bool:
 
 
 def _attach(pid: int, log: Path, *options: str) -> subprocess.Popen[bytes]:
-    assert STRACE is not None, "there is strace"
+    assert STRACE is not None, "strace is installed"
     command = [STRACE, "-f", "-q", "-y", "-s", "0", "-o", str(log), *options, "-p", str(pid)]
     strace = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + ATTACH_S
     while not _all_traced(pid):
-        assert strace.poll() is None, f"strace ends at once: {' '.join(command)}"
+        assert strace.poll() is None, f"strace exited at once: {' '.join(command)}"
         assert time.monotonic() < until, "strace attaches"
         time.sleep(0.005)
     return strace
@@ -135,7 +136,7 @@ def _all_traced(pid: int) -> bool:
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         return not any("TracerPid:\t0\n" in (thread / "status").read_text() for thread in threads)
-    except OSError:  # a thread has ended meanwhile
+    except OSError:  # a thread has just ended
         return False
 
 
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     if as_module:
         del sys.argv[0]
     sys.path[0] = os.getcwd() if as_module else str(Path(sys.argv[0]).parent)
-    import_module("collector.daemon.worker").warm_up()  # what pyarrow imports later is not the collector's either
+    import_module("collector.daemon.worker").warm_up()  # pyarrow imports some modules late; keep them out of the trace
     _attach(os.getpid(), Path(log_file), *json.loads(options_json))
     if as_module:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

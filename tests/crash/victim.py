@@ -1,8 +1,8 @@
-"""The collector with one of its safeguards taken out, to see that the suite notices: the switches are here, not there.
+"""The collector without one of its safeguards, to check that the tests detect its absence.
 
     python tests/crash/victim.py SAFEGUARD serve --config FILE      SAFEGUARD: a name of WITHOUT, or `none`
 
-Each safeguard is removed by replacing a function of the product before it starts.
+Each safeguard is removed by replacing a function before the collector starts, so the product has no such switches.
 """
 
 import sys
@@ -20,37 +20,37 @@ local: Any = import_module("collector.publish.local")
 
 
 def nothing(*arguments: object) -> None:
-    """Stands for a sync that is left out."""
+    """Replaces a sync."""
 
 
 def commit_fsync() -> None:
-    """An answer leaves before its commit is on the disk. (Segments are not synced when they are sealed either.)"""
+    """Send responses before their commit is on disk. (Segments are not synced when they are sealed either.)"""
     segment.sync_data = nothing
 
 
 def part_fsync() -> None:
-    """A part is published whose bytes are not on the disk."""
+    """Publish parts whose bytes are not on disk."""
     writer.fsync_file = nothing
 
 
 def part_folder_fsync() -> None:
-    """A segment is released whose parts' names are not on the disk, nor those of their folders."""
+    """Release segments although the names of their parts, and of the folders above, are not on disk."""
     local.fsync_folder = writer.fsync_folder = nothing
 
 
 def journal_folder_fsync() -> None:
-    """A segment is written whose name is not on the disk, nor that of its folder."""
+    """Write to segments whose names, and whose folders' names, are not on disk."""
     segment.sync = nothing
     local.Folders._make = lambda self, folder: folder.mkdir(parents=True, exist_ok=True)
 
 
 def crc() -> None:
-    """Whatever has a mark and a length is a record."""
+    """Accept anything with a marker and a length as a record."""
     record._crc = lambda seed, payload: 0
 
 
 def publish_if_absent() -> None:
-    """A part that is there already is written over, not kept."""
+    """Overwrite a part that already exists instead of keeping it."""
 
     def publish(self: Any, final: Path, segment_id: str, table: Any, row_groups: list[int]) -> Any:
         staged = self.staging / f"{segment_id}.parquet"
@@ -65,7 +65,7 @@ def publish_if_absent() -> None:
 
 
 def cut() -> None:
-    """What a short or failed write left in the segment stays there."""
+    """Leave the remains of a short or failed write in the segment."""
     segment.SegmentFile._cut = nothing
 
 
