@@ -1,6 +1,7 @@
 """Daily keys: secrets for hashing client addresses, a new one every UTC day.
 
-A key is deleted when its day is over. From then on, the day's hashes cannot be traced back to addresses.
+A key is deleted from the disk when its day is over, and from memory a day later. After that, the day's hashes cannot be
+traced back to addresses.
 
     data_dir/client_ip-2026-05-28.key
       0  day    8  days since 1970-01-01, big-endian
@@ -16,8 +17,8 @@ A file that has the right name but holds no key stays where it is. Workers then 
 `client_ip-2026-05-28.1.key`. Replacing the bad file could remove a good key that another worker has just put there.
 
 The event loop looks keys up in memory and never waits for the disk. A thread checks every second that the keys of today
-and tomorrow exist on disk and in memory, so midnight causes no wait. The thread also deletes the keys of past days from
-the disk. Yesterday's key stays in memory in case the clock is set back.
+and tomorrow exist on disk and in memory, so midnight causes no wait. The same thread deletes old keys. Yesterday's key
+stays in memory in case the clock is set back.
 """
 
 import asyncio

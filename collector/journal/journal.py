@@ -85,7 +85,7 @@ class Journal:
         self._sealed_rows = 0
         self._sealed_rows_of: Counter[str] = Counter()  # by site, without left-over segments
         self._failing: str | None = None  # why the last write failed
-        self._misplaced: str | None = None  # why a kill would lose the open segment: its file has no name
+        self._misplaced: str | None = None  # why a kill would lose the open segment: its file was moved or deleted
         self._overdue = False  # the open segment should be sealed, but the next one could not be made
         self._closed = False
         self.opened_ns = clock.monotonic_ns()

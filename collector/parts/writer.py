@@ -132,7 +132,7 @@ class PartWriter:
         if final.exists() or not self._stage_and_publish(final, segment, table, row_groups):
             rows = _rows_of_part(final, segment)
             if rows < table.num_rows:
-                raise PartConflict(f"{final}: is not the {table.num_rows} rows of segment {segment}")
+                raise PartConflict(f"{final}: exists, but does not hold the {table.num_rows} rows of segment {segment}")
             # The attempt that published the part may have died before it synced the folders.
             self.folders.make(final.parent)
             fsync_folder(final.parent)

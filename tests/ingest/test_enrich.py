@@ -170,8 +170,8 @@ def test_time_is_kept_from_ten_calendar_years_before_its_receipt_to_a_day_after(
     st.integers(-3_660, 3) | st.sampled_from([1, -3_651, -3_652, -3_653]),
     st.integers(-1, 1),
 )
-def test_limits_of_kept_times_agree_with_the_oracles_calendar(received: datetime, days: int, beside_us: int) -> None:
-    moment = received + timedelta(days=days, microseconds=beside_us)
+def test_limits_of_kept_times_agree_with_the_oracles_calendar(received: datetime, days: int, offset_us: int) -> None:
+    moment = received + timedelta(days=days, microseconds=offset_us)
     kept = kept_of(moment, _us(received))
     assert (kept and _us(kept)) == event_time_us(_words(_us(moment)), _us(received))
 

@@ -83,7 +83,7 @@ def test_step_drops_the_event_under_its_own_reason(name: str) -> None:
 def test_first_step_that_drops_the_event_decides(first: str, second: str) -> None:
     (settings, arrived, data), (settings_2, arrived_2, data_2) = STEPS[first], STEPS[second]
     if "localhost" in (first, second) and "origin_not_allowed" in (first, second):
-        arrived_2 = arrived  # localhost is none of the allowed origins either
+        arrived_2 = arrived  # localhost is not an allowed origin either
     bodies = [text for text in (data, data_2) if text != body()] or [body()]
     assert first == reason(run(arrival(site(**settings, **settings_2), **arrived_2 | arrived), bodies[0]))
 

@@ -154,7 +154,7 @@ async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_seale
         while not all(sender.done() for sender in senders):
             await journal.seal()
             await asyncio.sleep(0)
-            for segment in list(journal.sealed):  # at once, so that each keeps its columns
+            for segment in list(journal.sealed):  # released at once, so that the next one keeps its columns
                 sealed.append(segment)
                 journal.release(segment)
 
@@ -351,7 +351,7 @@ async def test_cancelled_request_harms_no_other_event(journal: Journal, monkeypa
 async def test_stop_in_a_change_of_segments_lets_it_finish(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the new file would stay, and nobody would close its descriptor."""
+    """Otherwise the new file would stay, and its descriptor would never be closed."""
     entered, may_go_on = held(monkeypatch, SegmentStore, "create")
     await journal.append(make_event())
     sealing = asyncio.create_task(journal.seal())

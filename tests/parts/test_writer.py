@@ -177,7 +177,7 @@ def test_name_taken_by_another_part_is_a_conflict_and_is_not_overwritten(tmp_pat
 
 @pytest.mark.parametrize("by_site", [True, False])
 def test_part_that_fails_does_not_stop_the_others(tmp_path: Path, by_site: bool) -> None:
-    """A plain file is in the place of a folder for a site or a day."""
+    """A plain file blocks the name of a folder, for a site or a day."""
     made = make_writer(tmp_path)
     in_the_way = tmp_path / "events" / ("site=a" if by_site else TODAY_FOLDER)
     in_the_way.touch()

@@ -62,9 +62,9 @@ def test_all_sites_together_have_a_limit_for_each_minute_and_in_bytes() -> None:
 def test_rejects_of_an_hour_without_a_flush_stay_within_their_memory(minutes: int, sites: int, size_bytes: int) -> None:
     """Every minute brings as many rejects as it may keep, each with its own message: 600,000 empty bodies, for one.
 
-    In the short form, with the limits of one worker of ten, and a tenth of the rejects.
+    The short form has the limits of one worker of 20, and a twentieth of the rejects.
     """
-    workers = times(10, 1)
+    workers = times(20, 1)
     rejects = Rejects(enabled=True, slot=WorkerSlot(0, workers))
     sites = max(10, sites // workers)
     limit_bytes = MAX_WAITING_BYTES // workers
@@ -119,7 +119,7 @@ def test_stores_of_several_workers_keep_below_one_limit(tmp_path: Path, writer: 
     (first,) = tmp_path.rglob("*.parquet")
     limit = 20 * first.stat().st_size
     stores = [RejectedStore(writer, limit, WorkerSlot(worker, 3)) for worker in range(3)]
-    for day in range(2, 30):
+    for day in range(2, times(14, 30)):
         for number, store in enumerate(stores):
             store.write({(day, f"site-{number}"): [rejected()]})
             assert sum(path.stat().st_size for path in (tmp_path / "rejected").rglob("*.parquet")) < 1.1 * limit
