@@ -7,6 +7,9 @@ PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary)
 # Of these, the ones in which the collector runs as written, and is not killed or held against a clock: coverage counts.
 UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 
+# Tests outside tests/crash that do more where TORTURE is set.
+LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py)
+
 .PHONY: help run test test-fast test-binary binary torture fuzz check docs bench bench-rivals lock clean
 
 help:  ## list the targets
@@ -57,7 +60,7 @@ COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
 	@touch $@
 
 torture: $(VENV)/dev.done  ## try to lose an event: kills, power cuts, failing disks; half an hour, best as root
-	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash
+	TORTURE=1 $(BIN)/python -m pytest -v -s tests/crash $(LONG_FORMS)
 
 fuzz: $(VENV)/dev.done  ## send FUZZ_REQUESTS requests (a million), valid and broken, and check every response
 	FUZZ_REQUESTS=$${FUZZ_REQUESTS:-1000000} $(BIN)/python -m pytest -v -s tests/fuzz
