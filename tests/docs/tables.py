@@ -69,7 +69,7 @@ def fields() -> str:
     return _table(
         ["field", "type", "rule"],
         (
-            [f"`{name}`", _types(rule), "; ".join(_rules(rule, is_required=name in required))]
+            [f"`{name}`", _types(rule), ". ".join(_rules(rule, is_required=name in required))]
             for name, rule in CONTRACT["properties"].items()
         ),
     )

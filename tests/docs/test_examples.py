@@ -65,8 +65,20 @@ def test_query_of_the_readme_finds_every_event(dataset: None) -> None:
 
 
 def test_query_by_day_counts_every_event(dataset: None) -> None:
-    (query,) = blocks(READING, "sql")
+    query, _, _ = blocks(READING, "sql")
     assert [3] == [row[1] for row in rows(query)]
+
+
+def test_query_of_visitors_counts_a_repeated_event_once(dataset: None) -> None:
+    _, query, _ = blocks(READING, "sql")
+    assert [(1, 1, 1)] == [row[1:] for row in rows(query)]
+
+
+def test_merged_file_has_every_event(dataset: None) -> None:
+    """Of the day of the example, which is another one here."""
+    *_, statement = blocks(READING, "sql")
+    duckdb.sql(re.sub("2026-05-12", "*", statement, count=1))
+    assert [(3,)] == rows("SELECT count(*) FROM 'events-2026-05-12.parquet'")
 
 
 def test_readers_find_every_event_and_column(dataset: None) -> None:
