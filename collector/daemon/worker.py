@@ -137,7 +137,7 @@ class Worker:
     async def run(self, public: socket.socket, controller: Controller) -> int:
         """Serve until told to stop, then drain. Returns the exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
-        # Scrapes, reloads, expiry and disk checks run at low priority: no client waits for them.
+        # Scrapes, reloads and expiry run in threads of low priority, because no client waits for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=lower_priority))
         await self._check_disk()
         async with controller.attached(self):

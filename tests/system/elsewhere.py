@@ -1,4 +1,4 @@
-"""The collector as on a system that is not Linux: what only Linux has is hidden before the collector is imported.
+"""Runs the collector as if this were not Linux: hides what only Linux has, then imports the collector.
 
 python tests/system/elsewhere.py serve --config FILE
 """
@@ -22,14 +22,14 @@ really_open, really_fcntl = io.open, fcntl.fcntl
 
 
 def without_proc(file: Any, *arguments: Any, **keywords: Any) -> Any:
-    """`open`, where there is no /proc."""
+    """`open` on a system without /proc."""
     if str(file).startswith("/proc"):
         raise FileNotFoundError(2, "No such file or directory", str(file))
     return really_open(file, *arguments, **keywords)
 
 
 def with_full_sync(descriptor: int, command: int, *arguments: Any) -> Any:
-    """`fcntl`, where it can sync."""
+    """`fcntl` on a system with F_FULLFSYNC."""
     if command == FULL_SYNC:
         return os.fsync(descriptor)
     return really_fcntl(descriptor, command, *arguments)
@@ -46,7 +46,8 @@ if __name__ == "__main__":
         (fcntl, "F_FULLFSYNC", FULL_SYNC),
     ):
         setattr(module, name, instead)
-    # For this module alone, the only one of ours that asks: Python's own would look for files that are not here.
+    # Only while this module is imported, the only one of ours that checks the platform. Python's own modules would look
+    # for files that do not exist here.
     sys.platform = "darwin"
     import_module("collector.portable")
     sys.platform = "linux"

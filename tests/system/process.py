@@ -1,8 +1,8 @@
-"""The real collector: a process with a configuration of its own, watched through its stderr, ended by its own pid.
+"""Starts the real collector as a process with its own configuration, and reads its log from stderr.
 
-Every process listens on free ports of 127.0.0.1, runs in the test's folder (so `PYTHONPATH` decides which copy of
-the collector runs), and is gone when the `with` block is left, however it is left. COLLECTOR_COMMAND is the path of
-another collector to run instead: the binary.
+Every process listens on free ports of 127.0.0.1 and runs in the test's folder, so `PYTHONPATH` decides which copy of
+the collector runs. It has ended when the `with` block ends, whatever happens inside. COLLECTOR_COMMAND is the path of
+another collector to run instead, such as the binary.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ Settings = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client saw."""
+    """A response, as a client sees it."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -55,7 +55,7 @@ class Scrape:
         return self.samples.get((name, frozenset(labels.items())), 0.0)
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, int]:
-        """The samples of that name with those labels, by one more label; zeros left out."""
+        """The samples with this name and these labels, by one more label. Zeros are left out."""
         found = {}
         for (sample, have), value in self.samples.items():
             of = dict(have)
@@ -66,7 +66,7 @@ class Scrape:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A collector that serves, or has served."""
+    """A collector process that serves or has served."""
 
     popen: subprocess.Popen[bytes]
     folder: Path
@@ -86,7 +86,7 @@ class Process:
     def post(
         self, data: bytes | dict[str, Any] | None = None, site: str = "demo", headers: dict[str, str] | None = None
     ) -> Answer:
-        """Send one event, on a connection of its own."""
+        """Send one event on a new connection."""
         if data is None:
             data = event()
         payload = data if isinstance(data, bytes) else json.dumps(data).encode()
@@ -101,7 +101,7 @@ class Process:
             connection.close()
 
     def ask(self, path: str, *, public: bool = False) -> tuple[int, str]:
-        """Status and text of a page of the admin listener, or of the public one."""
+        """Status and text of a page of the admin listener, or of the public listener."""
         address = urlsplit(self.url if public else self.admin)
         assert address.hostname is not None
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
@@ -136,33 +136,33 @@ class Process:
     def send_signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def logged(self, words: str) -> None:
-        """Wait until stderr says so."""
-        wait_until(lambda: words in self.log(), f"stderr says {words!r}")
+    def logged(self, text: str) -> None:
+        """Wait until the log contains the text."""
+        wait_until(lambda: text in self.log(), f"the log contains {text!r}")
 
     def exit_code(self, within_s: float = STOP_S) -> int:
         return self.popen.wait(within_s)
 
     async def exited(self) -> int:
-        """The exit code, the event loop left free meanwhile."""
+        """Wait for the exit code without blocking the event loop."""
         return await asyncio.to_thread(self.exit_code)
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, and wait for the exit code."""
         self.send_signal(signal.SIGTERM)
         return self.exit_code()
 
 
 def wait_until(true: Callable[[], bool], what: str, within_s: float = READY_S) -> None:
-    """Ask again and again until it is so; fails with `what` when the time is over."""
+    """Poll until `true()`. Fails after `within_s` with the condition in words, `what`."""
     until = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < until, f"not so after {within_s:g} s: {what}"
+        assert time.monotonic() < until, f"still not true after {within_s:g} s: {what}"
         time.sleep(POLL_S)
 
 
 def toml(sites: Settings, sections: Settings) -> str:
-    """A configuration file. JSON's texts, numbers, booleans and lists are TOML's too."""
+    """A configuration file. Strings, numbers, booleans and lists look the same in JSON and TOML."""
     tables = {f"[{name}]": table for name, table in sections.items()}
     tables |= {f'[sites."{site_id}"]': table for site_id, table in sites.items()}
     return "\n".join(
@@ -173,7 +173,7 @@ def toml(sites: Settings, sections: Settings) -> str:
 
 
 def configure(folder: Path, sites: Settings | None = None, **sections: dict[str, Any]) -> Path:
-    """Write `collector.toml`: free ports, `folder/data`, no rate limit and one site `demo`, unless told otherwise."""
+    """Write `collector.toml`. Defaults: free ports, `folder/data`, no rate limit and one site, `demo`."""
     defaults: Settings = {
         "server": {"port": 0},
         "admin": {"port": 0},
@@ -187,12 +187,12 @@ def configure(folder: Path, sites: Settings | None = None, **sections: dict[str,
 
 
 def environment() -> dict[str, str]:
-    """The test's own, without what would override the configuration."""
+    """The test's environment without variables that would override the configuration."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COLLECTOR__")}
 
 
 def run(*arguments: str | Path, folder: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    """The collector with these arguments, to its end."""
+    """Run the collector with these arguments until it ends."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         input=stdin,
@@ -215,10 +215,10 @@ def serving(
     config_argument: str | None = None,
     **sections: dict[str, Any],
 ) -> Iterator[Process]:
-    """A collector that is ready, with `collector.toml`, `stderr` and `data` in `folder`.
+    """A collector that serves, with `collector.toml`, `stderr` and `data` in `folder`.
 
-    `descriptors` limits its file descriptors; `command` is what stands before `serve`; `config_argument` is where it
-    finds the configuration, if it sees another root than we do.
+    `descriptors` limits its file descriptors. `command` is the command line before `serve`. `config_argument` is the
+    path of the configuration as the collector sees it, if that differs from ours.
     """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh"]
     config_file = configure(folder, sites, **sections)
@@ -242,14 +242,14 @@ def serving(
 
 
 def listening(popen: subprocess.Popen[bytes], log_file: Path) -> tuple[str, str]:
-    """Both URLs, of a process that logs to that file, as soon as it serves."""
-    wait_until(lambda: popen.poll() is not None or _listens(log_file.read_text()), "it listens, or has ended")
+    """Wait until the process serves; returns its public and admin URLs, read from its log."""
+    wait_until(lambda: popen.poll() is not None or _listens(log_file.read_text()), "it listens or has ended")
     public, admin = (_found(pattern, log_file.read_text()) for pattern in (LISTENING, ADMIN))
     return public, admin
 
 
 def _listens(log: str) -> bool:
-    """Whether both lines are there, whole."""
+    """Whether both lines are there, complete."""
     return all(pattern.search(log) for pattern in (LISTENING, ADMIN)) and log.endswith("\n")
 
 

@@ -1,7 +1,7 @@
-"""A real browser as the client: what a page of another origin can send, and what it can read of the answers.
+"""A real browser as the client: what a page of another origin can send, and what it can read of the responses.
 
-No driver: the page is served by the test under a made-up host name, does its work, and reports what it saw to the
-server it came from. Chromium resolves `*.example` to 127.0.0.1 and nothing else to anything.
+There is no driver. The test serves a page under a made-up host name. The page does its work and reports the results to
+its own server. Chromium resolves `*.example` to 127.0.0.1 and resolves no other name.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ FLAGS = (
     "--host-resolver-rules=MAP *.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
-# What the page does. COLLECT and LIMITED are `http://collect.example:<port>/public/`.
+# The page. COLLECT and LIMITED stand for `http://collect.example:<port>/public/`.
 PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>Shop</title>
@@ -94,7 +94,7 @@ NEXT_PAGE = '<!doctype html><title>Next</title><script>fetch("/arrived", {method
 
 
 def answer(status: int, message: str, reason: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """What `ask` reports; no codes where the body has no errors."""
+    """What `ask` reports. Without codes if the body has no errors."""
     codes = {"codes": [code]} if code else {}
     return {"status": status, "message": message, "reason": reason, "retryAfter": None} | codes
 
@@ -120,7 +120,7 @@ ROWS = {"beacon", "beacon-json", "plain", "keepalive", "credentials", "cut-title
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What the page saw and sent (event id to time), what was counted, and the two collectors, stopped."""
+    """What the page saw and sent (event id to time), what was counted, and the two collectors after their stop."""
 
     seen: dict[str, Any]
     sent: dict[str, str]
@@ -131,7 +131,7 @@ class Visit:
 
 
 class PageServer:
-    """Serves the page, and takes its report."""
+    """Serves the page and receives its report."""
 
     def __init__(self) -> None:
         self.page = ""
@@ -170,7 +170,7 @@ class PageServer:
 
 
 def find_browser() -> str:
-    """A browser's path. Without one the tests are skipped; where CI installs it, they fail."""
+    """The path of a browser. Without one the tests are skipped, but fail in CI, which installs it."""
     for name in BROWSERS:
         path = shutil.which(name)
         if path is not None:
@@ -178,12 +178,12 @@ def find_browser() -> str:
     why = f"no browser: none of {', '.join(BROWSERS)} is on the PATH (.ci/run installs chromium)"
     if os.environ.get("CI") == "true":
         pytest.fail(why)
-    pytest.skip(why)  # a developer may do without a browser; CI installs one
+    pytest.skip(why)  # a developer needs no browser; CI installs one
 
 
 @asynccontextmanager
 async def browsing(browser: str, url: str, home: Path) -> AsyncIterator[None]:
-    """A headless browser on that page, with a profile of its own, in a session of its own."""
+    """A headless browser that shows the page, with its own profile and in its own session."""
     with open(home / "log", "wb") as log:  # noqa: ASYNC230 - opened once, before anything is served
         process = await asyncio.create_subprocess_exec(
             browser,
@@ -205,12 +205,12 @@ async def browsing(browser: str, url: str, home: Path) -> AsyncIterator[None]:
             async with asyncio.timeout(10):
                 await process.wait()
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # whatever of its session is left
+            os.killpg(process.pid, signal.SIGKILL)  # the rest of its session
         await process.wait()
 
 
 def address_of(process: Process) -> str:
-    """The collector under a made-up name, as a page would know it."""
+    """The URL of the collector under its made-up name."""
     return f"http://collect.example:{process.url.rpartition(':')[2]}/public/"
 
 
@@ -236,7 +236,7 @@ async def visit_page(browser: str, folder: Path) -> Visit:
             async with browsing(browser, f"{origin}/", folder / "browser"), asyncio.timeout(PATIENCE_S):
                 report = await pages.report
                 await pages.arrived.wait()
-                with contextlib.suppress(AssertionError):  # the claims below say which one is missing
+                with contextlib.suppress(AssertionError):  # the tests below say which event is missing
                     await asyncio.to_thread(wait_until, lambda: stored(collector) >= len(ROWS), "all is stored", 5.0)
             received = collector.metrics().by("site", "collector_received_events_total")
             exit_codes = collector.stop(), limited.stop()
@@ -249,7 +249,7 @@ def stored(collector: Process, site: str = "demo") -> int:
 
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
-    """One visit, for every claim about it."""
+    """One visit, shared by all tests."""
     browser = find_browser()
     folder = tmp_path_factory.mktemp("visit")
     for name in ("main", "limited", "browser"):
@@ -258,7 +258,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_page_of_another_origin_reads_the_answer(visit: Visit, kind: str) -> None:
+def test_page_of_another_origin_reads_the_response(visit: Visit, kind: str) -> None:
     assert EXPECTED[kind] == visit.seen[kind]
 
 
@@ -268,7 +268,7 @@ def test_strict_site_tells_the_page_what_is_wrong(visit: Visit) -> None:
     assert seen["message"].startswith("Validation error: event_type must be one of ")
 
 
-def test_page_over_the_limit_reads_when_to_come_again(visit: Visit) -> None:
+def test_page_over_the_limit_reads_when_to_retry(visit: Visit) -> None:
     seen = visit.seen["second-of-two"]
     assert (429, "rate_limited", ["RATE_LIMITED"]) == (seen["status"], seen["reason"], seen["codes"])
     assert 1 <= int(seen["retryAfter"]) <= 60
@@ -276,7 +276,7 @@ def test_page_over_the_limit_reads_when_to_come_again(visit: Visit) -> None:
 
 
 def test_every_way_to_send_makes_one_row(visit: Visit) -> None:
-    """Beacons are answered to nobody; the last one left while its page was being left."""
+    """Pages cannot read the responses to beacons. The last beacon is sent while its page closes."""
     assert sorted(ROWS) == sorted(row["session_id"] for row in visit.collector.rows())
     assert (0, 0) == visit.exit_codes
     assert ["listed-origin"] == [row["session_id"] for row in visit.collector.rows("listed")]
@@ -287,7 +287,7 @@ def test_row_holds_what_the_browser_sent(visit: Visit) -> None:
         assert "Chrome/" in row["user_agent"]
         assert (True, None, None) == (row["is_entry"], row["client_ip"], row["event_time_raw"])
         assert row["viewport_width"] > 0
-        if row["session_id"] in visit.sent:  # the page reported before it was left
+        if row["session_id"] in visit.sent:  # not in the report: events sent while the page closed
             assert datetime.fromisoformat(visit.sent[row["session_id"]]) == row["event_time"]
 
 
@@ -296,8 +296,8 @@ def test_title_cut_within_an_emoji_is_stored_with_a_replacement(visit: Visit) ->
     assert dict.fromkeys(ROWS, "Schuhe 😀") | {"cut-title": "Schuhe \N{REPLACEMENT CHARACTER}"} == titles
 
 
-def test_preflights_are_counted_nowhere(visit: Visit) -> None:
-    """What was received is what the page sent, site by site; and none of it is worth a line in the log."""
+def test_preflights_are_not_counted(visit: Visit) -> None:
+    """For each site, the collector received exactly what the page sent. It logged none of that."""
     assert {"demo": len(ROWS) + 2, "listed": 1, "off": 1, "strict": 1, "elsewhere": 1, "(unknown)": 1} == visit.received
     assert [] == [line for line in visit.collector.log().splitlines() if " INFO " not in line]
 

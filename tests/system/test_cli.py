@@ -1,4 +1,4 @@
-"""The command line as a process: both ways to call it, and every way in which `serve` cannot start."""
+"""The command line as a process: both ways to call it, and every reason why `serve` cannot start."""
 
 import os
 import re
@@ -109,7 +109,7 @@ def test_serve_that_cannot_start_says_why_in_one_line(
 
 
 @pytest.mark.parametrize("section", ["server", "admin"])
-def test_taken_port_is_1_and_named(section: str, tmp_path: Path) -> None:
+def test_taken_port_is_named_with_exit_code_1(section: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         sections: dict[str, dict[str, Any]] = {section: {"port": port}}
@@ -122,7 +122,7 @@ def test_taken_port_is_1_and_named(section: str, tmp_path: Path) -> None:
     )
 
 
-def test_one_port_for_both_listeners_is_1_and_named(tmp_path: Path) -> None:
+def test_one_port_for_both_listeners_is_named_with_exit_code_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     configure(tmp_path, server={"port": port}, admin={"port": port})
@@ -131,15 +131,15 @@ def test_one_port_for_both_listeners_is_1_and_named(tmp_path: Path) -> None:
     assert (1, True) == (done.returncode, f"cannot listen on 127.0.0.1:{port}" in line), line
 
 
-def test_validate_takes_what_is_piped_into_it(tmp_path: Path) -> None:
+def test_validate_reads_standard_input(tmp_path: Path) -> None:
     done = run("validate", folder=tmp_path, stdin=body() + b"\n{}\n")
     assert (1, "1 of 2 events would be stored\n") == (done.returncode, done.stderr)
     assert ["1: stored", "2: invalid"] == [":".join(line.split(":")[:2]) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.parametrize("arguments", [["schema", "--json"], ["schema", "--parquet"], ["validate", "one"]])
-def test_reader_of_the_output_that_leaves_is_no_fault(arguments: list[str], tmp_path: Path) -> None:
-    """`collector schema --parquet | head -1`: no words about a broken pipe, whether or not the output fits a buffer."""
+def test_closed_output_pipe_is_not_reported(arguments: list[str], tmp_path: Path) -> None:
+    """`collector schema --parquet | head -1` prints no error, whether or not the output fits into a buffer."""
     (tmp_path / "one").write_bytes(body())
     reader, writer = os.pipe()
     os.close(reader)
@@ -150,5 +150,5 @@ def test_reader_of_the_output_that_leaves_is_no_fault(arguments: list[str], tmp_
         )
     finally:
         os.close(writer)
-    words = [line for line in done.stderr.decode().splitlines() if "would be stored" not in line]
-    assert (1, []) == (done.returncode, words)
+    errors = [line for line in done.stderr.decode().splitlines() if "would be stored" not in line]
+    assert (1, []) == (done.returncode, errors)

@@ -1,4 +1,4 @@
-"""More connections than the process has file descriptors for."""
+"""More connections than the process has file descriptors."""
 
 import socket
 from contextlib import ExitStack, suppress
@@ -13,8 +13,8 @@ EVICTED = "collector_evicted_connections_total"
 UNFINISHED = b"POST /public/demo/analytics/collect HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
 
 
-def test_unfinished_requests_beyond_the_limit_keep_out_no_flush_no_admin_and_no_log(tmp_path: Path) -> None:
-    """asyncio alone wrote 456,126 lines in 12 s, and neither `/readyz` nor a part could be opened."""
+def test_unfinished_requests_beyond_the_limit_block_neither_flushes_nor_admin_and_flood_no_log(tmp_path: Path) -> None:
+    """Without the limit asyncio wrote 456,126 lines in 12 s, and neither `/readyz` nor a part could be opened."""
     with (
         serving(tmp_path, descriptors=DESCRIPTORS, storage={"flush_interval_s": 0.5}) as process,
         ExitStack() as clients,
@@ -23,11 +23,14 @@ def test_unfinished_requests_beyond_the_limit_keep_out_no_flush_no_admin_and_no_
         address = urlsplit(process.url)
         for _ in range(2 * DESCRIPTORS):
             sock = clients.enter_context(socket.create_connection((address.hostname, address.port), timeout=5))
-            with suppress(ConnectionError):  # it may be one too many already
+            with suppress(ConnectionError):  # it may be over the limit already
                 sock.sendall(UNFINISHED)
         assert (200, "ready\n") == process.ask("/readyz")
         process.published()
-        wait_until(lambda: process.metrics().value(EVICTED, bound="all") >= DESCRIPTORS, "the others have been closed")
+        wait_until(
+            lambda: process.metrics().value(EVICTED, bound="all") >= DESCRIPTORS,
+            "the connections over the limit are closed",
+        )
         clients.close()
         wait_until(lambda: process.metrics().value("collector_connections") == 0, "the connections are closed")
         assert 201 == process.post(event(session_id="after")).status

@@ -1,4 +1,4 @@
-"""A data_dir that is not where it was: moved, replaced, deleted, or on a volume that was unmounted, while serving."""
+"""A data_dir that is moved, replaced, deleted or unmounted while the collector serves."""
 
 import os
 import shutil
@@ -27,16 +27,16 @@ def post(process: Process, session_id: str) -> int:
 
 
 def refuses(process: Process, reason: str) -> None:
-    """Wait until events are refused; `/readyz` says why, and so does the answer."""
-    told = f"not ready: data_dir {process.data_dir} {reason}"
-    wait_until(lambda: process.ask("/readyz")[1].startswith(told), "it is not ready")
+    """Wait until events are refused. `/readyz` gives the reason, and clients get 503."""
+    expected = f"not ready: data_dir {process.data_dir} {reason}"
+    wait_until(lambda: process.ask("/readyz")[1].startswith(expected), "it is not ready")
     assert 503 == process.ask("/readyz")[0]
     answer = process.post()
     assert (503, "unavailable") == (answer.status, answer.headers["Collect-Reason"])
 
 
-def taken(process: Process) -> None:
-    wait_until(lambda: process.post(event(session_id="again")).status == 201, "events are taken again")
+def accepted(process: Process) -> None:
+    wait_until(lambda: process.post(event(session_id="again")).status == 201, "events are accepted again")
 
 
 def moved(data_dir: Path) -> None:
@@ -50,10 +50,10 @@ def replaced(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize(("displace", "reason"), [(moved, "is gone"), (replaced, "is another folder")])
-def test_events_are_refused_and_nothing_is_made_where_the_data_dir_was(
+def test_events_are_refused_and_nothing_is_created_where_the_data_dir_was(
     tmp_path: Path, displace: Callable[[Path], None], reason: str, workers: int
 ) -> None:
-    """Its flushes go on in the folder itself, wherever that is."""
+    """Flushes go on in the folder itself, wherever it is."""
     with serving(tmp_path, server={"workers": workers}, storage=OFTEN) as process:
         assert 201 == post(process, "before")
         displace(process.data_dir)
@@ -64,14 +64,14 @@ def test_events_are_refused_and_nothing_is_made_where_the_data_dir_was(
         if displace is replaced:
             process.data_dir.rmdir()
         process.data_dir.with_name("moved").rename(process.data_dir)
-        taken(process)
+        accepted(process)
         assert 0 == process.stop()
     assert {"before", "again"} == {row["session_id"] for row in process.rows()}
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_kill_while_the_data_dir_is_elsewhere_costs_no_acknowledged_event(tmp_path: Path, workers: int) -> None:
-    """A second collector starts on the path, and takes nothing of the first one's."""
+def test_kill_while_the_data_dir_is_elsewhere_loses_no_acknowledged_event(tmp_path: Path, workers: int) -> None:
+    """A second collector that starts on the path touches nothing of the first."""
     with serving(tmp_path, server={"workers": workers}, storage=NEVER) as first:
         assert 201 == post(first, "first")
         moved(first.data_dir)
@@ -91,8 +91,8 @@ def test_kill_while_the_data_dir_is_elsewhere_costs_no_acknowledged_event(tmp_pa
     assert {"first"} == {row["session_id"] for row in first.rows()}
 
 
-def test_collector_cannot_be_started_on_a_data_dir_that_was_moved_under_one_that_serves(tmp_path: Path) -> None:
-    """It goes by the folder, and not by its path."""
+def test_collector_cannot_start_on_a_moved_data_dir_that_another_still_uses(tmp_path: Path) -> None:
+    """The lock belongs to the folder and not to its path."""
     with serving(tmp_path, storage=NEVER) as process:
         moved(process.data_dir)
         (tmp_path / "again").mkdir()
@@ -102,8 +102,8 @@ def test_collector_cannot_be_started_on_a_data_dir_that_was_moved_under_one_that
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_collector_cannot_be_started_beside_another_whose_lock_was_removed(tmp_path: Path, workers: int) -> None:
-    """It would adopt the other's open segment, and delete it."""
+def test_collector_cannot_start_on_a_data_dir_in_use_whose_lock_file_was_deleted(tmp_path: Path, workers: int) -> None:
+    """It would adopt and delete the open segment of the other collector."""
     with serving(tmp_path, server={"workers": workers}, storage=NEVER) as process:
         (process.data_dir / "lock").unlink()
         tried = run("serve", "--config", tmp_path / "collector.toml", folder=tmp_path)
@@ -115,7 +115,7 @@ def test_collector_cannot_be_started_beside_another_whose_lock_was_removed(tmp_p
     assert {"kept"} == {row["session_id"] for row in process.rows()}
 
 
-def test_worker_that_is_replaced_meanwhile_works_in_the_folder_and_refuses(tmp_path: Path) -> None:
+def test_replacement_of_a_worker_uses_the_moved_folder_and_refuses_events(tmp_path: Path) -> None:
     with serving(tmp_path, server={"workers": 2}, storage=NEVER) as process:
         moved(process.data_dir)
         refuses(process, "is gone")
@@ -126,16 +126,16 @@ def test_worker_that_is_replaced_meanwhile_works_in_the_folder_and_refuses(tmp_p
         refuses(process, "is gone")
         assert not process.data_dir.exists()
         process.data_dir.with_name("moved").rename(process.data_dir)
-        taken(process)
+        accepted(process)
         assert 0 == process.stop()
 
 
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("storage", [NEVER, OFTEN], ids=["before a flush", "at a flush"])
-def test_events_of_a_data_dir_that_is_deleted_are_said_to_be_lost(
+def test_events_of_a_deleted_data_dir_are_reported_as_lost(
     tmp_path: Path, storage: dict[str, float], workers: int
 ) -> None:
-    """It is not made again. Their segment has no name any more, so no start will find it."""
+    """The folder is not created again. The segment has no name any more, so no later start can find it."""
     server = {"workers": workers, "shutdown_timeout_s": 0.5}
     with serving(tmp_path, server=server, storage=storage) as process:
         assert 201 == post(process, "lost")
@@ -150,8 +150,8 @@ def test_events_of_a_data_dir_that_is_deleted_are_said_to_be_lost(
 
 
 @pytest.mark.parametrize("moved", ["journal", "journal/0", "everything"])
-def test_events_are_published_from_memory_where_their_segment_was_moved_away(tmp_path: Path, moved: str) -> None:
-    """And the next ones go to a segment that the next start finds."""
+def test_events_are_published_from_memory_if_their_segment_is_moved_away(tmp_path: Path, moved: str) -> None:
+    """Later events go to a segment that the next start finds."""
     with serving(tmp_path, storage=NEVER) as process:
         assert 201 == post(process, "before")
         aside = tmp_path / "aside"
@@ -160,14 +160,14 @@ def test_events_are_published_from_memory_where_their_segment_was_moved_away(tmp
             path.rename(aside / path.name)
         process.logged("refusing events: the open segment journal/0/")
         process.logged("published 1 events in 1 parts")
-        taken(process)
+        accepted(process)
         process.popen.kill()
         process.exit_code()
     assert 0 == run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path).returncode
     assert {"before", "again"} == {row["session_id"] for row in process.rows()}
 
 
-def test_events_stay_in_memory_while_their_flush_fails_and_their_segment_is_gone(tmp_path: Path) -> None:
+def test_events_stay_in_memory_if_their_flush_fails_and_their_segment_is_gone(tmp_path: Path) -> None:
     with serving(tmp_path, storage=NEVER) as process:
         with failing_disk(process.data_dir):
             assert 201 == post(process, "kept")
@@ -179,8 +179,8 @@ def test_events_stay_in_memory_while_their_flush_fails_and_their_segment_is_gone
     assert {"kept"} == {row["session_id"] for row in process.rows()}
 
 
-def test_segments_that_are_gone_are_said_to_be_lost_and_hold_nothing(tmp_path: Path) -> None:
-    """They were on disk alone, because flushes failed."""
+def test_deleted_segments_are_reported_as_lost_and_block_nothing(tmp_path: Path) -> None:
+    """Their events were only on disk, because flushes failed."""
     storage = {"flush_interval_s": 0.2, "segment_max_bytes": 65_536, "journal_max_bytes": 10**6}
     with serving(tmp_path, storage=storage) as process:
         with failing_disk(process.data_dir):
@@ -190,14 +190,14 @@ def test_segments_that_are_gone_are_said_to_be_lost_and_hold_nothing(tmp_path: P
                 segment.unlink()
         process.logged("1 events are lost, unless it is put back before the next start")
         process.published()
-        taken(process)
+        accepted(process)
         assert 1 == process.stop()
         assert "1 acknowledged events could not be written and are lost" in process.log()
     assert {"again"} == {row["session_id"] for row in process.rows()}
 
 
-def test_relative_paths_of_the_configuration_hold_for_a_reload(tmp_path: Path) -> None:
-    """Those of the file itself and of data_dir, though the process works elsewhere by then."""
+def test_relative_paths_stay_valid_for_a_reload(tmp_path: Path) -> None:
+    """The path of the file and data_dir, although the working directory has changed by then."""
     config_file = configure(tmp_path, storage={"data_dir": "data"})
     with serving(tmp_path, config_argument=config_file.name, storage={"data_dir": "data"}) as process:
         config_file.write_text(config_file.read_text() + "\n[sites.other]\n")
@@ -209,7 +209,7 @@ def test_relative_paths_of_the_configuration_hold_for_a_reload(tmp_path: Path) -
     assert ["data"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_volume_that_is_unmounted_is_not_written_beneath(tmp_path: Path) -> None:
+def test_nothing_is_written_to_the_mount_point_of_an_unmounted_volume(tmp_path: Path) -> None:
     need(os.geteuid() == 0, "root, to mount a volume")
     data_dir, volume = tmp_path / "data", tmp_path / "volume"
     for folder in (data_dir, volume):
@@ -223,14 +223,14 @@ def test_volume_that_is_unmounted_is_not_written_beneath(tmp_path: Path) -> None
             wait_until(lambda: not process.metrics().value("collector_buffered_events", site="demo"), "it is flushed")
             assert [] == list(data_dir.iterdir())
             mount("--bind", str(volume), str(data_dir))
-            taken(process)
+            accepted(process)
             assert 0 == process.stop()
             assert {"before", "again"} == {row["session_id"] for row in process.rows()}
     finally:
         subprocess.run(["umount", "--lazy", data_dir], check=False, capture_output=True)
 
 
-LOOK_HANGS = """
+CHECK_HANGS = """
 import os, sys, threading, time
 from collector.daemon import resources
 from collector.cli.main import main
@@ -244,9 +244,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_look_that_never_returns_holds_no_stop(tmp_path: Path) -> None:
-    """As of a network disk that is away: what is stored is published, and the exit waits for nobody."""
-    command = (sys.executable, "-c", LOOK_HANGS)
+def test_disk_check_that_never_returns_does_not_block_a_stop(tmp_path: Path) -> None:
+    """As on an unreachable network disk. Stored events are published, and the exit does not wait for the check."""
+    command = (sys.executable, "-c", CHECK_HANGS)
     with serving(tmp_path, command=command, server={"shutdown_timeout_s": 1}, storage=NEVER) as process:
         assert 201 == post(process, "kept")
         (process.data_dir / "hang").touch()
@@ -273,8 +273,8 @@ def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, 
     assert done.stderr.startswith("collector: data_dir data: is")
 
 
-def test_data_dir_is_looked_at_often_enough_to_refuse_within_two_seconds() -> None:
-    """By a worker, and then by the supervisor that asks it; half a second is for a busy machine."""
+def test_data_dir_is_checked_often_enough_to_refuse_within_two_seconds() -> None:
+    """The worker checks, then the supervisor asks the worker. That leaves half a second for a busy machine."""
     assert DISK_CHECK_S + HEARTBEAT_S <= 1.5
 
 

@@ -1,4 +1,4 @@
-"""`partition_by` changed where there are events already: refused, until there is room for the new layout."""
+"""A changed `partition_by` is refused until the events in the old layout are out of the way."""
 
 import os
 import subprocess
@@ -24,8 +24,8 @@ def ids(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("first", [["site", "date"], ["date"]], ids="/".join)
-def test_serve_refuses_another_layout_than_that_of_its_parts(tmp_path: Path, workers: int, first: list[str]) -> None:
-    """Before anything is made, or locked; and takes it once they are out of the way."""
+def test_serve_refuses_a_layout_that_differs_from_its_parts(tmp_path: Path, workers: int, first: list[str]) -> None:
+    """It creates and locks nothing, and starts once the parts are moved aside."""
     second = ["date"] if "site" in first else ["site", "date"]
     with serving(tmp_path, storage={"partition_by": first}) as process:
         assert 201 == process.post().status
@@ -47,8 +47,8 @@ def test_serve_refuses_another_layout_than_that_of_its_parts(tmp_path: Path, wor
 
 
 @pytest.mark.parametrize("setting", [["site", "date"], ["date"]], ids="/".join)
-def test_segments_of_another_layout_are_recovered_first(tmp_path: Path, setting: list[str]) -> None:
-    """With either setting: each segment says how its parts are laid out."""
+def test_segments_of_another_layout_must_be_recovered_first(tmp_path: Path, setting: list[str]) -> None:
+    """Either setting will do: each segment says how its parts are laid out."""
     sent = left_behind(tmp_path, 5)
     assert 1 == len(segments(tmp_path))
     configure(tmp_path, storage=LONG | BY_DATE)
@@ -65,8 +65,8 @@ def test_segments_of_another_layout_are_recovered_first(tmp_path: Path, setting:
         assert 0 == process.stop()
 
 
-def test_running_collector_has_the_layout_of_its_open_segment(tmp_path: Path) -> None:
-    """Before it has published anything; a reload keeps the layout, and says so."""
+def test_layout_of_a_running_collector_is_that_of_its_open_segment(tmp_path: Path) -> None:
+    """`check-config` refuses another layout even before anything is published."""
     with serving(tmp_path, storage=LONG) as process:
         configure(tmp_path, storage=LONG | BY_DATE)
         done = run("check-config", "collector.toml", folder=tmp_path)
@@ -75,8 +75,8 @@ def test_running_collector_has_the_layout_of_its_open_segment(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_layout_is_looked_at_again_when_the_collector_before_has_ended(tmp_path: Path, workers: int) -> None:
-    """With durability `memory` nothing tells of it until its last flush, for which the next one waits."""
+def test_layout_is_checked_again_after_the_previous_collector_has_ended(tmp_path: Path, workers: int) -> None:
+    """With durability `memory` nothing on disk shows the layout until its last flush, for which the next one waits."""
     (tmp_path / "next").mkdir()
     data_dir = {"data_dir": tmp_path / "data"}
     configure(tmp_path / "next", server={"workers": workers}, storage=BY_DATE | data_dir)
@@ -86,16 +86,16 @@ def test_layout_is_looked_at_again_when_the_collector_before_has_ended(tmp_path:
             [*COMMAND, "serve"], cwd=tmp_path / "next", env=environment(), stderr=subprocess.PIPE, text=True
         )
         try:
-            wait_until(lambda: waits_for_a_lock(following.pid), "the next one waits for the lock")
+            wait_until(lambda: waits_for_a_lock(following.pid), "the next collector waits for the lock")
             assert 0 == process.stop()
-            _, words = following.communicate(timeout=30)
+            _, errors = following.communicate(timeout=30)
         finally:
             following.kill()
-    assert (2, True) == (following.returncode, "storage.partition_by: is" in words), words
+    assert (2, True) == (following.returncode, "storage.partition_by: is" in errors), errors
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    """Whether it has opened the lock that another process has."""
+    """Whether the process has opened the lock file."""
     folder = Path(f"/proc/{pid}/fd")
     try:
         return any(os.readlink(link).endswith("/data/lock") for link in folder.iterdir())
@@ -103,7 +103,7 @@ def waits_for_a_lock(pid: int) -> bool:
         return False
 
 
-def test_folders_that_expiry_has_emptied_hold_no_layout(tmp_path: Path) -> None:
+def test_folders_emptied_by_expiry_do_not_count_as_a_layout(tmp_path: Path) -> None:
     day = tmp_path / "data" / "events" / "site=demo" / "date=2020-01-01"
     day.mkdir(parents=True)
     (day / "0123456789abcdef.parquet").touch()

@@ -1,4 +1,4 @@
-"""What strangers send to the real process does not fill a disk: it writes a bounded number of lines."""
+"""Hostile input to the real process cannot fill a disk: the number of log lines is bounded."""
 
 import signal
 import socket
@@ -15,7 +15,7 @@ from tests.system.process import READY_S, Process, configure, environment, servi
 
 CONNECTIONS = 1_000
 
-# What scanners of ports say to whoever listens, and what breaks a parser in its own way.
+# What port scanners send, and requests that break a parser in different ways.
 SCANS = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # TLS
     b"\x03\x00\x00\x13\x0e\xe0\x00\x00\x00\x00\x00\x01\x00\x08\x00\x03\x00\x00\x00",  # RDP
@@ -30,7 +30,7 @@ SCANS = (
     b"",
 )
 
-# A fault of ours with each scan, and its traceback in the log.
+# The collector with a bug that each of SCANS triggers, with a traceback in the log.
 BROKEN = """
 import sys
 from collector.edge import decide
@@ -41,7 +41,7 @@ sys.exit(main())
 
 
 def scan(process: Process) -> None:
-    """Connect, say one of SCANS, wait for an end of it, and go."""
+    """Connect, send one of SCANS, read until the end, and close; CONNECTIONS times."""
     address = urlsplit(process.url)
     for number in range(CONNECTIONS):
         with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
@@ -55,7 +55,7 @@ def scan(process: Process) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_port_scan_and_what_is_not_http_write_no_line(tmp_path: Path, workers: int) -> None:
+def test_port_scans_and_invalid_requests_write_no_line(tmp_path: Path, workers: int) -> None:
     with serving(tmp_path, server={"workers": workers}) as process:
         before = process.log()
         scan(process)
@@ -64,8 +64,8 @@ def test_port_scan_and_what_is_not_http_write_no_line(tmp_path: Path, workers: i
         assert before == process.log()
 
 
-def test_repeated_tracebacks_are_a_few_and_a_count(tmp_path: Path) -> None:
-    """MAX_ALIKE of a kind, then the count."""
+def test_repeated_tracebacks_become_a_few_and_a_count(tmp_path: Path) -> None:
+    """MAX_ALIKE per period, then the count of the others."""
     with serving(tmp_path, command=(sys.executable, "-c", BROKEN)) as process:
         before = len(process.log().splitlines())
         scan(process)
@@ -80,7 +80,7 @@ def test_repeated_tracebacks_are_a_few_and_a_count(tmp_path: Path) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-def test_crash_of_the_process_is_one_happening(tmp_path: Path) -> None:
+def test_crash_of_the_process_is_one_record(tmp_path: Path) -> None:
     broken = "import sys; from collector.cli.main import main; from collector.daemon import single_process as daemon"
     broken += "; daemon.owned = None; sys.exit(main())"
     config = configure(tmp_path)
@@ -91,7 +91,7 @@ def test_crash_of_the_process_is_one_happening(tmp_path: Path) -> None:
     assert " CRITICAL collector.log.setup: the process ends: TypeError" in heads[0]
 
 
-# As systemd starts it, with its journal at another place.
+# As systemd starts it, but with the socket of its journal elsewhere.
 UNDER_SYSTEMD = """
 import os, sys
 from collector.log import setup as log
@@ -103,8 +103,8 @@ sys.exit(main())
 """
 
 
-def test_under_systemd_supervisor_and_workers_write_entries(tmp_path: Path) -> None:
-    """Each has its worker's number; on stderr there is nothing but what is no log."""
+def test_supervisor_and_workers_send_entries_to_systemd(tmp_path: Path) -> None:
+    """Each entry has the number of its worker. Nothing is left on stderr."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal, (tmp_path / "stderr").open("wb") as stderr:
         journal.bind(str(tmp_path / "socket"))
         journal.settimeout(READY_S)
@@ -129,7 +129,7 @@ def test_under_systemd_supervisor_and_workers_write_entries(tmp_path: Path) -> N
     assert "" == (tmp_path / "stderr").read_text()
 
 
-def test_under_systemd_without_its_socket_lines_have_priorities(tmp_path: Path) -> None:
+def test_lines_have_priorities_under_systemd_without_its_socket(tmp_path: Path) -> None:
     command = (sys.executable, "-c", UNDER_SYSTEMD.format(path=str(tmp_path / "socket")))
     with serving(tmp_path, command=command) as process:
         process.send_signal(signal.SIGHUP)

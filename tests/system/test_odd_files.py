@@ -1,4 +1,4 @@
-"""Files that are not what their names say: every command ends, says why in one line, or passes them over."""
+"""Files that are not what their names say: commands ignore them, or end with one line that says why."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ PARTS = ("events/site=demo/date=2026-01-01/x.parquet", "rejected/site=demo/date=
 
 @pytest.fixture
 def pipes(tmp_path: Path) -> Path:
-    """A folder with a configuration, and pipes in every corner of its data_dir, into which nobody writes."""
+    """A folder with a configuration, and pipes without a writer all over its data_dir."""
     for name in (*NAMES, *PARTS):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(tmp_path / "data" / name)
@@ -32,14 +32,14 @@ def pipes(tmp_path: Path) -> Path:
     [("check-config", "collector.toml"), ("recover",), ("doctor",), ("expire", "--older-than", "1d")],
     ids=lambda arguments: arguments[0],
 )
-def test_command_waits_for_no_pipe_in_the_data_dir(arguments: tuple[str, ...], pipes: Path) -> None:
+def test_command_does_not_wait_for_pipes_in_the_data_dir(arguments: tuple[str, ...], pipes: Path) -> None:
     assert 0 == run(*arguments, folder=pipes).returncode
 
 
 @pytest.mark.parametrize("partition_by", [["site", "date"], ["date"]], ids="/".join)
-def test_collector_serves_beside_pipes_in_its_data_dir(partition_by: list[str], pipes: Path) -> None:
+def test_collector_serves_despite_pipes_in_its_data_dir(partition_by: list[str], pipes: Path) -> None:
     for part in PARTS:
-        (pipes / "data" / part).unlink()  # of the one layout, which the other refuses
+        (pipes / "data" / part).unlink()  # these count as parts of one layout, and the other setting refuses them
     storage = {"data_dir": pipes / "data", "min_free_bytes": 0, "partition_by": partition_by}
     with serving(pipes, storage=storage) as process:
         assert 201 == process.post().status
@@ -47,7 +47,7 @@ def test_collector_serves_beside_pipes_in_its_data_dir(partition_by: list[str], 
     assert (pipes / "data" / NAMES[0]).is_fifo()
 
 
-# The configuration's name, and why it cannot be one.
+# The path of a configuration, and why it cannot be read.
 ODD_CONFIGURATIONS = {
     "folder": "cannot be read: Is a directory",
     "pipe": "sites: missing; at least one site is needed",
@@ -64,7 +64,7 @@ ODD_CONFIGURATIONS = {
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
-    """A folder with all of them."""
+    """A folder with all of ODD_CONFIGURATIONS."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nothing")
@@ -74,14 +74,14 @@ def odd(tmp_path: Path) -> Path:
     (tmp_path / "forbidden").chmod(0)
     with socket.socket(socket.AF_UNIX) as bound:
         here = os.getcwd()
-        os.chdir(tmp_path)  # such a path may have 108 bytes
+        os.chdir(tmp_path)  # the path of a Unix socket may have 107 bytes
         bound.bind("socket")
         os.chdir(here)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ODD_CONFIGURATIONS)
-def test_odd_configuration_is_2_and_one_line(name: str, odd: Path) -> None:
+def test_odd_configuration_exits_2_with_one_line(name: str, odd: Path) -> None:
     need(shutil.which("setpriv") is not None, "setpriv, of util-linux")
     for arguments in (["check-config", name], ["serve", "--config", name]):
         done = subprocess.run(
@@ -98,8 +98,8 @@ def test_odd_configuration_is_2_and_one_line(name: str, odd: Path) -> None:
         assert line.startswith(f"collector: {name}: {ODD_CONFIGURATIONS[name]}")
 
 
-def test_configuration_may_come_through_a_pipe_that_somebody_writes_to(tmp_path: Path) -> None:
-    """`collector check-config <(make-config)`, also where it is slow."""
+def test_configuration_is_read_from_a_pipe_with_a_writer(tmp_path: Path) -> None:
+    """`collector check-config <(make-config)`, even if `make-config` is slow."""
     reader, writer = os.pipe()
     done = subprocess.Popen(
         [*COMMAND, "check-config", f"/dev/fd/{reader}"],
@@ -128,7 +128,7 @@ def test_configuration_may_come_through_a_pipe_that_somebody_writes_to(tmp_path:
     ],
     ids=["pipe", "nothing", "loop", "too long"],
 )
-def test_odd_data_dir_is_1_and_one_line(command: tuple[str, ...], name: str, why: str, tmp_path: Path) -> None:
+def test_odd_data_dir_exits_1_with_one_line(command: tuple[str, ...], name: str, why: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "collector.toml").write_text(SITE.format(name))
@@ -137,7 +137,7 @@ def test_odd_data_dir_is_1_and_one_line(command: tuple[str, ...], name: str, why
 
 
 @pytest.mark.parametrize("target", ["loop", "nothing"])
-def test_doctor_says_what_serve_says_of_a_data_dir_that_leads_nowhere(target: str, tmp_path: Path) -> None:
+def test_doctor_and_serve_both_refuse_a_data_dir_that_leads_nowhere(target: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(target)
     (tmp_path / "collector.toml").write_text(SITE.format("loop"))
     assert 1 == run("serve", folder=tmp_path).returncode

@@ -1,6 +1,6 @@
-"""What analysts read: the same rows, types and times in DuckDB, Polars, pandas and Arrow, while the collector writes.
+"""Analysts read the same rows, types and times with DuckDB, Polars, pandas and Arrow, even while the collector writes.
 
-The dataset is a collector's own: three sites (two with ids that look like numbers), two days, two flushes a day.
+A collector wrote the dataset: three sites (two with ids that look like numbers), two days, two flushes a day.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from tests.support import FakeClock, Running, config, event, running
 SITES = ("demo", "007", "42")
 DAYS = ("2026-05-28", "2026-05-29")
 FLUSHES = 4  # two a day
-ROUNDS = 60  # of VARIANTS for each site and flush: more than one batch of 256 rows
+ROUNDS = 60  # how often each site sends VARIANTS per flush: more than one batch of 256 rows
 
 Row = dict[str, Any]
 
-# What is sent, and what readers find of it.
+# What is sent, and what readers find.
 VARIANTS: tuple[tuple[Row, Row], ...] = (
     (
         {"event_time": "2026-05-12T10:00:00.123456789+02:00", "lcp": 12, "is_entry": True, "page_title": "Größe 😀"},
@@ -64,7 +64,7 @@ COLUMNS = ("site_id", "session_id", "received_at", "event_time", "event_time_raw
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a run left under `events/`, and the rows that should be there."""
+    """A run's files under `events/`, and the rows that they should contain."""
 
     root: Path
     by_site: bool
@@ -157,7 +157,7 @@ READERS: tuple[Callable[[Dataset], list[Row]], ...] = (
 
 @pytest.mark.parametrize("read", READERS)
 def test_every_reader_finds_the_same_rows_and_times(dataset: Dataset, read: Callable[[Dataset], list[Row]]) -> None:
-    """`date` is the UTC day of receipt; some readers take it as text, some as a date."""
+    """`date` is the UTC day of receipt. Some readers return text for it and some a date."""
     rows = sorted(read(dataset), key=lambda row: str(row["session_id"]))
     days = [date.fromisoformat(str(row.pop("date"))) for row in rows]
     assert sorted(dataset.expected, key=lambda row: str(row["session_id"])) == rows
@@ -165,7 +165,7 @@ def test_every_reader_finds_the_same_rows_and_times(dataset: Dataset, read: Call
     assert set(DAYS) == {day.isoformat() for day in days}
 
 
-def test_arrow_finds_the_schema_of_the_contract_in_every_part(dataset: Dataset) -> None:
+def test_every_part_has_the_schema_of_the_contract_in_arrow(dataset: Dataset) -> None:
     for path in dataset.root.rglob("*.parquet"):
         assert EVENT_SCHEMA.equals(pq.read_schema(path)), path
 
@@ -214,8 +214,8 @@ def test_pandas_without_arrow_types_finds_utc_times_and_floats(dataset: Dataset)
     } == {name: types[name] for name in ("received_at", "event_time", "lcp", "site_id")}
 
 
-def test_pandas_takes_the_times_to_other_zones_and_intervals(dataset: Dataset) -> None:
-    """Though some visitor's clock was said to be in the year 1 and some in 9999: one such time fails the column."""
+def test_pandas_converts_times_to_other_zones_and_intervals(dataset: Dataset) -> None:
+    """A single time in the year 1 or 9999 would fail the whole column, and some visitors send such times."""
     frame = pd.read_parquet(dataset.root).dropna(subset="event_time")
     for zone in ("Pacific/Kiritimati", "Pacific/Niue"):
         there = frame["event_time"].dt.tz_convert(zone)
@@ -223,8 +223,8 @@ def test_pandas_takes_the_times_to_other_zones_and_intervals(dataset: Dataset) -
         assert len(frame) == frame.set_index(there)["session_id"].resample("MS").count().sum()
 
 
-def test_folders_narrow_a_query_to_one_site_and_day(dataset: Dataset) -> None:
-    """By `site_id` in every layout; by the folder `site` where there is one."""
+def test_query_can_be_narrowed_to_one_site_and_day(dataset: Dataset) -> None:
+    """By the folder `site` if the layout has it, else by `site_id`."""
     column = "site" if dataset.by_site else "site_id"
     (found,) = sql(
         f"SELECT count(*) AS n, min(received_at) AS first FROM read_parquet('{dataset.glob}', hive_partitioning = true)"
@@ -238,7 +238,7 @@ def test_folders_narrow_a_query_to_one_site_and_day(dataset: Dataset) -> None:
     assert {"n": len(expected), "first": min(expected)} == found
 
 
-def test_site_id_is_the_truth_and_the_folder_says_the_same(dataset: Dataset) -> None:
+def test_site_folder_and_site_id_agree(dataset: Dataset) -> None:
     if not dataset.by_site:
         folders = {path.parent.relative_to(dataset.root).as_posix() for path in dataset.root.rglob("*.parquet")}
         assert {f"date={day}" for day in DAYS} == folders
@@ -250,7 +250,7 @@ def test_site_id_is_the_truth_and_the_folder_says_the_same(dataset: Dataset) -> 
 
 @pytest.fixture(scope="module")
 def numbers_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose sites all look like numbers: the case in which readers guess."""
+    """A dataset whose sites all look like numbers. Then readers guess the type."""
     data_dir = tmp_path_factory.mktemp("numbers")
 
     async def write() -> None:
@@ -263,8 +263,8 @@ def numbers_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir / "events"
 
 
-def test_duckdb_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: Path) -> None:
-    """Left to guess it makes a number of `site=42` alone, which `site = '042'` would equal too."""
+def test_duckdb_keeps_numeric_site_ids_if_given_the_type(numbers_only: Path) -> None:
+    """Otherwise it reads a lone `site=42` as a number, which `site = '042'` would also match."""
 
     def sites(options: str, folder: str = "") -> list[Any]:
         source = f"read_parquet('{numbers_only}/{folder}**/*.parquet', hive_partitioning = true{options})"
@@ -276,8 +276,8 @@ def test_duckdb_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: P
     assert ["007", "42"] == sites(", hive_types_autocast = false")
 
 
-def test_polars_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: Path) -> None:
-    """Left to guess it reads `site=007` as the number 7."""
+def test_polars_keeps_numeric_site_ids_if_given_the_type(numbers_only: Path) -> None:
+    """Otherwise it reads `site=007` as the number 7."""
 
     def sites(schema: dict[str, pl.DataType] | None) -> list[Any]:
         frame = pl.scan_parquet(f"{numbers_only}/**/*.parquet", hive_partitioning=True, hive_schema=schema)
@@ -287,12 +287,12 @@ def test_polars_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: P
     assert ["007", "42"] == sites({"site": pl.String(), "date": pl.Date()})
 
 
-def test_arrow_keeps_numeric_site_ids_where_it_is_told_the_type(numbers_only: Path) -> None:
-    """Left to guess it reads `site=007` as the number 7; pandas is told through the same `partitioning`."""
-    told = ds.partitioning(pa.schema([("site", pa.string()), ("date", pa.date32())]), flavor="hive")
+def test_arrow_keeps_numeric_site_ids_if_given_the_type(numbers_only: Path) -> None:
+    """Otherwise it reads `site=007` as the number 7. The same `partitioning` works for pandas."""
+    given = ds.partitioning(pa.schema([("site", pa.string()), ("date", pa.date32())]), flavor="hive")
     assert [7, 42] == sorted(ds.dataset(numbers_only, partitioning="hive").to_table(["site"])["site"].to_pylist())
-    assert ["007", "42"] == sorted(ds.dataset(numbers_only, partitioning=told).to_table(["site"])["site"].to_pylist())
-    assert ["007", "42"] == sorted(pd.read_parquet(numbers_only, partitioning=told)["site"].tolist())
+    assert ["007", "42"] == sorted(ds.dataset(numbers_only, partitioning=given).to_table(["site"])["site"].to_pylist())
+    assert ["007", "42"] == sorted(pd.read_parquet(numbers_only, partitioning=given)["site"].tolist())
 
 
 LOOK_LIKE_SOMETHING_ELSE = ("null", "NULL", "None", "nan", "true", "007", "-1", "1e400", "2026-01-01", "_x", "-")
@@ -300,7 +300,7 @@ LOOK_LIKE_SOMETHING_ELSE = ("null", "NULL", "None", "nan", "true", "007", "-1", 
 
 @pytest.fixture(scope="module")
 def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose sites readers could take for nulls, numbers, truths or days."""
+    """A dataset whose sites readers could mistake for nulls, numbers, booleans or dates."""
     data_dir = tmp_path_factory.mktemp("strange")
 
     async def write() -> None:
@@ -314,8 +314,8 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sites_as_documented(root: Path) -> list[list[Any]]:
-    """The folders' sites, to each reader as the README has it."""
-    told = ds.partitioning(pa.schema([("site", pa.string()), ("date", pa.date32())]), flavor="hive")
+    """The sites as each reader finds them in folder names, with the options that the documentation gives."""
+    given = ds.partitioning(pa.schema([("site", pa.string()), ("date", pa.date32())]), flavor="hive")
     options = "hive_partitioning = true, hive_types = {'site': VARCHAR, 'date': DATE}"
     frame = pl.scan_parquet(
         f"{root}/**/*.parquet", hive_partitioning=True, hive_schema={"site": pl.String(), "date": pl.Date()}
@@ -323,34 +323,32 @@ def sites_as_documented(root: Path) -> list[list[Any]]:
     return [
         sorted(sql(f"SELECT site FROM read_parquet('{root}/**/*.parquet', {options})")["site"].to_pylist()),
         sorted(frame.select("site").collect()["site"].to_list()),
-        sorted(ds.dataset(root, partitioning=told).to_table(["site"])["site"].to_pylist()),
+        sorted(ds.dataset(root, partitioning=given).to_table(["site"])["site"].to_pylist()),
     ]
 
 
-def test_site_ids_that_look_like_something_else_are_read_as_they_are(strange: Path) -> None:
+def test_site_ids_that_look_like_other_types_stay_text(strange: Path) -> None:
     assert 3 * [sorted(LOOK_LIKE_SOMETHING_ELSE)] == sites_as_documented(strange)
     assert sorted(LOOK_LIKE_SOMETHING_ELSE) == sorted(pd.read_parquet(strange)["site_id"])
 
 
 @pytest.mark.parametrize("site", LOOK_LIKE_SOMETHING_ELSE)
-def test_site_id_that_looks_like_something_else_is_read_alone_too(tmp_path: Path, strange: Path, site: str) -> None:
-    """Readers guess a type from all folders together."""
+def test_lone_site_id_that_looks_like_another_type_stays_text(tmp_path: Path, strange: Path, site: str) -> None:
+    """Readers guess the type from all folders together, so each is also tried alone."""
     shutil.copytree(strange / f"site={site}", tmp_path / f"site={site}")
     assert 3 * [[site]] == sites_as_documented(tmp_path)
     assert [site] == list(pd.read_parquet(tmp_path)["site_id"])
 
 
 @pytest.mark.parametrize("others", [(), ("demo",)])
-def test_the_one_site_id_that_is_refused_would_make_readers_fail(
-    tmp_path: Path, strange: Path, others: tuple[str, ...]
-) -> None:
+def test_refused_site_id_would_make_readers_fail(tmp_path: Path, strange: Path, others: tuple[str, ...]) -> None:
     for name in ("__HIVE_DEFAULT_PARTITION__", *others):
         shutil.copytree(strange / "site=null", tmp_path / f"site={name}")
     with pytest.raises(pa.ArrowInvalid):
         pd.read_parquet(tmp_path)
 
 
-def test_footer_says_who_wrote_it_and_how_many_rows(dataset: Dataset) -> None:
+def test_footer_names_the_writer_and_the_number_of_rows(dataset: Dataset) -> None:
     parts = list(dataset.root.rglob("*.parquet"))
     assert len(parts) == FLUSHES * (len(SITES) if dataset.by_site else 1)
     for path in parts:
@@ -363,7 +361,7 @@ def test_footer_says_who_wrote_it_and_how_many_rows(dataset: Dataset) -> None:
         }.items() <= found.metadata.items()
 
 
-def test_one_flush_has_one_segment_whatever_the_number_of_sites(dataset: Dataset) -> None:
+def test_each_flush_is_one_segment_for_all_sites(dataset: Dataset) -> None:
     assert len({path.stem for path in dataset.root.rglob("*.parquet")}) == FLUSHES
 
 
@@ -398,8 +396,10 @@ def _count_with_arrow(root: Path) -> int:
 
 
 @pytest.mark.parametrize("partition_by", [("site", "date"), ("date",)], ids="/".join)
-async def test_readers_see_whole_parts_only_and_never_fewer_rows(tmp_path: Path, partition_by: tuple[str, ...]) -> None:
-    """Three readers look again and again while 25 flushes go on beside them."""
+async def test_readers_see_only_complete_parts_and_never_fewer_rows(
+    tmp_path: Path, partition_by: tuple[str, ...]
+) -> None:
+    """Three readers query continuously during 25 flushes."""
     settings = config(
         tmp_path,
         {site: {} for site in SITES},
@@ -436,4 +436,4 @@ async def test_readers_see_whole_parts_only_and_never_fewer_rows(tmp_path: Path,
         for counts in await asyncio.gather(*looking):
             assert sorted(counts) == counts
             assert (True, stored) == (counts[0] >= 15, counts[-1])
-            assert len(set(counts)) > 3  # it did look meanwhile
+            assert len(set(counts)) > 3  # it did query during the flushes

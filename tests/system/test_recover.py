@@ -1,4 +1,4 @@
-"""What a dead process left: found by the next one that serves, by `collector recover`, and shown by `inspect`."""
+"""Events left by a dead process: the next start and `collector recover` publish them, and `inspect` shows them."""
 
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ LONG = {"flush_interval_s": 3600, "segment_max_bytes": 65_536}
 
 
 def left_behind(folder: Path, count: int = 60) -> set[str]:
-    """A data_dir with the segments of a killed process that could publish nothing; the session ids in them."""
+    """Make a data_dir with the segments of a killed process that could not publish. Returns their session ids."""
     in_the_way = folder / "data" / "events" / "site=demo"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.touch()
@@ -39,8 +39,8 @@ def ids_of(process: Process) -> set[str]:
 
 
 @pytest.mark.parametrize("durability", ["fsync", "write", "memory"])
-def test_start_publishes_what_a_killed_process_left_beside_new_events(tmp_path: Path, durability: str) -> None:
-    """Whatever the setting is now; and the folders of workers that are no more are looked at too."""
+def test_start_publishes_the_events_of_a_killed_process_and_new_ones(tmp_path: Path, durability: str) -> None:
+    """With any `durability`, and also from the folders of workers that no longer exist."""
     ids = left_behind(tmp_path)
     journal = tmp_path / "data" / "journal"
     (journal / "7").mkdir()
@@ -61,7 +61,7 @@ def test_start_publishes_what_a_killed_process_left_beside_new_events(tmp_path: 
     assert [] == segments(tmp_path)
 
 
-def test_sites_and_rules_that_have_changed_since_drop_nothing(tmp_path: Path) -> None:
+def test_sites_and_rules_changed_since_then_drop_nothing(tmp_path: Path) -> None:
     left_behind(tmp_path, 2)
     with serving(tmp_path, {"other": {"tracking": False}}) as process:
         process.logged("recovered every segment")
@@ -79,7 +79,7 @@ def test_recover_publishes_without_serving(tmp_path: Path) -> None:
     assert (0, "recovered 0 events from 0 segments; 0 are left\n") == (again.returncode, again.stdout)
 
 
-def test_recover_beside_a_collector_that_serves_is_refused(tmp_path: Path) -> None:
+def test_recover_is_refused_while_a_collector_serves(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
         assert (1, f"collector: data_dir {tmp_path / 'data'}: another collector is using it\n") == (
@@ -89,8 +89,8 @@ def test_recover_beside_a_collector_that_serves_is_refused(tmp_path: Path) -> No
         assert process.post().status == 201
 
 
-def test_recover_that_leaves_a_segment_exits_1_and_says_why(tmp_path: Path) -> None:
-    """One cannot be published, and one only a later version can read."""
+def test_recover_that_cannot_publish_a_segment_exits_1_and_says_why(tmp_path: Path) -> None:
+    """The parts of one segment cannot be published, and only a later version can read another."""
     left_behind(tmp_path, 1)
     with serving(tmp_path, {"b": {}}, storage=LONG) as process:
         events = tmp_path / "data" / "events"
@@ -114,8 +114,8 @@ def test_recover_that_leaves_a_segment_exits_1_and_says_why(tmp_path: Path) -> N
     assert f"{newer_path}: format 2" in shown.stderr
 
 
-def test_recover_makes_nothing_where_there_is_no_journal(tmp_path: Path) -> None:
-    """The folder may be where a volume is to be mounted."""
+def test_recover_creates_nothing_if_there_is_no_journal(tmp_path: Path) -> None:
+    """The folder may be the mount point of a volume that is not mounted yet."""
     (tmp_path / "data").mkdir()
     configure(tmp_path)
     done = run("recover", "--config", "collector.toml", folder=tmp_path)
@@ -129,7 +129,7 @@ def test_recover_without_a_data_dir_is_an_error(tmp_path: Path) -> None:
     assert (1, f"collector: data_dir {tmp_path / 'data'}: is not a folder\n") == (done.returncode, done.stderr)
 
 
-def test_inspect_shows_segments_and_tells_a_torn_tail_from_damage(tmp_path: Path) -> None:
+def test_inspect_distinguishes_a_torn_tail_from_damage(tmp_path: Path) -> None:
     left_behind(tmp_path, 3)
     (segment,) = segments(tmp_path)
     whole = segment.read_bytes()
@@ -148,8 +148,8 @@ def test_inspect_shows_segments_and_tells_a_torn_tail_from_damage(tmp_path: Path
     assert (0, True) == (shown.returncode, f"quarantine/{segment.stem[-16:]}.damaged: " in shown.stdout)
 
 
-def test_inspect_reads_a_segment_in_quarantine_when_it_is_asked_for(tmp_path: Path) -> None:
-    """Asked for the whole folder, it says what is there and no more."""
+def test_inspect_reads_a_segment_in_quarantine_only_if_named(tmp_path: Path) -> None:
+    """For the entire folder, it only lists what is in quarantine."""
     left_behind(tmp_path, 3)
     (segment,) = segments(tmp_path)
     kept = tmp_path / "data" / "quarantine" / f"{segment.stem[-16:]}.segment"
@@ -168,7 +168,7 @@ def days_ago(days: int) -> str:
 
 @pytest.fixture
 def old_parts(tmp_path: Path) -> dict[int, Path]:
-    """Parts of days so long ago."""
+    """Parts by age in days."""
     paths = {days: tmp_path / "data" / "events" / "site=demo" / days_ago(days) / "1.parquet" for days in (0, 400, 402)}
     for path in paths.values():
         path.parent.mkdir(parents=True)
@@ -176,7 +176,7 @@ def old_parts(tmp_path: Path) -> dict[int, Path]:
     return paths
 
 
-def test_expire_drops_days_also_beside_a_collector_that_serves(tmp_path: Path, old_parts: dict[int, Path]) -> None:
+def test_expire_drops_old_days_while_a_collector_serves(tmp_path: Path, old_parts: dict[int, Path]) -> None:
     with serving(tmp_path) as process:
         done = run("expire", "--older-than", "400d", "--config", tmp_path / "collector.toml", folder=tmp_path)
         assert (0, "deleted 1 part\n", "") == (done.returncode, done.stdout, done.stderr)
@@ -185,14 +185,14 @@ def test_expire_drops_days_also_beside_a_collector_that_serves(tmp_path: Path, o
     assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}
 
 
-@pytest.mark.parametrize("words", ["400", "0d", "-1d", "1.5d", "d", "4w", ""])
-def test_expire_refuses_what_is_no_number_of_days(tmp_path: Path, words: str) -> None:
-    done = run("expire", f"--older-than={words}", folder=tmp_path)
+@pytest.mark.parametrize("days", ["400", "0d", "-1d", "1.5d", "d", "4w", ""])
+def test_expire_refuses_an_invalid_number_of_days(tmp_path: Path, days: str) -> None:
+    done = run("expire", f"--older-than={days}", folder=tmp_path)
     assert 2 == done.returncode
     assert "should be a number of days, such as 400d" in done.stderr
 
 
-def test_retention_days_drops_them_while_serving(tmp_path: Path, old_parts: dict[int, Path]) -> None:
+def test_retention_days_drops_old_days_while_serving(tmp_path: Path, old_parts: dict[int, Path]) -> None:
     with serving(tmp_path, storage={"retention_days": 401}) as process:
         wait_until(lambda: process.metrics().value("collector_expired_parts_total") == 1, "the old day is dropped")
         assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}

@@ -1,4 +1,4 @@
-"""The whole life of the real process: what it promises under load, on a failing disk, and when it is told to stop."""
+"""The life of the real process: its promises under load, when it stops, and when it reloads."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ from tests.system.process import (
 WAVES = 3
 EVENTS = 30_000
 
-# (site, what is sent, status, reason): what a client of that site sends, in turn
+# What clients send in turn: (site, changes to a valid event, status, reason).
 MIX: tuple[tuple[str, dict[str, Any], int, str], ...] = (
     ("shop", {}, 201, ""),
     ("shop", {"lcp": 12.5, "page_title": "Größe 😀"}, 201, ""),
@@ -57,7 +57,7 @@ SITES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What clients sent and saw, and what the collector said and left."""
+    """What clients sent and received, and the metrics, files and exit code of the collector."""
 
     outcomes: Counter[tuple[str, str]]
     unexpected: list[tuple[str, int, str]]
@@ -72,7 +72,7 @@ class Load:
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
-    """30,000 events of every kind in three waves, each with a flush behind it, then SIGTERM."""
+    """30,000 events of every kind in three waves, with a flush after each, then SIGTERM."""
     outcomes: Counter[tuple[str, str]] = Counter()
     unexpected: list[tuple[str, int, str]] = []
     acknowledged: dict[str, list[str]] = {}
@@ -89,19 +89,19 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
                     unexpected.append((site, reply.status, reply.reason))
                 if reply.status == 201:
                     acknowledged.setdefault(site, []).append(id)
-            if wave < WAVES - 1:  # what the last wave leaves is for SIGTERM to publish
+            if wave < WAVES - 1:  # SIGTERM publishes the last wave
                 process.published()
         scrape = process.metrics()
         yield Load(outcomes, unexpected, acknowledged, scrape, process, process.stop())
 
 
-def test_every_client_got_the_answer_of_its_kind(load: Load) -> None:
+def test_every_client_got_the_expected_response(load: Load) -> None:
     assert [] == load.unexpected
     assert EVENTS == load.outcomes.total()
 
 
 @pytest.mark.parametrize("site", [*SITES, "(unknown)"])
-def test_received_is_stored_plus_dropped_and_what_clients_counted(load: Load, site: str) -> None:
+def test_received_is_stored_plus_dropped_and_matches_what_clients_counted(load: Load, site: str) -> None:
     counted = load.outcomes_of("nosuch" if site == "(unknown)" else site)
     stored = load.scrape.value("collector_stored_events_total", site=site)
     dropped = load.scrape.by("reason", "collector_dropped_events_total", site=site)
@@ -110,7 +110,7 @@ def test_received_is_stored_plus_dropped_and_what_clients_counted(load: Load, si
     assert sum(counted.values()) > 0
 
 
-def test_metrics_name_no_site_that_is_not_configured(load: Load) -> None:
+def test_metrics_name_only_configured_sites(load: Load) -> None:
     assert {*SITES, "(unknown)"} == load.scrape.by("site", "collector_received_events_total").keys()
 
 
@@ -120,7 +120,7 @@ def test_each_acknowledged_event_is_a_row_exactly_once(load: Load) -> None:
         assert sorted(ids) == sorted(row["session_id"] for row in load.process.rows(site)), site
 
 
-def test_nothing_but_acknowledged_events_is_in_the_dataset(load: Load) -> None:
+def test_dataset_holds_only_acknowledged_events(load: Load) -> None:
     everything = read_rows(load.process.data_dir / "events")
     assert {site: len(ids) for site, ids in load.acknowledged.items()} == Counter(row["site_id"] for row in everything)
 
@@ -131,8 +131,8 @@ def test_every_flush_adds_a_part_to_each_site(load: Load) -> None:
         assert WAVES <= len(segments), site
 
 
-def test_rejected_holds_what_broke_the_contract_and_only_that(load: Load) -> None:
-    """A thousand a site and minute are kept; the load may span two minutes."""
+def test_rejected_holds_only_events_that_break_the_contract(load: Load) -> None:
+    """A thousand are kept per site and minute, and the load may span two minutes."""
     rejected = load.process.data_dir / "rejected"
     assert {"site=shop", "site=strict"} == {folder.name for folder in rejected.iterdir()}
     for site in ("shop", "strict"):
@@ -141,14 +141,14 @@ def test_rejected_holds_what_broke_the_contract_and_only_that(load: Load) -> Non
         assert all(row["message"].startswith("Validation error: ") for row in rows)
 
 
-def test_sigterm_publishes_what_is_left_and_exits_0(load: Load) -> None:
+def test_sigterm_publishes_the_remaining_events_and_exits_0(load: Load) -> None:
     assert load.exit_code == 0
     assert "every acknowledged event is in a part" in load.process.log()
     assert [] == [path for path in (load.process.data_dir / "staging").rglob("*") if path.is_file()]
 
 
 def test_nothing_is_logged_per_event(load: Load) -> None:
-    """Nor a warning, nor a traceback: 30,000 events of every kind are business as usual. Each flush has its line."""
+    """30,000 events of every kind cause no warning and no traceback. Only flushes have a line each."""
     lines = load.process.log().splitlines()
     assert [] == [line for line in lines if " INFO " not in line]
     assert len([line for line in lines if " published " not in line]) < 10
@@ -157,13 +157,13 @@ def test_nothing_is_logged_per_event(load: Load) -> None:
 
 @dataclass(slots=True)
 class Client:
-    """One connection that sends event after event until it is closed."""
+    """Sends event after event on one connection until it closes."""
 
     name: str
     acknowledged: list[str] = field(default_factory=list)
     others: list[int] = field(default_factory=list)
     unanswered: str | None = None
-    told: bool = False
+    was_told_to_close: bool = False
 
     async def send(self, url: str) -> None:
         reader, writer = await wire.connect(url)
@@ -181,19 +181,19 @@ class Client:
                 else:
                     self.others.append(reply.status)
                 if reply.headers.get("connection") == "close":
-                    self.told = True
+                    self.was_told_to_close = True
                     return
         finally:
             writer.close()
 
 
-async def test_sigterm_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    """Sixteen clients never pause. They are told `Connection: close`; one that slept too long may be cut instead."""
+async def test_sigterm_under_load_loses_no_acknowledged_event(tmp_path: Path) -> None:
+    """Sixteen clients never pause. They get `Connection: close`, but a connection may be cut if its client is slow."""
     clients = [Client(f"c{n}") for n in range(16)]
     with serving(tmp_path, storage={"flush_interval_s": 0.2}) as process:
         sending = [asyncio.create_task(client.send(process.url)) for client in clients]
         await asyncio.to_thread(
-            wait_until, lambda: sum(len(client.acknowledged) for client in clients) > 2_000, "they are busy"
+            wait_until, lambda: sum(len(client.acknowledged) for client in clients) > 2_000, "the clients are busy"
         )
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
@@ -205,12 +205,12 @@ async def test_sigterm_under_load_loses_nothing_that_was_acknowledged(tmp_path: 
     assert len(rows) == len(set(rows))
     assert set() == acknowledged - set(rows)
     assert {client.unanswered for client in clients} >= set(rows) - acknowledged
-    assert sum(client.told for client in clients) > len(clients) / 2
+    assert sum(client.was_told_to_close for client in clients) > len(clients) / 2
 
 
 @contextmanager
 def half_sent(process: Process, data: bytes) -> Iterator[socket.socket]:
-    """A request in flight: its head and half its body are there."""
+    """A request in flight, of which the head and half the body are sent."""
     host, port = process.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as connection:
         connection.sendall(wire.head("demo", len(data)) + data[: len(data) // 2])
@@ -218,14 +218,14 @@ def half_sent(process: Process, data: bytes) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_scrape_leaves_the_core_to_the_event_loop(tmp_path: Path) -> None:
-    """A thread of lower priority renders it. (So is the flush thread, but here there is nothing to flush.)"""
+def test_scrapes_run_at_lower_priority_than_the_event_loop(tmp_path: Path) -> None:
+    """The thread that renders them has low priority. (So does the flush thread, but here is nothing to flush.)"""
     with serving(tmp_path) as process:
         process.metrics()
         loop = os.getpriority(os.PRIO_PROCESS, process.popen.pid)
         priorities = set()
         for task in Path(f"/proc/{process.popen.pid}/task").iterdir():
-            with suppress(ProcessLookupError):  # it has just ended
+            with suppress(ProcessLookupError):  # the thread has just ended
                 priorities.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
         assert loop + LOW_PRIORITY in priorities
 
@@ -243,7 +243,7 @@ def test_request_in_flight_at_sigterm_is_stored_and_its_connection_closed(tmp_pa
         assert ["late"] == [row["session_id"] for row in process.rows()]
 
 
-def test_no_new_connection_is_taken_while_draining(tmp_path: Path) -> None:
+def test_no_new_connection_is_accepted_while_draining(tmp_path: Path) -> None:
     data = body()
     with serving(tmp_path) as process, half_sent(process, data) as connection:
         process.send_signal(signal.SIGTERM)
@@ -254,8 +254,8 @@ def test_no_new_connection_is_taken_while_draining(tmp_path: Path) -> None:
         assert process.exit_code() == 0
 
 
-def test_body_that_never_comes_holds_the_stop_no_longer_than_it_may(tmp_path: Path) -> None:
-    """What was acknowledged before is published all the same. Waiting twice as long would be over the deadline."""
+def test_body_that_never_arrives_delays_the_stop_no_longer_than_configured(tmp_path: Path) -> None:
+    """Events acknowledged before are published. A collector that waited twice as long would miss the deadline here."""
     with serving(tmp_path, server={"shutdown_timeout_s": 6, "body_timeout_s": 60}) as process:
         assert process.post(event(session_id="before")).status == 201
         with half_sent(process, body()):
@@ -264,8 +264,8 @@ def test_body_that_never_comes_holds_the_stop_no_longer_than_it_may(tmp_path: Pa
         assert ["before"] == [row["session_id"] for row in process.rows()]
 
 
-def test_idle_connections_do_not_hold_the_stop(tmp_path: Path) -> None:
-    """A stop that took them for requests would wait longer than the deadline of `stop`."""
+def test_idle_connections_do_not_delay_the_stop(tmp_path: Path) -> None:
+    """A collector that waited for them would miss the deadline of `stop`."""
     with serving(tmp_path, server={"shutdown_timeout_s": 3600}) as process:
         host, port = process.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))) as used:
@@ -284,8 +284,8 @@ def test_sigint_stops_as_sigterm_does(tmp_path: Path) -> None:
         assert "Traceback" not in process.log()
 
 
-def test_stop_before_it_serves_is_a_stop_and_no_crash(tmp_path: Path) -> None:
-    """It is still reading its configuration, from a pipe that this test holds open."""
+def test_stop_before_it_serves_exits_0(tmp_path: Path) -> None:
+    """It is still reading its configuration from a pipe that the test holds open."""
     pipe = tmp_path / "collector.toml"
     os.mkfifo(pipe)
     popen = subprocess.Popen([*COMMAND, "serve", "--config", str(pipe)], cwd=tmp_path, env=environment())
@@ -307,7 +307,7 @@ def test_reload_changes_sites_and_limits_at_once(tmp_path: Path) -> None:
         assert [404, 201, 201, 429] == [process.post(site=site).status for site in ("old", "new", "new", "new")]
         assert process.metrics().value("collector_reloads_total", outcome="done") == 1
         assert process.stop() == 0
-        # A site since removed drops nothing of what was stored for it.
+        # Events of a site that was removed since are still published.
         assert [1, 2] == [len(process.rows(site)) for site in ("old", "new")]
 
 
@@ -320,17 +320,17 @@ BAD_FILES: tuple[tuple[str | None, str], ...] = (
 )
 
 
-def test_reload_of_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
+def test_reload_of_an_invalid_file_changes_nothing_and_says_why(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         file = tmp_path / "collector.toml"
-        for count, (text, said) in enumerate(BAD_FILES, 1):
+        for count, (text, error) in enumerate(BAD_FILES, 1):
             file.unlink()
             if text is not None:
                 file.write_text(text)
             process.send_signal(signal.SIGHUP)
-            process.logged(said)
+            process.logged(error)
             lines = [line for line in process.log().splitlines() if "reload: nothing changed: " in line]
-            assert (count, True) == (len(lines), said in lines[-1])
+            assert (count, True) == (len(lines), error in lines[-1])
             assert [201, 404] == [process.post(site=site).status for site in ("demo", "other")]
             file.touch()
         assert process.metrics().value("collector_reloads_total", outcome="failed") == len(BAD_FILES)
@@ -338,7 +338,7 @@ def test_reload_of_a_bad_file_changes_nothing_and_says_why(tmp_path: Path) -> No
         assert len(process.rows()) == len(BAD_FILES)
 
 
-def test_reload_names_what_changes_only_with_a_restart(tmp_path: Path) -> None:
+def test_reload_names_settings_that_need_a_restart(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         configure(tmp_path, storage={"flush_interval_s": 5})
         process.send_signal(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Signals that mean nothing to the collector: they are ignored, where their default is to end a process."""
+"""Signals that mean nothing to the collector: it ignores them, although by default they end a process."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from tests.system.process import COMMAND, STOP_S, configure, environment, servin
 from tests.system.test_workers import two_workers, workers
 
 NUMBERS = (signal.SIGUSR1, signal.SIGUSR2)
-"""Log rotation sends the first to whatever has a pid; the second means a new binary to nginx and others."""
+"""Log rotation sends SIGUSR1 to any daemon. SIGUSR2 asks nginx and others to start a new binary."""
 
 
 def ignored(pid: int) -> set[signal.Signals]:
-    """Those that the process ignores, as the kernel has it."""
+    """The signals that the process ignores, according to the kernel."""
     (mask,) = [
         int(line.split()[1], 16)
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -24,7 +24,7 @@ def ignored(pid: int) -> set[signal.Signals]:
     return {number for number in signal.Signals if mask >> (number - 1) & 1}
 
 
-def test_single_process_ignores_them(tmp_path: Path) -> None:
+def test_single_process_ignores_signals(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         for number in NUMBERS:
             process.send_signal(number)
@@ -34,7 +34,7 @@ def test_single_process_ignores_them(tmp_path: Path) -> None:
         assert 2 == len(process.rows())
 
 
-def test_supervisor_and_workers_ignore_them(tmp_path: Path) -> None:
+def test_supervisor_and_workers_ignore_signals(tmp_path: Path) -> None:
     with two_workers(tmp_path) as process:
         before = workers(process)
         for number in NUMBERS:
@@ -48,8 +48,8 @@ def test_supervisor_and_workers_ignore_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_they_are_ignored_before_it_serves(tmp_path: Path, number: signal.Signals) -> None:
-    """It is still reading its configuration, from a pipe that this test holds open."""
+def test_signals_are_ignored_before_it_serves(tmp_path: Path, number: signal.Signals) -> None:
+    """It is still reading its configuration from a pipe that the test holds open."""
     text = configure(tmp_path).read_bytes().replace(b"port = 0", b"port = -1")
     pipe = tmp_path / "pipe.toml"
     os.mkfifo(pipe)

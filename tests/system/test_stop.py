@@ -1,4 +1,4 @@
-"""Signals that say stop, to the real process: one that comes twice, another one, and one behind the drain."""
+"""Stop signals to the real process: a second signal, a repeat of the first, and a signal after the drain."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def served_by(workers: int, **settings: float) -> dict[str, Any]:
 
 @contextmanager
 def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
-    """It has heard that it is to stop, and waits for a body that does not come before the block is left."""
+    """The collector drains, and waits for a request whose body arrives only when the block ends."""
     address, data = urlsplit(process.url), body()
     with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
         connection.sendall(wire.head("demo", len(data)) + data[:1])
@@ -47,7 +47,7 @@ def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
         stop()
         process.logged("draining: 1 requests in flight")
         yield
-        with suppress(ConnectionError):  # it may have gone at once
+        with suppress(ConnectionError):  # the collector may have exited at once
             connection.sendall(data[1:])
 
 
@@ -67,7 +67,7 @@ def test_second_signal_exits_at_once(
     with serving(tmp_path, server=served_by(workers, **SLOW_TO_STOP)) as process:
         assert process.post().status == 201
         with draining(process, lambda: process.send_signal(first)):
-            time.sleep(after_s)  # of its own clock: it has heard the first one
+            time.sleep(after_s)  # it has received the first signal, so this much passes on its own clock
             process.send_signal(second)
             assert process.exit_code(within_s=5) == 1
         assert "second signal: exiting at once; " in process.log()
@@ -79,7 +79,7 @@ def test_second_signal_exits_at_once(
 @pytest.mark.parametrize(
     ("durability", "fate", "kept"), [("memory", "are lost", 0), ("write", "stay in the journal", 1)]
 )
-def test_second_signal_says_what_it_costs(tmp_path: Path, durability: str, fate: str, kept: int) -> None:
+def test_second_signal_logs_what_becomes_of_the_events(tmp_path: Path, durability: str, fate: str, kept: int) -> None:
     with serving(tmp_path, server=served_by(1, **SLOW_TO_STOP), storage={"durability": durability}) as process:
         assert process.post().status == 201
         with draining(process, lambda: process.send_signal(signal.SIGTERM)):
@@ -93,7 +93,7 @@ def test_second_signal_says_what_it_costs(tmp_path: Path, durability: str, fate:
 
 @WORKERS
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_that_comes_twice_is_one_stop(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+def test_repeated_signal_is_one_stop(tmp_path: Path, workers: int, number: signal.Signals) -> None:
     with serving(tmp_path, server=served_by(workers), storage={"durability": "memory"}) as process:
         assert process.post().status == 201
         with draining(process, lambda: process.send_signal(number)):
@@ -104,8 +104,8 @@ def test_signal_that_comes_twice_is_one_stop(tmp_path: Path, workers: int, numbe
 
 
 @WORKERS
-def test_signal_that_comes_again_behind_the_drain_changes_nothing(tmp_path: Path, workers: int) -> None:
-    """To all processes, as by a terminal: they are about to end, by an exit code and not by the signal."""
+def test_repeated_signal_after_the_drain_changes_nothing(tmp_path: Path, workers: int) -> None:
+    """All processes get it, as from a terminal. They end with their exit code and not by the signal."""
     with serving(tmp_path, server=served_by(workers)) as process:
         group = [process.popen.pid, *_children(process.popen.pid)]
         process.send_signal(signal.SIGTERM)
@@ -119,8 +119,8 @@ def test_signal_that_comes_again_behind_the_drain_changes_nothing(tmp_path: Path
 
 @WORKERS
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_run_in_a_group_that_is_told_to_stop_loses_nothing(tmp_path: Path, workers: int) -> None:
-    """The collector gets SIGTERM as one of the group, and once more from make, which waits for it."""
+def test_stop_of_the_process_group_of_make_run_loses_nothing(tmp_path: Path, workers: int) -> None:
+    """The collector gets SIGTERM as a member of the group, and again from make, which then waits for it."""
     overrides = {
         "SERVER__PORT": "0",
         "ADMIN__PORT": "0",
@@ -131,7 +131,7 @@ def test_make_run_in_a_group_that_is_told_to_stop_loses_nothing(tmp_path: Path, 
     }
     (tmp_path / "bin").mkdir()
     recorder = tmp_path / "bin" / "collector"
-    # `exec`, as the recipe does: between make and the collector there is no shell that could keep the signal.
+    # `exec`, as in the recipe: no shell between make and the collector may keep the signal.
     recorder.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
     recorder.chmod(0o755)
     log = tmp_path / "stderr"
@@ -151,14 +151,18 @@ def test_make_run_in_a_group_that_is_told_to_stop_loses_nothing(tmp_path: Path, 
         for _ in range(5):
             assert process.post(body()).status == 201
         (collector,) = _children(make.pid)
-        os.kill(make.pid, signal.SIGSTOP)  # or both signals may be one to the system
+        os.kill(make.pid, signal.SIGSTOP)  # otherwise the kernel may merge both signals into one
         with draining(process, lambda: os.killpg(make.pid, signal.SIGTERM)):
             os.kill(make.pid, signal.SIGCONT)
-            wait_until(lambda: not _is_pending(make.pid, signal.SIGTERM), "make has heard it, and passed it on")
-        assert -signal.SIGTERM == make.wait(STOP_S), "make has waited, and then ends by the signal as it would anyway"
+            wait_until(
+                lambda: not _is_pending(make.pid, signal.SIGTERM), "make has received the signal and passed it on"
+            )
+        assert -signal.SIGTERM == make.wait(STOP_S), (
+            "make waits for the collector, and then ends by the signal as it always does"
+        )
         wait_until(lambda: not Path(f"/proc/{collector}").exists(), "the collector is gone")
         assert "second signal" not in process.log()
-        assert "Error" not in process.log(), "make says so where a recipe fails"
+        assert "Error" not in process.log(), "make reports a recipe that fails"
         assert 6 == len(process.rows())
     finally:
         if make.poll() is None:

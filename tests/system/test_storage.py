@@ -1,4 +1,4 @@
-"""What the real process leaves in its data_dir: parts, locks, staging; on a disk that works and on one that fails."""
+"""What the real process leaves in data_dir (parts, locks, staging), on a disk that works and on one that fails."""
 
 import asyncio
 import signal
@@ -16,8 +16,8 @@ from tests.support import body, event
 from tests.system import wire
 from tests.system.process import configure, run, serving, wait_until
 
-SMALL_SEGMENT = 65_536  # the least that the configuration takes
-BULK = {"page_referrer": "x" * 1_000}  # 50 such events, or a few less, fill it
+SMALL_SEGMENT = 65_536  # the minimum that the configuration accepts
+BULK = {"page_referrer": "x" * 1_000}  # about 50 such events fill a small segment
 
 
 def test_partition_by_date_puts_all_sites_in_one_part_sorted_by_site(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_partition_by_date_puts_all_sites_in_one_part_sorted_by_site(tmp_path: P
         assert ["a", "a", "b", "c"] == pq.ParquetFile(part).read(["site_id"])["site_id"].to_pylist()
 
 
-def test_full_segment_is_flushed_before_its_time(tmp_path: Path) -> None:
+def test_full_segment_is_flushed_before_the_flush_interval(tmp_path: Path) -> None:
     with serving(tmp_path, storage={"flush_interval_s": 3600, "segment_max_bytes": SMALL_SEGMENT}) as process:
         requests = [wire.request("demo", body(session_id=f"s-{n}", **BULK)) for n in range(150)]
         assert {201} == {reply.status for reply in asyncio.run(wire.send_all(process.url, requests, 1))}
@@ -55,8 +55,8 @@ def test_too_little_free_space_refuses_every_event(tmp_path: Path) -> None:
         assert [] == process.parts()
 
 
-def test_leftovers_in_staging_are_swept_at_start(tmp_path: Path) -> None:
-    """Whole or torn, they never were acknowledged as parts; the dataset does not get them."""
+def test_files_left_in_staging_are_deleted_at_start(tmp_path: Path) -> None:
+    """They were never published, so they do not belong in the dataset, complete or not."""
     staging = tmp_path / "data" / "staging" / "0"
     staging.mkdir(parents=True)
     for name in ("torn.parquet", "other"):
@@ -77,7 +77,7 @@ def test_second_process_on_the_same_data_dir_is_refused(tmp_path: Path) -> None:
             second.returncode,
             second.stderr,
         )
-        assert working.exists()  # what the first is writing is not the second's to sweep
+        assert working.exists()  # the second process must not delete what the first is writing
         assert process.post().status == 201
         assert process.stop() == 0
 
@@ -100,7 +100,7 @@ def test_restart_adds_to_the_dataset(tmp_path: Path) -> None:
 
 @contextmanager
 def failing_disk(data_dir: Path) -> Iterator[None]:
-    """A plain file stands where the dataset was: no part can be published (permissions would not stop root)."""
+    """A plain file replaces the dataset's folder, so no part can be published. (Permissions would not stop root.)"""
     events, aside = data_dir / "events", data_dir / "events.aside"
     events.rename(aside)
     events.touch()
@@ -115,8 +115,8 @@ def failing_disk(data_dir: Path) -> Iterator[None]:
     ("durability", "where", "full"),
     [("memory", "memory", "the buffers are full"), ("write", "the journal", "the journal is full")],
 )
-def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: str, where: str, full: str) -> None:
-    """Events are taken until the limit, then refused; once the disk works again all is as before."""
+def test_failing_disk_loses_no_acknowledged_event(tmp_path: Path, durability: str, where: str, full: str) -> None:
+    """Events are accepted up to the limit, then refused, and accepted again once the disk works."""
     storage = {
         "flush_interval_s": 0.2,
         "segment_max_bytes": SMALL_SEGMENT,
@@ -138,16 +138,16 @@ def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: st
             assert send(1) == 201
             process.logged(f"flush failed; 1 events stay in {where}")
             statuses = [send(n) for n in range(2, 200)]
-            taken = statuses.count(201)
-            assert [201] * taken + [503] * (len(statuses) - taken) == statuses
-            assert 30 < taken < 2 * SMALL_SEGMENT / 1_000
+            accepted = statuses.count(201)
+            assert [201] * accepted + [503] * (len(statuses) - accepted) == statuses
+            assert 30 < accepted < 2 * SMALL_SEGMENT / 1_000
             assert (503, f"not ready: {full}\n") == process.ask("/readyz")
             scrape = process.metrics()
-            assert len(statuses) - taken == scrape.value(
+            assert len(statuses) - accepted == scrape.value(
                 "collector_dropped_events_total", site="demo", reason="unavailable"
             )
-            assert 1 <= scrape.value("collector_flushes_total", outcome="failed") < 10  # tried again, and less and less
-        wait_until(lambda: process.ask("/readyz")[0] == 200, "it takes events again")
+            assert 1 <= scrape.value("collector_flushes_total", outcome="failed") < 10  # retried ever less often
+        wait_until(lambda: process.ask("/readyz")[0] == 200, "it accepts events again")
         assert send(1000) == 201
         process.published()
         assert process.stop() == 0
@@ -155,16 +155,16 @@ def test_failing_disk_costs_no_acknowledged_event(tmp_path: Path, durability: st
 
 
 @pytest.mark.parametrize(
-    ("durability", "code", "words"),
+    ("durability", "code", "message"),
     [
         ("memory", 1, "3 acknowledged events could not be written and are lost"),
         ("fsync", 0, "1 segments stay in the journal for the next start"),
     ],
 )
-def test_sigterm_that_cannot_publish_tells_what_becomes_of_the_events(
-    tmp_path: Path, durability: str, code: int, words: str
+def test_sigterm_that_cannot_publish_logs_what_becomes_of_the_events(
+    tmp_path: Path, durability: str, code: int, message: str
 ) -> None:
-    """Within the deadline, which the default patience is over. What is in the journal the next start publishes."""
+    """It gives up within `shutdown_timeout_s`. The next start publishes what is in the journal."""
     storage = {"durability": durability}
     with (
         serving(tmp_path, server={"shutdown_timeout_s": 1}, storage=storage) as process,
@@ -173,7 +173,7 @@ def test_sigterm_that_cannot_publish_tells_what_becomes_of_the_events(
         assert [201, 201, 201] == [process.post().status for _ in range(3)]
         process.send_signal(signal.SIGTERM)
         assert process.exit_code(within_s=12) == code
-        assert words in process.log().splitlines()[-1]
+        assert message in process.log().splitlines()[-1]
         assert "Traceback" not in process.log()
     with serving(tmp_path, storage=storage) as process:
         assert process.stop() == 0
@@ -182,7 +182,7 @@ def test_sigterm_that_cannot_publish_tells_what_becomes_of_the_events(
 
 @pytest.mark.parametrize("section", ["server", "admin"])
 def test_start_that_finds_a_port_taken_leaves_no_segment(tmp_path: Path, section: str) -> None:
-    """A service manager tries every second: a night of it left 30,000 files."""
+    """A service manager retries every second, which left 30,000 files in one night."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         file = configure(tmp_path, **{section: {"port": taken.getsockname()[1]}})
         for _ in range(2):
@@ -191,7 +191,7 @@ def test_start_that_finds_a_port_taken_leaves_no_segment(tmp_path: Path, section
     assert [] == list((tmp_path / "data").rglob("*.segment"))
 
 
-def test_disk_that_is_repaired_while_draining_loses_nothing(tmp_path: Path) -> None:
+def test_disk_repaired_during_the_drain_loses_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, server={"shutdown_timeout_s": 30}) as process:
         with failing_disk(process.data_dir):
             assert process.post().status == 201

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or broken: a collector serves, and a command tells what it could not write."""
+"""Standard streams that are closed, full or broken: the collector serves; commands report what they cannot write."""
 
 import fcntl
 import json
@@ -28,7 +28,7 @@ BUFFERED = {name: value for name, value in environment().items() if name != "PYT
 
 
 def shell(folder: Path, redirect: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The collector to its end, with that said to the shell behind its arguments."""
+    """Run the collector until it ends, with a shell redirection after its arguments."""
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirect}', "sh", *COMMAND, *arguments],
         cwd=folder,
@@ -47,7 +47,7 @@ def free_ports() -> tuple[int, int]:
 
 @contextmanager
 def redirected(folder: Path, redirect: str, workers: int = 1) -> Iterator[Process]:
-    """A collector that is ready, though nobody may hear it say so."""
+    """A collector that is ready, although its log may be unreadable."""
     port, admin_port = free_ports()
     configure(folder, server={"port": port, "workers": workers}, admin={"port": admin_port})
     with (folder / "stderr").open("wb") as log:
@@ -78,14 +78,14 @@ def redirected(folder: Path, redirect: str, workers: int = 1) -> Iterator[Proces
 
 
 def descriptors(pid: int) -> dict[str, str]:
-    """What the standard descriptors of a process are connected to."""
+    """Where the standard descriptors of a process lead."""
     return {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in ("0", "1", "2")}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("closed", CLOSED)
-def test_collector_with_closed_streams_serves_and_stops_in_order(closed: str, workers: int, tmp_path: Path) -> None:
-    """No segment, lock or socket gets such a descriptor: a stray word would be written into it."""
+def test_collector_with_closed_streams_serves_and_stops_cleanly(closed: str, workers: int, tmp_path: Path) -> None:
+    """No segment, lock or socket gets such a descriptor: stray output would be written into it."""
     with redirected(tmp_path, CLOSED[closed], workers) as process:
         assert 201 == process.post().status
         pid = process.popen.pid
@@ -103,8 +103,8 @@ def test_collector_with_closed_streams_serves_and_stops_in_order(closed: str, wo
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_collector_whose_log_is_full_serves_and_stops_in_order(workers: int, tmp_path: Path) -> None:
-    """A reload is a line of log, and one that fails several."""
+def test_collector_whose_log_is_full_serves_and_stops_cleanly(workers: int, tmp_path: Path) -> None:
+    """Each reload logs a line."""
     with redirected(tmp_path, "2>/dev/full", workers) as process:
         for _ in range(3):
             assert 201 == process.post().status
@@ -115,11 +115,11 @@ def test_collector_whose_log_is_full_serves_and_stops_in_order(workers: int, tmp
     assert "" == process.log()
 
 
-def test_collector_whose_log_has_no_reader_serves_and_stops_in_order(tmp_path: Path) -> None:
-    """`collector serve 2>&1 | logger`, and logger dies."""
+def test_collector_whose_log_has_no_reader_serves_and_stops_cleanly(tmp_path: Path) -> None:
+    """As with `collector serve 2>&1 | logger` after logger has died."""
     with redirected(tmp_path, "2>&1 | (read line; exit)") as process:
         assert 201 == process.post().status
-        # the shell waits for its pipeline; the collector is its child
+        # The shell waits for its pipeline, and the collector is one of its children.
         pid = process.popen.pid
         children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         (collector,) = [
@@ -153,26 +153,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "doctor"])
-def test_output_that_cannot_be_written_is_1_and_one_line(command: str, folder: Path) -> None:
+def test_unwritable_output_exits_1_with_one_line(command: str, folder: Path) -> None:
     done = shell(folder, ">/dev/full", *COMMANDS.get(command, (command,)))
-    said = done.stderr.replace("1 of 1 events would be stored\n", "")
-    assert (1, FULL) == (done.returncode, said)
+    errors = done.stderr.replace("1 of 1 events would be stored\n", "")
+    assert (1, FULL) == (done.returncode, errors)
 
 
-def test_command_that_fails_tells_it_too(folder: Path) -> None:
+def test_command_that_fails_reports_unwritable_output_too(folder: Path) -> None:
     (folder / "events").write_bytes(b"{}\n")
     done = shell(folder, ">/dev/full", "validate", "events")
     assert (1, "0 of 1 events would be stored\n" + FULL) == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("command", ["check-config", "schema", "help"])
-def test_output_that_cannot_be_written_is_1_without_a_buffer_too(command: str, folder: Path) -> None:
+def test_unwritable_output_exits_1_without_buffering_too(command: str, folder: Path) -> None:
     done = shell(folder, ">/dev/full", *COMMANDS[command], PYTHONUNBUFFERED="1")
     assert (1, FULL) == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("command", ["check-config", "inspect", "help"])
-def test_output_that_cannot_be_written_and_not_be_told_is_1(command: str, folder: Path) -> None:
+def test_unwritable_output_exits_1_if_stderr_is_unwritable_too(command: str, folder: Path) -> None:
     done = shell(folder, ">/dev/full 2>/dev/full", *COMMANDS[command])
     assert (1, "", "") == (done.returncode, done.stdout, done.stderr)
 
@@ -185,7 +185,7 @@ def test_command_with_closed_streams_does_its_work(command: str, folder: Path) -
         assert "Traceback" not in done.stderr
 
 
-def test_closed_input_is_an_empty_one(folder: Path) -> None:
+def test_closed_input_counts_as_empty(folder: Path) -> None:
     done = shell(folder, "<&-", "validate")
     assert (0, "", "0 of 0 events would be stored\n") == (done.returncode, done.stdout, done.stderr)
 
@@ -195,15 +195,15 @@ def test_closed_input_is_an_empty_one(folder: Path) -> None:
     ("code", "arguments"),
     [(2, ("check-config", "nothing")), (2, ("nonsense",)), (1, ("inspect", "nothing")), (1, ("validate", "nothing"))],
 )
-def test_reason_that_nobody_hears_leaves_the_exit_code(
+def test_unwritable_stderr_does_not_change_the_exit_code(
     code: int, arguments: tuple[str, ...], redirect: str, folder: Path
 ) -> None:
     done = shell(folder, redirect, *arguments)
     assert (code, "", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_output_that_does_not_block_is_waited_for(folder: Path) -> None:
-    """Whoever has the other end of a pipe may have set it so; it takes 4 KB of 12 at once."""
+def test_command_waits_for_a_non_blocking_output(folder: Path) -> None:
+    """Another process may have made the pipe non-blocking. It holds only 4 KB of the 12 KB of output."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
@@ -215,25 +215,25 @@ def test_output_that_does_not_block_is_waited_for(folder: Path) -> None:
         def waiting() -> int:
             return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), "little")
 
-        wait_until(lambda: waiting() == 4096 or popen.poll() is not None, "it has filled the pipe")
+        wait_until(lambda: waiting() == 4096 or popen.poll() is not None, "the command has filled the pipe")
         assert CONTRACT == json.loads(output.read())
         assert (b"", 0) == (popen.stderr and popen.stderr.read(), popen.wait(STOP_S))
 
 
-def test_what_the_encoding_of_the_output_lacks_is_escaped(folder: Path) -> None:
-    """A file system's names are bytes, and a terminal may know ASCII alone."""
+def test_characters_outside_the_output_encoding_are_escaped(folder: Path) -> None:
+    """File names are bytes, and a terminal may support only ASCII."""
     name = b"gr\xfc\xdfe.toml"
     os.rename(os.fsencode(folder / "collector.toml"), os.fsencode(folder) + b"/" + name)
     done = subprocess.run(
         [*COMMAND, "check-config", name], cwd=folder, env=BUFFERED | {"PYTHONIOENCODING": "ascii"}, capture_output=True
     )
     assert (0, b"") == (done.returncode, done.stderr)
-    shown = [b"gr\\udcfc\\udcdfe.toml", name]  # the binary takes no variables of Python, and writes what it was given
+    shown = [b"gr\\udcfc\\udcdfe.toml", name]  # the binary ignores Python's variables, and writes the name as it is
     assert done.stdout.removesuffix(b": valid; 1 site\n") in shown
 
 
-def test_output_of_a_full_disk_stops_no_recovery_half_way(folder: Path) -> None:
-    """A line is printed for each segment; all are recovered though the first cannot be printed."""
+def test_unwritable_output_does_not_stop_a_recovery_halfway(folder: Path) -> None:
+    """All segments are recovered, although the line of the first cannot be printed."""
     (folder / "data" / "journal" / "0").mkdir(parents=True)
     arrival = Arrival(build_site("demo", SiteSettings()), ip_address("192.0.2.1"))
     kept = accept(arrival, body(), NOON_US, lambda address, received_us: None)

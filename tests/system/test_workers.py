@@ -1,4 +1,4 @@
-"""Several workers behind a supervisor: what is shared, what is aggregated, and what happens when one is gone."""
+"""Several workers under a supervisor: what they share, what is aggregated, and what happens when one dies."""
 
 import asyncio
 import os
@@ -24,18 +24,18 @@ TWO = {"port": 0, "workers": 2}
 
 
 def workers(process: Process) -> dict[int, int]:
-    """The pids of the workers that run, by their number."""
+    """The process ids of the running workers, by worker number."""
     found = {}
     for task in Path(f"/proc/{process.popen.pid}/task").iterdir():
         for child in read_proc(task / "children").split():
-            words = read_proc(Path(f"/proc/{int(child)}/cmdline")).split(b"\0")
-            if b"worker" in words:
-                found[int(words[words.index(b"worker") + 1])] = int(child)
+            arguments = read_proc(Path(f"/proc/{int(child)}/cmdline")).split(b"\0")
+            if b"worker" in arguments:
+                found[int(arguments[arguments.index(b"worker") + 1])] = int(child)
     return found
 
 
 def read_proc(file: Path) -> bytes:
-    """What Linux tells of a thread or a process; nothing, if it has just ended."""
+    """A file of /proc. Empty if the thread or process has just ended."""
     try:
         return file.read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -43,7 +43,7 @@ def read_proc(file: Path) -> bytes:
 
 
 def replaced(process: Process, number: int, old: int) -> None:
-    """Wait until another process has that worker's place, and all serve."""
+    """Wait until another process has replaced the worker and all serve."""
     wait_until(lambda: workers(process).get(number, old) != old, f"worker {number} is replaced")
     all_serve(process)
 
@@ -66,7 +66,7 @@ def stored(process: Process) -> dict[str, int]:
 
 
 def posted(process: Process, count: int, prefix: str = "s") -> set[str]:
-    """Send so many events, each on a connection of its own, all open at once; their session ids."""
+    """Send so many events on as many concurrent connections. Returns their session ids."""
     ids = [f"{prefix}-{number}" for number in range(count)]
 
     async def post() -> None:
@@ -97,7 +97,7 @@ def test_workers_share_the_socket_and_their_metrics_are_aggregated(tmp_path: Pat
         assert {"0", "1"} == {path.parent.name for path in segments(tmp_path)}
         assert process.stop() == 0
         assert ids == ids_of(process)
-        assert 2 == len(process.parts()), "each worker has served, and written its own part"
+        assert 2 == len(process.parts()), "each worker has served and written its own part"
     assert [] == segments(tmp_path)
 
 
@@ -109,7 +109,7 @@ def python_info(process: Process) -> dict[str, str]:
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "one by one"])
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool, busy: bool) -> None:
-    """No worker gets more than two thirds of what stays open, whatever else they do."""
+    """No worker gets more than two thirds of the connections, busy or idle."""
     ledger = Ledger()
     with two_workers(tmp_path, {"a": {}, "b": {}}) as process, load(process.url, ledger, connections=8 * busy):
         if busy:
@@ -119,7 +119,7 @@ async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool
             connections = await asyncio.gather(*(wire.connect(process.url) for _ in range(64)))
         else:
             connections = [await wire.connect(process.url) for _ in range(64)]
-        for reader, writer in connections:  # an answer: it is let in
+        for reader, writer in connections:  # a response proves that it was accepted
             writer.write(wire.request("nobody", b"{}"))
             await wire.read_reply(reader)
         got = [sockets(pid) - before[number] for number, pid in workers(process).items()]
@@ -134,7 +134,7 @@ def sockets(pid: int) -> int:
 
 
 def test_supervisor_stays_small(tmp_path: Path) -> None:
-    """It needs none of what a worker does: pyarrow alone is 60 MB."""
+    """It loads none of a worker's libraries: pyarrow alone takes 60 MB."""
     with two_workers(tmp_path) as process:
         libraries = Path(f"/proc/{process.popen.pid}/maps").read_text()
         assert "libarrow" not in libraries
@@ -143,7 +143,7 @@ def test_supervisor_stays_small(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_killed_worker_is_replaced_and_its_segments_recovered_at_once(tmp_path: Path, number: int) -> None:
-    """Nothing is flushed but what the replacement finds. The dead one's counters are kept."""
+    """Nothing else is flushed meanwhile. The counters of the dead worker are kept."""
     with two_workers(tmp_path, storage=LONG) as process:
         ids = posted(process, 40)
         assert {"demo": 40} == stored(process)
@@ -163,8 +163,8 @@ def test_a_killed_worker_is_replaced_and_its_segments_recovered_at_once(tmp_path
     assert f"worker {number} died (killed by SIGKILL); replacing it at once" in process.log()
 
 
-def test_kills_of_workers_under_load_lose_double_and_invent_nothing(tmp_path: Path) -> None:
-    """Connections to the dead break; no other does, and what waits in the queue is served."""
+def test_killing_workers_under_load_neither_loses_nor_duplicates_nor_invents_events(tmp_path: Path) -> None:
+    """Only connections of the dead worker break. Connections in the queue are served."""
     ledger = Ledger()
     with victim_serving(tmp_path, server=TWO) as process:
         for round_ in range(4):
@@ -175,7 +175,7 @@ def test_kills_of_workers_under_load_lose_double_and_invent_nothing(tmp_path: Pa
                 old = workers(process)[number]
                 os.kill(old, signal.SIGKILL)
                 at_kill = len(ledger.acked)
-                wait_until(lambda at_kill=at_kill: len(ledger.acked) > at_kill + 200, "the other goes on")  # type: ignore[misc]
+                wait_until(lambda at_kill=at_kill: len(ledger.acked) > at_kill + 200, "the other worker goes on")  # type: ignore[misc]
                 replaced(process, number, old)
         assert {201: len(ledger.acked)} == dict(ledger.statuses)
         received, kept = (
@@ -188,7 +188,7 @@ def test_kills_of_workers_under_load_lose_double_and_invent_nothing(tmp_path: Pa
 
 
 async def test_queued_connections_outlive_a_killed_worker(tmp_path: Path) -> None:
-    """Both are stopped, so that all that connect now wait in the queue; then one is killed, and the other wakes."""
+    """Both workers are stopped, so new connections wait in the queue. Then one is killed and the other continues."""
     with two_workers(tmp_path) as process:
         pids = workers(process)
         for pid in pids.values():
@@ -209,7 +209,7 @@ async def test_queued_connections_outlive_a_killed_worker(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
-    """A scrape does not wait for it, and its counters are kept; the other serves on."""
+    """Scrapes do not hang with it, and keep its counters. The other worker serves on."""
     with two_workers(tmp_path, storage=LONG) as process:
         ids = posted(process, 20)
         assert {"demo": 20} == stored(process)
@@ -226,8 +226,8 @@ def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
         assert ids == ids_of(process)
 
 
-def test_workers_end_when_the_supervisor_is_killed_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    """They drain, as long as a drain takes, and the next supervisor has the data_dir when all of them are gone."""
+def test_workers_drain_when_the_supervisor_is_killed_and_the_next_start_waits_for_them(tmp_path: Path) -> None:
+    """The next supervisor gets data_dir once all of them have ended."""
     with two_workers(tmp_path, server={"shutdown_timeout_s": 3, "body_timeout_s": 60}) as process:
         ids = posted(process, 20)
         pids = workers(process)
@@ -243,7 +243,7 @@ def test_workers_end_when_the_supervisor_is_killed_and_the_next_start_goes_on(tm
 
 @contextmanager
 def in_flight(process: Process) -> Iterator[None]:
-    """A request whose body does not come."""
+    """A request in flight, whose body does not arrive."""
     address = urlsplit(process.url)
     with socket.create_connection((address.hostname, address.port), timeout=15) as connection:
         connection.sendall(wire.head("demo", 100) + b"{")
@@ -251,8 +251,8 @@ def in_flight(process: Process) -> Iterator[None]:
         yield
 
 
-def test_power_that_ends_all_at_once_leaves_nothing_unrecovered(tmp_path: Path) -> None:
-    """All processes killed; the next start has fewer workers, then one."""
+def test_power_failure_leaves_nothing_unrecovered(tmp_path: Path) -> None:
+    """All processes are killed at once. The next start has fewer workers, and the last only one."""
     ledger = Ledger()
     for count in (3, 2, 1):
         with victim_serving(tmp_path, server={"workers": count, "port": 0}, storage=LONG) as process:
@@ -275,8 +275,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_fewer_workers_than_yesterday_lose_nothing(tmp_path: Path) -> None:
-    """The first takes over the folders that are no present worker's; each its own."""
+def test_start_with_fewer_workers_loses_nothing(tmp_path: Path) -> None:
+    """Each worker recovers its own folder, and the first also the folders of workers that no longer exist."""
     ids = left_behind(tmp_path)
     found = segments(tmp_path)
     assert len(found) > 1
@@ -287,27 +287,27 @@ def test_fewer_workers_than_yesterday_lose_nothing(tmp_path: Path) -> None:
     with two_workers(tmp_path, storage=LONG) as process:
         wait_until(lambda: len(process.rows()) == len(ids), "everything is recovered")
         assert ids == ids_of(process)
-        # A part is there before it is counted.
+        # A part is published before it is counted.
         recovered = "collector_recovered_events_total"
         wait_until(lambda: len(ids) == process.metrics().value(recovered), "everything is counted")
         assert process.stop() == 0
     assert [] == segments(tmp_path)
 
 
-def test_sigterm_to_a_worker_alone_drains_it_and_it_is_replaced(tmp_path: Path) -> None:
+def test_worker_that_gets_sigterm_drains_and_is_replaced(tmp_path: Path) -> None:
     with two_workers(tmp_path) as process:
         ids = posted(process, 20)
         old = workers(process)[0]
         os.kill(old, signal.SIGTERM)
         replaced(process, 0, old)
-        assert ids_of(process), "it has drained"
+        assert ids_of(process), "the worker has drained"
         assert process.stop() == 0
         assert ids == ids_of(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_that_reaches_all_at_once_drains_all(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C at a terminal, or a stop by systemd: to a worker the supervisor's word is not a second signal."""
+def test_signal_to_all_processes_drains_all(tmp_path: Path, number: signal.Signals) -> None:
+    """As from Ctrl-C or systemd. For a worker, the supervisor's command is not a second signal."""
     with two_workers(tmp_path) as process:
         ids = posted(process, 20)
         for pid in (*workers(process).values(), process.popen.pid):
@@ -318,8 +318,8 @@ def test_signal_that_reaches_all_at_once_drains_all(tmp_path: Path, number: sign
         assert "Traceback" not in process.log()
 
 
-def test_reload_reaches_all_workers_and_a_bad_file_none(tmp_path: Path) -> None:
-    """Counted once, and said once; a worker that is replaced later starts with the good one."""
+def test_reload_reaches_all_workers_and_an_invalid_file_none(tmp_path: Path) -> None:
+    """Each reload is counted and logged once. A replacement starts with the last valid configuration."""
     with two_workers(tmp_path) as process:
         configure(tmp_path, {"demo": {}, "new": {}}, server=TWO)
         process.send_signal(signal.SIGHUP)
@@ -338,8 +338,8 @@ def test_reload_reaches_all_workers_and_a_bad_file_none(tmp_path: Path) -> None:
         assert process.stop() == 0
 
 
-def test_replaced_worker_gives_series_to_the_sites_that_the_others_gave_them(tmp_path: Path) -> None:
-    """What it starts with would have it choose others: there are a thousand, of which the first has gone."""
+def test_replacement_gives_series_to_the_same_sites_as_the_others(tmp_path: Path) -> None:
+    """By itself it would choose others: the limit of a thousand is reached, and a new site has replaced the first."""
     with serving(tmp_path, {f"site-{n}": {} for n in range(MAX_LABELLED_SITES)}, server=TWO) as process:
         names = ("new", *(f"site-{n}" for n in range(1, MAX_LABELLED_SITES)))
         configure(tmp_path, {name: {} for name in names}, server=TWO)
@@ -354,8 +354,8 @@ def test_replaced_worker_gives_series_to_the_sites_that_the_others_gave_them(tmp
         assert {OTHER_SITES: 20, "site-1": 20} == stored(process)
 
 
-def test_limit_of_a_client_holds_across_workers_and_their_deaths(tmp_path: Path) -> None:
-    """A bucket of 30 that hardly fills, whoever serves; two workers that each had their own would grant 60."""
+def test_rate_limit_holds_across_workers_and_their_deaths(tmp_path: Path) -> None:
+    """All workers share a bucket of 30 that hardly refills. With a bucket each, two workers would allow 60."""
     with two_workers(tmp_path, rate_limit={"requests_per_minute": 1, "burst": 30}) as process:
         statuses = Counter(process.post().status for _ in range(20))
         old = workers(process)[0]
@@ -370,7 +370,7 @@ def test_limit_of_a_client_holds_across_workers_and_their_deaths(tmp_path: Path)
         assert {429} == {process.post().status for _ in range(10)}
 
 
-def test_client_has_one_hash_a_day_whoever_serves(tmp_path: Path) -> None:
+def test_client_has_one_hash_a_day_in_all_workers(tmp_path: Path) -> None:
     with two_workers(tmp_path, privacy={"client_ip": "hash"}) as process:
         posted(process, 40)
         assert process.stop() == 0
@@ -379,18 +379,18 @@ def test_client_has_one_hash_a_day_whoever_serves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", ["server", "admin"])
-def test_port_that_is_taken_is_one_line_and_exit_1(tmp_path: Path, section: str) -> None:
+def test_taken_port_exits_1_with_one_line(tmp_path: Path, section: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports: Settings = {"server": TWO, "admin": {"port": 0}}
         ports[section] = ports[section] | {"port": port}
         done = run("serve", "--config", configure(tmp_path, **ports), folder=tmp_path)
-    said = f"collector: {section}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-    assert (1, said) == (done.returncode, done.stderr)
+    expected = f"collector: {section}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (1, expected) == (done.returncode, done.stderr)
 
 
-def test_worker_that_cannot_start_ends_all_with_one_line(tmp_path: Path) -> None:
-    """A file where a folder must be."""
+def test_worker_that_cannot_start_ends_the_collector_with_one_line(tmp_path: Path) -> None:
+    """A file is where a folder must be."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "journal").touch()
     done = run("serve", "--config", configure(tmp_path, server=TWO), folder=tmp_path)
@@ -399,7 +399,7 @@ def test_worker_that_cannot_start_ends_all_with_one_line(tmp_path: Path) -> None
     assert lines[0].startswith(f"collector: data_dir {tmp_path / 'data'}: ")
 
 
-def test_auto_is_a_worker_for_each_core_that_may_be_used(tmp_path: Path) -> None:
+def test_auto_is_one_worker_per_usable_core(tmp_path: Path) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         pytest.skip("needs two cores")

@@ -1,4 +1,4 @@
-"""A client as quick as the collector: whole requests written at once, answers read off one after the other."""
+"""A client that is as fast as the collector: it writes complete requests at once and reads the responses in order."""
 
 import asyncio
 from asyncio import StreamReader, StreamWriter
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-# Requests that wait on one connection for their answers.
+# How many requests wait for their responses on one connection.
 PIPELINE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: its status, its headers in lower case, its body."""
+    """A response: status, headers with names in lower case, and body."""
 
     status: int
     headers: dict[str, str]
@@ -24,12 +24,12 @@ class Reply:
 
 
 def request(site: str, data: bytes) -> bytes:
-    """A whole collect request."""
+    """A complete collect request."""
     return head(site, len(data)) + data
 
 
 def head(site: str, length: int) -> bytes:
-    """All of a collect request but its body."""
+    """A collect request without its body."""
     return f"POST /public/{site}/analytics/collect HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
@@ -39,14 +39,14 @@ async def connect(url: str) -> tuple[StreamReader, StreamWriter]:
 
 
 async def read_reply(reader: StreamReader) -> Reply:
-    """The next answer. Raises ConnectionError or IncompleteReadError where there is none."""
+    """The next response. Raises ConnectionError or IncompleteReadError if there is none."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return Reply(int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"])))
 
 
 async def send_all(url: str, requests: Sequence[bytes], connections: int = 8) -> list[Reply]:
-    """Send every request, and return the answers in the order of the requests."""
+    """Send all requests; returns the responses in the order of the requests."""
     replies: list[Reply | None] = [None] * len(requests)
 
     async def one_connection(mine: Sequence[int]) -> None:
