@@ -23,6 +23,8 @@ PREFLIGHT_MAX_AGE_S = 86_400
 
 SERVER = "collector"
 
+CLOSE = f"{hdrs.CONNECTION}: close\r\n\r\n".encode()
+
 STORED = b'{"message":"Event received"}'
 
 LONGEST_KNOWN_ORIGIN = 300  # longer ones could grow the cache of 201s to 16 MB
@@ -31,30 +33,30 @@ LONGEST_KNOWN_ORIGIN = 300  # longer ones could grow the cache of 201s to 16 MB
 class Response:
     """A response, independent of aiohttp. If `close`, the connection closes after it."""
 
-    __slots__ = ("_heads", "body", "close", "headers", "status")
+    __slots__ = ("_head", "body", "close", "headers", "status")
 
     def __init__(self, status: int, headers: CIMultiDict[str], body: bytes = b"", *, close: bool = False) -> None:
         self.status = status
         self.headers = headers
         self.body = body
         self.close = close
-        self._heads: dict[bool, bytes] = {}
+        self._head = b""
 
     def to_bytes(self, end: bytes, close: bool, has_body: bool = True) -> bytes:
         """The bytes that aiohttp would send over HTTP/1.1. `end`: the rest of the head, from the value of `Date`."""
-        head = self._heads.get(close) or self._head(close)
+        head = self._head or self._render_head()
+        if close:  # aiohttp puts it after the date
+            end = end[:-2] + CLOSE
         return b"".join((head, end, self.body)) if has_body else head + end
 
-    def _head(self, close: bool) -> bytes:
-        """The head up to the value of `Date`, rendered once."""
+    def _render_head(self) -> bytes:
+        """Render the head up to the value of `Date`, once."""
         headers = list(self.headers.items())
         if self.status != HTTPStatus.NO_CONTENT:  # RFC 9110, 8.6
             headers.append((hdrs.CONTENT_LENGTH, str(len(self.body))))
-        if close:
-            headers.append((hdrs.CONNECTION, "close"))
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
-        head = self._heads[close] = "\r\n".join((*lines, f"{hdrs.DATE}: ")).encode()
-        return head
+        self._head = "\r\n".join((*lines, f"{hdrs.DATE}: ")).encode()
+        return self._head
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,209 @@
+"""Golden responses: the exact bytes of every row of the table of responses, in tests/golden/responses.txt.
+
+The file shows each request and its response as they cross the wire. To change it on purpose, rewrite it and read the
+difference:
+
+    UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/edge/test_golden.py && git diff tests/golden/responses.txt
+
+Both paths must give the same bytes. Only the fast path writes the file; the standard path is then compared with it.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.edge.refusal import MAX_HEAD_LINES
+from collector.events import Reason
+from tests.edge.conftest import Serve
+from tests.edge.faults import LOOPBACK
+from tests.edge.wire import PATIENCE_S, chunk, head, request
+from tests.support import Running, body
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "responses.txt"
+UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
+
+ORIGIN = b"Origin: https://shop.example"
+LOCALHOST = b"Origin: http://localhost:3000"
+CHUNKED = b"Transfer-Encoding: chunked"
+UNSENT = b"Content-Length: 210"  # of a body that is not sent
+END = b"\r\n\r\n"
+FOLDED_FROM = 4  # so many equal lines one after the other are shown as one
+
+INTRODUCTION = """\
+Every response of the collector, byte for byte. tests/edge/test_golden.py sends the requests and has the way to rewrite
+this file. `>` begins a line of the request, `<` one of the response. Lines end in CR LF, except the last of each; other
+control characters are escaped. The value of `Date` is replaced.
+"""
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("a fault of ours")
+
+
+def drain_bucket(collector: Running, _: pytest.MonkeyPatch) -> None:
+    collector.stages.decider.rules.buckets.take(LOOPBACK)
+
+
+def fill_disk(collector: Running, _: pytest.MonkeyPatch) -> None:
+    collector.stages.journal.blocked_reason = "disk space is low"
+
+
+def break_code(_: Running, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("collector.edge.decide.accept", fail)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request, and what must be so for its response. `when` is shown in the file."""
+
+    when: str
+    sent: bytes
+    site: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prepare: Callable[[Running, pytest.MonkeyPatch], None] = lambda collector, patch: None
+
+
+EVENT = request(body(), ORIGIN)
+HEALTH = "/healthz"
+
+ROWS = {
+    "201 stored": Row("The event is stored.", EVENT),
+    "202 not JSON": Row("The body is not one JSON object.", request(b"{", ORIGIN)),
+    "202 breaks the schema": Row("The event breaks the schema.", request(body(session_id=1), ORIGIN)),
+    "202 tracking disabled": Row("The site has `tracking = false`.", EVENT, {"tracking": False}),
+    "202 localhost": Row("The page is on localhost, and the site does not allow that.", request(body(), LOCALHOST)),
+    "202 excluded address": Row('The site has `excluded_ips = ["127.0.0.1"]`.', EVENT, {"excluded_ips": ["127.0.0.1"]}),
+    "202 excluded path": Row('The site has `excluded_paths = ["/pri*"]`.', EVENT, {"excluded_paths": ["/pri*"]}),
+    "403 origin not allowed": Row(
+        'The site has `allowed_origins = ["https://www.example"]`.', EVENT, {"allowed_origins": ["https://www.example"]}
+    ),
+    "404 unknown site": Row("No site has this name.", request(body(), ORIGIN, site="nobody")),
+    "404 not found": Row("The path is none of the collector's.", request(body(), ORIGIN, target="/collect")),
+    "405 method": Row("The method is neither POST nor OPTIONS.", request(body(), ORIGIN, method="PUT")),
+    "408 body": Row(
+        "The body does not come within `server.body_timeout_s`.",
+        head(ORIGIN, UNSENT),
+        sections={"server": {"body_timeout_s": 0.01}},
+    ),
+    "413 body too large": Row(
+        "The body has more than `server.max_body_bytes`, here 200. The response does not wait for it.",
+        head(ORIGIN, UNSENT),
+        sections={"server": {"max_body_bytes": 200}},
+    ),
+    "415 encoding": Row("The body is compressed.", request(b"", ORIGIN, b"Content-Encoding: gzip")),
+    "422 strict site": Row(
+        "The event breaks the schema, and the site has `strict = true`. Every error is named.",
+        request(body(session_id=1, page_path=None), ORIGIN),
+        {"strict": True},
+    ),
+    "429 rate limited": Row(
+        "The client is over the rate limit, here one request a minute.",
+        EVENT,
+        sections={"rate_limit": {"requests_per_minute": 1, "burst": 1}},
+        prepare=drain_bucket,
+    ),
+    "503 unavailable": Row("The disk or the journal is full, or fails.", EVENT, prepare=fill_disk),
+    "500 internal": Row("The collector has a bug.", EVENT, prepare=break_code),
+    "431 head too large": Row(
+        f"The head has more than {MAX_HEAD_LINES} lines, or too many bytes.",
+        request(body(), ORIGIN, *MAX_HEAD_LINES * [b"X-Same: line"]),
+    ),
+    "400 head breaks HTTP": Row("A header breaks RFC 9112.", request(body(), ORIGIN, b"X-Blank : before the colon")),
+    "400 body breaks HTTP": Row(
+        "The framing of the body breaks RFC 9112.", head(ORIGIN, CHUNKED) + chunk(b"{") + b"no chunk\r\n"
+    ),
+    "400 not HTTP": Row("The request line is not one of HTTP/1.0 or HTTP/1.1.", request(body(), ORIGIN, version="2.0")),
+    "408 head": Row(
+        "The head does not come within `server.body_timeout_s`.",
+        head(ORIGIN).removesuffix(b"\r\n"),
+        sections={"server": {"body_timeout_s": 0.01}},
+    ),
+    "204 preflight": Row(
+        "A browser asks what it may send.",
+        head(
+            ORIGIN,
+            b"Access-Control-Request-Method: POST",
+            b"Access-Control-Request-Headers: content-type",
+            method="OPTIONS",
+        ),
+    ),
+    "200 health": Row("A load balancer asks; events are accepted.", head(method="GET", target=HEALTH)),
+    "200 health, HEAD": Row("The same without a body.", head(method="HEAD", target=HEALTH)),
+    "503 health": Row(
+        "A load balancer asks; no event is accepted.", head(method="GET", target=HEALTH), prepare=fill_disk
+    ),
+    "503 health, HEAD": Row("The same without a body.", head(method="HEAD", target=HEALTH), prepare=fill_disk),
+}
+
+
+def sections() -> dict[str, str]:
+    """The golden file's text by the name of its row."""
+    titles_and_texts = re.split(r"^=== (.*) ===\n", GOLDEN.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
+
+
+def rewrite(name: str, text: str) -> None:
+    """Put the text of this row into the file, in the order of ROWS."""
+    texts = (sections() if GOLDEN.exists() else {}) | {name: text}
+    rows = "".join(f"=== {row} ===\n{texts[row]}" for row in ROWS if row in texts)
+    GOLDEN.write_text(f"{INTRODUCTION}\n{rows}")
+
+
+def shown(data: bytes, mark: str) -> str:
+    """What crosses the wire as text. Nothing of it is lost, except in folded lines."""
+    lines = [line.decode("latin-1").encode("unicode_escape").decode() for line in data.split(b"\r\n")]
+    text = ""
+    for line, equal in groupby(lines):
+        count = len(list(equal))
+        folded = [f"{line}   ({count} times)"] if count >= FOLDED_FROM else count * [line]
+        text += "".join(f"{mark} {each}\n" if each else f"{mark}\n" for each in folded)
+    return text
+
+
+async def respond(collector: Running, sent: bytes) -> bytes:
+    """Everything that comes back on a connection, but for the time of day."""
+    reader, writer = await asyncio.open_connection(collector.host, collector.port)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(PATIENCE_S):
+            response = await reader.readuntil(END)
+            length = re.search(rb"\r\nContent-Length: (\d+)\r\n", response)
+            if length is not None and not sent.startswith(b"HEAD "):
+                response += await reader.readexactly(int(length[1]))
+            writer.write_eof()
+            response += await reader.read()  # must be nothing, or the golden bytes show it
+    finally:
+        writer.close()
+    return re.sub(rb"\r\nDate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", b"\r\nDate: (now)\r\n", response)
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_response_is_the_golden_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, http_path: str, name: str
+) -> None:
+    row = ROWS[name]
+    collector = await serve({"demo": row.site}, **row.sections)
+    row.prepare(collector, monkeypatch)
+    response = await respond(collector, row.sent)
+    text = f"{row.when}\n\n{shown(row.sent, '>')}\n{shown(response, '<')}\n"
+    if UPDATE and http_path == "fast":
+        rewrite(name, text)
+    assert sections()[name] == text
+
+
+def test_golden_file_has_every_row_and_no_other() -> None:
+    assert [*ROWS] == [*sections()]
+    assert GOLDEN.read_text().startswith(INTRODUCTION)
+
+
+def test_every_reason_is_among_the_golden_responses() -> None:
+    """`aborted` has no response: its client has gone."""
+    seen = set(re.findall(r"^< Collect-Reason: (\w+)$", GOLDEN.read_text(), re.MULTILINE))
+    assert {reason.value for reason in Reason} - {Reason.ABORTED.value} == seen
