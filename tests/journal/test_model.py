@@ -1,0 +1,482 @@
+"""A model of the journal: whatever fails, and whenever the process dies, an acknowledged event becomes one row.
+
+Hypothesis runs the real stages of a worker, from `Journal.append` to the published part. The disk fails, the process
+dies in a call or between two, the power is cut, and another process starts. The model is the set of events that were
+sent, acknowledged and refused. Before every start and at the end a recovery of a copy of the folder must give every
+acknowledged event exactly once, no event that was not sent, and no refused one.
+
+Everything runs in one thread, so that a failure can be repeated. `TORTURE=1` runs many more examples with new seeds:
+
+    TORTURE=1 .venv/bin/python -m pytest tests/journal/test_model.py
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
+from errno import EIO, ENOSPC
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any, ParamSpec, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from collector.daemon.wiring import build_stages
+from collector.events import Event
+from collector.journal.record import HEADER_BYTES, Record, scan
+from collector.journal.segment import SEGMENT_NAME, SegmentBroken
+from tests.crash.conftest import LONG, times
+from tests.crash.rounds import SITES, Ledger, came_back, verdict
+from tests.journal.flush.test_segment_flush import stored
+from tests.journal.simulated_disk import FAULTS, Fault, Killed, SimulatedDisk
+from tests.support import FakeClock, body, config
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Smaller than the settings allow: some six events fill a segment, and five segments the journal.
+SEGMENT_MAX_BYTES = 10_000
+JOURNAL_MAX_BYTES = 50_000
+
+STOP_PATIENCE_S = 15  # of a clock that does not wait
+CALLS_TO_LIVE = st.integers(0, 6) | st.integers(7, 30)  # a commit makes two, a start and the flush of a part some ten
+CHANCE = st.integers(0, 9_999)  # of what survives a power cut
+MOST_TURNS = 10_000  # of the event loop, until everything that was begun has ended
+
+
+class HastyClock(FakeClock):
+    """Whoever sleeps wakes at once, and the time has passed."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+
+class SameThread(Executor):
+    """In the place of every thread of the collector."""
+
+    def __init__(self, *arguments: object, **keywords: object) -> None:
+        pass
+
+    def submit(self, function: Callable[P, T], /, *arguments: P.args, **keywords: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except BaseException as exc:  # noqa: BLE001 - for whoever waits
+            future.set_exception(exc)
+        return future
+
+
+class Process:
+    """A worker without sockets and timers, which can be left at any turn of its event loop."""
+
+    def __init__(self, data_dir: Path, durability: str, new_id: Callable[[], str]) -> None:
+        made = config(data_dir, {site: {} for site in SITES}, storage={"durability": durability})
+        limits = {"segment_max_bytes": SEGMENT_MAX_BYTES, "journal_max_bytes": JOURNAL_MAX_BYTES}
+        storage = made.storage.model_copy(update=limits)  # which checks no limits
+        self.stages = build_stages(made.model_copy(update={"storage": storage}), HastyClock())
+        self.stages.store.new_id = new_id
+        self._errors: list[BaseException] = []
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: self._note(context.get("exception")))
+
+    def begin(self, step: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = self._loop.create_task(step)
+        task.add_done_callback(lambda done: self._note(None if done.cancelled() else done.exception()))
+        return task
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run everything to its end; what came of this step. Raises Killed."""
+        task = self.begin(step)
+        self.settle()
+        return task.result()
+
+    def settle(self) -> None:
+        """Run everything to its end."""
+        for _ in range(MOST_TURNS):
+            if not asyncio.all_tasks(self._loop):
+                break
+            self.turn(1)
+        else:
+            pytest.fail(f"never ends: {asyncio.all_tasks(self._loop)}")
+        if self._errors:
+            raise self._errors[0]
+
+    def turn(self, count: int) -> None:
+        """Run the event loop so often."""
+        for _ in range(count):
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
+
+    def end(self) -> None:
+        """Forget everything."""
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self.settle()
+        self._loop.close()
+
+    def _note(self, exc: BaseException | None) -> None:
+        if exc is not None and not isinstance(exc, Killed):
+            self._errors.append(exc)
+
+
+def alive(model: "JournalModel") -> bool:
+    return model.process is not None
+
+
+class JournalModel(RuleBasedStateMachine):
+    """One data_dir, the processes that use it one after the other, and what their clients were told."""
+
+    def __init__(self, folder: Path, durability: str) -> None:
+        super().__init__()
+        self._data_dir, self._copy = folder / "data", folder / "copy"
+        self._data_dir.mkdir()
+        self._durability = durability
+        self._patch = pytest.MonkeyPatch()
+        self.disk = SimulatedDisk(self._data_dir, self._patch)
+        self._patch.setattr("collector.journal.journal.GATHER_S", 0)
+        self._patch.setattr("collector.journal.journal.UNJOINED", SameThread())
+        for module in ("journal", "flush.thread"):
+            self._patch.setattr(f"collector.journal.{module}.ThreadPoolExecutor", SameThread)
+        ids = itertools.count(1)
+        self._new_id = lambda: f"{next(ids):016x}"
+        self._ledger = Ledger()
+        self._safe: set[str] = set()  # acknowledged events that no power cut may take, with durability `write`
+        self._tried: set[str] = set()  # refused, but only after a commit was tried
+        self._may_return: set[str] = set()  # refused, and the disk did not let the journal take them back
+        self.process: Process | None = None
+
+    @property
+    def _running(self) -> Process:
+        assert self.process is not None
+        return self.process
+
+    @initialize()
+    def first_start(self) -> None:
+        self.recover(power_cut=False, chance=0, mended=True, calls_to_live=None)
+
+    @precondition(alive)
+    @rule(site=st.sampled_from(SITES), count=st.integers(1, 6), text=st.sampled_from((0, 900)))
+    def append(self, site: str, count: int, text: int) -> None:
+        """Send events. They are acknowledged or refused in later turns."""
+        for _ in range(count):
+            session_id = self._ledger.next_id()
+            data = body(session_id=session_id, page_referrer=text * "x")
+            self._running.begin(self._send(session_id, stored(site, len(self._ledger.sent), data)))
+
+    @precondition(alive)
+    @rule(count=st.integers(1, 6))
+    def append_and_commit(self, count: int) -> None:
+        self.append("a", count, 900)
+        self.commit()
+
+    @precondition(alive)
+    @rule(count=st.integers(1, 6), turns=st.integers(1, 12), seals_first=st.booleans())
+    def append_and_publish(self, count: int, turns: int, seals_first: bool) -> None:
+        """The change of segments comes before the commit, in the middle of it, or after it."""
+        if seals_first:
+            self.seal()
+        self.append("b", count, 0)
+        self.turn(turns)
+        if alive(self) and not seals_first:
+            self.seal()
+        if alive(self):
+            self.flush()
+
+    async def _send(self, session_id: str, event: Event) -> None:
+        journal = self._running.stages.journal
+        is_tried = journal.can_append()
+        is_stored = await journal.append(event)
+        if self.disk.is_dead:  # the client never hears
+            return
+        self._ledger.answered(session_id, 201 if is_stored else 503)
+        if is_tried and not is_stored:
+            self._tried.add(session_id)
+            if self.disk.segment_cut_failed:
+                self._may_return.add(session_id)
+
+    @precondition(alive)
+    @rule(count=st.integers(1, 12))
+    def turn(self, count: int) -> None:
+        """Leave whatever goes on in the middle."""
+        self._running.turn(count)
+        self._bury_if_dead()
+
+    @precondition(alive)
+    @rule()
+    def commit(self) -> None:
+        """Wait until nothing goes on."""
+        self._settle()
+
+    @precondition(alive)
+    @rule()
+    def seal(self) -> None:
+        self._running.begin(self._running.stages.journal.seal())
+
+    @precondition(alive)
+    @rule()
+    def flush(self) -> None:
+        self._settle()  # there is one flush at a time
+        if alive(self):
+            self._running.begin(self._running.stages.flusher.flush())
+
+    @precondition(alive)
+    @rule()
+    def retry(self) -> None:
+        """As the watch of the disk does every half second."""
+        journal = self._running.stages.journal
+
+        async def look_and_retry() -> None:
+            await journal.look()
+            await journal.retry()
+
+        self._running.begin(look_and_retry())
+
+    @precondition(alive)
+    @rule(
+        fault=st.sampled_from([(call, code) for call, codes in FAULTS.items() for code in codes]),
+        after=st.integers(0, 2),
+        how_often=st.integers(1, 3),
+        written=st.sampled_from((0, 0.5, 0.99)),
+    )
+    def fail(self, fault: tuple[str, int], after: int, how_often: int, written: float) -> None:
+        """Let some calls fail from now on."""
+        call, code = fault
+        if call == "read":
+            how_often = 1  # a block that fails again and again is given up, with the events in it
+        self.disk.faults = [other for other in self.disk.faults if other.call != call]
+        self.disk.faults.append(Fault(call, code, after, how_often, written))
+
+    @precondition(alive)
+    @rule(
+        fault=st.sampled_from((("write", ENOSPC), ("write", 0), ("sync", EIO))),
+        how_often=st.integers(1, 2),
+        written=st.sampled_from((0, 0.5, 0.99)),
+        count=st.integers(1, 6),
+        taken_back=st.booleans(),
+        then=st.sampled_from(("go on", "retry", "stop", "lose power")),
+        chance=CHANCE,
+    )
+    def fail_in_a_commit(
+        self,
+        fault: tuple[str, int],
+        how_often: int,
+        written: float,
+        count: int,
+        taken_back: bool,
+        then: str,
+        chance: int,
+    ) -> None:
+        """Let a commit fail, and maybe the truncation that takes it back."""
+        self._settle()
+        if alive(self):
+            self.fail(fault, 0, how_often, written)
+            if not taken_back:
+                self.fail(("truncate", EIO), 0, 1, 0)
+            self.append_and_commit(count)
+        if alive(self) and then == "retry":
+            self.retry()
+            self._settle()
+            if alive(self):
+                self.append_and_commit(count)
+        if alive(self) and then == "stop":
+            self.stop()
+        if alive(self) and then == "lose power":
+            self.lose_power(chance)
+
+    @precondition(alive)
+    @rule(
+        fault=st.sampled_from((("sync", EIO), ("open", ENOSPC), ("link", EIO), ("unlink", EIO))),
+        after=st.integers(0, 4),
+        count=st.integers(1, 6),
+    )
+    def fail_in_a_flush(self, fault: tuple[str, int], after: int, count: int) -> None:
+        self.append_and_commit(count)
+        if alive(self):
+            self.seal()
+            self._settle()
+        if alive(self):
+            self.fail(fault, after, 1, 0)
+            self.flush()
+
+    @precondition(lambda model: alive(model) and model.disk.calls_to_live is None)
+    @rule(calls=CALLS_TO_LIVE)
+    def die_in_a_call(self, calls: int) -> None:
+        """Let the process die in the middle of whatever it does next."""
+        self.disk.calls_to_live = calls
+
+    @precondition(alive)
+    @rule()
+    def kill(self) -> None:
+        self.disk.is_dead = True
+        self._bury_if_dead()
+
+    @precondition(alive)
+    @rule(chance=CHANCE, seals_first=st.booleans())
+    def lose_power(self, chance: int, seals_first: bool = False) -> None:
+        """Right now, whatever goes on; or after a change of segments, which syncs with durability `write` too."""
+        if seals_first:
+            self.seal()
+            self._settle()
+        if alive(self):
+            self.kill()
+        self.recover(power_cut=True, chance=chance, mended=True, calls_to_live=None)
+
+    @precondition(alive)
+    @rule(count=st.integers(1, 6), calls=st.integers(0, 3), chance=CHANCE)
+    def lose_power_in_a_commit(self, count: int, calls: int, chance: int) -> None:
+        """Before its write, in it, before its sync, or after it."""
+        self._settle()
+        if alive(self):
+            self.die_in_a_call(calls)
+            self.append_and_commit(count)
+        if alive(self):
+            self.kill()
+        self.recover(power_cut=True, chance=chance, mended=True, calls_to_live=None)
+
+    @precondition(alive)
+    @rule()
+    def stop(self) -> None:
+        """An orderly end on a sound disk. Everything is in parts then; a broken journal leaves it to the next start."""
+        self._settle()
+        if not alive(self):
+            return
+        self.disk.faults.clear()
+        self.disk.calls_to_live = None
+        stages = self._running.stages
+        if not stages.journal.broken.is_set():
+            self._running.run(stages.flusher.flush())  # a drain leaves segments of dead processes
+            assert 0 == self._running.run(stages.flusher.drain(STOP_PATIENCE_S)), "events are lost"
+            assert self._problem_in(self._data_dir, self._ledger) is None
+        self.kill()
+
+    @precondition(lambda model: not alive(model))
+    @rule(
+        power_cut=st.booleans(),
+        chance=CHANCE,
+        mended=st.booleans(),
+        calls_to_live=st.sampled_from((*6 * (None,), 0, 3, 7, 11, 15, 30)),
+    )
+    def recover(self, power_cut: bool, chance: int, mended: bool, calls_to_live: int | None) -> None:
+        """Start another process, maybe after a power cut or on a disk that still fails. It may die before it serves."""
+        if power_cut:
+            if self._durability == "write":
+                self._ledger.acked &= self._safe
+                self._may_return |= self._tried  # taken back, but the cut of the file was not synced
+            self.disk.cut_power(Random(chance))
+        if mended:
+            self.disk.faults.clear()
+        self._check()
+        self.disk.start(calls_to_live)
+        self.process = Process(self._data_dir, self._durability, self._new_id)
+        try:
+            self.process.stages.open()
+        except (Killed, OSError, SegmentBroken):  # it ends, and its supervisor starts another
+            self.disk.is_dead = True
+            self._bury_if_dead()
+
+    def teardown(self) -> None:
+        try:
+            if alive(self):
+                self._settle()
+            self.disk.is_dead = True
+            self._bury_if_dead()
+            self._check()
+        finally:
+            self.disk.forget()
+            self._patch.undo()
+            shutil.rmtree(self._data_dir)
+            shutil.rmtree(self._copy, ignore_errors=True)
+
+    def _settle(self) -> None:
+        """Let everything end; then nothing may be acknowledged after a failed fsync."""
+        self._running.settle()
+        if not self.disk.is_dead:
+            journal = self._running.stages.journal
+            if self.disk.segment_sync_failed:
+                assert not journal.can_append(), "acknowledges events although an fsync of a segment has failed"
+            else:
+                sealed = {segment.path for segment in journal.sealed if not segment.left_over}
+                at_risk = {each for path in self._segments() if path not in sealed for each in session_ids(path)}
+                self._safe |= self._ledger.acked - at_risk
+        self._bury_if_dead()
+
+    def _bury_if_dead(self) -> None:
+        if self.disk.is_dead and self.process is not None:
+            self.process.end()
+            self.process = None
+            self.disk.kill()
+
+    def _check(self) -> None:
+        """Recover a copy of the folder, and find in it what the ledger says."""
+        with self.disk.not_watching():
+            shutil.rmtree(self._copy, ignore_errors=True)
+            shutil.copytree(self._data_dir, self._copy)
+            other = Process(self._copy, self._durability, self._new_id)
+            other.stages.open()
+            assert other.run(other.stages.flusher.flush()), "a segment cannot be published"
+            assert other.run(other.stages.journal.append(stored("a", 0, body(session_id="last")))), "takes no events"
+            assert 0 == other.run(other.stages.flusher.drain(STOP_PATIENCE_S))
+            other.end()
+            ledger = Ledger(self._ledger.sent | {"last"}, self._ledger.acked | {"last"}, self._ledger.refused)
+            assert self._problem_in(self._copy, ledger) is None
+
+    def _problem_in(self, data_dir: Path, ledger: Ledger) -> str | None:
+        problem, stays_out = verdict(data_dir, ledger), ledger.refused - self._may_return
+        return came_back(data_dir, Ledger(refused=stays_out)) if problem is None and stays_out else problem
+
+    def _segments(self) -> list[Path]:
+        return sorted(self._data_dir.glob("journal/0/*.segment"))
+
+
+def session_ids(segment: Path) -> Iterator[str]:
+    """Of the events in a segment's file."""
+    name = SEGMENT_NAME.fullmatch(segment.name)
+    assert name is not None
+    with segment.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        for found in scan(file, name[1]):
+            if isinstance(found, Record):
+                yield stored_id(found)
+
+
+def stored_id(record: Record) -> str:
+    return str(json.loads(record.body)["session_id"])
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Without the log: a failing disk fills it."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that is possible. Nothing has to last, and a third of the time went to deleting folders."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
+        yield Path(made)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("durability", ["fsync", "write"])
+def test_acknowledged_events_become_one_row_whatever_fails(folder: Path, durability: str) -> None:
+    run_state_machine_as_test(
+        lambda: JournalModel(folder, durability),  # type: ignore[arg-type]  # a factory is as good as a class
+        settings=settings(
+            max_examples=times(short=60, long=3_000),
+            stateful_step_count=times(short=25, long=60),
+            derandomize=not LONG,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
