@@ -8,7 +8,7 @@ PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary)
 UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 
 # Tests outside tests/crash that do more where TORTURE is set.
-LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py)
+LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py journal/test_model.py)
 
 .PHONY: help run test test-fast test-binary binary torture fuzz check docs bench bench-rivals lock clean
 

@@ -5,7 +5,8 @@ dies in a call or between two, the power is cut, and another process starts. The
 sent, acknowledged and refused. Before every start and at the end a recovery of a copy of the folder must give every
 acknowledged event exactly once, no event that was not sent, and no refused one.
 
-Everything runs in one thread, so that a failure can be repeated. `TORTURE=1` runs many more examples with new seeds:
+Everything runs in one thread, so that a failure can be repeated. `TORTURE=1` runs many more
+examples with new seeds, for a quarter of an hour:
 
     TORTURE=1 .venv/bin/python -m pytest tests/journal/test_model.py
 """
@@ -474,7 +475,7 @@ def test_acknowledged_events_become_one_row_whatever_fails(folder: Path, durabil
     run_state_machine_as_test(
         lambda: JournalModel(folder, durability),  # type: ignore[arg-type]  # a factory is as good as a class
         settings=settings(
-            max_examples=times(short=60, long=3_000),
+            max_examples=times(short=60, long=1_000),
             stateful_step_count=times(short=25, long=60),
             derandomize=not LONG,
             suppress_health_check=list(HealthCheck),
