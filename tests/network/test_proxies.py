@@ -121,6 +121,13 @@ def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
     assert 1 == proxy.process.metrics().value("collector_connections")
 
 
+@pytest.mark.parametrize("proxy", [nginx], indirect=True)
+def test_nginx_logs_no_address_of_a_client(proxy: Proxied, tmp_path: Path) -> None:
+    """Its default is to log every request; the documented block overrides that."""
+    assert 201 == proxy.post().status
+    assert "" == (tmp_path / "access.log").read_text()
+
+
 def test_proxy_offers_http_2(proxy: Proxied) -> None:
     with proxy.connect(http2=True) as connection:
         assert "h2" == connection.selected_alpn_protocol()

@@ -21,7 +21,7 @@ OPS = ROOT / "ops"
 ALERTS = (OPS / "alerts.yml").read_text()
 ALERT_TESTS = (OPS / "alerts.test.yml").read_text()
 DASHBOARD: dict[str, Any] = json.loads((OPS / "grafana-dashboard.json").read_text())
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+RUNBOOK = (ROOT / "docs" / "alerts.md").read_text()
 NAMES = re.findall(r"alert: (\w+)", ALERTS)
 
 # Labels that Prometheus adds to each series, or that every histogram has.
@@ -126,12 +126,12 @@ def test_each_alert_fires_when_it_should_and_no_other_does() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_alert_is_tested_and_explained(name: str) -> None:
     assert f'alertname="{name}"' in ALERT_TESTS
-    assert f"\n### {name}\n" in OPERATIONS
-    assert f'runbook: "docs/operations.md#{name.lower()}"' in ALERTS
+    assert f"\n## {name}\n" in RUNBOOK
+    assert f'runbook: "docs/alerts.md#{name.lower()}"' in ALERTS
 
 
 def test_docs_explain_only_existing_alerts_in_their_order() -> None:
-    assert NAMES == re.findall(r"^### (Collector\w+)$", OPERATIONS, re.MULTILINE)
+    assert NAMES == re.findall(r"^## (Collector\w+)$", RUNBOOK, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)

@@ -31,6 +31,8 @@ from tests.systemd.host import Host, booted
 ROOT = Path(__file__).parents[2]
 BINARY = ROOT / "dist/collector"
 PAGE = (ROOT / "docs/systemd.md").read_text()
+RUNBOOK = (ROOT / "docs/alerts.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PACK = ROOT / "packaging/pack.py"
 CONFIG = "/etc/collector/collector.toml"
 DATA_DIR = "/var/lib/private/collector"
@@ -375,6 +377,27 @@ def test_stop_flushes(unit: Unit) -> None:
     assert [201, 201, 201] == [unit.post() for _ in range(3)]
     assert unit.settled() is None
     assert "success" == unit.host.show("collector", "Result")
+
+
+def test_commands_of_the_runbook_run_as_the_user_of_the_service(unit: Unit) -> None:
+    """They use the shell function of docs/alerts.md, and publish what a killed collector left in the journal."""
+    function = re.search(r"^as_collector\(\) \{\n.*?^\}\n", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert function is not None
+    definition = function[0].replace("sudo ", "")
+
+    def run(command: str) -> str:
+        return unit.host.run("sh", "-c", definition + command).stdout
+
+    doctor, expire, recover = "as_collector doctor", "as_collector expire --older-than 90d", "as_collector recover"
+    assert {doctor, expire, recover} == set(re.findall(r"`(as_collector .*?)`", RUNBOOK + OPERATIONS))
+    assert "/var/lib/collector is writable" in run(doctor)
+    assert "deleted 0 parts\n" == run(expire)
+    unit.drop_in("stays-dead", "[Service]\nRestart=no\n")
+    assert 201 == unit.post()
+    unit.host.run("systemctl", "kill", "--signal=KILL", "collector")
+    wait_until(lambda: unit.host.show("collector", "ActiveState") == "failed", "it is dead")
+    assert run(recover).endswith(" segments; 0 are left\n")
+    assert unit.settled() is None
 
 
 def test_analyst_can_read_the_events_and_nothing_else(unit: Unit) -> None:
