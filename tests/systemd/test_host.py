@@ -390,7 +390,8 @@ def test_commands_of_the_runbook_run_as_the_user_of_the_service(unit: Unit) -> N
 
     doctor, expire, recover = "as_collector doctor", "as_collector expire --older-than 90d", "as_collector recover"
     assert {doctor, expire, recover} == set(re.findall(r"`(as_collector .*?)`", RUNBOOK + OPERATIONS))
-    assert "/var/lib/collector is writable" in run(doctor)
+    owner = unit.host.run("stat", "--format=%u", f"/proc/{unit.main_pid()}").stdout.strip()
+    assert f"/var/lib/collector is writable and belongs to user {owner}" in run(doctor)
     assert "deleted 0 parts\n" == run(expire)
     unit.drop_in("stays-dead", "[Service]\nRestart=no\n")
     assert 201 == unit.post()
