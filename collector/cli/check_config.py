@@ -6,6 +6,7 @@ from pathlib import Path
 
 from collector.config_file import load
 from collector.daemon.layout import check_layout, unreadable
+from collector.wording import count
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,5 +24,5 @@ def run(arguments: Namespace) -> int:
     check_layout(file, config.storage)
     for folder in unreadable(config.storage.data_dir):
         print(f"{folder}: cannot be read, so partition_by was not checked against it", file=sys.stderr)
-    print(f"{file}: valid; {len(config.sites)} site{'s' * (len(config.sites) != 1)}")
+    print(f"{file}: valid; {count(len(config.sites), 'site')}")
     return 0

@@ -10,6 +10,7 @@ from collector.cli.progress import with_progress
 from collector.config_file import load
 from collector.daemon.resources import StartError
 from collector.lake.expire import expire
+from collector.wording import count
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def run(arguments: Namespace) -> int:
         deleted = expire(data_dir, today, arguments.older_than, lambda folders: with_progress(folders, "deleting"))
     except OSError as exc:
         raise StartError(f"{exc.filename}: {exc.strerror}") from None
-    print(f"deleted {deleted} part{'s' * (deleted != 1)}")
+    print(f"deleted {count(deleted, 'part')}")
     return 0
 
 

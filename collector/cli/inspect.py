@@ -31,6 +31,7 @@ from collector.journal.segment import SEGMENT_NAME
 from collector.log.setup import escape as on_one_line
 from collector.parts.naming import STAGING
 from collector.parts.table import EVENT_SCHEMA
+from collector.wording import count
 
 RECEIVED = EVENT_SCHEMA.field("received_at")
 OUTSIDE = f"{RECEIVED.name} lies outside the years 1 to 9999"
@@ -95,7 +96,7 @@ def run(arguments: Namespace) -> int:
         console.print(_table(root, of_segments, "segments"))
     for file in kept:
         with suppress(OSError):
-            print(f"in quarantine: {on_one_line(str(file.relative_to(root)))}: {file.stat().st_size} bytes")
+            print(f"in quarantine: {on_one_line(str(file.relative_to(root)))}: {count(file.stat().st_size, 'byte')}")
     for health in of_segments:
         if health.note:
             print(f"{on_one_line(str(health.path))}: {health.note}")
@@ -150,9 +151,9 @@ def look_at_segment(path: Path) -> Health:
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with this file, the others are still shown
         return Health(path, problem=_why(exc))
     first, last = map(_moment, moments or (None, None))
-    damage = f"{damaged} bytes are damaged" if damaged else None
+    damage = f"{count(damaged, 'byte')} damaged" if damaged else None
     problem = damage or (OUTSIDE if moments and None in (first, last) else None)
-    tail = f'torn tail of {torn} bytes, left by a crash; with "fsync" and a sound disk, never acknowledged'
+    tail = f'torn tail of {count(torn, "byte")}, left by a crash; with "fsync" and a sound disk, never acknowledged'
     return Health(path, rows, size_bytes, first, last, problem, tail if torn else None)
 
 
@@ -169,8 +170,8 @@ def _of_part(path: Path, part: pq.ParquetFile, size_bytes: int) -> Health:
     schema = part.schema_arrow
     times = [field.type for field in schema if field.name == RECEIVED.name]
     if times != [RECEIVED.type]:
-        count = f"has {len(times) or 'no'} {RECEIVED.name} column{'s' * (len(times) > 1)}; should have one"
-        kind = f"{RECEIVED.name} is {times[0]}; should be {RECEIVED.type}" if len(times) == 1 else count
+        columns = f"has {len(times) or 'no'} {RECEIVED.name} column{'s' * (len(times) > 1)}; should have one"
+        kind = f"{RECEIVED.name} is {times[0]}; should be {RECEIVED.type}" if len(times) == 1 else columns
         return Health(path, size_bytes=size_bytes, problem=kind)
     rows = without = 0
     moments: list[int] = []  # the first and the last
@@ -184,9 +185,9 @@ def _of_part(path: Path, part: pq.ParquetFile, size_bytes: int) -> Health:
     promised: bytes | None = (part.metadata.metadata or {}).get(b"collector.rows")
     problem = None
     if promised not in (None, b"%d" % rows):
-        problem = f"has {rows} rows, but its footer says {promised.decode(errors='replace')}"
+        problem = f"has {count(rows, 'row')}, but its footer says {promised.decode(errors='replace')}"
     elif without:
-        problem = f"{RECEIVED.name} is null in {without} of {rows} rows"
+        problem = f"{RECEIVED.name} is null in {without} of {count(rows, 'row')}"
     elif moments and None in (first, last):
         problem = OUTSIDE
     return Health(path, rows, size_bytes, first, last, problem, has_events=schema.names == EVENT_SCHEMA.names)

@@ -13,6 +13,7 @@ from collector.daemon.resources import StartError, owned
 from collector.daemon.wiring import build_stages
 from collector.journal.record import JOURNAL
 from collector.log.setup import set_up_logging
+from collector.wording import count
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(arguments: Namespace) -> int:
     set_up_logging(logging.WARNING)
     data_dir = existing(config.storage.data_dir)
     if not (data_dir / JOURNAL).exists():  # its volume may not be mounted, so create nothing under the mount point
-        print("recovered 0 events from 0 segments; 0 are left")
+        print(_summary(0, 0, 0))
         return 0
     with owned(data_dir) as owner, owner.entered() as root:
         stages = build_stages(config, SystemClock(), root=root)
@@ -48,7 +49,11 @@ def run(arguments: Namespace) -> int:
             else:
                 rows += events
                 if not sys.stderr.isatty():
-                    print(f"{data_dir / str(segment.path)}: {events} events")
+                    print(f"{data_dir / str(segment.path)}: {count(events, 'event')}")
     left += stages.store.newer
-    print(f"recovered {rows} events from {len(segments) + stages.store.newer - left} segments; {left} are left")
+    print(_summary(rows, len(segments) + stages.store.newer - left, left))
     return 1 if left else 0
+
+
+def _summary(rows: int, segments: int, left: int) -> str:
+    return f"recovered {count(rows, 'event')} from {count(segments, 'segment')}; {left} left"

@@ -17,6 +17,7 @@ from collector.edge.decide import too_large
 from collector.events import Event, Refused
 from collector.ingest.pipeline import Arrival, accept, tracking_enabled
 from collector.sites import Site, build_site
+from collector.wording import count
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(arguments: Namespace) -> int:
         errors = outcome.errors if isinstance(outcome, Refused) else ()  # a strict site lists all
         for message in errors or (outcome.message,):
             print(f"{number}: {outcome.reason.value}: {message}")
-    print(f"{total - dropped} of {total} events would be stored", file=sys.stderr)
+    print(f"{total - dropped} of {count(total, 'event')} would be stored", file=sys.stderr)
     return 1 if dropped else 0
 
 

@@ -11,6 +11,7 @@ from collector.config import Config
 from collector.config_file import ConfigError, load
 from collector.daemon.sd_notify import Manager
 from collector.metrics import Metrics
+from collector.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Reloads:
                 await hand_over(self.running)
                 self.failure = None
                 self._metrics.reloads.labels("done").inc()
-                log.info("reloaded: %d sites", len(self.running.sites))
+                log.info("reloaded: %s", count(len(self.running.sites), "site"))
             self._metrics.last_reload_failed.set(self.failure is not None)
             self._manager.reloaded()
 

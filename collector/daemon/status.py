@@ -17,6 +17,7 @@ import aiofiles.os
 from collector.clock import Clock
 from collector.daemon.sd_notify import Manager
 from collector.threads import UNJOINED
+from collector.wording import count
 
 REFRESH_S = 5.0
 
@@ -47,12 +48,13 @@ def problems(unready_reason: str | None, reload_failure: str | None) -> list[str
 def serving_line(wrong: Iterable[str], per_s: float, stats: Stats, free_bytes: int | None) -> str:
     """The status line while serving."""
     free = "disk unknown" if free_bytes is None else f"{_gb(free_bytes)} GB free"
-    segments = "1 segment" if stats.segments == 1 else f"{stats.segments:,} segments"
+    segments = count(stats.segments, "segment", ",")
     return "; ".join([*wrong, f"receiving {per_s:,.0f}/s, {segments}, {free}"])
 
 
 def draining_line(stats: Stats) -> str:
-    return f"draining: {stats.in_flight:,} requests in flight, {stats.unpublished:,} events to publish"
+    in_flight, unpublished = count(stats.in_flight, "request", ","), count(stats.unpublished, "event", ",")
+    return f"draining: {in_flight} in flight, {unpublished} to publish"
 
 
 def _gb(size_bytes: int) -> str:

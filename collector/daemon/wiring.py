@@ -29,6 +29,7 @@ from collector.metrics import Gauges, Metrics
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
 from collector.sites import build_sites
+from collector.wording import count
 from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Stages:
         left_over = self.store.left_over()
         if left_over:
             size_bytes = sum(segment.size_bytes for segment in left_over)
-            log.info("recovering %d segments (%d bytes) while serving", len(left_over), size_bytes)
+            log.info("recovering %s (%d bytes) while serving", count(len(left_over), "segment"), size_bytes)
         self.journal.adopt(left_over)
         for step in (self.writer.prepare, self.journal.open):
             try:

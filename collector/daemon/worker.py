@@ -34,6 +34,7 @@ from collector.lake.expire import expire
 from collector.parts.table import settle_memory_pool, to_batch
 from collector.thread_priority import lower_priority
 from collector.threads import UNJOINED
+from collector.wording import count
 from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
@@ -162,8 +163,8 @@ class Worker:
         if self._exit_code is not None:
             os._exit(self._exit_code)
         journal = self.stages.journal
-        fate = "are lost" if journal.in_memory else "stay in the journal"
-        log.error("second signal: exiting at once; %d events %s", journal.unpublished_rows, fate)
+        fate = "lost" if journal.in_memory else "left in the journal"
+        log.error("second signal: exiting at once; %s %s", count(journal.unpublished_rows, "event"), fate)
         sys.stderr.flush()
         os._exit(1)
 
@@ -177,7 +178,7 @@ class Worker:
         """Publish as much as possible. Returns the exit code: 1 if events are lost or not known to be safe."""
         journal, patience_s = self.stages.journal, self._config.server.shutdown_timeout_s
         if journal.broken.is_set():
-            log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
+            log.error("stopped; %s left in the journal for the next start", count(journal.unpublished_rows, "event"))
             return 1
         try:
             lost = await self.stages.flusher.drain(patience_s)
@@ -186,11 +187,11 @@ class Worker:
             sys.stderr.flush()
             os._exit(1)  # an orderly exit would wait forever for the thread that hangs
         if lost:
-            log.error("stopped; %d acknowledged events could not be written and are lost", lost)
+            log.error("stopped; lost %s that could not be written", count(lost, "acknowledged event"))
         elif journal.broken.is_set():
-            log.error("stopped; %d events stay in the journal for the next start", journal.unpublished_rows)
+            log.error("stopped; %s left in the journal for the next start", count(journal.unpublished_rows, "event"))
         elif journal.sealed:
-            log.warning("stopped; %d segments stay in the journal for the next start", len(journal.sealed))
+            log.warning("stopped; %s left in the journal for the next start", count(len(journal.sealed), "segment"))
         else:
             log.info("stopped; every acknowledged event is in a part")
         return 1 if lost or journal.broken.is_set() else 0
@@ -216,7 +217,7 @@ class Worker:
 
     def _begin_to_drain(self) -> None:
         in_flight = self.stages.decider.in_flight
-        log.info("draining: %d requests in flight", in_flight.count)
+        log.info("draining: %s in flight", count(in_flight.count, "request"))
         in_flight.draining = True
 
     async def _until_stopped(self, controller: Controller) -> bool:
@@ -251,7 +252,8 @@ class Worker:
             async with asyncio.timeout(patience_s):
                 await self.stages.decider.in_flight.none()
         except TimeoutError:
-            log.warning("%d requests did not finish within %g s", self.stages.decider.in_flight.count, patience_s)
+            requests = count(self.stages.decider.in_flight.count, "request")
+            log.warning("%s did not finish within %g s", requests, patience_s)
 
     async def _watch_disk(self) -> None:
         while True:
@@ -283,8 +285,8 @@ class Worker:
             if storage.retention_days and self.stages.slot.is_first:
                 today = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC).date()
                 try:
-                    root, count = self.stages.writer.data_dir, self.stages.metrics.expired_parts.inc
-                    await asyncio.to_thread(expire, root, today, storage.retention_days, count=count)
+                    root, counter = self.stages.writer.data_dir, self.stages.metrics.expired_parts
+                    await asyncio.to_thread(expire, root, today, storage.retention_days, count=counter.inc)
                 except OSError as exc:
                     log.warning("could not drop all expired days; retrying in an hour: %s", exc)
             await self._clock.sleep(EXPIRE_EVERY_S)

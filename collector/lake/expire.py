@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
+from collector import wording
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING
 from collector.publish.local import Folders, fsync_folder, sweep
 
@@ -60,7 +61,7 @@ def expire(
             if folder.exists():  # otherwise, another process dropped it first
                 failures.append(exc)
     if dropped:
-        log.info("dropped %d parts of days before %s", dropped, before)
+        log.info("dropped %s of days before %s", wording.count(dropped, "part"), before)
     if failures:
         raise failures[0]
     return dropped

@@ -26,6 +26,7 @@ from collector.events import CONTRACT_HASH
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
+from collector.wording import count
 
 # Arrow writes every page of every column separately. With this buffer, a part of 170 rows takes 2.2 ms instead of 2.9.
 WRITE_BYTES = 1 << 18
@@ -132,7 +133,9 @@ class PartWriter:
         if final.exists() or not self._stage_and_publish(final, segment, table, row_groups):
             rows = _rows_of_part(final, segment)
             if rows < table.num_rows:
-                raise PartConflict(f"{final}: exists, but does not hold the {table.num_rows} rows of segment {segment}")
+                raise PartConflict(
+                    f"{final}: exists, but does not hold the {count(table.num_rows, 'row')} of segment {segment}"
+                )
             # The attempt that published the part may have died before it synced the folders.
             self.folders.make(final.parent)
             fsync_folder(final.parent)

@@ -212,7 +212,7 @@ ODD_SEGMENTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "the last year": (content(segment(2**63 - 1)), "received_at lies outside the years 1 to 9999"),
     "the year 0": (content(segment(BEGIN_US - 1, 0)), "received_at lies outside the years 1 to 9999"),
     "the first year": (content(segment(-(2**63))), "received_at lies outside the years 1 to 9999"),
-    "junk": (content(b"junk" * 99), "36 bytes are damaged"),
+    "junk": (content(b"junk" * 99), "36 bytes damaged"),
     "a folder": ODD_PARTS["a folder"],
     "a pipe": ODD_PARTS["a pipe"],
     "a socket": ODD_PARTS["a socket"],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from collector.wording import count
 from tests.cli.in_process import Capture, run
 from tests.support import body
 
@@ -127,7 +128,7 @@ def test_validate_splits_a_file_into_bodies(name: str, tmp_path: Path, capsys: C
     lines = out.splitlines()
     assert len(expected) == len(lines)
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
-    assert f"{stored} of {len(expected)} events would be stored\n" == err
+    assert f"{stored} of {count(len(expected), 'event')} would be stored\n" == err
 
 
 def test_validate_lists_every_error_of_a_strict_site(config_file: Path, tmp_path: Path, capsys: Capture) -> None:

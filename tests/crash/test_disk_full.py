@@ -165,7 +165,7 @@ def test_stop_on_a_full_disk_leaves_the_events_to_the_next_start(tmp_path: Path,
         with filled(data_dir, 0):
             assert process.stop() == 0, process.log()
             assert "flush failed" in process.log()
-            assert "1 segments stay in the journal for the next start" in process.log()
+            assert "1 segment left in the journal for the next start" in process.log()
             assert ([], []) == (process.parts(), list((data_dir / "staging").rglob("*.parquet")))
     recover(tmp_path)
     assert problem_in(data_dir, ledger) is None

@@ -128,7 +128,7 @@ def test_failed_sync_at_a_stop_is_logged_and_leaves_the_events_to_the_next_start
         assert [201] * 3 == [post(process, ledger).status for _ in range(3)]
         with failing(process.popen.pid, tmp_path / "strace", *options("fdatasync", "error=EIO")):
             assert process.stop() == 1
-        assert process.log().splitlines()[-1].endswith("stopped; 3 events stay in the journal for the next start")
+        assert process.log().splitlines()[-1].endswith("stopped; 3 events left in the journal for the next start")
         assert [] == process.parts()
     recover(tmp_path)
     assert problem_in(tmp_path / "data", ledger) is None

@@ -35,6 +35,7 @@ def test_line_starts_with_the_problems(
 def test_stats_of_workers_are_added_up() -> None:
     assert Stats(4, 6, 8, 10) == Stats(1, 2, 3, 4) + Stats(3, 4, 5, 6)
     assert "draining: 8 requests in flight, 1,200 events to publish" == draining_line(Stats(4, 6, 8, 1_200))
+    assert "draining: 1 request in flight, 1 event to publish" == draining_line(Stats(4, 6, 1, 1))
 
 
 class LinesKept(Manager):

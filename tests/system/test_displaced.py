@@ -145,7 +145,7 @@ def test_events_of_a_deleted_data_dir_are_reported_as_lost(
             process.logged("no new segment can be made")
         assert 1 == process.stop()
         assert not process.data_dir.exists()
-        assert "1 acknowledged events could not be written and are lost" in process.log()
+        assert "lost 1 acknowledged event that could not be written" in process.log()
         assert "Traceback" not in process.log()
 
 
@@ -159,7 +159,7 @@ def test_events_are_published_from_memory_if_their_segment_is_moved_away(tmp_pat
         for path in process.data_dir.iterdir() if moved == "everything" else [process.data_dir / moved]:
             path.rename(aside / path.name)
         process.logged("refusing events: the open segment journal/0/")
-        process.logged("published 1 events in 1 parts")
+        process.logged("published 1 event in 1 part in ")
         accepted(process)
         process.popen.kill()
         process.exit_code()
@@ -173,7 +173,7 @@ def test_events_stay_in_memory_if_their_flush_fails_and_their_segment_is_gone(tm
             assert 201 == post(process, "kept")
             for segment in (process.data_dir / "journal" / "0").glob("*.segment"):
                 segment.unlink()
-            process.logged("flush failed; 1 events stay in memory")
+            process.logged("flush failed; keeping 1 event in memory")
         process.published()
         assert 0 == process.stop()
     assert {"kept"} == {row["session_id"] for row in process.rows()}
@@ -185,14 +185,14 @@ def test_deleted_segments_are_reported_as_lost_and_block_nothing(tmp_path: Path)
     with serving(tmp_path, storage=storage) as process:
         with failing_disk(process.data_dir):
             assert 201 == post(process, "lost")
-            process.logged("flush failed; 1 events stay in the journal")
+            process.logged("flush failed; keeping 1 event in the journal")
             for segment in (process.data_dir / "journal" / "0").glob("*.segment"):
                 segment.unlink()
-        process.logged("1 events are lost, unless it is put back before the next start")
+        process.logged("this loses 1 event, unless it is put back before the next start")
         process.published()
         accepted(process)
         assert 1 == process.stop()
-        assert "1 acknowledged events could not be written and are lost" in process.log()
+        assert "lost 1 acknowledged event that could not be written" in process.log()
     assert {"again"} == {row["session_id"] for row in process.rows()}
 
 

@@ -76,7 +76,7 @@ def test_recover_publishes_without_serving(tmp_path: Path) -> None:
     assert f"recovered {len(ids)} events" in done.stdout.splitlines()[-1]
     assert [] == segments(tmp_path)
     again = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
-    assert (0, "recovered 0 events from 0 segments; 0 are left\n") == (again.returncode, again.stdout)
+    assert (0, "recovered 0 events from 0 segments; 0 left\n") == (again.returncode, again.stdout)
 
 
 def test_recover_is_refused_while_a_collector_serves(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_recover_that_cannot_publish_a_segment_exits_1_and_says_why(tmp_path: Pa
     assert 1 == done.returncode
     assert "site=b" in done.stderr
     assert "format 2; this collector reads up to 1" in done.stderr
-    assert done.stdout.endswith("2 are left\n")
+    assert done.stdout.endswith("2 left\n")
     assert newer_path.read_bytes() == newer
     shown = run("inspect", tmp_path / "data", folder=tmp_path)
     assert 1 == shown.returncode
@@ -119,7 +119,7 @@ def test_recover_creates_nothing_if_there_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     configure(tmp_path)
     done = run("recover", "--config", "collector.toml", folder=tmp_path)
-    assert (0, "recovered 0 events from 0 segments; 0 are left\n") == (done.returncode, done.stdout)
+    assert (0, "recovered 0 events from 0 segments; 0 left\n") == (done.returncode, done.stdout)
     assert [] == list((tmp_path / "data").iterdir())
 
 
@@ -141,7 +141,7 @@ def test_inspect_distinguishes_a_torn_tail_from_damage(tmp_path: Path) -> None:
     segment.write_bytes(whole[:60] + b"?" + whole[61:])
     damaged = run("inspect", tmp_path / "data", folder=tmp_path)
     assert 1 == damaged.returncode
-    assert "bytes are damaged" in damaged.stderr
+    assert "bytes damaged" in damaged.stderr
     done = run("recover", "--config", tmp_path / "collector.toml", folder=tmp_path)
     assert 0 == done.returncode
     shown = run("inspect", tmp_path / "data", folder=tmp_path)

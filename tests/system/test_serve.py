@@ -234,7 +234,7 @@ def test_request_in_flight_at_sigterm_is_stored_and_its_connection_closed(tmp_pa
     data = body(session_id="late")
     with serving(tmp_path) as process, half_sent(process, data) as connection:
         process.send_signal(signal.SIGTERM)
-        process.logged("draining: 1 requests in flight")
+        process.logged("draining: 1 request in flight")
         connection.sendall(data[len(data) // 2 :])
         with HTTPResponse(connection) as response:
             response.begin()
@@ -342,6 +342,6 @@ def test_reload_names_settings_that_need_a_restart(tmp_path: Path) -> None:
     with serving(tmp_path) as process:
         configure(tmp_path, storage={"flush_interval_s": 5})
         process.send_signal(signal.SIGHUP)
-        process.logged("reloaded: 1 sites")
+        process.logged("reloaded: 1 site")
         assert "storage.flush_interval_s takes effect only after a restart" in process.log()
         assert process.post().status == 201

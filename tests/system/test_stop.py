@@ -45,7 +45,7 @@ def draining(process: Process, stop: Callable[[], object]) -> Iterator[None]:
         connection.sendall(wire.head("demo", len(data)) + data[:1])
         wait_until(lambda: process.metrics().value("collector_requests_in_flight") == 1, "the request is in flight")
         stop()
-        process.logged("draining: 1 requests in flight")
+        process.logged("draining: 1 request in flight")
         yield
         with suppress(ConnectionError):  # the collector may have exited at once
             connection.sendall(data[1:])
@@ -76,16 +76,14 @@ def test_second_signal_exits_at_once(
         assert 1 == len(process.rows())
 
 
-@pytest.mark.parametrize(
-    ("durability", "fate", "kept"), [("memory", "are lost", 0), ("write", "stay in the journal", 1)]
-)
+@pytest.mark.parametrize(("durability", "fate", "kept"), [("memory", "lost", 0), ("write", "left in the journal", 1)])
 def test_second_signal_logs_what_becomes_of_the_events(tmp_path: Path, durability: str, fate: str, kept: int) -> None:
     with serving(tmp_path, server=served_by(1, **SLOW_TO_STOP), storage={"durability": durability}) as process:
         assert process.post().status == 201
         with draining(process, lambda: process.send_signal(signal.SIGTERM)):
             process.send_signal(signal.SIGINT)
             assert process.exit_code(within_s=5) == 1
-        assert f"second signal: exiting at once; 1 events {fate}" in process.log()
+        assert f"second signal: exiting at once; 1 event {fate}" in process.log()
     with serving(tmp_path) as process:
         assert process.stop() == 0
         assert kept == len(process.rows())

@@ -136,7 +136,7 @@ def test_failing_disk_loses_no_acknowledged_event(tmp_path: Path, durability: st
         process.published()
         with failing_disk(process.data_dir):
             assert send(1) == 201
-            process.logged(f"flush failed; 1 events stay in {where}")
+            process.logged(f"flush failed; keeping 1 event in {where}")
             statuses = [send(n) for n in range(2, 200)]
             accepted = statuses.count(201)
             assert [201] * accepted + [503] * (len(statuses) - accepted) == statuses
@@ -157,8 +157,8 @@ def test_failing_disk_loses_no_acknowledged_event(tmp_path: Path, durability: st
 @pytest.mark.parametrize(
     ("durability", "code", "message"),
     [
-        ("memory", 1, "3 acknowledged events could not be written and are lost"),
-        ("fsync", 0, "1 segments stay in the journal for the next start"),
+        ("memory", 1, "lost 3 acknowledged events that could not be written"),
+        ("fsync", 0, "1 segment left in the journal for the next start"),
     ],
 )
 def test_sigterm_that_cannot_publish_logs_what_becomes_of_the_events(

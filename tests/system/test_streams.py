@@ -155,14 +155,14 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("command", [*COMMANDS, "doctor"])
 def test_unwritable_output_exits_1_with_one_line(command: str, folder: Path) -> None:
     done = shell(folder, ">/dev/full", *COMMANDS.get(command, (command,)))
-    errors = done.stderr.replace("1 of 1 events would be stored\n", "")
+    errors = done.stderr.replace("1 of 1 event would be stored\n", "")
     assert (1, FULL) == (done.returncode, errors)
 
 
 def test_command_that_fails_reports_unwritable_output_too(folder: Path) -> None:
     (folder / "events").write_bytes(b"{}\n")
     done = shell(folder, ">/dev/full", "validate", "events")
-    assert (1, "0 of 1 events would be stored\n" + FULL) == (done.returncode, done.stderr)
+    assert (1, "0 of 1 event would be stored\n" + FULL) == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("command", ["check-config", "schema", "help"])

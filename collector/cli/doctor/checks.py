@@ -16,6 +16,7 @@ from collector.daemon.resources import ACCEPTED_TOGETHER, BACKLOG, MAX_CONNECTIO
 from collector.daemon.serve import processes
 from collector.daemon.worker import MIN_FREE_INODES
 from collector.journal.journal import MEMORY_SEGMENTS
+from collector.wording import count
 
 # Besides its events, an idle worker takes 70 MB, and 10,000 connections take another 80 MB.
 WORKER_BYTES = 150_000_000
@@ -177,7 +178,7 @@ def memory(found: Examined) -> Iterator[Finding]:
     takes = workers * (WORKER_BYTES + MEMORY_SEGMENTS * found.config.storage.segment_max_bytes)
     if has is None:
         return
-    message = f"{plural(workers, 'worker')} may take {decimal(takes)} of {decimal(has)}"
+    message = f"{count(workers, 'worker')} may take {decimal(takes)} of {decimal(has)}"
     if takes > has:
         message += ": the kernel may kill them; lower storage.segment_max_bytes or server.workers"
     yield Finding("memory", Grade.OK if takes <= has else Grade.WARN, message)
@@ -186,7 +187,7 @@ def memory(found: Examined) -> Iterator[Finding]:
 def cores(found: Examined) -> Iterator[Finding]:
     """Whether there is a core for each worker."""
     workers, has = processes(found.config.server.workers), found.machine.cores
-    message = f"{plural(workers, 'worker')} on {plural(has, 'core')}"
+    message = f"{count(workers, 'worker')} on {count(has, 'core')}"
     if workers > has:
         message += f': more workers than cores gain nothing; server.workers = "auto" starts {has}'
         yield Finding("CPU", Grade.WARN, message)
@@ -258,11 +259,11 @@ def left_over(found: Examined) -> Iterator[Finding]:
     """What an earlier process left in the journal and in quarantine."""
     kept = found.machine.kept
     if kept.segments and found.machine.serving_pid is None:
-        left = f"{plural(kept.segments, 'unpublished segment')} ({decimal(kept.segment_bytes)})"
+        left = f"{count(kept.segments, 'unpublished segment')} ({decimal(kept.segment_bytes)})"
         yield Finding("journal", Grade.OK, f"{left}; the next start publishes them while it serves")
     if kept.quarantined:
         message = (
-            f"{plural(kept.quarantined, 'file')} in quarantine/ with data that could not be read; "
+            f"{count(kept.quarantined, 'file')} in quarantine/ with data that could not be read; "
             "list them with `collector inspect`"
         )
         yield Finding("quarantine", Grade.WARN, message)
@@ -341,11 +342,6 @@ CHECKS: tuple[Check, ...] = (
 def examine(found: Examined) -> list[Finding]:
     """All findings, in the order of the checks."""
     return [finding for check in CHECKS for finding in check(found)]
-
-
-def plural(count: int, noun: str) -> str:
-    """The count and the noun, such as "1 core" or "2 cores"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def milliseconds(seconds: float) -> str:

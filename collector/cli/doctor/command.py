@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from collector.cli.config_argument import add_config_argument
-from collector.cli.doctor.checks import Examined, Finding, Grade, examine, plural
+from collector.cli.doctor.checks import Examined, Finding, Grade, examine
 from collector.cli.doctor.disk import measure_disk
 from collector.cli.doctor.machine import look_at
 from collector.cli.doctor.verdict import verdict
@@ -16,6 +16,7 @@ from collector.config_file import load
 from collector.daemon.layout import check_layout
 from collector.daemon.resources import StartError
 from collector.portable import LINUX
+from collector.wording import count
 
 WIDTH_OF_FILES = 120
 _COLOURS = {Grade.OK: "green", Grade.WARN: "yellow", Grade.FAIL: "bold red"}
@@ -67,8 +68,8 @@ def run(arguments: Namespace) -> int:
         console.print(escape(line), highlight=False)
     failures = sum(finding.grade is Grade.FAIL for finding in findings)
     warnings = sum(finding.grade is Grade.WARN for finding in findings)
-    failed = plural(failures, "problem") if failures else "nothing"
-    console.print(f"\n{failed} would keep the collector from serving; {plural(warnings, 'warning')}", highlight=False)
+    failed = count(failures, "problem") if failures else "nothing"
+    console.print(f"\n{failed} would keep the collector from serving; {count(warnings, 'warning')}", highlight=False)
     return 1 if failures else 0
 
 

@@ -19,6 +19,7 @@ from collector.journal.journal import Journal
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
 from collector.parts.writer import Part
+from collector.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class Flusher:
             except SegmentGone as exc:
                 self._lost += segment.rows
                 self._metrics.flushes.labels("failed").inc()
-                log.error("%s; %s are lost, unless it is put back before the next start", exc, _events(segment))
+                log.error("%s; this loses %s, unless it is put back before the next start", exc, _events(segment))
                 self._journal.release(segment)
             except Exception as exc:  # noqa: BLE001 - whatever failed, the events are kept and retried
                 failed.add(segment)
@@ -155,7 +156,7 @@ class Flusher:
                     segment.to_disk()
                 self._metrics.flushes.labels("failed").inc()
                 where = "memory" if segment.columns else "the journal"
-                log.warning("flush failed; %s stay in %s: %s", _events(segment), where, exc)
+                log.warning("flush failed; keeping %s in %s: %s", _events(segment), where, exc)
                 if was_on_disk:
                     # Stop here. Reading back every waiting segment, only to fail, used two thirds of a core while a
                     # disk was full. One segment shows whether the disk still fails. In case only this segment fails,
@@ -178,10 +179,10 @@ class Flusher:
         took_s = time.perf_counter() - started
         rows = sum(part.rows for part in parts)
         log.info(
-            "%s %d events in %d parts in %.2f s",
+            "%s %s in %s in %.2f s",
             "recovered" if segment.left_over else "published",
-            rows,
-            len(parts),
+            count(rows, "event"),
+            count(len(parts), "part"),
             took_s,
         )
         if segment.left_over:
@@ -211,4 +212,4 @@ def _without_file(segments: list[Segment]) -> int:
 
 
 def _events(segment: Segment) -> str:
-    return f"the events of left-over segment {segment.id}" if segment.left_over else f"{segment.rows} events"
+    return f"the events of left-over segment {segment.id}" if segment.left_over else count(segment.rows, "event")

@@ -24,6 +24,7 @@ from collector.journal.segment import Segment
 from collector.metrics import Metrics
 from collector.parts.naming import STAGING
 from collector.publish.local import Folders, fsync_file, fsync_folder
+from collector.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Quarantine:
             return
         size_bytes = sum(end - start for start, end in ranges)
         level = logging.INFO if kind == TORN else logging.ERROR
-        log.log(level, "%s: kept %d bytes from %d places", final, size_bytes, len(ranges))
+        log.log(level, "%s: kept %s from %s", final, count(size_bytes, "byte"), count(len(ranges), "place"))
         self._metrics.quarantined.labels(kind).inc(len(ranges))
 
     def _sync_folder(self) -> None:

@@ -17,6 +17,7 @@ from collector.clock import US_PER_DAY, US_PER_S
 from collector.parts.naming import REJECTED, new_segment_id
 from collector.parts.table import REJECTED_SCHEMA, record_batch
 from collector.parts.writer import Group, Part, PartWriter
+from collector.wording import count
 from collector.worker_slot import ONLY_WORKER, WorkerSlot
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ class RejectedStore:
             try:
                 part = self._publish(name, group, _to_batch(rejects))
             except Exception as exc:  # noqa: BLE001 - whatever failed, the next group may succeed
-                log.warning("%d rejected events of site %s could not be written: %s", len(rejects), group[1], exc)
+                events = count(len(rejects), "rejected event")
+                log.warning("%s of site %s could not be written: %s", events, group[1], exc)
                 failed += 1
                 if failed >= GIVE_UP_AFTER:
                     break

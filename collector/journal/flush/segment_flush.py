@@ -18,6 +18,7 @@ from collector.journal.flush.salvage import BLOCK_BYTES, SegmentReader, Unreadab
 from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
 from collector.journal.segment import Columns, Segment, SegmentStore
 from collector.parts.writer import Part, PartConflict, PartWriter
+from collector.wording import count
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def replay(
         for kind, ranges in kept.items():
             quarantine.keep(segment, file, kind, ranges)
     if reader.bad:
-        log.error("%s: the disk cannot read %d blocks; moving the file to quarantine", path, len(reader.bad))
+        blocks = count(len(reader.bad), "block")
+        log.error("%s: the disk cannot read %s; moving the file to quarantine", path, blocks)
         quarantine.keep_whole(segment, path)
     return buffer.columns()

@@ -269,7 +269,7 @@ async def test_segment_on_disk_that_always_fails_is_logged_and_does_not_delay_ot
         bench.journal.adopt([poison, *others])
         await bench.settled()
         assert [*others, poison] == bench.journal.sealed
-        assert f"the events of left-over segment {poison.id} stay in the journal" in caplog.text
+        assert f"keeping the events of left-over segment {poison.id} in the journal" in caplog.text
         await bench.journal.append(make_event())
         await bench.pass_time(INTERVAL_S)
         assert ([poison], 1) == (bench.journal.sealed, bench.disk.written.count(1))
