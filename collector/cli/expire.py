@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=_days,
         required=True,
         metavar="DAYS",
-        help="such as 400d: keep today (UTC) and the 400 days before it",
+        help="such as 400 or 400d: keep today (UTC) and the 400 days before it",
     )
     add_config_argument(parser)
 
@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _days(text: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,4})d", text, re.ASCII)
+    match = re.fullmatch(r"([1-9][0-9]{0,4})d?", text, re.ASCII)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} should be a number of days, such as 400d")
+        raise ArgumentTypeError(f"{text!r} should be a number of days, such as 400 or 400d")
     return int(match[1])

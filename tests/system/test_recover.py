@@ -185,11 +185,11 @@ def test_expire_drops_old_days_while_a_collector_serves(tmp_path: Path, old_part
     assert {0: True, 400: True, 402: False} == {days: path.exists() for days, path in old_parts.items()}
 
 
-@pytest.mark.parametrize("days", ["400", "0d", "-1d", "1.5d", "d", "4w", ""])
+@pytest.mark.parametrize("days", ["0", "0d", "-1d", "1.5d", "d", "4w", ""])
 def test_expire_refuses_an_invalid_number_of_days(tmp_path: Path, days: str) -> None:
     done = run("expire", f"--older-than={days}", folder=tmp_path)
     assert 2 == done.returncode
-    assert "should be a number of days, such as 400d" in done.stderr
+    assert "should be a number of days, such as 400 or 400d" in done.stderr
 
 
 def test_retention_days_drops_old_days_while_serving(tmp_path: Path, old_parts: dict[int, Path]) -> None:
