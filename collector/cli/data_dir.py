@@ -1,5 +1,6 @@
 """The data_dir of commands that need an existing one and must not create it."""
 
+import os
 from pathlib import Path
 
 from collector.daemon.resources import StartError
@@ -12,5 +13,6 @@ def existing(data_dir: Path) -> Path:
     except OSError as exc:  # the name is too long, or a parent folder cannot be read
         raise StartError(f"data_dir {data_dir}: {exc.strerror}") from None
     if not is_folder:
-        raise StartError(f"data_dir {data_dir}: is not a folder")
+        is_there = os.path.lexists(data_dir)  # such as a plain file, or a link that leads nowhere
+        raise StartError(f"data_dir {data_dir}: {'is not a folder' if is_there else 'does not exist'}")
     return data_dir

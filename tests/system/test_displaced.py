@@ -255,8 +255,10 @@ def test_disk_check_that_never_returns_does_not_block_a_stop(tmp_path: Path) -> 
     assert {"kept"} == {row["session_id"] for row in process.rows()}
 
 
-@pytest.mark.parametrize("command", ["serve", "doctor", "recover"])
-def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "why"), [("serve", "is relative"), ("doctor", "is relative"), ("recover", "does not exist")]
+)
+def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, command: str, why: str) -> None:
     file = configure(tmp_path, storage={"data_dir": "data"})
     (tmp_path / "gone").mkdir()
     script = f'rmdir ../gone && exec "$@" {command} --config {file}'
@@ -270,7 +272,7 @@ def test_relative_data_dir_in_a_folder_that_is_gone_is_an_error(tmp_path: Path, 
         check=False,
     )
     assert (1, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
-    assert done.stderr.startswith("collector: data_dir data: is")
+    assert done.stderr.startswith(f"collector: data_dir data: {why}")
 
 
 def test_data_dir_is_checked_often_enough_to_refuse_within_two_seconds() -> None:

@@ -122,7 +122,7 @@ def test_configuration_is_read_from_a_pipe_with_a_writer(tmp_path: Path) -> None
     ("name", "why"),
     [
         ("pipe", "is not a folder"),
-        ("nothing", "is not a folder"),
+        ("nothing", "does not exist"),
         ("loop", "is not a folder"),
         ("x" * 300, "File name too long"),
     ],

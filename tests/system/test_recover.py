@@ -126,7 +126,7 @@ def test_recover_creates_nothing_if_there_is_no_journal(tmp_path: Path) -> None:
 def test_recover_without_a_data_dir_is_an_error(tmp_path: Path) -> None:
     config_file = configure(tmp_path)
     done = run("recover", "--config", config_file, folder=tmp_path)
-    assert (1, f"collector: data_dir {tmp_path / 'data'}: is not a folder\n") == (done.returncode, done.stderr)
+    assert (1, f"collector: data_dir {tmp_path / 'data'}: does not exist\n") == (done.returncode, done.stderr)
 
 
 def test_inspect_distinguishes_a_torn_tail_from_damage(tmp_path: Path) -> None:
