@@ -20,13 +20,13 @@ run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 	  '' \
 	  'Send an event (from another terminal):' \
 	  '' \
-	  "  curl -i http://127.0.0.1:8080/public/demo/analytics/collect -d '{\"session_id\": \"s-1\", \"visitor_id\": \"visitor-1\", \"event_type\": \"pageview\", \"page_path\": \"/pricing\", \"event_time\": \"2026-05-12T10:00:00Z\"}'" \
+	  "  curl -i http://127.0.0.1:$${COLLECTOR__SERVER__PORT:-8080}/public/demo/analytics/collect -d '{\"session_id\": \"s-1\", \"visitor_id\": \"visitor-1\", \"event_type\": \"pageview\", \"page_path\": \"/pricing\", \"event_time\": \"2026-05-12T10:00:00Z\"}'" \
 	  '' \
 	  'Within 3 seconds it is in a Parquet file under data/events/site=demo/. Look at it:' \
 	  '' \
 	  '  $(BIN)/collector inspect data/events --rows 5' \
 	  '' \
-	  'Metrics: http://127.0.0.1:9090/metrics    Stop: Ctrl-C' \
+	  "Metrics: http://127.0.0.1:$${COLLECTOR__ADMIN__PORT:-9090}/metrics    Stop: Ctrl-C" \
 	  ''
 	@exec $(BIN)/collector serve --config demo/collector.toml
 

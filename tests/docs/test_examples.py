@@ -2,8 +2,11 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,28 @@ def rows(query: str) -> list[Any]:
     found = duckdb.sql(query)
     assert found is not None
     return found.fetchall()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("settings", "server", "admin"),
+    [({}, 8080, 9090), ({"COLLECTOR__SERVER__PORT": "18080", "COLLECTOR__ADMIN__PORT": "19090"}, 18080, 19090)],
+    ids=["defaults", "environment"],
+)
+def test_banner_of_make_run_has_the_ports(tmp_path: Path, settings: dict[str, str], server: int, admin: int) -> None:
+    (tmp_path / "collector").symlink_to("/bin/true")
+    ports = ("COLLECTOR__SERVER__PORT", "COLLECTOR__ADMIN__PORT")
+    inherited = {name: value for name, value in os.environ.items() if name not in ports}
+    banner = subprocess.run(
+        ["make", "-o", ".venv/run.done", "run", f"BIN={tmp_path}"],
+        cwd=ROOT,
+        env=inherited | settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f'  curl -i http://127.0.0.1:{server}/public/demo/analytics/collect -d \'{{"session_id": ' in banner
+    assert f"Metrics: http://127.0.0.1:{admin}/metrics    Stop: Ctrl-C" in banner
 
 
 @pytest.mark.parametrize("text", [README, MAKEFILE], ids=["README", "make run"])
