@@ -1,7 +1,7 @@
-"""The oracle: a second implementation of the contract, written from its page, sharing no code with `collector`.
+"""The oracle: a second implementation of the contract. It shares no code with `collector`.
 
-The property-based tests compare the collector with this module. It may be slow, and it must accept everything that the
-design leaves open.
+It is written from docs/sending-events.md and docs/fields.md. The property-based tests compare the collector with this
+module. It may be slow, and it must accept everything that those pages leave open.
 """
 
 import json

@@ -40,7 +40,7 @@ def arrival(
 
 
 def admit(arrived: Arrival) -> Dropped | None:
-    """Run the steps that need no body, in the design's order."""
+    """Run the steps that need no body, in their order in docs/sending-events.md."""
     steps = (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded)
     return next((dropped for step in steps if (dropped := step(arrived)) is not None), None)
 
@@ -69,7 +69,7 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, str], bytes]] = {
     "invalid": ({}, {}, b"{}"),
     "excluded_path": ({"excluded_paths": ["/pricing"]}, {}, body()),
 }
-"""Each step, in the design's order: the settings, the arrival and the body that trigger it."""
+"""Each step, in its order in docs/sending-events.md: the settings, the arrival and the body that trigger it."""
 
 
 @pytest.mark.parametrize("name", STEPS)
