@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.rivals import FASTIFY, RIVALS_PYTHON
 from bench.server import ROOT, environment
+from collector.cli.doctor.machine import look_at_folder
 
 FOLDER = Path(__file__).with_name("results")
 
@@ -49,7 +50,7 @@ def machine(python: str, folder: Path | None = None) -> Result:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "load_average": round(os.getloadavg()[0], 1),
-        "file_system": _file_system(folder),
+        "file_system": file_system(folder),
         "python": _about_python(python, "aiohttp", "uvloop", "pyarrow", "ujson", "fastjsonschema"),
         "rivals_python": _about_python(str(RIVALS_PYTHON), "fastapi", "pydantic", "uvicorn", "uvloop", "httptools"),
         "fastify": json.loads(FASTIFY.read_text())["dependencies"]["fastify"],
@@ -79,8 +80,9 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _file_system(folder: Path | None) -> str | None:
-    return _output("stat", "-f", "-c", "%T", str(folder or os.environ.get("TMPDIR", "/tmp")))
+def file_system(folder: Path | None) -> str | None:
+    """Return the type from /proc/mounts. `stat -f` cannot tell ext2, ext3 and ext4 apart."""
+    return look_at_folder(folder or Path(os.environ.get("TMPDIR", "/tmp"))).file_system or None
 
 
 def _output(*command: str) -> str | None:
