@@ -36,7 +36,7 @@ test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter
 	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS))
 
 test-fast: $(VENV)/dev.done  ## set up, and run the tests that start no process: about a minute
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(PROCESS_TESTS))
+	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(PROCESS_TESTS))
 
 # The binary instead of `python -m collector`. Left out: what does not depend on how the collector is started.
 test-binary: $(VENV)/dev.done binary  ## run the process tests against the binary
