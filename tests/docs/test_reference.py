@@ -13,6 +13,7 @@ MADE = ("dist/", "bench/results/quick/", "journal/0/")
 """What `make`, or a running collector, makes."""
 
 RESPONSES = (ROOT / "docs" / "sending-events.md").read_text()
+GOLDEN = (ROOT / "tests" / "golden" / "responses.txt").read_text()
 
 
 def name(path: Path) -> str:
@@ -45,6 +46,18 @@ def test_no_cell_of_the_last_columns_is_empty(table: object) -> None:
 def test_table_of_responses_has_every_reason(reason: Reason) -> None:
     """`aborted` is no response: the client has left."""
     assert re.search(rf"^\|.*\| `{reason.value}` \|$", RESPONSES, re.MULTILINE)
+
+
+def test_table_of_responses_is_that_of_the_golden_responses() -> None:
+    """Each pair of status and reason. Preflights and health checks are not in the table."""
+    documented = re.findall(r"^\| (\d{3})\b.*\| (?:`(\w+)` )?\|$", RESPONSES, re.MULTILINE)
+    golden = [
+        (status, reason[0] if (reason := re.findall(r"^< Collect-Reason: (\w+)$", text, re.MULTILINE)) else "")
+        for status, text in re.findall(
+            r"^=== (\d{3}) (?!preflight|health)(.*?)(?=^===|\Z)", GOLDEN, re.DOTALL | re.MULTILINE
+        )
+    ]
+    assert set(documented) == set(golden)
 
 
 def test_readme_is_one_page() -> None:

@@ -32,12 +32,12 @@ UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 ORIGIN = b"Origin: https://shop.example"
 LOCALHOST = b"Origin: http://localhost:3000"
 CHUNKED = b"Transfer-Encoding: chunked"
-UNSENT = b"Content-Length: 210"  # of a body that is not sent
+UNSENT = b"Content-Length: 210"  # the body is not sent
 END = b"\r\n\r\n"
-FOLDED_FROM = 4  # so many equal lines one after the other are shown as one
+FOLDED_FROM = 4  # this many equal lines in a row are shown as one
 
 INTRODUCTION = """\
-Every response of the collector, byte for byte. tests/edge/test_golden.py sends the requests and has the way to rewrite
+Every response of the collector, byte for byte. tests/edge/test_golden.py sends the requests and says how to rewrite
 this file. `>` begins a line of the request, `<` one of the response. Lines end in CR LF, except the last of each; other
 control characters are escaped. The value of `Date` is replaced.
 """
@@ -61,7 +61,7 @@ def break_code(_: Running, patch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request, and what must be so for its response. `when` is shown in the file."""
+    """A request, and the conditions of its response. The file shows `when`."""
 
     when: str
     sent: bytes
@@ -85,10 +85,10 @@ ROWS = {
         'The site has `allowed_origins = ["https://www.example"]`.', EVENT, {"allowed_origins": ["https://www.example"]}
     ),
     "404 unknown site": Row("No site has this name.", request(body(), ORIGIN, site="nobody")),
-    "404 not found": Row("The path is none of the collector's.", request(body(), ORIGIN, target="/collect")),
+    "404 not found": Row("The collector does not have this path.", request(body(), ORIGIN, target="/collect")),
     "405 method": Row("The method is neither POST nor OPTIONS.", request(body(), ORIGIN, method="PUT")),
     "408 body": Row(
-        "The body does not come within `server.body_timeout_s`.",
+        "The body does not arrive within `server.body_timeout_s`.",
         head(ORIGIN, UNSENT),
         sections={"server": {"body_timeout_s": 0.01}},
     ),
@@ -121,7 +121,7 @@ ROWS = {
     ),
     "400 not HTTP": Row("The request line is not one of HTTP/1.0 or HTTP/1.1.", request(body(), ORIGIN, version="2.0")),
     "408 head": Row(
-        "The head does not come within `server.body_timeout_s`.",
+        "The head does not arrive within `server.body_timeout_s`.",
         head(ORIGIN).removesuffix(b"\r\n"),
         sections={"server": {"body_timeout_s": 0.01}},
     ),
@@ -144,20 +144,20 @@ ROWS = {
 
 
 def sections() -> dict[str, str]:
-    """The golden file's text by the name of its row."""
+    """The texts of the golden file, by row name."""
     titles_and_texts = re.split(r"^=== (.*) ===\n", GOLDEN.read_text(), flags=re.MULTILINE)[1:]
     return dict(zip(titles_and_texts[::2], titles_and_texts[1::2], strict=True))
 
 
 def rewrite(name: str, text: str) -> None:
-    """Put the text of this row into the file, in the order of ROWS."""
+    """Write the text of this row into the file, in the order of ROWS."""
     texts = (sections() if GOLDEN.exists() else {}) | {name: text}
     rows = "".join(f"=== {row} ===\n{texts[row]}" for row in ROWS if row in texts)
     GOLDEN.write_text(f"{INTRODUCTION}\n{rows}")
 
 
 def shown(data: bytes, mark: str) -> str:
-    """What crosses the wire as text. Nothing of it is lost, except in folded lines."""
+    """Show bytes as text, with `mark` before each line. Repeated lines are folded into one."""
     lines = [line.decode("latin-1").encode("unicode_escape").decode() for line in data.split(b"\r\n")]
     text = ""
     for line, equal in groupby(lines):
@@ -168,7 +168,7 @@ def shown(data: bytes, mark: str) -> str:
 
 
 async def respond(collector: Running, sent: bytes) -> bytes:
-    """Everything that comes back on a connection, but for the time of day."""
+    """Send a request, and return everything that comes back, with a fixed date."""
     reader, writer = await asyncio.open_connection(collector.host, collector.port)
     try:
         writer.write(sent)
@@ -204,6 +204,6 @@ def test_golden_file_has_every_row_and_no_other() -> None:
 
 
 def test_every_reason_is_among_the_golden_responses() -> None:
-    """`aborted` has no response: its client has gone."""
+    """`aborted` has no response: the client has left."""
     seen = set(re.findall(r"^< Collect-Reason: (\w+)$", GOLDEN.read_text(), re.MULTILINE))
     assert {reason.value for reason in Reason} - {Reason.ABORTED.value} == seen

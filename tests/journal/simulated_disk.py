@@ -1,14 +1,14 @@
-"""A disk whose calls fail, whose process dies in the middle of one, and whose power can be cut.
+"""A simulated disk: its calls can fail, the process can die in one, and its power can be cut.
 
 It works on a real folder. The system calls by which the collector changes that folder go through a SimulatedDisk, which
-notes what a sync has brought to the disk. A cut of the power puts the folder back to that, plus whatever part of the
-rest the kernel might have written by itself:
+records what was synced. A power cut resets the folder to that, plus a part of the rest, which the kernel may have
+written already:
 
-    bytes of a file behind its last sync    any prefix of them, zeros up to or from some byte, or an older file's bytes
+    bytes of a file after its last sync     any prefix of them, zeros up to or from some byte, or an older file's bytes
     a truncation that was not synced        the file before it, or after it
-    a name made or deleted without a sync   there or not, each by itself
+    a name made or deleted without a sync   there or not, independently of others
 
-After a failed fsync the bytes are in the cache, marked clean, and not on the disk: a later sync does not write them
+After a failed fsync the bytes are in the cache, marked clean, but not on the disk. A later sync does not write them
 (https://lwn.net/Articles/752063/). Arrow writes parts without these calls, so only the sync of a part can fail.
 """
 
@@ -25,24 +25,24 @@ from typing import Any
 import pytest
 
 CALLS = ("open", "write", "truncate", "sync", "link", "unlink", "mkdir", "read")
-"""The calls that can fail, and in which the process can die."""
+"""The calls that can fail. The process can die in each of them."""
 
 Tree = dict[str, "bytes | Tree"]
 
 
 class Killed(BaseException):
-    """The process died in this call. No `except Exception` survives a SIGKILL either."""
+    """The process died in this call. Not an Exception, because `except Exception` does not stop a SIGKILL."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """Something that a call does instead of what it was asked for."""
+    """How a call fails."""
 
     call: str
     code: int
-    after: int  # calls of this kind that still succeed
-    times: int  # calls that fail then
-    written: float = 0  # of a write: the share of its bytes that reach the file first
+    after: int  # number of calls that still succeed
+    times: int  # number of calls that then fail
+    written: float = 0  # the share of a write that reaches the file before it fails
 
 
 class SimulatedDisk:
@@ -51,17 +51,17 @@ class SimulatedDisk:
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.faults: list[Fault] = []
-        self.calls_to_live: int | None = None  # then the process dies in the next one; None: it does not
-        self.is_dead = False  # the process: no call reaches the disk
-        self.is_watching = True  # else every call goes to the folder as it is
+        self.calls_to_live: int | None = None  # the process dies in the call after these; None: it does not die
+        self.is_dead = False  # the process has died: no call reaches the disk
+        self.is_watching = True  # otherwise calls go straight to the folder
         self.segment_sync_failed = False  # in this process
-        self.segment_cut_failed = False  # in this process: bytes that a commit took back may still be there
-        self._descriptors: dict[int, Path] = {}  # of the process, below root
-        self._bytes: dict[int, bytes] = {}  # of each file, by inode, that are on the disk
-        self._names: dict[int, dict[str, int]] = {}  # of each folder that are on the disk, with their inodes
-        self._truncated: dict[int, list[bytes]] = {}  # files as they were before truncations that are not synced
+        self.segment_cut_failed = False  # in this process: the bytes of a failed commit may still be in the file
+        self._descriptors: dict[int, Path] = {}  # of the process; paths below root
+        self._bytes: dict[int, bytes] = {}  # what is on the disk of each file, by inode
+        self._names: dict[int, dict[str, int]] = {}  # what is on the disk of each folder: names and inodes
+        self._truncated: dict[int, list[bytes]] = {}  # contents before truncations that are not synced
         self._dropped: dict[int, list[tuple[int, int]]] = {}  # bytes that a failed sync marked clean
-        self._held: dict[int, int] = {}  # descriptors by inode, so that no number is used twice
+        self._held: dict[int, int] = {}  # open descriptors by inode, so that no inode number is reused
         self._open, self._close, self._write, self._truncate = os.open, os.close, os.write, os.ftruncate
         self._link, self._unlink, self._mkdir, self._preadv = os.link, os.unlink, os.mkdir, os.preadv
         for name, ours in (
@@ -80,19 +80,19 @@ class SimulatedDisk:
         patch.setattr("collector.publish.local.sync", self._do_sync)
 
     def kill(self) -> None:
-        """End the process, if it has not died already: what it had in memory and its descriptors are gone."""
+        """End the process, if it has not died yet, and close its descriptors."""
         self.is_dead = True
         for descriptor in self._descriptors:
             self._close(descriptor)
         self._descriptors.clear()
 
     def start(self, calls_to_live: int | None) -> None:
-        """Let another process begin."""
+        """Start another process."""
         self.calls_to_live = calls_to_live
         self.is_dead = self.segment_sync_failed = self.segment_cut_failed = False
 
     def cut_power(self, random: Random) -> None:
-        """Leave what was synced, and of the rest what chance wants."""
+        """Keep what was synced, and a random part of the rest."""
         tree = self._surviving(self.root, random)
         self.forget()
         with self.not_watching():
@@ -102,7 +102,7 @@ class SimulatedDisk:
 
     @contextmanager
     def not_watching(self) -> Iterator[None]:
-        """Let calls through: they are not the collector's."""
+        """Let the calls of the test itself pass."""
         self.is_watching = False
         try:
             yield
@@ -110,7 +110,7 @@ class SimulatedDisk:
             self.is_watching = True
 
     def forget(self) -> None:
-        """Close what is held open."""
+        """Close all descriptors, and forget what is on the disk."""
         for descriptor in self._held.values():
             self._close(descriptor)
         for known in (self._held, self._bytes, self._names, self._truncated, self._dropped):
@@ -119,7 +119,7 @@ class SimulatedDisk:
     # The calls.
 
     def _begin(self, call: str) -> Fault | None:
-        """What goes wrong with this call, if anything. Raises Killed."""
+        """Return how this call fails, or None. Raises Killed."""
         if not self.is_watching:
             return None
         if self.calls_to_live is not None and not self.is_dead:
@@ -182,7 +182,7 @@ class SimulatedDisk:
     def _do_truncate(self, descriptor: int, length: int) -> None:
         if descriptor in self._descriptors:
             inode, now = self._inode(descriptor), _content(descriptor)
-            self.segment_cut_failed = True  # until it is done
+            self.segment_cut_failed = True  # until it succeeds
             self._fail("truncate")
             self._truncated.setdefault(inode, []).append(now)
             self._dropped[inode] = [(start, end) for start, end in self._dropped.get(inode, ()) if end <= length]
@@ -191,7 +191,7 @@ class SimulatedDisk:
 
     def _do_sync(self, descriptor: int) -> None:
         path = self._descriptors.get(descriptor)
-        if path is None:  # not of the simulated disk: nothing there need last
+        if path is None:  # outside the simulated disk
             return
         inode = self._inode(descriptor)
         is_segment = path.suffix == ".segment"
@@ -228,7 +228,7 @@ class SimulatedDisk:
         return inode
 
     def _note(self, descriptor: int, path: Path) -> None:
-        """The file or folder is on the disk as it is now."""
+        """Record that the file or folder is on the disk as it is now."""
         inode = self._inode(descriptor)
         if path.is_dir():
             self._names[inode] = {}
@@ -241,7 +241,7 @@ class SimulatedDisk:
             self._truncated.pop(inode, None)
 
     def _written(self, inode: int, content: bytes) -> bytes:
-        """The content with zeros for what a failed sync dropped."""
+        """Return the content, with zeros for what a failed sync dropped."""
         for start, end in self._dropped.get(inode, ()):
             content = content[:start] + bytes(len(content[start:end])) + content[end:]
         return content
@@ -306,4 +306,4 @@ FAULTS = {
     "mkdir": (errno.ENOSPC,),
     "read": (errno.EIO,),
 }
-"""The errors of each call; 0 is a short write that goes on."""
+"""The errors of each call; 0 is a short write."""

@@ -47,14 +47,16 @@ T = TypeVar("T")
 SEGMENT_MAX_BYTES = 10_000
 JOURNAL_MAX_BYTES = 50_000
 
-STOP_PATIENCE_S = 15  # of a clock that does not wait
-CALLS_TO_LIVE = st.integers(0, 6) | st.integers(7, 30)  # a commit makes two, a start and the flush of a part some ten
-CHANCE = st.integers(0, 9_999)  # of what survives a power cut
-MOST_TURNS = 10_000  # of the event loop, until everything that was begun has ended
+STOP_PATIENCE_S = 15  # on a fake clock
+CALLS_TO_LIVE = st.integers(0, 6) | st.integers(
+    7, 30
+)  # a commit makes two calls; a start, or the flush of a part, about ten
+CHANCE = st.integers(0, 9_999)  # seeds what survives a power cut
+MOST_TURNS = 10_000  # turns of the event loop, after which a task counts as stuck
 
 
 class HastyClock(FakeClock):
-    """Whoever sleeps wakes at once, and the time has passed."""
+    """A clock on which every sleep ends at once, and the time has passed."""
 
     async def sleep(self, seconds: float) -> None:
         self.advance(seconds)
@@ -62,7 +64,7 @@ class HastyClock(FakeClock):
 
 
 class SameThread(Executor):
-    """In the place of every thread of the collector."""
+    """Replaces the threads of the collector: runs each call at once, in the thread of the test."""
 
     def __init__(self, *arguments: object, **keywords: object) -> None:
         pass
@@ -71,18 +73,18 @@ class SameThread(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(function(*arguments, **keywords))
-        except BaseException as exc:  # noqa: BLE001 - for whoever waits
+        except BaseException as exc:  # noqa: BLE001 - the caller gets it
             future.set_exception(exc)
         return future
 
 
 class Process:
-    """A worker without sockets and timers, which can be left at any turn of its event loop."""
+    """A worker without sockets and timers, which can be abandoned at any turn of its event loop."""
 
     def __init__(self, data_dir: Path, durability: str, new_id: Callable[[], str]) -> None:
         made = config(data_dir, {site: {} for site in SITES}, storage={"durability": durability})
         limits = {"segment_max_bytes": SEGMENT_MAX_BYTES, "journal_max_bytes": JOURNAL_MAX_BYTES}
-        storage = made.storage.model_copy(update=limits)  # which checks no limits
+        storage = made.storage.model_copy(update=limits)  # model_copy does not check the limits
         self.stages = build_stages(made.model_copy(update={"storage": storage}), HastyClock())
         self.stages.store.new_id = new_id
         self._errors: list[BaseException] = []
@@ -95,13 +97,13 @@ class Process:
         return task
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run everything to its end; what came of this step. Raises Killed."""
+        """Run all tasks until they end. Returns the result of this step. Raises Killed."""
         task = self.begin(step)
         self.settle()
         return task.result()
 
     def settle(self) -> None:
-        """Run everything to its end."""
+        """Run all tasks until they end."""
         for _ in range(MOST_TURNS):
             if not asyncio.all_tasks(self._loop):
                 break
@@ -112,13 +114,13 @@ class Process:
             raise self._errors[0]
 
     def turn(self, count: int) -> None:
-        """Run the event loop so often."""
+        """Run this many turns of the event loop."""
         for _ in range(count):
             self._loop.call_soon(self._loop.stop)
             self._loop.run_forever()
 
     def end(self) -> None:
-        """Forget everything."""
+        """Cancel all tasks, and close the event loop."""
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self.settle()
@@ -134,7 +136,7 @@ def alive(model: "JournalModel") -> bool:
 
 
 class JournalModel(RuleBasedStateMachine):
-    """One data_dir, the processes that use it one after the other, and what their clients were told."""
+    """One data_dir, the processes that use it in turn, and the responses that their clients got."""
 
     def __init__(self, folder: Path, durability: str) -> None:
         super().__init__()
@@ -150,9 +152,9 @@ class JournalModel(RuleBasedStateMachine):
         ids = itertools.count(1)
         self._new_id = lambda: f"{next(ids):016x}"
         self._ledger = Ledger()
-        self._safe: set[str] = set()  # acknowledged events that no power cut may take, with durability `write`
-        self._tried: set[str] = set()  # refused, but only after a commit was tried
-        self._may_return: set[str] = set()  # refused, and the disk did not let the journal take them back
+        self._safe: set[str] = set()  # acknowledged events that a power cut must not lose, with durability `write`
+        self._tried: set[str] = set()  # events refused after a commit was tried
+        self._may_return: set[str] = set()  # refused events that the disk did not let the journal remove
         self.process: Process | None = None
 
     @property
@@ -162,7 +164,7 @@ class JournalModel(RuleBasedStateMachine):
 
     @initialize()
     def first_start(self) -> None:
-        self.recover(power_cut=False, chance=0, mended=True, calls_to_live=None)
+        self.recover(power_cut=False, chance=0, repaired=True, calls_to_live=None)
 
     @precondition(alive)
     @rule(site=st.sampled_from(SITES), count=st.integers(1, 6), text=st.sampled_from((0, 900)))
@@ -182,7 +184,7 @@ class JournalModel(RuleBasedStateMachine):
     @precondition(alive)
     @rule(count=st.integers(1, 6), turns=st.integers(1, 12), seals_first=st.booleans())
     def append_and_publish(self, count: int, turns: int, seals_first: bool) -> None:
-        """The change of segments comes before the commit, in the middle of it, or after it."""
+        """Change segments before, during or after a commit."""
         if seals_first:
             self.seal()
         self.append("b", count, 0)
@@ -196,7 +198,7 @@ class JournalModel(RuleBasedStateMachine):
         journal = self._running.stages.journal
         is_tried = journal.can_append()
         is_stored = await journal.append(event)
-        if self.disk.is_dead:  # the client never hears
+        if self.disk.is_dead:  # the client gets no response
             return
         self._ledger.answered(session_id, 201 if is_stored else 503)
         if is_tried and not is_stored:
@@ -207,14 +209,14 @@ class JournalModel(RuleBasedStateMachine):
     @precondition(alive)
     @rule(count=st.integers(1, 12))
     def turn(self, count: int) -> None:
-        """Leave whatever goes on in the middle."""
+        """Stop in the middle of whatever is running."""
         self._running.turn(count)
         self._bury_if_dead()
 
     @precondition(alive)
     @rule()
     def commit(self) -> None:
-        """Wait until nothing goes on."""
+        """Wait until nothing is running."""
         self._settle()
 
     @precondition(alive)
@@ -225,14 +227,14 @@ class JournalModel(RuleBasedStateMachine):
     @precondition(alive)
     @rule()
     def flush(self) -> None:
-        self._settle()  # there is one flush at a time
+        self._settle()  # only one flush may run at a time
         if alive(self):
             self._running.begin(self._running.stages.flusher.flush())
 
     @precondition(alive)
     @rule()
     def retry(self) -> None:
-        """As the watch of the disk does every half second."""
+        """Do what the worker does every half second."""
         journal = self._running.stages.journal
 
         async def look_and_retry() -> None:
@@ -249,10 +251,10 @@ class JournalModel(RuleBasedStateMachine):
         written=st.sampled_from((0, 0.5, 0.99)),
     )
     def fail(self, fault: tuple[str, int], after: int, how_often: int, written: float) -> None:
-        """Let some calls fail from now on."""
+        """Make some calls fail from now on."""
         call, code = fault
         if call == "read":
-            how_often = 1  # a block that fails again and again is given up, with the events in it
+            how_often = 1  # after repeated failures the block is given up, and its events are lost
         self.disk.faults = [other for other in self.disk.faults if other.call != call]
         self.disk.faults.append(Fault(call, code, after, how_often, written))
 
@@ -276,7 +278,7 @@ class JournalModel(RuleBasedStateMachine):
         then: str,
         chance: int,
     ) -> None:
-        """Let a commit fail, and maybe the truncation that takes it back."""
+        """Make a commit fail, and maybe the truncation that undoes it."""
         self._settle()
         if alive(self):
             self.fail(fault, 0, how_often, written)
@@ -311,7 +313,7 @@ class JournalModel(RuleBasedStateMachine):
     @precondition(lambda model: alive(model) and model.disk.calls_to_live is None)
     @rule(calls=CALLS_TO_LIVE)
     def die_in_a_call(self, calls: int) -> None:
-        """Let the process die in the middle of whatever it does next."""
+        """Make the process die in the middle of one of its next calls."""
         self.disk.calls_to_live = calls
 
     @precondition(alive)
@@ -323,30 +325,30 @@ class JournalModel(RuleBasedStateMachine):
     @precondition(alive)
     @rule(chance=CHANCE, seals_first=st.booleans())
     def lose_power(self, chance: int, seals_first: bool = False) -> None:
-        """Right now, whatever goes on; or after a change of segments, which syncs with durability `write` too."""
+        """Cut the power now, or after a change of segments, which syncs with durability `write` too."""
         if seals_first:
             self.seal()
             self._settle()
         if alive(self):
             self.kill()
-        self.recover(power_cut=True, chance=chance, mended=True, calls_to_live=None)
+        self.recover(power_cut=True, chance=chance, repaired=True, calls_to_live=None)
 
     @precondition(alive)
     @rule(count=st.integers(1, 6), calls=st.integers(0, 3), chance=CHANCE)
     def lose_power_in_a_commit(self, count: int, calls: int, chance: int) -> None:
-        """Before its write, in it, before its sync, or after it."""
+        """Cut the power before or during the write of a commit, or before or after its sync."""
         self._settle()
         if alive(self):
             self.die_in_a_call(calls)
             self.append_and_commit(count)
         if alive(self):
             self.kill()
-        self.recover(power_cut=True, chance=chance, mended=True, calls_to_live=None)
+        self.recover(power_cut=True, chance=chance, repaired=True, calls_to_live=None)
 
     @precondition(alive)
     @rule()
     def stop(self) -> None:
-        """An orderly end on a sound disk. Everything is in parts then; a broken journal leaves it to the next start."""
+        """Stop in order, on a working disk. Everything is in parts then, unless the journal is broken."""
         self._settle()
         if not alive(self):
             return
@@ -354,7 +356,7 @@ class JournalModel(RuleBasedStateMachine):
         self.disk.calls_to_live = None
         stages = self._running.stages
         if not stages.journal.broken.is_set():
-            self._running.run(stages.flusher.flush())  # a drain leaves segments of dead processes
+            self._running.run(stages.flusher.flush())  # a drain leaves the segments of dead processes to the next start
             assert 0 == self._running.run(stages.flusher.drain(STOP_PATIENCE_S)), "events are lost"
             assert self._problem_in(self._data_dir, self._ledger) is None
         self.kill()
@@ -363,24 +365,24 @@ class JournalModel(RuleBasedStateMachine):
     @rule(
         power_cut=st.booleans(),
         chance=CHANCE,
-        mended=st.booleans(),
+        repaired=st.booleans(),
         calls_to_live=st.sampled_from((*6 * (None,), 0, 3, 7, 11, 15, 30)),
     )
-    def recover(self, power_cut: bool, chance: int, mended: bool, calls_to_live: int | None) -> None:
+    def recover(self, power_cut: bool, chance: int, repaired: bool, calls_to_live: int | None) -> None:
         """Start another process, maybe after a power cut or on a disk that still fails. It may die before it serves."""
         if power_cut:
             if self._durability == "write":
                 self._ledger.acked &= self._safe
-                self._may_return |= self._tried  # taken back, but the cut of the file was not synced
+                self._may_return |= self._tried  # the file was truncated, but not synced
             self.disk.cut_power(Random(chance))
-        if mended:
+        if repaired:
             self.disk.faults.clear()
         self._check()
         self.disk.start(calls_to_live)
         self.process = Process(self._data_dir, self._durability, self._new_id)
         try:
             self.process.stages.open()
-        except (Killed, OSError, SegmentBroken):  # it ends, and its supervisor starts another
+        except (Killed, OSError, SegmentBroken):  # the process ends, and its supervisor starts another
             self.disk.is_dead = True
             self._bury_if_dead()
 
@@ -398,7 +400,7 @@ class JournalModel(RuleBasedStateMachine):
             shutil.rmtree(self._copy, ignore_errors=True)
 
     def _settle(self) -> None:
-        """Let everything end; then nothing may be acknowledged after a failed fsync."""
+        """Let all tasks end. After a failed fsync, check that nothing is acknowledged."""
         self._running.settle()
         if not self.disk.is_dead:
             journal = self._running.stages.journal
@@ -417,14 +419,14 @@ class JournalModel(RuleBasedStateMachine):
             self.disk.kill()
 
     def _check(self) -> None:
-        """Recover a copy of the folder, and find in it what the ledger says."""
+        """Recover a copy of the folder, and compare it with the ledger."""
         with self.disk.not_watching():
             shutil.rmtree(self._copy, ignore_errors=True)
             shutil.copytree(self._data_dir, self._copy)
             other = Process(self._copy, self._durability, self._new_id)
             other.stages.open()
             assert other.run(other.stages.flusher.flush()), "a segment cannot be published"
-            assert other.run(other.stages.journal.append(stored("a", 0, body(session_id="last")))), "takes no events"
+            assert other.run(other.stages.journal.append(stored("a", 0, body(session_id="last")))), "accepts no events"
             assert 0 == other.run(other.stages.flusher.drain(STOP_PATIENCE_S))
             other.end()
             ledger = Ledger(self._ledger.sent | {"last"}, self._ledger.acked | {"last"}, self._ledger.refused)
@@ -439,7 +441,7 @@ class JournalModel(RuleBasedStateMachine):
 
 
 def session_ids(segment: Path) -> Iterator[str]:
-    """Of the events in a segment's file."""
+    """The session ids of the events in a segment's file."""
     name = SEGMENT_NAME.fullmatch(segment.name)
     assert name is not None
     with segment.open("rb") as file:
@@ -455,7 +457,7 @@ def stored_id(record: Record) -> str:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Without the log: a failing disk fills it."""
+    """Switch off the log, which a failing disk fills."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -463,7 +465,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where that is possible. Nothing has to last, and a third of the time went to deleting folders."""
+    """A folder in memory if possible: on a disk, deleting folders takes a third of the time."""
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as made:
         yield Path(made)
@@ -473,7 +475,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("durability", ["fsync", "write"])
 def test_acknowledged_events_become_one_row_whatever_fails(folder: Path, durability: str) -> None:
     run_state_machine_as_test(
-        lambda: JournalModel(folder, durability),  # type: ignore[arg-type]  # a factory is as good as a class
+        lambda: JournalModel(folder, durability),  # type: ignore[arg-type]  # accepts a factory, too
         settings=settings(
             max_examples=times(short=60, long=1_000),
             stateful_step_count=times(short=25, long=60),
