@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from rich.filesize import decimal
 
 from collector.cli.doctor.disk import DiskSpeed
-from collector.cli.doctor.machine import Machine, Port
+from collector.cli.doctor.machine import ENOUGH_ROWS, Machine, Port
 from collector.clock import SECONDS_PER_DAY
 from collector.config import Config
 from collector.daemon.resources import ACCEPTED_TOGETHER, BACKLOG, MAX_CONNECTIONS, OTHER_DESCRIPTORS
@@ -20,8 +20,9 @@ from collector.wording import count
 
 # Besides its events, an idle worker takes 70 MB, and 10,000 connections take another 80 MB.
 WORKER_BYTES = 150_000_000
-BYTES_PER_EVENT = 75  # of Parquet, used when data_dir has no part yet (bench/README.md, "Peak")
+BYTES_PER_EVENT = 75  # of Parquet, used when data_dir has too few rows to tell (bench/README.md, "Peak")
 LONG_ENOUGH_DAYS = 14
+MOST_DAYS = 1e6  # shown; a tiny rate would give infinity
 SLOW_COMMIT_S = 0.1
 CLOCK_BACK_S = 120.0
 
@@ -104,13 +105,14 @@ def space(found: Examined) -> Iterator[Finding]:
     folder, storage, name = found.machine.folder, found.config.storage, "disk space"
     room = folder.free_bytes - storage.min_free_bytes
     event_bytes = found.machine.kept.bytes_per_event or BYTES_PER_EVENT
-    days = room / (found.rate * event_bytes * SECONDS_PER_DAY)
+    days = min(max(room, 0) / (found.rate * event_bytes * SECONDS_PER_DAY), MOST_DAYS)
     free = f"{decimal(folder.free_bytes)} free"
     reserved = decimal(storage.min_free_bytes)
-    source = "newest parts" if found.machine.kept.bytes_per_event else "benchmarks"
+    from_parts = found.machine.kept.bytes_per_event is not None
+    source = "newest parts" if from_parts else f"benchmarks: the newest parts have fewer than {ENOUGH_ROWS:,} rows"
     lasts = (
-        f"lasts {days:,.0f} days at {found.rate:g} events a second and {event_bytes:.0f} bytes of Parquet an event "
-        f"(as in the {source})"
+        f"lasts {count(round(days), 'day', ',')} at {found.rate:g} events a second and "
+        f"{event_bytes:.0f} bytes of Parquet an event (as in the {source})"
     )
     if room <= 0:
         message = f"{free}, less than storage.min_free_bytes ({reserved}): every event is refused; free up space"
