@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests that start processes, proxies or a system of their own: minutes.
+# Tests with real processes under load, kills, proxies, a browser or the binary: minutes.
 PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary)
-# Of these, the ones in which the collector runs as written, and is not killed or held against a clock: coverage counts.
+# Of these, the tests without coverage: they kill the collector, change its code or build the binary.
 UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 
 # Tests outside tests/crash that do more where TORTURE is set.
@@ -35,7 +35,7 @@ test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter
 	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
 	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS))
 
-test-fast: $(VENV)/dev.done  ## set up, and run the tests that start no process: about a minute
+test-fast: $(VENV)/dev.done  ## set up, and run the tests without kills, proxies, browser and binary: about a minute
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(PROCESS_TESTS))
 
 # The binary instead of `python -m collector`. Left out: what does not depend on how the collector is started.

@@ -11,7 +11,7 @@ STAGES = {
     "rate_limit": "take a token from the client's bucket",
     "gate": "check tracking, localhost, origin and excluded addresses",
     "parse": "parse JSON with ujson, and reject what ujson wrongly allows",
-    "validate": "check the contract's 61 fields; only for events that `read` does not accept",
+    "validate": "check all fields of the contract; only for events that `read` does not accept",
     "values": "build a row of column values; only for events that `read` does not accept",
     "read": "validate and build the row in one pass, for ordinary events",
     "accept": "parse, read, check excluded paths and build the event",

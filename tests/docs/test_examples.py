@@ -16,6 +16,7 @@ import pytest
 from collector.cli.main import _parser
 from collector.config import SiteSettings
 from collector.config_file import load
+from collector.events import COLUMNS
 from tests.docs.tables import PAGES, ROOT
 from tests.support import config, event, running
 
@@ -119,7 +120,7 @@ def test_readers_find_every_event_and_column(dataset: None) -> None:
         for whole in ("collect", "to_table"):
             read = getattr(read, whole)() if hasattr(read, whole) else read
         shapes.append(read.shape)
-    assert 3 * [(3, 66 + len(("site", "date")))] == shapes
+    assert 3 * [(3, len(COLUMNS) + len(("site", "date")))] == shapes
 
 
 @pytest.mark.parametrize("block", every_block("toml"))

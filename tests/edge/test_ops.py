@@ -190,7 +190,7 @@ class TestOpenApi:
         schema = document["components"]["schemas"]["Event"]
         assert CONTRACT["properties"] == schema["properties"]
         assert CONTRACT["required"] == schema["required"]
-        assert 61 == len(FIELDS) == len(schema["properties"])
+        assert len(FIELDS) == len(schema["properties"])
 
     async def test_every_status_is_described(self, document: dict[str, Any]) -> None:
         """405 does not belong under `post`. The statuses added below come from no fault in `FAULTS`."""
