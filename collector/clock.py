@@ -21,7 +21,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for so many seconds."""
+        """Wait for this many seconds."""
         ...
 
 
@@ -38,7 +38,7 @@ class SystemClock:
 
 
 async def sleep_unless(clock: Clock, seconds: float, event: asyncio.Event) -> None:
-    """Wait for so many seconds, or until the event is set."""
+    """Wait for this many seconds, or until the event is set."""
     waiting = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(event.wait())]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

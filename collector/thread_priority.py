@@ -1,7 +1,7 @@
 """Thread priorities: background threads run at a lower priority than the event loop, so requests do not wait for them.
 
 On Linux every thread has its own priority. A background thread at the event loop's priority takes half of their shared
-core, if it works outside the interpreter or takes it back after every step of the loop. Priorities are nice values
+core, if it runs without the GIL, or takes the GIL back after every step of the loop. Priorities are nice values
 relative to the process. The event loop has 0; a higher value means a lower priority.
 """
 

@@ -1,4 +1,4 @@
-"""List folders and open regular files, where a name may promise what the file is not.
+"""List folders and open regular files, whatever their names suggest.
 
 A pipe may be called `x.parquet`, and opening it would block. A symlink may dangle. A listed file may be deleted before
 it is opened.

@@ -23,7 +23,7 @@ MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(config_file: Path, arguments: Sequence[str]) -> int:
-    """Run until told to stop. Returns the exit code. `arguments` is the command line from `serve` on."""
+    """Run until stopped. Returns the exit code. `arguments` is the command line from `serve` on."""
     _ignore(signal.SIGHUP)  # until reloads are possible
     _ignore(*MEANINGLESS)
     # SIGTERM exits at once until there is something to drain. Nothing is acknowledged yet, and start-up copes with a

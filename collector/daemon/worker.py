@@ -1,7 +1,7 @@
 """The worker: a process that serves, from its configuration to its exit code.
 
 To start, it builds the stages and listens. To stop, it refuses new connections, answers the requests in flight,
-publishes everything and exits 0. A controller tells it when to stop or reload: signals in a single process
+publishes everything and exits 0. A controller stops and reloads it: signals in a single process
 (collector/daemon/single_process.py), or the supervisor of several workers (collector/daemon/workers/child.py).
 """
 
@@ -65,7 +65,7 @@ CLOSE_S = 0.1
 
 
 class Controller(Protocol):
-    """Controls a worker: tells it to stop or reload, and is told when it serves and drains."""
+    """Stops or reloads a worker, and is notified when it serves and drains."""
 
     def attached(self, worker: "Worker") -> AbstractAsyncContextManager[None]:
         """A block that lasts from before the worker serves until it has drained."""
@@ -136,7 +136,7 @@ class Worker:
         self._exit_code: int | None = None  # set after the drain
 
     async def run(self, public: socket.socket, controller: Controller) -> int:
-        """Serve until told to stop, then drain. Returns the exit code."""
+        """Serve until stopped, then drain. Returns the exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
         # Scrapes, reloads and expiry run in threads of low priority, because no client waits for them.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(initializer=lower_priority))
@@ -221,7 +221,7 @@ class Worker:
         in_flight.draining = True
 
     async def _until_stopped(self, controller: Controller) -> bool:
-        """Run the background tasks until told to stop. True if one of them ended by itself or the journal broke."""
+        """Run the background tasks until stopped. True if one ended unexpectedly, or the journal broke."""
         duties = (
             self.stages.flusher.run(),
             self.stages.journal.broken.wait(),

@@ -94,7 +94,7 @@ class Connection(ClientProtocol):
             else:
                 self._state = HELD
                 self._hold(data)
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()
 
     def _receive(self, data: bytes) -> None:
@@ -174,7 +174,7 @@ class Connection(ClientProtocol):
         try:
             self._begin_request(data)
             self._advance()
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()
 
     def _begin_request(self, data: bytes) -> None:
@@ -260,7 +260,7 @@ class Connection(ClientProtocol):
                     self._idle()
                 if self._buffer or self._has_ended:
                     self._advance()
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()
 
     def _begin_to_drop(self) -> None:

@@ -104,7 +104,7 @@ class Decider:
                     break
             else:
                 return None
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `fail` logs it
             return self.fail(request)
         return self._finish_early(request, outcome)
 
@@ -123,7 +123,7 @@ class Decider:
         except KeyMissing as exc:
             log.warning("an event was refused: its address cannot be hashed: %s", exc)
             outcome = unavailable()
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `fail` logs it
             reply(request, self.fail(request))
             return
         reply(request, self._finish(request, outcome))

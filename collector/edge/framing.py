@@ -38,7 +38,7 @@ class Framing:
         self._trailers: int | None = None  # their size in bytes, after the last chunk
 
     def follow(self, data: bytes, at: int) -> int:
-        """Process `data` from `at` on. Return where the request ends, or the length of `data` if it goes on."""
+        """Process `data` from `at` on. Return where the request ends, or the length of `data` if it continues."""
         while at < len(data) and not self.is_whole and not self.is_broken:
             if self._left:
                 at = self._pass_bytes(data, at)

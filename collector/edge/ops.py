@@ -14,7 +14,7 @@ class Watched(Protocol):
     """What the admin application reports on: one process, or all workers."""
 
     def unready_reason(self) -> str | None:
-        """Why events are refused now, in words for a person. None: they are accepted."""
+        """Why events are refused now, human-readable. None: they are accepted."""
         ...
 
     async def metrics_page(self) -> bytes:

@@ -7,20 +7,20 @@ numbers are integer nanoseconds, because sums of float intervals would refuse th
 The table is memory that other processes can map too:
 
     header   64 bytes             secrets that choose the set of each client
-    keys     SETS x WAYS x 8      the client that has the place
+    keys     SETS x WAYS x 8      the client that has the slot
     moments  SETS x WAYS x 8      when its bucket will be full again, on the machine's monotonic clock; 0: never used
 
-A client has one set, and may be at any place in it. A full bucket carries no information, so its place is free. If no
-place is free, a newcomer takes the place of the fullest bucket, whose client loses least. So nobody is refused for want
-of a place, and no flood can grow the table.
+Each client maps to one set and may use any slot of it. A full bucket carries no information, so its slot counts as
+free. If no slot is free, a new client takes the slot of the fullest bucket, whose client loses least. So no client is
+refused because the table is full, and no flood can grow the table.
 
 One process counts exactly. Several processes use no locks: each reads a moment and writes the next one 0.2 us later,
 and tokens that another process takes from that bucket in between are not charged. Each collision gives away one token,
-or more if the system preempts the worker at that point. Two processes that only drain one bucket give away 9 to 20
-percent more than it holds (tests/edge/test_rate_limit.py allows 50); workers, whose requests take a hundred times as
-long, almost nothing. Nobody gets less than the limit, with one exception. If all buckets of a set are drained, and one
-worker gives away the place whose moment another is about to write, the newcomer starts with that moment and may wait as
-long as its predecessor.
+or more if the system preempts the worker at that point. Two processes that do nothing else overspend a bucket by 9 to
+20 percent (tests/edge/test_rate_limit.py allows 50). Workers overspend almost nothing, because their requests take a
+hundred times as long. No client gets less than the limit, with one exception. If all buckets of a set are drained, and
+one worker gives away the slot whose moment another is about to write, the new client starts with that moment and may
+wait as long as its predecessor.
 """
 
 import secrets
@@ -36,7 +36,7 @@ from collector.events import Reason, Refused
 NS_PER_S = 1_000_000_000
 NS_PER_MINUTE = 60 * NS_PER_S
 
-# 4 MB, 262,144 places. With 100,000 clients whose buckets are not full, one set in 240 has too few places. With 16 ways
+# 4 MB, 262,144 slots. With 100,000 clients whose buckets are not full, one set in 240 has too few slots. With 16 ways
 # it would be one in 4,700, but each request would take 90 ns more.
 WAYS = 8
 SETS = 1 << 15
@@ -56,8 +56,8 @@ class BucketTable:
         self.memory = mmap(file, table_bytes(sets))
         if not any(self.memory[:_HEADER_BYTES]):  # its creator maps the table before other processes do
             self.memory[:_HEADER_BYTES] = secrets.token_bytes(_HEADER_BYTES)
-        places = memoryview(self.memory)[_HEADER_BYTES:].cast("Q")
-        self.keys, self.full_at_ns = places[: sets * WAYS], places[sets * WAYS :]
+        slots = memoryview(self.memory)[_HEADER_BYTES:].cast("Q")
+        self.keys, self.full_at_ns = slots[: sets * WAYS], slots[sets * WAYS :]
         # Secrets choose a client's set. Otherwise an attacker could rotate among addresses of one set, so that each
         # bucket is forgotten before its next request. One multiplication is not enough: with one secret in twelve,
         # 66 of 100 consecutive addresses displaced one another. A product of two spreads them like random addresses.
@@ -137,11 +137,11 @@ class TokenBuckets:
         return int.from_bytes(digest.digest(), "little")
 
     def _enter(self, key: int, first: int, full_at_ns: int) -> None:
-        """Give a newcomer the place of the fullest bucket in its set. Unused and full buckets come first."""
+        """Give a new client the slot of the fullest bucket in its set. Unused and full buckets come first."""
         moments = self.table.full_at_ns[first : first + WAYS].tolist()
         slot = first + moments.index(min(moments))
         # The moment goes first: a process that reads between the two writes then charges the previous client one token.
-        # The other way round, it would charge the newcomer all tokens of the previous client.
+        # The other way round, it would charge the new client all tokens of the previous client.
         self.table.full_at_ns[slot] = full_at_ns
         self.table.keys[slot] = key
 

@@ -120,7 +120,7 @@ class StandardPath:
             lingering_time=0,  # the connection does it
             auto_decompress=False,  # an encoding is refused, never unpacked
             access_log=cast(logging.Logger, None),
-            # aiohttp limits each line by itself; the connection limits the entire head.
+            # aiohttp limits each line separately; the connection limits the entire head.
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
             max_headers=MAX_HEAD_LINES,
@@ -172,7 +172,7 @@ class StandardPath:
         except asyncio.CancelledError:
             decider.lose(asked)
             raise
-        except Exception:  # noqa: BLE001 - it is logged
+        except Exception:  # noqa: BLE001 - `fail` logs it
             response = decider.fail(asked)
         else:
             response = decider.drop(asked, body) if isinstance(body, Refused) else await self._decided(asked, body)

@@ -62,7 +62,7 @@ class DailyKeys:
     """The keys of the days around now. The event loop reads them from memory; `tend` keeps them on disk."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.blocked_reason: str | None = None  # why today has no key, for a person to read
+        self.blocked_reason: str | None = None  # why today has no key; human-readable
         self.missed = asyncio.Event()  # set when a key was needed but missing: call `tend` at once
         self._files = KeyFiles(folder)
         self._clock = clock

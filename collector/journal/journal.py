@@ -72,11 +72,12 @@ class Journal:
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[tuple[Event, OnCommit]] = []
-        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())  # their `on_commit` is still to be called
+        # Events whose `on_commit` has not been called yet.
+        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())
         self._waiting_bytes = 0  # of `_waiting` and `_committing`
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
-        # A thread of its own, so that acknowledgements wait for neither a flush nor any other work.
+        # A separate thread, so that acknowledgements wait for neither a flush nor any other work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         # Another thread syncs sealed segments: with durability `write`, up to 64 MiB may still have to be written.
         self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
@@ -91,7 +92,7 @@ class Journal:
         self.opened_ns = clock.monotonic_ns()
         self.sealed: list[Segment] = []
         self.disk_free_bytes = 0  # as last measured
-        self.blocked_reason: str | None = None  # set from outside to refuse events: the reason, for a person to read
+        self.blocked_reason: str | None = None  # set from outside to refuse events; human-readable
         self.flush_due = asyncio.Event()
         self.flush_running = False  # while it is, a sealed segment's events are in memory
         self.broken = asyncio.Event()  # set when no event can be acknowledged any more: the process should end
@@ -234,7 +235,7 @@ class Journal:
         return max(buffer.held_bytes / self._segment_max_bytes, 2 * buffer.size_bytes / self.max_bytes)
 
     def unready_reason(self) -> str | None:
-        """Why the journal would refuse an event now, for a person to read; None if it would accept one."""
+        """Why the journal would refuse an event now, human-readable. None: it would accept one."""
         if self._closed:
             return "draining"
         if self.blocked_reason is not None or self._failing is not None:

@@ -28,7 +28,7 @@ Kind = tuple[str, str]
 _OTHERS: Kind = ("", "")
 
 Later = Callable[[float, Callable[[], None]], None]
-"""Calls the function once, after so many seconds."""
+"""Calls the function once, after this many seconds."""
 
 
 class RateLimitFilter(logging.Filter):

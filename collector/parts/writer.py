@@ -166,7 +166,7 @@ class PartWriter:
                 file,
                 table.schema.with_metadata(footer),
                 compression={name: self.compression for name in filled if table[name].nbytes >= COMPRESSED_FROM_BYTES},
-                # Numbers seldom repeat: with a dictionary, they took a quarter more space, and more time.
+                # Numbers rarely repeat, so a dictionary cost time and a quarter more space.
                 use_dictionary=[name for name in filled if pa.types.is_string(table.schema.field(name).type)],
                 write_page_index=True,
                 write_page_checksum=True,

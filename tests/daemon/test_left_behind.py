@@ -17,7 +17,7 @@ from collector.daemon.status import Reporter, Stats
 from collector.daemon.wiring import build_stages
 from collector.daemon.worker import Worker, accept_all
 from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
-from collector.daemon.workers.child import SupervisorController, accepting_beside_others
+from collector.daemon.workers.child import SupervisorController, accepting_with_others
 from collector.portable import shared_memory
 from collector.worker_slot import WorkerSlot
 from tests.support import UNUSED_DATA_DIR, FakeClock, Running, config
@@ -140,7 +140,7 @@ async def public(data_dir: Path, clock: FakeClock, *, several: bool) -> AsyncIte
     bound = listen("127.0.0.1", 0, "server")
     bound.setblocking(False)
     counts = ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 1)
-    accept = accepting_beside_others(counts, WorkerSlot(0, 1)) if several else accept_all
+    accept = accepting_with_others(counts, WorkerSlot(0, 1)) if several else accept_all
     try:
         yield Worker(config(data_dir), stages, UNUSED_DATA_DIR, clock, accept), bound
     finally:

@@ -44,7 +44,7 @@ control characters are escaped. The value of `Date` is replaced.
 
 
 def fail(*_: object) -> None:
-    raise RuntimeError("a fault of ours")
+    raise RuntimeError("injected bug")
 
 
 def drain_bucket(collector: Running, _: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ ROWS = {
     "400 body breaks HTTP": Row(
         "The framing of the body breaks RFC 9112.", head(ORIGIN, CHUNKED) + chunk(b"{") + b"no chunk\r\n"
     ),
-    "400 not HTTP": Row("The request line is not one of HTTP/1.0 or HTTP/1.1.", request(body(), ORIGIN, version="2.0")),
+    "400 not HTTP": Row("The request line is not valid HTTP/1.0 or HTTP/1.1.", request(body(), ORIGIN, version="2.0")),
     "408 head": Row(
         "The head does not arrive within `server.body_timeout_s`.",
         head(ORIGIN).removesuffix(b"\r\n"),

@@ -42,7 +42,7 @@ class ConnectionCounts:
         self._of[worker] = _ABSENT
 
     def has_more(self, worker: int) -> bool:
-        """Whether the worker has so many that it should leave the next connection to another."""
+        """Whether this worker has enough connections to leave the next one to another worker."""
         mine = self._of[worker]
         return mine > min(self._of) + max(UNEVEN, mine >> 3)
 

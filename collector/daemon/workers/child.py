@@ -54,11 +54,11 @@ def serve(control: int) -> int:
         public = socket.socket(fileno=start["public"])
         public.setblocking(False)
         counts = ConnectionCounts(start["connection_counts"], slot.workers)
-        worker = Worker(config, stages, data_dir, clock, accepting_beside_others(counts, slot))
+        worker = Worker(config, stages, data_dir, clock, accepting_with_others(counts, slot))
         return run(worker, public, SupervisorController(end, clock))
 
 
-def accepting_beside_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accept:
+def accepting_with_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accept:
     """Accept connections but leave some to the other workers."""
 
     async def accept(bound: socket.socket, server: Server) -> Callable[[], None]:
@@ -103,7 +103,7 @@ class SupervisorController:
         self._channel.send("serving")
 
     def draining(self) -> None:
-        """Nothing to do: the supervisor knows."""
+        """Nothing to report: the supervisor reports the drain of the entire service."""
 
     async def _listen(self, worker: Worker) -> None:
         """Handle messages, also while draining, until the channel ends."""

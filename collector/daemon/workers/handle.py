@@ -1,8 +1,8 @@
 """Worker handles: the supervisor's side of each worker process.
 
 A handle starts a worker, sends it heartbeats, fetches its metrics, and starts the next worker when that one dies. A
-dead worker's counters are kept at their last fetched values. Otherwise the sum would fall, and Prometheus would take
-that for a restart and count what is left as a spike.
+dead worker's counters are kept at their last fetched values. Otherwise the sum would fall, and Prometheus would see a
+counter reset, and count the remaining value as new events.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class WorkerHandle:
         self._reload_numbers = count(1)
 
     async def run(self) -> None:
-        """Run workers until told to drain. Raises StartError if the first one cannot start."""
+        """Run workers until `drain` is called. Raises StartError if the first one cannot start."""
         retry_s: float | None = None
         while not self._draining.is_set():
             started_ns = self._clock.monotonic_ns()

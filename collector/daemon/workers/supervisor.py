@@ -109,7 +109,7 @@ class Supervisor:
         self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
-        """Serve until told to stop, then wait until all workers have drained. The exit code. Raises StartError."""
+        """Serve until stopped, then wait until all workers have drained. Returns the exit code. Raises StartError."""
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
         runs = [asyncio.create_task(handle.run()) for handle in self._handles]

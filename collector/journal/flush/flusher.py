@@ -1,4 +1,4 @@
-"""The flusher: decides when sealed segments become parts. It flushes one segment at a time, in a thread of its own.
+"""The flusher: decides when sealed segments become parts. It flushes one segment at a time, in a separate thread.
 
 A timer seals the open segment; the journal seals a full one itself. Segments in memory are flushed first, then segments
 that exist only on disk: those left by dead processes, and those for which memory had no room. A segment whose flush

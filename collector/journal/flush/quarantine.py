@@ -1,4 +1,4 @@
-"""Quarantine: copies of data that could not become rows as it was, kept for a person to look at.
+"""Quarantine: copies of data that could not become rows as it was, kept for manual inspection.
 
     quarantine/<segment>.torn      the incomplete end of a segment: a commit cut off by a crash. Its events were never
                                    acknowledged, except after a power cut with durability `write`

@@ -101,12 +101,13 @@ class RejectedStore:
         self._max_bytes = max_bytes
         self._slot = slot
         self._left_bytes = -1  # our share of the free room; below 0, the folder must be measured again
-        self._is_over = False  # there was no room, and none could be made
+        self._is_over = False  # the folder was over the limit, and not enough files could be deleted
 
     def write(self, taken: dict[Group, list[Rejected]]) -> int:
         """Publish the rejects, delete the oldest files if over the limit, and return the number of published rows.
 
-        Logs failures. Raises OSError only if there is no room and none can be made; then nothing was written.
+        Logs failures. Raises OSError only if there is no room and not enough files can be deleted. Then nothing
+        was written.
         """
         if self._is_over:
             self._make_room()

@@ -19,7 +19,7 @@ class FlushThread:
     def __init__(self) -> None:
         self._calls = 0  # running or waiting
         self._cpu_clock: int | None = None  # None until the thread has started
-        # A pool of its own: a slow disk must not use up threads that other work needs, nor other work the flush's.
+        # A separate pool: a slow disk must not block other work, and other work must not block flushes.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="flush", initializer=self._begin)
 
     async def call(self, function: Callable[[A], T], argument: A) -> T:
