@@ -132,7 +132,7 @@ def test_error_names_the_variable(errors: Callable[..., list[str]], message: str
     assert message in error
 
 
-def test_error_of_the_file_in_the_place_of_a_variable_is_reported(errors: Callable[..., list[str]]) -> None:
+def test_file_error_at_the_key_of_a_variable_is_reported(errors: Callable[..., list[str]]) -> None:
     (error,) = errors("server = 1\n" + SITE, {"COLLECTOR__SERVER__PORT": "81"})
     assert error.endswith("server: should be a table; got 1")
 

@@ -10,7 +10,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def run(*arguments: str | Path) -> int:
-    """Return the exit code, also when argparse exits by itself."""
+    """Return the exit code, even if argparse exits."""
     try:
         return main([str(argument) for argument in arguments])
     except SystemExit as exc:

@@ -264,7 +264,7 @@ def test_odd_names_are_escaped_on_one_line(data_dir: Path, capsys: Capture) -> N
 
 
 def test_inspect_of_all_odd_parts_together_ends(data_dir: Path) -> None:
-    """In a process of its own, because an alarm does not end code that blocks inside a library."""
+    """In a separate process, because an alarm does not end code that blocks inside a library."""
     for number, (make, _) in enumerate(ODD_PARTS.values()):
         folder = day_of(data_dir).parent / f"date=2026-06-{number + 1:02}"
         folder.mkdir()

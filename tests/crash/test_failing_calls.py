@@ -1,4 +1,6 @@
-"""System calls that fail, do half or take long: what is refused, what is kept, and whether the collector goes on.
+"""System calls that fail, do only part of their work, or take long.
+
+The tests check what is refused, what is kept, and whether the collector continues.
 
 strace injects the failures, for one file or folder or for all. Where a resource limit can make the kernel itself fail
 the call, that is used instead.
@@ -84,7 +86,7 @@ def broken_sync(folder: Path, ledger: Ledger, without: str = "none") -> str | No
         before = ledger.acked.copy()
         fault = options("fdatasync", "error=EIO")
         with failing(process.popen.pid, folder / "strace", *fault), load(process.url, ledger):
-            assert process.exit_code() == 1, "it exits by itself"
+            assert process.exit_code() == 1, "it exits on its own"
         assert before == ledger.acked, "nothing more was acknowledged"
         assert {201, 503} == ledger.statuses.keys()
         assert "no event can be acknowledged any more" in process.log()
@@ -218,7 +220,7 @@ def test_failed_sync_of_a_segments_name_ends_the_process(tmp_path: Path) -> None
     with victim_serving(tmp_path, storage=BY_SIZE) as process:
         fault = options("fsync", "error=EIO", path=process.data_dir / "journal" / "0")
         with failing(process.popen.pid, tmp_path / "strace", *fault), load(process.url, ledger):
-            assert process.exit_code() == 1, "it exits by itself"
+            assert process.exit_code() == 1, "it exits on its own"
         assert ledger.acked
         assert {201, 503} >= ledger.statuses.keys()
         assert "no event can be acknowledged any more" in process.log()

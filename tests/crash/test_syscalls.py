@@ -196,20 +196,20 @@ def test_kill_at_each_call_of_a_recovery(tmp_path: Path, backlog: Backlog) -> No
     kills.report(f"recovering, with {dict(totals)}")
 
 
-@pytest.mark.parametrize("beside", ["nothing", "a recovery"])
-def test_kill_at_each_call_of_a_serving_collector(tmp_path: Path, backlog: Backlog, beside: str) -> None:
+@pytest.mark.parametrize("recovers", [False, True], ids=["serving", "serving and recovering"])
+def test_kill_at_each_call_of_a_serving_collector(tmp_path: Path, backlog: Backlog, recovers: bool) -> None:
     """From start-up to the end by SIGTERM. The first thread to reach its nth call ends the process.
 
-    The journal's thread makes fewer syncs than the flush's, so the journal's folder gets a sweep of its own.
+    The journal's thread makes fewer syncs than the flush's, so the journal's folder gets a separate sweep.
     """
     kills = Kills()
 
     def kill(call: str, path: str | None, n: int) -> bool:
         folder, ledger = tmp_path / f"{call}-{n}-{path is None}", Ledger()
-        if beside == "nothing":
-            folder.mkdir()
-        else:
+        if recovers:
             ledger = backlog.copy(folder)
+        else:
+            folder.mkdir()
         below = None if path is None else folder / "data" / path
         killed = KILLED == serve_killed(folder, ledger, *options(call, f"signal=KILL:when={n}", path=below))
         if killed:
@@ -218,14 +218,14 @@ def test_kill_at_each_call_of_a_serving_collector(tmp_path: Path, backlog: Backl
         return killed
 
     if not LONG:
-        sweep(partial(kill, FDATASYNC, None), [4]) if beside == "nothing" else sweep(partial(kill, FSYNC, None), [14])
+        sweep(partial(kill, FSYNC, None), [14]) if recovers else sweep(partial(kill, FDATASYNC, None), [4])
     else:
         for call, path in ((FSYNC, None), (FSYNC, "journal/0"), (LINK, None), (UNLINK, None), (MKDIR, None)):
             assert sweep(partial(kill, call, path), range(1, 200)), f"{call} has more calls than this sweeps"
-        if beside == "nothing":
+        if not recovers:
             assert sweep(partial(kill, FDATASYNC, None), range(1, 200))
             sweep(partial(kill, WRITE, None), range(1, 40))
-    kills.report(f"serving next to {beside}")
+    kills.report(f"serving, recovery: {'yes' if recovers else 'no'}")
 
 
 def days_of(folder: Path) -> dict[str, int]:

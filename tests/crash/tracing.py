@@ -62,7 +62,7 @@ def failing(pid: int, log: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        strace.send_signal(signal.SIGINT)  # strace detaches, and the process goes on
+        strace.send_signal(signal.SIGINT)  # strace detaches, and the process continues
         strace.wait(ATTACH_S)
 
 

@@ -89,7 +89,7 @@ async def test_events_are_accepted_at_once_after_a_clock_jump(hashing: Running, 
 async def test_key_that_cannot_be_stored_makes_events_refused_and_is_not_retried_for_each(
     hashing: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full or failing disk causes 503 and not 500. `/readyz` gives the reason, and service resumes by itself."""
+    """A full or failing disk causes 503 and not 500. `/readyz` gives the reason, and service resumes on its own."""
     tried = 0
     link = os.link
 

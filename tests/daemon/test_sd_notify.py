@@ -19,7 +19,7 @@ class Listener:
         self._socket.bind(address)
         self._socket.setblocking(False)
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         """The notifications since the last call."""
         found = []
         while True:
@@ -62,7 +62,7 @@ def test_state_changes_are_reported_in_order(manager: Manager, listener: Listene
     manager.reloading()
     manager.reloaded()
     manager.stopping()
-    ready, reloading, *others = listener.heard()
+    ready, reloading, *others = listener.received()
     assert "READY=1" == ready
     assert ["RELOADING=1", "MONOTONIC_USEC"] == [reloading.split("\n")[0], reloading.split("\n")[1].split("=")[0]]
     assert ["READY=1", "STOPPING=1"] == others
@@ -75,16 +75,16 @@ def test_reload_does_not_report_ready_before_start_or_after_stop(
     if stopped:
         manager.ready()
         manager.stopping()
-        listener.heard()
+        listener.received()
     manager.reloading()
     manager.reloaded()
-    assert [] == listener.heard()
+    assert [] == listener.received()
 
 
 def test_status_is_sent_when_it_changes_and_is_one_line(manager: Manager, listener: Listener) -> None:
     for line in ("one", "one", "two\nMAINPID=1", "one"):
         manager.status(line)
-    assert ["STATUS=one", "STATUS=two MAINPID=1", "STATUS=one"] == listener.heard()
+    assert ["STATUS=one", "STATUS=two MAINPID=1", "STATUS=one"] == listener.received()
 
 
 def test_state_change_that_finds_the_queue_full_is_sent_with_the_next_ping(
@@ -101,11 +101,11 @@ def test_state_change_that_finds_the_queue_full_is_sent_with_the_next_ping(
     manager.status("lost")
     manager.ready()
     manager.stopping()
-    assert filled * ["fills the queue"] == listener.heard()
+    assert filled * ["fills the queue"] == listener.received()
     manager.ping()
-    assert ["READY=1", "STOPPING=1", "WATCHDOG=1"] == listener.heard()
+    assert ["READY=1", "STOPPING=1", "WATCHDOG=1"] == listener.received()
     manager.status("lost")
-    assert ["STATUS=lost"] == listener.heard()
+    assert ["STATUS=lost"] == listener.received()
 
 
 def test_manager_that_is_gone_is_only_logged(
@@ -123,7 +123,7 @@ def test_manager_can_listen_on_an_abstract_address() -> None:
     listener = Listener(f"\0{name}")
     with closed(Manager(f"@{name}")) as manager:
         manager.ready()
-    assert ["READY=1"] == listener.heard()
+    assert ["READY=1"] == listener.received()
     listener.close()
 
 
@@ -146,4 +146,4 @@ def test_environment_says_which_process_pings_and_how_often(listener: Listener, 
         assert {"HOME": "/"} == environ
         manager.ping()
     expected: tuple[float, list[str]] = (0.5, ["WATCHDOG=1"]) if pinged else (1.0, [])
-    assert expected == (manager.ping_every_s, listener.heard())
+    assert expected == (manager.ping_every_s, listener.received())

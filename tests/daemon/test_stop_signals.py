@@ -29,8 +29,8 @@ LATE = round(SAME_STOP_S * S)
 def test_same_signal_within_a_second_is_a_repeat(
     clock: FakeClock, arrivals: list[tuple[int, int]], expected: list[str]
 ) -> None:
-    heard: list[str] = []
-    signals = StopSignals(clock, lambda: heard.append("stop"), lambda: heard.append("exit"))
+    called: list[str] = []
+    signals = StopSignals(clock, lambda: called.append("stop"), lambda: called.append("exit"))
     for number, at_ns in arrivals:
         signals.receive(number, at_ns)
-    assert expected == heard
+    assert expected == called

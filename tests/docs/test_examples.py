@@ -76,7 +76,7 @@ def test_banner_of_make_run_has_the_ports(tmp_path: Path, settings: dict[str, st
 
 
 @pytest.mark.parametrize("text", [README, MAKEFILE], ids=["README", "make run"])
-async def test_event_that_a_newcomer_is_told_to_send_is_stored(tmp_path: Path, text: str) -> None:
+async def test_example_event_of_readme_and_make_run_is_stored(tmp_path: Path, text: str) -> None:
     sent = re.search(r"""collect -d '(\{.*?\})'""", text, re.DOTALL)
     assert sent is not None
     data = sent[1].replace('\\"', '"')
@@ -101,14 +101,14 @@ def test_query_of_visitors_counts_a_repeated_event_once(dataset: None) -> None:
 
 
 def test_merged_file_has_every_event(dataset: None) -> None:
-    """Of the day of the example, which is another one here."""
+    """The example's date is replaced by `*`, because these events are from today."""
     *_, statement = blocks(READING, "sql")
     duckdb.sql(re.sub("2026-05-12", "*", statement, count=1))
     assert [(3,)] == rows("SELECT count(*) FROM 'events-2026-05-12.parquet'")
 
 
 def test_readers_find_every_event_and_column(dataset: None) -> None:
-    """Each expression of the page is the dataset, to Polars, pandas and pyarrow."""
+    """Polars, pandas and pyarrow each read the whole dataset with the page's expression."""
     names: dict[str, Any] = {}
     shapes = []
     (block,) = blocks(READING, "python")

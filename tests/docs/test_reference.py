@@ -10,7 +10,7 @@ from tests.docs.tables import PAGES, ROOT, TABLES, with_tables
 
 README = (ROOT / "README.md").read_text()
 MADE = ("dist/", "bench/results/quick/", "journal/0/")
-"""What `make`, or a running collector, makes."""
+"""Paths that `make` or a running collector creates."""
 
 RESPONSES = (ROOT / "docs" / "sending-events.md").read_text()
 GOLDEN = (ROOT / "tests" / "golden" / "responses.txt").read_text()
@@ -44,7 +44,7 @@ def test_no_cell_of_the_last_columns_is_empty(table: object) -> None:
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ABORTED])
 def test_table_of_responses_has_every_reason(reason: Reason) -> None:
-    """`aborted` is no response: the client has left."""
+    """`aborted` has no response: the client has left."""
     assert re.search(rf"^\|.*\| `{reason.value}` \|$", RESPONSES, re.MULTILINE)
 
 
@@ -76,7 +76,7 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
 
 
 def anchors(page: str) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub derives from headings."""
     headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -90,7 +90,7 @@ async def test_response_that_needs_no_body_does_not_wait_for_it(serve: Serve, co
 
 
 async def test_request_without_faults_passes_every_check(serve: Serve, connect: Connect) -> None:
-    """Otherwise the helpers could cause the refusals above by themselves."""
+    """Otherwise the helpers themselves could cause the refusals above."""
     sent = faulty()
     collector = await collector_with(serve)
     wire = await connect(collector)

@@ -86,7 +86,7 @@ async def test_bad_request_behind_another_fails_only_its_connection(
 async def test_failing_response_does_not_stop_the_journal(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """The event is stored. The connection closes, because the client cannot be told."""
+    """The event is stored. The connection closes, because no response can be sent."""
     with monkeypatch.context() as broken:
         broken.setattr(f"collector.edge.{place}", lambda *_: 1 / 0)
         wire.send(request(body()))

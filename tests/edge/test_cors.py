@@ -30,7 +30,7 @@ def readable_by(origin: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_page_can_read_the_response_to_every_disposition(serve: Serve, connect: Connect, fault: str) -> None:
-    """Even when the origin is refused or ignored: whoever integrates a site must see why."""
+    """Even when the origin is refused or ignored: a developer who integrates a site must see why."""
     sent = faulty(fault)
     wire = await connect(await collector_with(serve, fault))
     answer = await wire.ask(sent.whole)

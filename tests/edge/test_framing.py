@@ -84,7 +84,7 @@ def test_head_before_the_body_is_skipped() -> None:
 
 
 def parsed_messages(data: bytes) -> int | None:
-    """How many complete messages aiohttp's parser finds: 0 if the body goes on, None if it refuses."""
+    """How many complete messages aiohttp's parser finds: 0 if the body continues, None if it refuses."""
     loop = asyncio.new_event_loop()
     try:
         parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 20, auto_decompress=False)
@@ -103,7 +103,7 @@ FRAMES = st.sampled_from(
 
 @given(st.lists(FRAMES, max_size=12).map(b"".join), st.sampled_from([CHUNKED, b"Content-Length: 5", b"X: y"]))
 def test_framing_and_parser_agree_where_a_body_ends(body: bytes, line: bytes) -> None:
-    """Or that it goes on."""
+    """Or that the body continues."""
     first = head(line)
     framing, taken = follow(first, [body])
     if framing.is_whole:

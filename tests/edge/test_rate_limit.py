@@ -33,7 +33,7 @@ def tokens(buckets: TokenBuckets, client: Address) -> int:
 
 
 def one_set() -> BucketTable:
-    """A table with a single set, so that all clients compete for its 8 places."""
+    """A table with a single set, so that all clients compete for its 8 slots."""
     return BucketTable(sets=1)
 
 
@@ -181,7 +181,7 @@ def test_no_ipv6_network_shares_a_bucket_with_an_ipv4_address(clock: FakeClock, 
 
 
 def test_flood_of_addresses_never_grows_memory_and_refuses_no_newcomer(clock: FakeClock) -> None:
-    """With 43 times as many addresses as places, neither the table nor Python's heap grows."""
+    """With 43 times as many addresses as slots, neither the table nor Python's heap grows."""
     buckets = TokenBuckets(RateLimit(), clock, BucketTable(sets=64))
 
     def flood(addresses: int) -> None:
@@ -198,7 +198,7 @@ def test_flood_of_addresses_never_grows_memory_and_refuses_no_newcomer(clock: Fa
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 100_000  # other tests' threads may still allocate; a dictionary of 20,000 would take 2 MB
-    # None of the last 10,000 buckets is full again. That is 156 for each set's 8 places, whatever the secrets are.
+    # None of the last 10,000 buckets is full again. That is 156 for each set's 8 slots, whatever the secrets are.
     assert 64 * WAYS == len(buckets)
 
 
@@ -206,7 +206,7 @@ def test_table_takes_4_megabytes() -> None:
     assert 4 << 20 <= table_bytes() <= (4 << 20) + 100
 
 
-def test_one_client_takes_one_place(clock: FakeClock) -> None:
+def test_one_client_takes_one_slot(clock: FakeClock) -> None:
     buckets = TokenBuckets(RateLimit(), clock)
     for _ in range(20_000):
         buckets.take(A)
@@ -226,7 +226,7 @@ def test_length_counts_the_buckets_that_are_not_full(clock: FakeClock) -> None:
 
 
 def test_clients_spread_over_the_sets(clock: FakeClock) -> None:
-    """As evenly as random addresses, however regular they are: at most 2 % find no place."""
+    """As evenly as random addresses, however regular they are: at most 2 % find no slot."""
     for spaced in 10 * (1, 256, 65_536):  # each with new secrets
         buckets = TokenBuckets(RateLimit(), clock, BucketTable(sets=1 << 10))
         for number in range(3 << 10):
@@ -274,7 +274,7 @@ def test_newcomer_gets_a_full_bucket_when_all_others_are_drained(clock: FakeCloc
 
 @pytest.mark.parametrize("limit", [RateLimit(burst=3, requests_per_minute=1), RateLimit()])
 def test_flood_over_drained_buckets_displaces_only_its_own(limit: RateLimit, clock: FakeClock) -> None:
-    """A set of drained buckets gives up one of them; the 1,000 newcomers share that place."""
+    """A set of drained buckets gives up one of them; the 1,000 newcomers share that slot."""
     buckets = TokenBuckets(limit, clock, one_set())
     for client in many(WAYS):
         tokens(buckets, client)
@@ -290,7 +290,7 @@ def test_flood_over_drained_buckets_displaces_only_its_own(limit: RateLimit, clo
 )
 @settings(max_examples=300, deadline=None)
 def test_set_keeps_all_but_the_fullest(rounds: list[tuple[int, int, float]], limit: RateLimit) -> None:
-    """A set agrees with a dictionary of the same moments, less the fullest bucket whenever a newcomer needs a place."""
+    """A set agrees with a dictionary of the same moments, less the fullest bucket whenever a newcomer needs a slot."""
     clock = FakeClock()
     buckets = TokenBuckets(limit, clock, one_set())
     interval_ns = NS_PER_MINUTE // limit.requests_per_minute

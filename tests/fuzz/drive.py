@@ -15,14 +15,14 @@ PATIENCE_S = 60.0  # far beyond every timeout of the collector
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Received:
     """The bytes received. `cut`: the connection was reset, so some may be missing."""
 
     data: bytes
     cut: bool
 
 
-class _Ear(asyncio.Protocol):
+class _Reader(asyncio.Protocol):
     def __init__(self) -> None:
         self.data = bytearray()
         self.closed = asyncio.Event()
@@ -36,13 +36,13 @@ class _Ear(asyncio.Protocol):
         self.closed.set()
 
 
-async def hold(url: str, conversation: Conversation) -> Heard:
-    """Hold the conversation with the collector at that URL. Raises TimeoutError if the connection stays open."""
+async def converse(url: str, conversation: Conversation) -> Received:
+    """Run the conversation with the collector at that URL. Raises TimeoutError if the connection stays open."""
     address = urlsplit(url)
     assert address.hostname
     assert address.port
     async with asyncio.timeout(PATIENCE_S):
-        transport, ear = await asyncio.get_running_loop().create_connection(_Ear, address.hostname, address.port)
+        transport, reader = await asyncio.get_running_loop().create_connection(_Reader, address.hostname, address.port)
         try:
             for piece, waits in zip(conversation.pieces, conversation.waits, strict=True):
                 if transport.is_closing():
@@ -53,11 +53,11 @@ async def hold(url: str, conversation: Conversation) -> Heard:
             if not transport.is_closing():
                 with suppress(OSError):  # it was just reset; connection_lost follows
                     _leave(transport, conversation.end)
-            await ear.closed.wait()
+            await reader.closed.wait()
         finally:
             transport.abort()
     left_early = conversation.end in (End.RESET, End.SLAM)
-    return Heard(bytes(ear.data), left_early or ear.failure is not None)
+    return Received(bytes(reader.data), left_early or reader.failure is not None)
 
 
 def _leave(transport: Any, end: End) -> None:

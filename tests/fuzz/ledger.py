@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.fuzz.bodies import conversation_of
 from tests.fuzz.conversations import Conversation
-from tests.fuzz.drive import Heard
+from tests.fuzz.drive import Received
 from tests.fuzz.strict import Answer, Malformed, read
 
 
@@ -26,19 +26,19 @@ class Ledger:
     cut: set[int] = field(default_factory=set)  # conversations that may have lost responses
     cut_wild: int = 0  # number of requests in those of them that are wild
 
-    def enter(self, conversation: Conversation, heard: Heard) -> None:
+    def enter(self, conversation: Conversation, received: Received) -> None:
         """Parse the responses and compare them with the expected ones. Raises Malformed."""
         sent = conversation.sent
-        answers = read(heard.data, cut=heard.cut, heads=b"HEAD" in sent, interim=b"expect" in sent.lower())
+        answers = read(received.data, cut=received.cut, heads=b"HEAD" in sent, interim=b"expect" in sent.lower())
         for answer in answers:
             self.statuses[answer.status] += 1
             if b"fz-" in answer.shown:
                 raise Malformed(f"a response echoes what was sent: {answer.shown!r}")
         self.stored[conversation.number] = sum(answer.status == 201 for answer in answers)
-        if heard.cut:
+        if received.cut:
             self.cut.add(conversation.number)
             self.cut_wild += len(conversation.requests) if conversation.is_wild else 0
-        self._compare(conversation, answers, heard.cut)
+        self._compare(conversation, answers, received.cut)
 
     def _compare(self, conversation: Conversation, answers: list[Answer], cut: bool) -> None:
         intact = conversation.requests[: conversation.intact]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tests.fuzz.conftest import FIRST, LAPS, SEED, lap_requests
 from tests.fuzz.conversations import MAX_BODY_BYTES, SITES, Conversation, make
-from tests.fuzz.drive import Heard, hold
+from tests.fuzz.drive import Received, converse
 from tests.fuzz.ledger import Ledger
 from tests.fuzz.strict import CONTINUE
 from tests.system.process import Process, serving, wait_until
@@ -89,7 +89,7 @@ def collector(folder: Path, *, fast_path: bool) -> AbstractContextManager[Proces
 
 
 async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) -> int:
-    """Hold conversations until all subjects together got at least that many requests. Returns the number sent."""
+    """Run conversations until all subjects together got at least that many requests. Returns the number sent."""
     sent = 0
 
     async def client() -> None:
@@ -98,9 +98,9 @@ async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) ->
             conversation = make(SEED, next(numbers))
             sent += len(conversation.requests) * len(subjects)
             try:
-                responses = await asyncio.gather(*(hold(subject.process.url, conversation) for subject in subjects))
-                for subject, heard in zip(subjects, responses, strict=True):
-                    subject.ledger.enter(conversation, heard)
+                responses = await asyncio.gather(*(converse(subject.process.url, conversation) for subject in subjects))
+                for subject, received in zip(subjects, responses, strict=True):
+                    subject.ledger.enter(conversation, received)
                 compare(conversation, responses)
             except Exception as exc:
                 raise AssertionError(_how_to_reproduce(conversation)) from exc
@@ -111,16 +111,16 @@ async def lap(subjects: list[Subject], numbers: Iterator[int], requests: int) ->
     return sent
 
 
-def compare(conversation: Conversation, responses: list[Heard]) -> None:
+def compare(conversation: Conversation, responses: list[Received]) -> None:
     """Check that all subjects sent the same bytes, except Date and 100 Continue, which depends on timing.
 
     Conversations that were reset are skipped. So are wild ones sent in several pieces: the fate of requests before a
     broken one depends on how the kernel splits the bytes into reads.
     """
     in_one_read = len(conversation.pieces) == 1 and len(conversation.sent) <= ONE_READ_BYTES
-    if any(heard.cut for heard in responses) or (conversation.is_wild and not in_one_read):
+    if any(received.cut for received in responses) or (conversation.is_wild and not in_one_read):
         return
-    one, *others = (re.sub(rb"\r\nDate: [^\r]*", b"", heard.data.replace(CONTINUE, b"")) for heard in responses)
+    one, *others = (re.sub(rb"\r\nDate: [^\r]*", b"", received.data.replace(CONTINUE, b"")) for received in responses)
     for other in others:
         if conversation.is_wild:  # a client that leaves within a body may do so before or after its response
             one, other = (one[: len(other)], other[: len(one)])

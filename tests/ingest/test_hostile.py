@@ -261,7 +261,7 @@ POISON: dict[str, tuple[str, str, Outcome]] = {
     "5000 wide": ("x", "[" + ", ".join("1" for _ in range(5000)) + "]", (STORED, None)),
     "a key of 60000": ("k" * 60_000, "1", (STORED, None)),
     "a key that is a surrogate": (r"\ud83d", "1", (STORED, None)),
-    "the name of a column of ours": ("event_time_raw", '"forged"', (STORED, None)),
+    "the name of one of our columns": ("event_time_raw", '"forged"', (STORED, None)),
     "another site's id": ("site_id", '"other"', (STORED, "demo")),
     "a time of receipt": ("received_at", "0", (STORED, EPOCH + timedelta(microseconds=NOON_US))),
     "a leap second": ("event_time", '"2016-12-31T23:59:60Z"', (STORED, None)),

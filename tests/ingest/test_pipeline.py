@@ -268,7 +268,7 @@ def strict_errors(data: bytes) -> set[str | None]:
         ({None, "page_title"}, body(unknown=float("nan"), page_title=1)),
     ],
 )
-def test_strict_site_is_told_every_error(fields: set[str | None], data: bytes) -> None:
+def test_strict_site_reports_every_error(fields: set[str | None], data: bytes) -> None:
     assert fields == strict_errors(data)
 
 
@@ -296,7 +296,7 @@ SAMPLES: dict[str, list[Any]] = {"string": ["é😀", ""], "number": [3, 2.5, 2*
 
 @pytest.mark.parametrize("turn", range(4))
 def test_every_field_lands_in_its_column(turn: int) -> None:
-    """Each field gets a value of its own, if its type has enough values."""
+    """Each field gets a different value, if its type has enough values."""
     sent: dict[str, Any] = {}
     for index, field in enumerate(oracle.FIELDS):
         samples: list[Any] = [*field.values] or SAMPLES[field.types[0]]

@@ -47,7 +47,7 @@ def validated(sent: dict[str, Any]) -> list[Any] | None:
 def test_reader_gives_the_values_of_the_validator_or_none(sent: dict[str, Any]) -> None:
     values = read(sent, NOON_US)
     if values is not None:
-        assert repr(validated(sent)) == repr(values)  # unlike `==`, repr tells 1, 1.0 and True apart
+        assert repr(validated(sent)) == repr(values)  # unlike `==`, repr distinguishes 1, 1.0 and True
 
 
 @given(st.sampled_from(NAMES), VALUES)

@@ -48,9 +48,8 @@ SEGMENT_MAX_BYTES = 10_000
 JOURNAL_MAX_BYTES = 50_000
 
 STOP_PATIENCE_S = 15  # on a fake clock
-CALLS_TO_LIVE = st.integers(0, 6) | st.integers(
-    7, 30
-)  # a commit makes two calls; a start, or the flush of a part, about ten
+# A commit makes two calls; a start, or the flush of a part, about ten.
+CALLS_TO_LIVE = st.integers(0, 6) | st.integers(7, 30)
 CHANCE = st.integers(0, 9_999)  # seeds what survives a power cut
 MOST_TURNS = 10_000  # turns of the event loop, after which a task counts as stuck
 

@@ -27,7 +27,7 @@ class Enemy:
 
     def __init__(self, reader: StreamReader, writer: StreamWriter, *, reads: bool) -> None:
         self._writer = writer
-        self._heard = bytearray()
+        self._received = bytearray()
         self._reading = asyncio.create_task(self._read(reader)) if reads else None
 
     @classmethod
@@ -45,7 +45,7 @@ class Enemy:
     async def _read(self, reader: StreamReader) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(1 << 16):
-                self._heard += data
+                self._received += data
 
     @property
     def is_stopped(self) -> bool:
@@ -59,12 +59,12 @@ class Enemy:
                 await self._writer.drain()
         return not self.is_stopped
 
-    async def heard(self) -> bytes:
+    async def received(self) -> bytes:
         """Return everything received until the connection closes."""
         assert self._reading is not None
         async with asyncio.timeout(PATIENCE_S):
             await self._reading
-        return bytes(self._heard)
+        return bytes(self._received)
 
     def leave(self) -> None:
         if self._reading is not None:

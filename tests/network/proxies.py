@@ -98,17 +98,17 @@ class Proxied:
         assert answer.startswith("HTTP/2 ")
         return int(answer.split()[1]), answer.lower()
 
-    def heard(self, sent: bytes) -> bytes:
+    def received(self, sent: bytes) -> bytes:
         """Return everything received until the proxy closes the connection."""
         with self.connect() as connection:
             connection.sendall(sent)
-            heard = b""
+            received = b""
             try:
                 while data := connection.recv(1 << 16):
-                    heard += data
+                    received += data
             except (ConnectionError, ssl.SSLEOFError):
                 pass
-            return heard
+            return received
 
 
 def free_port() -> int:

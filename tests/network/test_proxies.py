@@ -187,13 +187,13 @@ def test_haproxy_drops_cookies_and_forged_addresses(tmp_path: Path) -> None:
             with trust.wrap_socket(plain, server_hostname=HOST) as client:
                 forged = [b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-For: 203.0.113.8"]
                 client.sendall(request(body(), b"Cookie: a=b", *forged, b"Cookie: c=d"))
-                heard = b""
-                while not heard.startswith(b"POST "):  # a health check may arrive first
+                received = b""
+                while not received.startswith(b"POST "):  # a health check may arrive first
                     connection, _ = upstream.accept()
                     with connection:
-                        heard = connection.recv(1 << 16)
+                        received = connection.recv(1 << 16)
                         connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
-    lines = heard.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    lines = received.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
     assert [] == [line for line in lines if line.startswith(b"cookie")]
     assert [b"x-forwarded-for: " + CLIENTS[0].encode()] == [line for line in lines if line.startswith(b"x-forwarded")]
 
@@ -242,7 +242,7 @@ def test_events_with_other_long_headers_are_stored(proxy: Proxied, line: str) ->
 @pytest.mark.parametrize("proxy", [nginx], indirect=True)
 def test_nothing_is_smuggled_through(proxy: Proxied) -> None:
     for attack in SMUGGLING:
-        assert proxy.heard(BROKEN[attack][0]), attack
+        assert proxy.received(BROKEN[attack][0]), attack
         assert 0 == proxy.process.metrics().value("collector_received_events_total", site="hidden"), attack
     assert 201 == proxy.post(client=CLIENTS[1]).status
     assert proxy.process.metrics().value("collector_received_events_total", site="demo") > 0, "the metric counts"

@@ -46,8 +46,8 @@ if __name__ == "__main__":
         (fcntl, "F_FULLFSYNC", FULL_SYNC),
     ):
         setattr(module, name, instead)
-    # Only while this module is imported, the only one of ours that checks the platform. Python's own modules would look
-    # for files that do not exist here.
+    # Only while our only module that checks the platform is imported. Python's own modules would look for files that do
+    # not exist here.
     sys.platform = "darwin"
     import_module("collector.portable")
     sys.platform = "linux"

@@ -262,7 +262,7 @@ def test_page_of_another_origin_reads_the_response(visit: Visit, kind: str) -> N
     assert EXPECTED[kind] == visit.seen[kind]
 
 
-def test_strict_site_tells_the_page_what_is_wrong(visit: Visit) -> None:
+def test_page_can_read_every_error_of_a_strict_site(visit: Visit) -> None:
     seen = visit.seen["strict"]
     assert (422, "invalid", ["VALIDATION_ERROR"]) == (seen["status"], seen["reason"], seen["codes"])
     assert seen["message"].startswith("Validation error: event_type must be one of ")

@@ -66,7 +66,7 @@ def stored(process: Process) -> dict[str, int]:
 
 
 def posted(process: Process, count: int, prefix: str = "s") -> set[str]:
-    """Send so many events on as many concurrent connections. Returns their session ids."""
+    """Send `count` events, each on its own connection, all open at once. Returns their session ids."""
     ids = [f"{prefix}-{number}" for number in range(count)]
 
     async def post() -> None:
@@ -175,7 +175,7 @@ def test_killing_workers_under_load_neither_loses_nor_duplicates_nor_invents_eve
                 old = workers(process)[number]
                 os.kill(old, signal.SIGKILL)
                 at_kill = len(ledger.acked)
-                wait_until(lambda at_kill=at_kill: len(ledger.acked) > at_kill + 200, "the other worker goes on")  # type: ignore[misc]
+                wait_until(lambda at_kill=at_kill: len(ledger.acked) > at_kill + 200, "the other worker continues")  # type: ignore[misc]
                 replaced(process, number, old)
         assert {201: len(ledger.acked)} == dict(ledger.statuses)
         received, kept = (
@@ -339,7 +339,7 @@ def test_reload_reaches_all_workers_and_an_invalid_file_none(tmp_path: Path) -> 
 
 
 def test_replacement_gives_series_to_the_same_sites_as_the_others(tmp_path: Path) -> None:
-    """By itself it would choose others: the limit of a thousand is reached, and a new site has replaced the first."""
+    """On its own it would choose others: the limit of a thousand is reached, and a new site has replaced the first."""
     with serving(tmp_path, {f"site-{n}": {} for n in range(MAX_LABELLED_SITES)}, server=TWO) as process:
         names = ("new", *(f"site-{n}" for n in range(1, MAX_LABELLED_SITES)))
         configure(tmp_path, {name: {} for name in names}, server=TWO)

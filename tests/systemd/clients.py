@@ -35,7 +35,7 @@ class Seen:
     slowest_s: float = 0.0
 
     def sees(self, more: int) -> None:
-        """Wait for so many more responses with 201."""
+        """Wait for `more` further 201 responses."""
         enough = self.own["fine"] + more
         wait_until(lambda: self.own["fine"] >= enough, f"{more} more requests get 201", ANSWER_S)
 

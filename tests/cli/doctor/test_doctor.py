@@ -297,15 +297,17 @@ def test_listening_process_is_recognised() -> None:
         assert not listens(os.getpid(), connected.getsockname()[1])
 
 
-@pytest.mark.parametrize(("rows", "tells"), [((1,), False), ((ENOUGH_ROWS - 1,), False), ((1, ENOUGH_ROWS - 1), True)])
-def test_size_of_an_event_needs_enough_rows(tmp_path: Path, rows: tuple[int, ...], tells: bool) -> None:
+@pytest.mark.parametrize(
+    ("rows", "is_known"), [((1,), False), ((ENOUGH_ROWS - 1,), False), ((1, ENOUGH_ROWS - 1), True)]
+)
+def test_size_of_an_event_needs_enough_rows(tmp_path: Path, rows: tuple[int, ...], is_known: bool) -> None:
     """A part of one row takes 18 KB, nearly all of it footer; it would make a disk look full within days."""
     folder = tmp_path / "events" / "site=demo" / "date=2026-05-12"
     folder.mkdir(parents=True)
     parts = [folder / f"{number}.parquet" for number in range(len(rows))]
     for part, count in zip(parts, rows, strict=True):
         pq.write_table(pa.table({"n": range(count)}), part)
-    expected = sum(part.stat().st_size for part in parts) / ENOUGH_ROWS if tells else None
+    expected = sum(part.stat().st_size for part in parts) / ENOUGH_ROWS if is_known else None
     assert expected == look_into(tmp_path).bytes_per_event
 
 

@@ -138,7 +138,7 @@ async def played(tmp_path: Path) -> AsyncIterator[PlayedWorkers]:
 
 
 async def serving(played: PlayedWorkers, handle: WorkerHandle) -> Peer:
-    """The peer of the next worker, as soon as the handle has heard that it serves."""
+    """The peer of the next worker, once the handle knows that it serves."""
     peer = await played.next()
     peer.say("serving")
     await until(lambda: handle.serves)
@@ -248,7 +248,7 @@ async def test_second_signal_kills_workers_that_do_not_respond(
 ) -> None:
     """They ignore the commands to drain and to exit. A repeat of the first signal does not count as a second one."""
     monkeypatch.setattr("collector.daemon.workers.supervisor.SECOND_SIGNAL_S", 0.01)
-    drained = tmp_path / "told to drain"
+    drained = tmp_path / "drain messages"
     deaf = f"""
 end.sendall(encode("serving"))
 while message := receive_first(end):
@@ -470,7 +470,7 @@ def test_each_folder_is_adopted_by_exactly_one_worker(workers: int) -> None:
 
 @contextmanager
 def accepting(bound: socket.socket, connections: int, counts: ConnectionCounts, worker: int) -> Iterator[list[Any]]:
-    """Accept as a worker with so many connections; yields those it gets."""
+    """Accept like a worker that already has this many connections; yields the accepted ones."""
     entered: list[Any] = []
 
     class Entered(asyncio.Protocol):
