@@ -22,6 +22,7 @@ ALERTS = (OPS / "alerts.yml").read_text()
 ALERT_TESTS = (OPS / "alerts.test.yml").read_text()
 DASHBOARD: dict[str, Any] = json.loads((OPS / "grafana-dashboard.json").read_text())
 RUNBOOK = (ROOT / "docs" / "alerts.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 NAMES = re.findall(r"alert: (\w+)", ALERTS)
 
 # Labels that Prometheus adds to each series, or that every histogram has.
@@ -114,6 +115,16 @@ def test_promtool_accepts_the_metrics(page: str) -> None:
 
 def test_promtool_accepts_every_rule() -> None:
     done = promtool("check", "rules", "alerts.yml")
+    assert 0 == done.returncode, done.stdout + done.stderr
+    assert f"{len(NAMES)} rules found" in done.stdout
+
+
+def test_promtool_accepts_the_prometheus_configuration_of_the_docs(tmp_path: Path) -> None:
+    """It names `alerts.yml`, which its reader copies next to it. promtool checks those rules too."""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
+    (tmp_path / "prometheus.yml").write_text(block)
+    shutil.copy(OPS / "alerts.yml", tmp_path)
+    done = promtool("check", "config", tmp_path / "prometheus.yml")
     assert 0 == done.returncode, done.stdout + done.stderr
     assert f"{len(NAMES)} rules found" in done.stdout
 
