@@ -9,8 +9,14 @@ from collector.events import Reason
 from tests.docs.tables import PAGES, ROOT, TABLES, with_tables
 
 README = (ROOT / "README.md").read_text()
-MADE = ("dist/", "bench/results/quick/", "journal/0/")
-"""Paths that `make` or a running collector creates."""
+MADE = ("dist/", "bench/results/quick/")
+"""Folders that `make` creates."""
+
+DATA = ("data/", "events/", "events-until-2026-05/", "journal/0/", "quarantine/", "rejected/", "staging/")
+"""Folders that a running collector, or its operator, creates in `data_dir`."""
+
+FILE_OR_FOLDER = (".py", ".md", ".toml", ".json", ".yml", "/")
+"""A name with a slash that ends in one of these is a path of this repository, and never an expression."""
 
 RESPONSES = (ROOT / "docs" / "sending-events.md").read_text()
 GOLDEN = (ROOT / "tests" / "golden" / "responses.txt").read_text()
@@ -85,9 +91,11 @@ def anchors(page: str) -> set[str]:
 def test_paths_that_a_page_names_exist(path: Path) -> None:
     """Of this repository, in backticks. `edge/decide.py` may stand for `collector/edge/decide.py`."""
     for named in re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", path.read_text()):
-        for base in (ROOT, ROOT / "collector"):
-            if (base / named.partition("/")[0]).is_dir():
-                assert (base / named).exists() or named.startswith(MADE), named
+        if named.startswith(MADE + DATA):
+            continue
+        bases = [ROOT, ROOT / "collector", ROOT / "tests"]
+        if named.endswith(FILE_OR_FOLDER) or any((base / named.partition("/")[0]).is_dir() for base in bases):
+            assert any((base / named).exists() for base in bases), named
 
 
 def test_readme_links_every_page() -> None:
