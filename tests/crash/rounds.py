@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from tests.support import event
 from tests.system import wire
-from tests.system.process import COMMAND, Process, Settings, run, serving
+from tests.system.process import COMMAND, Process, Settings, run, serving, wait_until
 
 SITES = ("a", "b")
 STORAGE = {"flush_interval_s": 0.3, "segment_max_bytes": 65_536}
@@ -63,6 +63,12 @@ def victim_serving(
     sites: Settings = {site: {} for site in SITES}
     with serving(folder, sites, command=(*prefix, *victim(without)), **sections) as process:
         yield process
+
+
+def acknowledged(ledger: Ledger, events: int = 50) -> None:
+    """Wait until the victim has acknowledged this many more events, under the load that is running."""
+    enough = len(ledger.acked) + events
+    wait_until(lambda: len(ledger.acked) >= enough, f"{events} more events are acknowledged")
 
 
 def kill(process: Process) -> None:

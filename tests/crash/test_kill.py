@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.conftest import times
-from tests.crash.rounds import Ledger, kill, load, recover, verdict, victim, victim_serving
+from tests.crash.rounds import Ledger, acknowledged, kill, load, recover, verdict, victim, victim_serving
 from tests.system.process import Process, environment
 
 BACKLOG = {"flush_interval_s": 3600, "segment_max_bytes": 65_536}
@@ -77,7 +77,7 @@ def rewritten_by_second_recovery(folder: Path, without: str) -> int:
     ledger = Ledger()
     with victim_serving(folder, storage=BACKLOG) as process:
         with load(process.url, ledger):
-            time.sleep(0.5)
+            acknowledged(ledger, 600)  # several segments
         kill(process)
     journal, aside = folder / "data" / "journal", folder / "aside"
     shutil.copytree(journal, aside)

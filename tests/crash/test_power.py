@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.conftest import need, times
 from tests.crash.disk import Disk, disk
-from tests.crash.rounds import Ledger, NotRecovered, kill, load, recover, verdict, victim_serving
+from tests.crash.rounds import Ledger, NotRecovered, acknowledged, kill, load, recover, verdict, victim_serving
 
 # When the power is cut: after commits without a flush, during flushes, and while segments open in quick succession.
 MOMENTS: dict[str, dict[str, Any]] = {
@@ -37,7 +37,7 @@ def cut_after_stop(folder: Path, ledger: Ledger, without: str = "none", *, journ
         storage = {"data_dir": made.folder / "data"} | MOMENTS["commits"]
         with victim_serving(folder, without, storage=storage) as process:
             with load(process.url, ledger):
-                time.sleep(0.5)
+                acknowledged(ledger)
             assert process.stop() == 0
         made.cut_power()
         return after_the_cut(made, folder, ledger)
@@ -78,7 +78,7 @@ def test_power_cut_during_a_recovery_loses_no_acknowledged_event(tmp_path: Path)
             data_dir = {"data_dir": made.folder / "data"}
             with victim_serving(tmp_path, storage=data_dir | MOMENTS["commits"]) as process:
                 with load(process.url, ledger):
-                    time.sleep(0.5)
+                    acknowledged(ledger)
                 kill(process)
             with victim_serving(tmp_path, storage=data_dir) as process:
                 time.sleep(random.uniform(0, 0.1))

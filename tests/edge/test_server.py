@@ -204,18 +204,13 @@ async def test_rest_of_a_refused_request_is_read_until_the_client_closes(
     assert b"" == await wire.rest()
 
 
-async def test_size_limit_counts_all_pieces_of_a_head(collector: Running, connect: Connect) -> None:
+async def test_size_limit_counts_all_pieces_of_a_head(arrivals: Arrivals, collector: Running, connect: Connect) -> None:
     """No single line is too long."""
     line = b"X: " + 1_000 * b"x" + b"\r\n"
     wire = await connect(collector)
-    for piece in (head(LENGTH)[:-2], 30 * line, line + b"\r\n" + body()):
-        wire.send(piece)
-        await asyncio.sleep(0)
+    await arrivals.send(wire, head(LENGTH)[:-2], 30 * line, line + b"\r\n" + body())
     assert 201 == (await wire.answer()).status
-    wire.send(head(LENGTH)[:-2])
-    for _ in range(10):
-        wire.send(4 * line)
-        await asyncio.sleep(0)
+    await arrivals.send(wire, head(LENGTH)[:-2], *10 * [4 * line])
     assert 431 == (await wire.answer()).status
     assert {"received": 2, "stored": 1, "too_large": 1} == tally(collector)
 
