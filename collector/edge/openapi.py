@@ -3,7 +3,7 @@
 from typing import Any
 
 from collector import VERSION
-from collector.edge.responses import COLLECT_REASON, FORMS, FORMS_OF_HEADS
+from collector.edge.responses import COLLECT_REASON, FORMS, FORMS_OF_HEADS, late_head, not_http
 from collector.events import CONTRACT, Reason
 
 _HEADER = {"schema": {"type": "string"}}
@@ -84,7 +84,8 @@ def _responses() -> dict[str, Any]:
             if reason in (Reason.RATE_LIMITED, Reason.UNAVAILABLE):
                 names.append("Retry-After")
             responses[str(form.status)] = _response(form.code.replace("_", " ").capitalize(), "Error", *names)
-    responses["400"]["content"]["text/plain"] = {"schema": {"const": "Bad request\n"}}  # to requests that are not HTTP
+    for fixed in (not_http(), late_head()):
+        responses[str(fixed.status)]["content"]["text/plain"] = {"schema": {"const": fixed.body.decode()}}
     return dict(sorted(responses.items()))
 
 

@@ -198,6 +198,14 @@ class TestOpenApi:
         met = {str(status) for status, _, _ in ANSWERS.values()} - {"405"}
         assert met | {"201", "400", "408", "422", "431", "500"} == described.keys()
 
+    async def test_plain_texts_are_described(self, document: dict[str, Any]) -> None:
+        """A request that is not HTTP gets the one, and a head that is late the other."""
+        described = document["paths"]["/public/{siteId}/analytics/collect"]["post"]["responses"]
+        texts = {status: each["content"].get("text/plain") for status, each in described.items()}
+        assert {"400": {"schema": {"const": "Bad request\n"}}, "408": {"schema": {"const": "Request timeout\n"}}} == {
+            status: text for status, text in texts.items() if text is not None
+        }
+
     async def test_headers_are_described_where_they_are_sent(self, document: dict[str, Any]) -> None:
         described = document["paths"]["/public/{siteId}/analytics/collect"]["post"]["responses"]
         assert {"Collect-Reason", "Retry-After"} <= described["429"]["headers"].keys()
