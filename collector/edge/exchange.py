@@ -12,6 +12,9 @@ from aiohttp import StreamReader, web
 
 from collector.edge.framing import Framing
 
+# The beginnings of status lines.
+HTTP_1_0, HTTP_1_1 = b"HTTP/1.0 ", b"HTTP/1.1 "
+
 End = Callable[[bool], None]
 """Called when the exchange is over. The argument says whether the connection may serve another request."""
 
@@ -95,8 +98,12 @@ class Exchange(asyncio.Transport):
     # Called by aiohttp, as on any transport.
 
     def write(self, data: Any) -> None:
-        if not self._is_over:
-            self._transport.write(data)
+        if self._is_over:
+            return
+        if self.is_refused and data.startswith(HTTP_1_0):
+            # aiohttp treats a request that it cannot parse as HTTP/1.0. RFC 9112, 2.3 wants the server's own version.
+            data = HTTP_1_1 + data[len(HTTP_1_0) :]
+        self._transport.write(data)
 
     def is_closing(self) -> bool:
         return self._is_over or self._transport.is_closing()

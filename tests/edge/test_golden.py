@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from collector.edge.refusal import MAX_HEAD_LINES
+from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from collector.events import Reason
 from tests.edge.conftest import Serve
 from tests.edge.faults import LOOPBACK
@@ -35,6 +35,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 UNSENT = b"Content-Length: 210"  # the body is not sent
 END = b"\r\n\r\n"
 FOLDED_FROM = 4  # this many equal lines in a row are shown as one
+LONG_RUN = re.compile(r"(.)\1{999,}")  # of one character; shown as one
 
 INTRODUCTION = """\
 Every response of the collector, byte for byte. tests/edge/test_golden.py sends the requests and says how to rewrite
@@ -75,6 +76,10 @@ HEALTH = "/healthz"
 
 ROWS = {
     "201 stored": Row("The event is stored.", EVENT),
+    "201 stored, slash at the end": Row(
+        "One slash at the end of the path is accepted.",
+        request(body(), ORIGIN, target="/public/demo/analytics/collect/"),
+    ),
     "202 not JSON": Row("The body is not one JSON object.", request(b"{", ORIGIN)),
     "202 breaks the schema": Row("The event breaks the schema.", request(body(session_id=1), ORIGIN)),
     "202 tracking disabled": Row("The site has `tracking = false`.", EVENT, {"tracking": False}),
@@ -111,10 +116,15 @@ ROWS = {
     ),
     "503 unavailable": Row("The disk or the journal is full, or fails.", EVENT, prepare=fill_disk),
     "500 internal": Row("The collector has a bug.", EVENT, prepare=break_code),
-    "431 head too large": Row(
-        f"The head has more than {MAX_HEAD_LINES} lines, or too many bytes.",
+    "431 head of too many lines": Row(
+        f"The head has more than {MAX_HEAD_LINES} lines.",
         request(body(), ORIGIN, *MAX_HEAD_LINES * [b"X-Same: line"]),
     ),
+    "431 head of too many bytes": Row(
+        f"The head has more than {MAX_HEAD_BYTES} bytes.",
+        request(body(), ORIGIN, b"X-Long: " + MAX_HEAD_BYTES * b"x"),
+    ),
+    "400 unknown method": Row("HTTP does not know the method.", request(body(), ORIGIN, method="COLLECT")),
     "400 head breaks HTTP": Row("A header breaks RFC 9112.", request(body(), ORIGIN, b"X-Blank : before the colon")),
     "400 body breaks HTTP": Row(
         "The framing of the body breaks RFC 9112.", head(ORIGIN, CHUNKED) + chunk(b"{") + b"no chunk\r\n"
@@ -157,8 +167,9 @@ def rewrite(name: str, text: str) -> None:
 
 
 def shown(data: bytes, mark: str) -> str:
-    """Show bytes as text, with `mark` before each line. Repeated lines are folded into one."""
+    """Show bytes as text, with `mark` before each line. Repeated lines, and long runs of a character, are folded."""
     lines = [line.decode("latin-1").encode("unicode_escape").decode() for line in data.split(b"\r\n")]
+    lines = [LONG_RUN.sub(lambda run: f"{run[1]}   ({len(run[0])} times)", line) for line in lines]
     text = ""
     for line, equal in groupby(lines):
         count = len(list(equal))
