@@ -325,8 +325,8 @@ class SiteSettings(Section):
     )
     strict: bool = Field(
         False,
-        description="whether an invalid event gets 422 with every error, instead of 202 with the first; to integrate "
-        "a site",
+        description="whether an invalid event gets 422 with every error, instead of 202 with the first; meant for "
+        "testing a new site",
     )
 
 

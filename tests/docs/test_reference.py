@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from collector import VERSION
 from collector.events import Reason
 from tests.docs.tables import PAGES, ROOT, TABLES, with_tables
 
@@ -69,6 +70,11 @@ def test_table_of_responses_is_that_of_the_golden_responses() -> None:
 def test_readme_is_one_page() -> None:
     assert len(README.splitlines()) <= 120
     assert len(README.split()) <= 900
+
+
+def test_newest_release_of_the_changelog_is_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert VERSION == re.findall(r"^## \[(\d.*)\] - \d{4}-\d{2}-\d{2}$", changelog, re.MULTILINE)[0]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
