@@ -380,8 +380,8 @@ def test_stop_flushes(unit: Unit) -> None:
 
 
 def test_commands_of_the_runbook_run_as_the_user_of_the_service(unit: Unit) -> None:
-    """They use the shell function of docs/alerts.md, and publish what a killed collector left in the journal."""
-    function = re.search(r"^as_collector\(\) \{\n.*?^\}\n", RUNBOOK, re.MULTILINE | re.DOTALL)
+    """They use the shell function of docs/systemd.md, and publish what a killed collector left in the journal."""
+    function = re.search(r"^as_collector\(\) \{\n.*?^\}\n", PAGE, re.MULTILINE | re.DOTALL)
     assert function is not None
     definition = function[0].replace("sudo ", "")
 
@@ -389,7 +389,7 @@ def test_commands_of_the_runbook_run_as_the_user_of_the_service(unit: Unit) -> N
         return unit.host.run("sh", "-c", definition + command).stdout
 
     doctor, expire, recover = "as_collector doctor", "as_collector expire --older-than 90d", "as_collector recover"
-    assert {doctor, expire, recover} == set(re.findall(r"`(as_collector .*?)`", RUNBOOK + OPERATIONS))
+    assert {doctor, expire, recover} == set(re.findall(r"`(as_collector .*?)`", RUNBOOK + OPERATIONS + PAGE))
     owner = unit.host.run("stat", "--format=%u", f"/proc/{unit.main_pid()}").stdout.strip()
     assert f"/var/lib/collector is writable and belongs to user {owner}" in run(doctor)
     assert "deleted 0 parts\n" == run(expire)
