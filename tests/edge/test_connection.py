@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,33 @@ def http_path() -> str:
     return "fast"
 
 
-async def test_pipelined_requests_are_answered_in_order(
-    arrivals: Arrivals, collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def send_uncommitted(collector: Running, wire: Wire, data: bytes) -> Callable[[], None]:
+    """Send an event whose commit waits. Returns the function that commits it."""
+    journal, submitted = collector.stages.journal, list[Any]()
+    submit = journal.submit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "submit", lambda *arguments: submitted.append(arguments))
+        wire.send(data)
+        await until(lambda: submitted)
+    return lambda: submit(*submitted[0])
+
+
+async def test_pipelined_requests_are_answered_in_order(arrivals: Arrivals, collector: Running, wire: Wire) -> None:
     """The others arrive while the first waits for its commit."""
-    submitted: list[Any] = []
-    submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
-    wire.send(request(body(page_title="first")))
-    await until(lambda: submitted)
-    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    commit = await send_uncommitted(collector, wire, request(body(page_title="first")))
     await arrivals.send(wire, request(b"{"))
     wire.send(request(body(), site="nobody") + request(body(page_title="last")))
     assert {} == tally(collector)
-    submit(*submitted[0])
+    commit()
     assert [201, 202, 404, 201] == [(await wire.answer()).status for _ in range(4)]
     assert {"received": 3, "stored": 2, "invalid": 1} == tally(collector)
 
 
 async def test_pipelining_client_is_not_read_while_a_response_is_pending(
-    arrivals: Arrivals, collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    arrivals: Arrivals, collector: Running, wire: Wire
 ) -> None:
     """The connection holds no more than one read from the socket brings."""
-    submitted: list[Any] = []
-    submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
-    wire.send(request(body()))
-    await until(lambda: submitted)
-    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    commit = await send_uncommitted(collector, wire, request(body()))
     behind = 400 * request(b"{" + bytes(1_000))
     for start in range(0, len(behind), 10_000):
         wire.send(behind[start : start + 10_000])
@@ -56,23 +56,18 @@ async def test_pipelining_client_is_not_read_while_a_response_is_pending(
     assert not arrivals.transports[0].is_reading()
     assert 2 == len(arrivals.pieces)
     assert len(arrivals.pieces[1]) < 300_000 < len(behind)
-    submit(*submitted[0])
+    commit()
     assert [201, *400 * [202]] == [(await wire.answer()).status for _ in range(401)]
 
 
 @pytest.mark.parametrize("target", ["http://[::1]..@", "/\xff"])
 async def test_bad_request_behind_another_fails_only_its_connection(
-    arrivals: Arrivals, collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, target: str
+    arrivals: Arrivals, collector: Running, wire: Wire, connect: Connect, target: str
 ) -> None:
     """It is read within the journal's commit callback, and must not stop the journal."""
-    submitted: list[Any] = []
-    submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
-    wire.send(request(body()))
-    await until(lambda: submitted)
-    monkeypatch.setattr(collector.stages.journal, "submit", submit)
+    commit = await send_uncommitted(collector, wire, request(body()))
     await arrivals.send(wire, head(target=target))
-    submit(*submitted[0])
+    commit()
     assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
     assert b"" == await wire.rest()
     assert not collector.stages.journal.broken.is_set()
@@ -108,17 +103,13 @@ async def test_fault_in_a_connection_closes_only_that_connection(
 
 
 async def test_event_is_stored_although_its_client_has_left(
-    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    submitted: list[Any] = []
-    submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     registry = collector.stages.metrics.registry
-    wire.send(request(body()))
-    await until(lambda: submitted)
+    commit = await send_uncommitted(collector, wire, request(body()))
     wire.abort()
     await until(lambda: registry.get_sample_value("collector_connections") == 0)
-    submit(*submitted[0])
+    commit()
     await until(lambda: tally(collector))
     assert {"received": 1, "stored": 1} == tally(collector)
     assert 0 == collector.stages.decider.in_flight.count
@@ -128,18 +119,15 @@ async def test_event_is_stored_although_its_client_has_left(
 async def test_closing_server_waits_for_the_request_in_flight(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submitted: list[Any] = []
-    submit, in_flight = collector.stages.journal.submit, collector.stages.decider.in_flight
+    in_flight = collector.stages.decider.in_flight
     none = in_flight.none
+    commit = await send_uncommitted(collector, wire, request(body()))
 
     async def commit_and_wait() -> None:
-        submit(*submitted[0])
+        commit()
         await none()
 
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
     monkeypatch.setattr(in_flight, "none", commit_and_wait)
-    wire.send(request(body()))
-    await until(lambda: submitted)
     in_flight.draining = True
     await collector.server.close(patience_s=PATIENCE_S)
     answer = await wire.answer()
@@ -147,17 +135,11 @@ async def test_closing_server_waits_for_the_request_in_flight(
     assert b"" == await wire.rest()
 
 
-async def test_server_closes_although_a_request_never_gets_its_response(
-    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    submitted: list[Any] = []
-    submit = collector.stages.journal.submit
-    monkeypatch.setattr(collector.stages.journal, "submit", lambda *of: submitted.append(of))
-    wire.send(request(body()))
-    await until(lambda: submitted)
+async def test_server_closes_although_a_request_never_gets_its_response(collector: Running, wire: Wire) -> None:
+    commit = await send_uncommitted(collector, wire, request(body()))
     await collector.server.close(patience_s=0.05)
     assert b"" == await wire.rest()
-    submit(*submitted[0])
+    commit()
 
 
 async def test_client_that_has_closed_its_side_gets_its_response(collector: Running) -> None:
@@ -197,15 +179,10 @@ async def test_client_that_reads_no_responses_is_not_read_either(
 async def test_connection_closes_after_the_keepalive_timeout(tmp_path: Path, connect: Connect) -> None:
     """The timeout starts at the last response. A request in flight is not idle, however long its commit takes."""
     async with running(config(tmp_path), keepalive_timeout_s=0.4) as collector:
-        submitted: list[Any] = []
-        journal = collector.stages.journal
         slow, idle = await connect(collector), await connect(collector)
-        submit, journal.submit = journal.submit, lambda *of: submitted.append(of)  # type: ignore[method-assign]
-        slow.send(request(body()))
-        await until(lambda: submitted)
-        journal.submit = submit  # type: ignore[method-assign]
+        commit = await send_uncommitted(collector, slow, request(body()))
         assert 201 == (await idle.ask(request(body()))).status
         assert b"" == await idle.rest()  # `slow` was idle before it, so its timeout has passed too
-        submit(*submitted[0])
+        commit()
         assert 201 == (await slow.answer()).status
         assert b"" == await slow.rest()
