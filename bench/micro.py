@@ -130,8 +130,8 @@ async def _micro() -> list[Result]:
             to_values(event, NOON_US)
 
     def read_at_once() -> None:
-        for event in read:
-            read_event(event, NOON_US)
+        for body in raw:
+            read_event(body, NOON_US)
 
     def accepted() -> None:
         for arrival, body in zip(arrivals, raw, strict=True):

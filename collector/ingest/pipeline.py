@@ -10,8 +10,8 @@ from typing import Any
 
 from collector.addresses import Address, parse_address
 from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
-from collector.ingest.enrich import ClientIpPolicy, event_time_us
-from collector.ingest.reader import read
+from collector.ingest.enrich import ClientIpPolicy
+from collector.ingest.reader import read, timed
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
 from collector.journal.record import Record
 from collector.sites import Site, host_of, origin_of
@@ -33,7 +33,7 @@ _NUMBER = (int, float)
 _TYPES = {Kind.STRING: (str,), Kind.TIMESTAMP: (str,), Kind.BOOLEAN: (bool,), Kind.NUMBER: _NUMBER}
 _TYPES_OF: dict[str, tuple[type, ...]] = {field.name: _TYPES[field.kind] for field in FIELDS}
 _ANY_IPV4 = IPv4Address(0)
-_EVENT_TIME = _FIELD_NAMES.index("event_time")
+_PAGE_PATH = _FIELD_NAMES.index("page_path")
 
 
 class Arrival:
@@ -97,18 +97,15 @@ def ip_not_excluded(arrival: Arrival) -> Ignored | None:
 def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy) -> Event | Ignored | Refused:
     """Return the event in `body`, ready to be stored, or the reason it is ignored or refused."""
     site = arrival.site
-    try:
-        event = parse(body)
-        values = read(event, received_us)
-        if values is None:  # the event may still be valid; if not, the validator raises the reason
-            if site.strict:
-                check_all(event)
-            else:
-                check(event, body)
-            values = to_values(event, received_us)
-    except InvalidEvent as exc:
-        return invalid(site, exc)
-    if event["page_path"] in site.excluded_paths:
+    values = read(body, received_us)
+    if values is None:  # the event may still be valid; if not, the validator raises the reason
+        try:
+            values = _validated(body, received_us, site)
+        except InvalidEvent as exc:
+            return invalid(site, exc)
+    page_path = values[_PAGE_PATH]
+    assert isinstance(page_path, str)  # the contract requires it
+    if page_path in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
     kept_ip, user_agent = client_ip(arrival.client, received_us), arrival.user_agent
     if user_agent is None or user_agent.isascii():
@@ -121,25 +118,41 @@ def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpP
     return Event(site.id, received_us, kept_ip, user_agent, body, row, size_bytes)
 
 
+def _validated(body: bytes, received_us: int, site: Site) -> Row:
+    """Return the event's values, as `read` does. Raises InvalidEvent."""
+    event = parse(body)
+    if site.strict:
+        check_all(event, body)
+    else:
+        check(event, body)
+    return to_values(event, received_us)
+
+
 def replay(record: Record) -> tuple[Event, bool]:
     """Rebuild the event of a record. Also returns whether every value still fits its column.
 
     The event was accepted once, so it is not validated again, even if the rules or the contract have changed. A value
     that no longer fits its column becomes null. A body that can no longer be parsed gives a row of nulls.
     """
+    _, _, site_id, received_us, client_ip, user_agent, body = record
+    values, fits = read(body, received_us), True
+    if values is None:
+        values, fits = _fitting(body, received_us)
+    row: Row = [site_id, received_us, *values, client_ip, user_agent]
+    size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
+    return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
+
+
+def _fitting(body: bytes, received_us: int) -> tuple[Row, bool]:
+    """Return the values that fit their columns, None for the others, and whether there are no others."""
     try:
-        event = parse(record.body)
-        fits = True
+        event = parse(body)
     except InvalidEvent:
-        event, fits = {}, False
+        return to_values({}, received_us), False
     misfits = [name for name in event.keys() & _TYPES_OF.keys() if not _fits(name, event[name])]
     for name in misfits:
         event[name] = None
-        fits = False
-    _, _, site_id, received_us, client_ip, user_agent, body = record
-    row: Row = [site_id, received_us, *to_values(event, received_us), client_ip, user_agent]
-    size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
-    return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
+    return to_values(event, received_us), not misfits
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -158,12 +171,7 @@ def to_values(event: dict[str, Any], received_us: int) -> Row:
         value = event.get(name)
         if value is not None:
             values[index] = number(name, value)
-    text = event.get("event_time")
-    if text is not None:  # today's contract requires a time, but a record may come from another version
-        values[_EVENT_TIME] = event_time_us(text, received_us)
-        if values[_EVENT_TIME] is None:
-            values[-1] = text
-    return values
+    return timed(values, received_us)
 
 
 def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:

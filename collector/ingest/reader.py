@@ -1,69 +1,74 @@
-"""The reader: checks a common, clearly valid event and extracts its column values in a single pass.
+"""The reader: parses and checks a clearly valid event in one pass, with msgspec.
 
-Like fastjsonschema's validator, the reader is compiled from the contract and applies the same rules; it also keeps the
-values. It never reports an error. If it declines an event (for instance, because of an unknown field), the validator
-decides and words the error. `python -m bench micro` measures both.
+On import, a msgspec struct is made from the contract: a field's type, enum and lengths. Decoding into it takes 1.0 us
+for an event of 870 bytes; ujson takes 2.5 us and the validator 3.9 us more (`python -m bench micro`).
+
+The reader never reports an error. If it declines an event, ujson and the validator decide and word the error. It
+declines all that is not strict JSON (RFC 8259), and lone surrogates, which these accept.
 """
 
-from collections.abc import Callable, Iterator
-from math import isfinite
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
 
 from collector.events import CONTRACT, FIELDS, Column, Kind, Row
 from collector.ingest.enrich import event_time_us
 
-_TYPES = {Kind.STRING: "str", Kind.TIMESTAMP: "str", Kind.BOOLEAN: "bool"}
-_EXACT = 2**53  # every integer up to here is exact as a float64; larger ones are left to code that rounds them
+_TYPES = {Kind.STRING: str, Kind.TIMESTAMP: str, Kind.BOOLEAN: bool, Kind.NUMBER: float}
 _KNOWN_RULES = {"type", "enum", "minLength", "maxLength", "x-column", "description"}
 
 
-def _compiled() -> Callable[[dict[str, Any], int], Row | None]:
-    rules = {field.name: CONTRACT["properties"][field.name] for field in FIELDS}
-    for name, rule in rules.items():
-        # If the contract gets another kind of rule, add it to this module too.
-        assert rule.keys() <= _KNOWN_RULES, f"{name}: {rule.keys() - _KNOWN_RULES}"
-    lines = [
-        "def read(event, received_us):",
-        # All fields in the contract's order, with None for missing ones. This saves 1 us over a lookup for each field.
-        "    fields = nothing | event",
-        f"    if len(fields) != {len(FIELDS)}: return None",
-        f"    {', '.join(f'v{index}' for index in range(len(FIELDS)))} = fields.values()",
-        "    total = 0.0",
-        *(line for index, field in enumerate(FIELDS) for line in _lines(index, field, rules[field.name])),
-        # Any infinity or NaN makes the sum non-finite. If finite numbers overflow the sum, the validator decides.
-        "    if not isfinite(total): return None",
-        f"    return [{', '.join(f'v{index}' for index in range(len(FIELDS)))}, raw]",
-    ]
-    known: dict[str, Any] = {"nothing": dict.fromkeys(rules), "isfinite": isfinite, "event_time_us": event_time_us}
-    known |= {f"enum{index}": frozenset(rule.get("enum", ())) for index, rule in enumerate(rules.values())}
-    exec("\n".join(lines), known)
-    read: Callable[[dict[str, Any], int], Row | None] = known["read"]
-    return read
+def _struct() -> type[msgspec.Struct]:
+    """The contract as a struct with one field for each of FIELDS, in their order."""
+    # `gc=False`: it holds only strings and numbers, so the garbage collector need not scan it.
+    return msgspec.defstruct("ValidEvent", list(_fields()), kw_only=True, gc=False)
 
 
-def _lines(index: int, field: Column, rule: dict[str, Any]) -> Iterator[str]:
-    """The code that reads one field into `v<index>`."""
-    value, name = f"v{index}", repr(field.name)
-    yield f"    if {value} is not None:"
-    if field.kind is Kind.NUMBER:
-        yield f"        if type({value}) is not float:"
-        yield f"            if type({value}) is not int or not -{_EXACT} <= {value} <= {_EXACT}: return None"
-        yield f"            {value} = float({value})"
-        yield f"        total += {value}"
-    else:
-        refused = [f"type({value}) is not {_TYPES[field.kind]}"]
-        refused += [f"{value} not in enum{index}"] if "enum" in rule else []
-        refused += [f"len({value}) < {rule['minLength']}"] if "minLength" in rule else []
-        refused += [f"len({value}) > {rule['maxLength']}"] if "maxLength" in rule else []
-        yield f"        if {' or '.join(refused)}: return None"
-    if field.name in CONTRACT["required"]:
-        yield "    else: return None"
-    elif "null" not in rule["type"]:
-        yield f"    elif {name} in event: return None"
-    if field.kind is Kind.TIMESTAMP:
-        yield f"    raw, {value} = {value}, event_time_us({value}, received_us)"
-        yield f"    if {value} is not None: raw = None"
+def _fields() -> Iterator[tuple[str, Any] | tuple[str, Any, None]]:
+    for field in FIELDS:
+        annotation = _annotation(field, CONTRACT["properties"][field.name])
+        yield (field.name, annotation) if field.name in CONTRACT["required"] else (field.name, annotation, None)
 
 
-read = _compiled()
-"""Returns the values of a clearly valid event, as `to_values` does; None means that the validator must decide."""
+def _annotation(field: Column, rule: dict[str, Any]) -> Any:
+    # If the contract gets another kind of rule, add it here too.
+    assert rule.keys() <= _KNOWN_RULES, f"{field.name}: {rule.keys() - _KNOWN_RULES}"
+    annotation: Any = _TYPES[field.kind]
+    if "enum" in rule:
+        annotation = Literal[tuple(value for value in rule["enum"] if value is not None)]
+    lengths = {"min_length": rule.get("minLength"), "max_length": rule.get("maxLength")}
+    if any(lengths.values()):
+        annotation = Annotated[annotation, msgspec.Meta(**lengths)]
+    return annotation | None if "null" in rule["type"] else annotation
+
+
+# How deep msgspec can nest depends on Python's version and on the depth of its stack. This much is always possible.
+_MOST_OPENED: Final = 200
+
+_decode: Final = msgspec.json.Decoder(_struct()).decode
+_as_tuple: Final = msgspec.structs.astuple
+_EVENT_TIME: Final = [field.name for field in FIELDS].index("event_time")
+
+
+def read(body: bytes, received_us: int) -> Row | None:
+    """Return the values of a clearly valid event, as `to_values` does. None: the validator must decide."""
+    if body.count(b"[") + body.count(b"{") > _MOST_OPENED:
+        return None
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec skips unknown fields without checking that they are UTF-8
+        values: Row = [*_as_tuple(_decode(body)), None]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return timed(values, received_us)
+
+
+def timed(values: Row, received_us: int) -> Row:
+    """Replace the text of `event_time` by a time, or move it to the last value, `event_time_raw`. Returns `values`."""
+    text = values[_EVENT_TIME]
+    if isinstance(text, str):  # today's contract requires it, but a record may come from another version
+        values[_EVENT_TIME] = event_time_us(text, received_us)
+        if values[_EVENT_TIME] is None:
+            values[-1] = text
+    return values

@@ -102,7 +102,7 @@ class Field:
         if type(value) not in [_PYTHON_TYPES[name] for name in self.types]:
             return False
         if not isinstance(value, str):
-            return True
+            return not isinstance(value, float) or math.isfinite(value)
         return self.shortest <= len(value) <= self.longest and (not self.values or value in self.values)
 
 
@@ -124,23 +124,20 @@ def row_of(body: bytes, received_us: int) -> dict[str, Any] | None:
 
 
 def _read(body: bytes) -> dict[str, Any] | None:
-    """Parse the object: numbers as the nearest float64, U+FFFD for each lone surrogate. None if any is infinite."""
+    """Parse the object: numbers as the nearest float64, U+FFFD for each lone surrogate. None for NaN or an infinity."""
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode()
-        event = json.loads(text, strict=False, parse_int=float)  # not strict: allows raw control characters ...
+        # Not strict: allows raw control characters ...
+        event = json.loads(text, strict=False, parse_int=float, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict) or "\0" in text or _holds_infinity(event):  # ... except NUL
+    if not isinstance(event, dict) or "\0" in text:  # ... except NUL
         return None
     return {name: _without_surrogates(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
-def _holds_infinity(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_holds_infinity, value.values()))
-    if isinstance(value, list):
-        return any(map(_holds_infinity, value))
-    return isinstance(value, float) and not math.isfinite(value)
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _without_surrogates(text: str) -> str:

@@ -37,6 +37,7 @@ NASTY = [
     *("-Infinity", "null", "true", "false", "[]", "{}", '[{"a": [NaN]}]', '{"a": 1e999}', nested(50), nested(400)),
     *(nested(5000), '{"a":' * 300 + "1" + "}" * 300, '""', '"1"', '"true"', '"null"', r'"\ud83d"', r'"\ude00\ud83d"'),
     *(r'"\ud83d\ude00"', r'"\ud83dx\udfff"', r'"\u0000"', r'"a\u0000b"', '"😀"', '"é\u2028\ufeff"', '"\x7f"'),
+    *('"\udcff"', '"\udced\udca0\udc80"', r'"\q"'),
     *('"\x01\n\t\x1f"', '"\0"', r'"\u001f\ufffe\uffff"', r'"\"\\\/\b\f\n\r\t"', r'"\x"', r'"\u12"', '"12345678"'),
     *('"' + char * n + '"' for char in ("x", "é", "😀", r"\ud83d") for n in (7, 8, 64, 65, 500, 501, 1024, 1025, 2048)),
     *('"pageview"', '"PageView"', '"cookie"', '"desktop"', '"ai"', '"reading"', '"/pricing"', '"=1+1"', '"../../x"'),
@@ -112,7 +113,8 @@ def plain() -> dict[str, str]:
 
 
 def written(members: Iterable[tuple[str, str]]) -> bytes:
-    return ("{" + ", ".join(f'"{name}": {value}' for name, value in members) + "}").encode()
+    """The object as text. U+DC80 to U+DCFF stand for bytes that are not UTF-8."""
+    return ("{" + ", ".join(f'"{name}": {value}' for name, value in members) + "}").encode("utf-8", "surrogateescape")
 
 
 @st.composite
@@ -251,7 +253,14 @@ POISON: dict[str, tuple[str, str, Outcome]] = {
     "a deep list as number": ("lcp", nested(900), (IGNORED, None)),
     "NaN in an unknown field": ("x", "NaN", (IGNORED, None)),
     "NaN deep in an unknown field": ("x", nested(400, "NaN"), (IGNORED, None)),
-    "400 digits in an unknown field": ("x", '{"a": [' + "9" * 400 + "]}", (IGNORED, None)),
+    "400 digits in an unknown field": ("x", '{"a": [' + "9" * 400 + "]}", (STORED, None)),
+    "5000 digits in an unknown field": ("x", "9" * 5000, (STORED, None)),
+    "1e999 in an unknown field": ("x", "1e999", (STORED, None)),
+    "UTF-8 of a surrogate in an unknown field": ("x", '"\udced\udca0\udc80"', (IGNORED, None)),
+    "a byte that is not UTF-8 in an unknown field": ("x", '"\udcff"', (IGNORED, None)),
+    "a byte that is not UTF-8 in an unknown key": ("\udcff", "1", (IGNORED, None)),
+    "01 in an unknown field": ("x", "01", (STORED, None)),
+    "an unknown escape in an unknown field": ("x", r'"\q"', (IGNORED, None)),
     "2**100 in an unknown field": ("x", str(2**100), (STORED, None)),
     "depth 900 in an unknown field": ("x", nested(900), (STORED, None)),
     "depth 1022 in an unknown field": ("x", nested(1022), (STORED, None)),
