@@ -140,6 +140,11 @@ class Running:
         return read_rows(self.data_dir / "rejected" / f"site={site}")
 
 
+def protocol_of(server: Server) -> asyncio.Protocol:
+    """The protocol of the next connection. Tests of the edge replace this function to watch connections."""
+    return server()
+
+
 @asynccontextmanager
 async def running(
     settings: Config,
@@ -161,7 +166,7 @@ async def running(
     await server.open()
     bound = listen("127.0.0.1", 0, "server")
     host, port = bound.getsockname()
-    stop_accepting = await accept_all(bound, server)
+    stop_accepting = await accept_all(bound, lambda: protocol_of(server))
     try:
         async with aiohttp.ClientSession() as client:
             yield Running(stages, server, clock, client, host, port, settings.storage.data_dir)

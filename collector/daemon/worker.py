@@ -88,9 +88,9 @@ Accept = Callable[[socket.socket, Server], Awaitable[Callable[[], object]]]
 """Accepts connections from the socket for the server. Returns a function that stops it."""
 
 
-async def accept_all(bound: socket.socket, server: Server) -> Callable[[], object]:
+async def accept_all(bound: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> Callable[[], object]:
     """Accept every connection. For a worker that does not share its socket."""
-    listener = await asyncio.get_running_loop().create_server(server, sock=bound, backlog=ACCEPTED_TOGETHER)
+    listener = await asyncio.get_running_loop().create_server(protocol, sock=bound, backlog=ACCEPTED_TOGETHER)
     bound.listen(BACKLOG)  # the loop uses `backlog` for listen() too, but means connections to accept per turn
     return listener.close
 

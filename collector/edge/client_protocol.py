@@ -11,8 +11,11 @@ MAX_UNREAD_BYTES = 16_384
 UNREAD_S = 10.0
 
 
-class ClientProtocol(asyncio.Protocol):
-    """The part of a connection that is not HTTP. Subclasses define `is_idle`, and call `_idle` after each request."""
+class ClientProtocol:
+    """The part of a connection that is not HTTP. Subclasses define `is_idle`, and call `_idle` after each request.
+
+    It has all methods of asyncio.Protocol, but is no subclass: mypyc compiles no class with an interpreted base.
+    """
 
     def __init__(self, keepalive_timeout_s: float) -> None:
         self.peer: str | None = None

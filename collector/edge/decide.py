@@ -110,9 +110,9 @@ class Decider:
 
     def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
         """Reply now, or once the event is stored."""
-        received_us = self._clock.now_us()
         outcome: Event | Dropped
         try:
+            received_us = self._clock.now_us()
             outcome = accept(request, body, received_us, self.rules.client_ip)
             if isinstance(outcome, Event):
                 # `partial`, as a closure would make more objects per event for the garbage collector to scan.

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import cast
 
 from collector.edge.bodies import Bodies
 from collector.edge.connection import Connection
@@ -52,8 +53,8 @@ class Server:
             connection.evict()
         await self._shared.standard_path.close()
 
-    def __call__(self) -> Connection:
-        return Connection(self._shared)
+    def __call__(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, Connection(self._shared))
 
     def _enter(self, connection: Connection) -> None:
         """Add a connection. If there are too many, evict the oldest idle one, or else this one."""

@@ -29,9 +29,7 @@ ROW_BYTES = 480
 
 _FIELD_NAMES = tuple(field.name for field in FIELDS)
 _NUMBERS = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
-_NUMBER = (int, float)
-_TYPES = {Kind.STRING: (str,), Kind.TIMESTAMP: (str,), Kind.BOOLEAN: (bool,), Kind.NUMBER: _NUMBER}
-_TYPES_OF: dict[str, tuple[type, ...]] = {field.name: _TYPES[field.kind] for field in FIELDS}
+_KINDS = {field.name: field.kind for field in FIELDS}
 _ANY_IPV4 = IPv4Address(0)
 _PAGE_PATH = _FIELD_NAMES.index("page_path")
 
@@ -149,15 +147,20 @@ def _fitting(body: bytes, received_us: int) -> tuple[Row, bool]:
         event = parse(body)
     except InvalidEvent:
         return to_values({}, received_us), False
-    misfits = [name for name in event.keys() & _TYPES_OF.keys() if not _fits(name, event[name])]
+    misfits = [name for name in event.keys() & _KINDS.keys() if not _fits(_KINDS[name], event[name])]
     for name in misfits:
         event[name] = None
     return to_values(event, received_us), not misfits
 
 
-def _fits(name: str, value: Any) -> bool:
-    types = _TYPES_OF[name]
-    return value is None or (type(value) in types and (types is not _NUMBER or is_finite(value)))
+def _fits(kind: Kind, value: Any) -> bool:
+    match kind:
+        case Kind.NUMBER:
+            return value is None or (type(value) in (int, float) and is_finite(value))
+        case Kind.BOOLEAN:
+            return value is None or type(value) is bool
+        case _:
+            return value is None or type(value) is str
 
 
 def to_values(event: dict[str, Any], received_us: int) -> Row:

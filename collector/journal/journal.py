@@ -78,7 +78,7 @@ class Journal:
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
         # A separate thread, so that acknowledgements wait for neither a flush nor any other work.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._commit_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         # Another thread syncs sealed segments: with durability `write`, up to 64 MiB may still have to be written.
         self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
         self._sealing: dict[asyncio.Task[None], SegmentFile] = {}
@@ -205,7 +205,7 @@ class Journal:
                         await self._in_thread(self._store.release, file.path)
                     except OSError as exc:
                         log.warning("cannot delete the empty open segment; the next start will: %s", exc)
-        self._thread.shutdown(wait=False)
+        self._commit_thread.shutdown(wait=False)
         self._seal_thread.shutdown(wait=False)
 
     @property
@@ -393,7 +393,7 @@ class Journal:
         self._failing = why
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._commit_thread, function, *arguments)
 
 
 def _by_site(rows_of: Mapping[Group, int]) -> Counter[str]:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
-from collector.edge.connection import Connection
+from collector.edge.server import Server
+from tests import support
 from tests.edge.wire import Wire, until
 from tests.support import SERVER_DEFAULTS, FakeClock, Running, config, running
 
@@ -24,12 +25,68 @@ Connect = Callable[[Running], Awaitable[Wire]]
 """Open a connection to a collector."""
 
 
+class Watched(asyncio.Protocol):
+    """A connection that a test watches or breaks. Subclasses override the calls that interest them."""
+
+    def __init__(self, connection: asyncio.Protocol) -> None:
+        self.connection = connection
+
+    def connection_made(self, transport: Any) -> None:
+        self.connection.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self.connection.eof_received()
+
+    def pause_writing(self) -> None:
+        self.connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.connection.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connection.connection_lost(exc)
+
+
+Watch = Callable[[Callable[[asyncio.Protocol], asyncio.Protocol]], None]
+"""Wrap every connection that the collector accepts, such as with a `Watched`. Call it before the collector starts."""
+
+
+class FaultyTransport:
+    """A transport whose calls named in `faults` raise."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.faults: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.faults:
+            raise ZeroDivisionError(name)
+        return getattr(self._transport, name)
+
+
 class Arrivals:
     """What the collector's connections have read so far."""
 
     def __init__(self) -> None:
         self.transports: list[asyncio.Transport] = []
         self.pieces: list[bytes] = []
+
+    def watch(self, connection: asyncio.Protocol) -> asyncio.Protocol:
+        seen = self
+
+        class Seen(Watched):
+            def connection_made(self, transport: Any) -> None:
+                seen.transports.append(transport)
+                super().connection_made(transport)
+
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                seen.pieces.append(data)
+
+        return Seen(connection)
 
     @property
     def size_bytes(self) -> int:
@@ -59,22 +116,36 @@ def http_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def arrivals(monkeypatch: pytest.MonkeyPatch) -> Arrivals:
-    """What connections read. Request it before the connection."""
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    wraps: list[Callable[[asyncio.Protocol], asyncio.Protocol]] = []
+
+    def wrapped(server: Server) -> asyncio.Protocol:
+        return reduce(lambda connection, wrap: wrap(connection), wraps, server())
+
+    monkeypatch.setattr(support, "protocol_of", wrapped)
+    return wraps.append
+
+
+@pytest.fixture
+def arrivals(watch: Watch) -> Arrivals:
+    """What connections read. Request it before the collector."""
     seen = Arrivals()
-    connection_made, data_received = Connection.connection_made, Connection.data_received
-
-    def made(connection: Connection, transport: asyncio.Transport) -> None:
-        seen.transports.append(transport)
-        connection_made(connection, transport)
-
-    def received(connection: Connection, data: bytes) -> None:
-        data_received(connection, data)
-        seen.pieces.append(data)
-
-    monkeypatch.setattr(Connection, "connection_made", made)
-    monkeypatch.setattr(Connection, "data_received", received)
+    watch(seen.watch)
     return seen
+
+
+@pytest.fixture
+def faulty_transports(watch: Watch) -> list[FaultyTransport]:
+    """The transports of all connections, in order. Request it before the collector."""
+    transports: list[FaultyTransport] = []
+
+    class Faulty(Watched):
+        def connection_made(self, transport: Any) -> None:
+            transports.append(FaultyTransport(transport))
+            super().connection_made(transports[-1])
+
+    watch(Faulty)
+    return transports
 
 
 @pytest.fixture

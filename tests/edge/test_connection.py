@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from collector.edge.connection import Connection
-from tests.edge.conftest import Arrivals, Connect
+from collector.metrics import SiteCounts
+from tests.edge.conftest import Arrivals, Connect, FaultyTransport, Serve, Watch, Watched
 from tests.edge.wire import PATIENCE_S, Wire, head, request, tally, until
 from tests.support import Running, body, config, running
 
@@ -21,20 +23,25 @@ def http_path() -> str:
     return "fast"
 
 
-async def send_uncommitted(collector: Running, wire: Wire, data: bytes) -> Callable[[], None]:
-    """Send an event whose commit waits. Returns the function that commits it."""
-    journal, submitted = collector.stages.journal, list[Any]()
-    submit = journal.submit
+async def send_uncommitted(wire: Wire, data: bytes) -> Callable[[], None]:
+    """Send an event whose commit waits for its sync. Returns the function that lets it go on."""
+    begun, released, fdatasync = threading.Event(), threading.Event(), os.fdatasync
+
+    def held(descriptor: int) -> None:
+        begun.set()
+        released.wait(PATIENCE_S)
+        fdatasync(descriptor)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal, "submit", lambda *arguments: submitted.append(arguments))
+        patch.setattr(os, "fdatasync", held)
         wire.send(data)
-        await until(lambda: submitted)
-    return lambda: submit(*submitted[0])
+        await until(begun.is_set)
+    return released.set
 
 
 async def test_pipelined_requests_are_answered_in_order(arrivals: Arrivals, collector: Running, wire: Wire) -> None:
     """The others arrive while the first waits for its commit."""
-    commit = await send_uncommitted(collector, wire, request(body(page_title="first")))
+    commit = await send_uncommitted(wire, request(body(page_title="first")))
     await arrivals.send(wire, request(b"{"))
     wire.send(request(body(), site="nobody") + request(body(page_title="last")))
     assert {} == tally(collector)
@@ -47,7 +54,7 @@ async def test_pipelining_client_is_not_read_while_a_response_is_pending(
     arrivals: Arrivals, collector: Running, wire: Wire
 ) -> None:
     """The connection holds no more than one read from the socket brings."""
-    commit = await send_uncommitted(collector, wire, request(body()))
+    commit = await send_uncommitted(wire, request(body()))
     behind = 400 * request(b"{" + bytes(1_000))
     for start in range(0, len(behind), 10_000):
         wire.send(behind[start : start + 10_000])
@@ -65,7 +72,7 @@ async def test_bad_request_behind_another_fails_only_its_connection(
     arrivals: Arrivals, collector: Running, wire: Wire, connect: Connect, target: str
 ) -> None:
     """It is read within the journal's commit callback, and must not stop the journal."""
-    commit = await send_uncommitted(collector, wire, request(body()))
+    commit = await send_uncommitted(wire, request(body()))
     await arrivals.send(wire, head(target=target))
     commit()
     assert [201, 400] == [(await wire.answer()).status for _ in range(2)]
@@ -75,28 +82,46 @@ async def test_bad_request_behind_another_fails_only_its_connection(
     assert 0 == collector.stages.decider.in_flight.count
 
 
-@pytest.mark.parametrize("place", ["responses.stored", "date.Date.end_of_head"])
 async def test_failing_response_does_not_stop_the_journal(
-    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, place: str
+    faulty_transports: list[FaultyTransport], collector: Running, wire: Wire, connect: Connect
 ) -> None:
     """The event is stored. The connection closes, because no response can be sent."""
-    with monkeypatch.context() as broken:
-        broken.setattr(f"collector.edge.{place}", lambda *_: 1 / 0)
-        wire.send(request(body()))
-        assert b"" == await wire.rest()
+    await until(lambda: faulty_transports)
+    faulty_transports[0].faults.add("write")
+    wire.send(request(body()))
+    assert b"" == await wire.rest()
     assert not collector.stages.journal.broken.is_set()
     assert 0 == collector.stages.decider.in_flight.count
     assert 201 == (await (await connect(collector)).ask(request(body()))).status
     assert {"received": 2, "stored": 2} == tally(collector)
 
 
-async def test_fault_in_a_connection_closes_only_that_connection(
-    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_response_that_cannot_be_made_does_not_stop_the_journal(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The event is stored, but not counted, and its connection is reset."""
     with monkeypatch.context() as broken:
-        broken.setattr(Connection, "_close_behind", lambda *_: 1 / 0)
-        wire.send(request(body(), b"Connection: close"))
-        assert (await wire.rest()).startswith(b"HTTP/1.1 201 ")
+        broken.setattr(SiteCounts, "count_stored", lambda _: 1 / 0)
+        wire.send(request(body()))
+        assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.decider.in_flight.count
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    await collector.flush()
+    assert 2 == len(collector.rows())
+
+
+async def test_fault_in_a_connection_closes_only_that_connection(
+    faulty_transports: list[FaultyTransport],
+    collector: Running,
+    wire: Wire,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await until(lambda: faulty_transports)
+    faulty_transports[0].faults.add("close")
+    wire.send(request(body(), b"Connection: close"))
+    assert (await wire.rest()).startswith(b"HTTP/1.1 201 ")
     assert "a connection failed" in caplog.text
     assert not collector.stages.journal.broken.is_set()
     assert 0 == collector.stages.decider.in_flight.count
@@ -106,7 +131,7 @@ async def test_event_is_stored_although_its_client_has_left(
     collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = collector.stages.metrics.registry
-    commit = await send_uncommitted(collector, wire, request(body()))
+    commit = await send_uncommitted(wire, request(body()))
     wire.abort()
     await until(lambda: registry.get_sample_value("collector_connections") == 0)
     commit()
@@ -116,27 +141,21 @@ async def test_event_is_stored_although_its_client_has_left(
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_closing_server_waits_for_the_request_in_flight(
-    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_flight = collector.stages.decider.in_flight
-    none = in_flight.none
-    commit = await send_uncommitted(collector, wire, request(body()))
-
-    async def commit_and_wait() -> None:
-        commit()
-        await none()
-
-    monkeypatch.setattr(in_flight, "none", commit_and_wait)
-    in_flight.draining = True
-    await collector.server.close(patience_s=PATIENCE_S)
+async def test_closing_server_waits_for_the_request_in_flight(collector: Running, wire: Wire) -> None:
+    commit = await send_uncommitted(wire, request(body()))
+    collector.stages.decider.in_flight.draining = True
+    closing = asyncio.create_task(collector.server.close(patience_s=PATIENCE_S))
+    await asyncio.sleep(0)
+    assert not closing.done()
+    commit()
+    await closing
     answer = await wire.answer()
     assert (201, "close") == (answer.status, answer.headers["Connection"])
     assert b"" == await wire.rest()
 
 
 async def test_server_closes_although_a_request_never_gets_its_response(collector: Running, wire: Wire) -> None:
-    commit = await send_uncommitted(collector, wire, request(body()))
+    commit = await send_uncommitted(wire, request(body()))
     await collector.server.close(patience_s=0.05)
     assert b"" == await wire.rest()
     commit()
@@ -148,16 +167,17 @@ async def test_client_that_has_closed_its_side_gets_its_response(collector: Runn
 
 
 async def test_client_that_reads_no_responses_is_not_read_either(
-    arrivals: Arrivals, collector: Running, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, arrivals: Arrivals, serve: Serve
 ) -> None:
     """Otherwise its responses would fill memory until it is cut off."""
-    connection_made = Connection.connection_made
 
-    def with_small_buffers(connection: Connection, transport: asyncio.Transport) -> None:
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
-        connection_made(connection, transport)
+    class WithSmallBuffers(Watched):
+        def connection_made(self, transport: Any) -> None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+            super().connection_made(transport)
 
-    monkeypatch.setattr(Connection, "connection_made", with_small_buffers)
+    watch(WithSmallBuffers)
+    collector = await serve()
     loop = asyncio.get_running_loop()
     with socket.socket() as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -180,8 +200,8 @@ async def test_connection_closes_after_the_keepalive_timeout(tmp_path: Path, con
     """The timeout starts at the last response. A request in flight is not idle, however long its commit takes."""
     async with running(config(tmp_path), keepalive_timeout_s=0.4) as collector:
         slow, idle = await connect(collector), await connect(collector)
-        commit = await send_uncommitted(collector, slow, request(body()))
-        assert 201 == (await idle.ask(request(body()))).status
+        commit = await send_uncommitted(slow, request(body()))
+        assert 202 == (await idle.ask(request(b"{"))).status
         assert b"" == await idle.rest()  # `slow` was idle before it, so its timeout has passed too
         commit()
         assert 201 == (await slow.answer()).status

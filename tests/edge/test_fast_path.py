@@ -8,7 +8,7 @@ import pytest
 from collector.daemon.wiring import build_rules
 from collector.edge import responses
 from collector.edge.exchange import Exchange
-from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, FastPath
+from collector.edge.fast_path import END, LONGEST_HEAD_BYTES
 from collector.edge.standard_path import StandardPath
 from collector.ingest import pipeline
 from tests.edge.conftest import Arrivals, Connect, Serve
@@ -263,7 +263,14 @@ async def test_referer_decides_when_the_origin_has_no_host(collector: Running, w
 async def test_request_takes_the_standard_path_when_the_fast_path_fails(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(FastPath, "_read_request_line", lambda *_: 1 / 0)
+    faults: list[object] = [ZeroDivisionError("injected bug")]
+
+    def unquote_later(text: str) -> str:
+        if faults:
+            raise faults.pop()  # type: ignore[misc]
+        return text
+
+    monkeypatch.setattr("collector.edge.request.unquote", unquote_later)
     assert 201 == (await wire.ask(request(body()))).status
     assert "ZeroDivisionError" in caplog.text
 

@@ -12,10 +12,10 @@ import asyncio
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -44,7 +44,7 @@ control characters are escaped. The value of `Date` is replaced.
 """
 
 
-def fail(*_: object) -> None:
+def fail(*_: object) -> NoReturn:
     raise RuntimeError("injected bug")
 
 
@@ -56,8 +56,9 @@ def fill_disk(collector: Running, _: pytest.MonkeyPatch) -> None:
     collector.stages.journal.blocked_reason = "disk space is low"
 
 
-def break_code(_: Running, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("collector.edge.decide.accept", fail)
+def break_code(collector: Running, _: pytest.MonkeyPatch) -> None:
+    decider = collector.stages.decider
+    decider.rules = replace(decider.rules, client_ip=fail)
 
 
 @dataclass(frozen=True, slots=True)

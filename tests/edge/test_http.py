@@ -1,12 +1,16 @@
 """Connections kept, closed, pipelined, upgraded and drained; bytes that are not HTTP; and internal errors."""
 
 import asyncio
+from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
+from collector.edge.rate_limit import TokenBuckets
+from collector.sites import Site
 from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.wire import Wire, chunk, head, request, soon, tally, until
-from tests.support import Running, body, event
+from tests.support import FakeClock, Running, body, event
 
 CHUNKED = b"Transfer-Encoding: chunked"
 LAST_CHUNK = chunk(b"")
@@ -182,26 +186,43 @@ async def test_preflight_for_headers_that_are_not_ascii_allows_content_type(coll
     assert (204, "Content-Type") == (answer.status, answer.headers["Access-Control-Allow-Headers"])
 
 
-@pytest.mark.parametrize(
-    "place", ["decide.accept", "decide.partial", "decide.Journal.submit", "decide.TokenBuckets.take"]
-)
+def fail(*_: object) -> NoReturn:
+    raise RuntimeError("SECRET at /etc/collector.toml")
+
+
+class FaultySites(dict[str, Site]):
+    get = fail
+
+
+class FaultyClock(FakeClock):
+    monotonic_ns = fail
+
+
+@pytest.mark.parametrize("place", ["sites", "clock", "rate limit", "client_ip"])
 async def test_internal_error_reveals_nothing(
     collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
     """The client gets a plain 500, the log gets the exception, and the connection stays open."""
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("SECRET at /etc/collector.toml")
-
+    decider = collector.stages.decider
+    rules = decider.rules
     with monkeypatch.context() as broken:
-        broken.setattr(f"collector.edge.{place}", fail)
+        match place:
+            case "sites":
+                broken.setattr(decider, "rules", replace(rules, sites=FaultySites()))
+            case "clock":
+                broken.setattr(collector.clock, "now_us", fail)
+            case "rate limit":
+                buckets = TokenBuckets(rules.buckets.limit, FaultyClock())
+                broken.setattr(decider, "rules", replace(rules, buckets=buckets))
+            case "client_ip":
+                broken.setattr(decider, "rules", replace(rules, client_ip=fail))
         answer = await wire.ask(request(body(), ORIGIN))
     expected = {"message": "Internal error", "errors": [{"message": "Internal error", "code": "INTERNAL_ERROR"}]}
     assert (500, "internal", expected) == (answer.status, answer.reason, answer.json)
     assert "https://shop.example" == answer.headers["Access-Control-Allow-Origin"]
     assert "SECRET" not in f"{answer.body!r} {answer.headers}"
     assert "SECRET" in caplog.text
-    assert {"received": 1, "internal": 1} == tally(collector)
+    assert {"received": 1, "internal": 1} == tally(collector, "(unknown)" if place == "sites" else "demo")
     assert 0 == collector.stages.decider.in_flight.count
     assert 201 == (await wire.ask(request(body()))).status
 

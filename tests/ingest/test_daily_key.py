@@ -163,12 +163,12 @@ IN_THE_WAY: dict[str, Callable[[Path], object]] = {
 def test_file_that_is_not_a_key_is_left_alone_and_all_processes_use_the_next_name(tmp_path: Path, how: str) -> None:
     """The file stays until its day is over, so that a person can look at it."""
     IN_THE_WAY[how](tmp_path / KEY_FILES[0])
-    before = os.lstat(tmp_path / KEY_FILES[0])
+    before = os.lstat(tmp_path / KEY_FILES[0])[:7]  # without its times: a read may set the time of access
     processes = [Process(tmp_path) for _ in range(3)]
     for _ in range(2):
         (found,) = {process.at(DAY).hash(DAY) for process in processes}
     assert found != expected_hash()
-    assert before == os.lstat(tmp_path / KEY_FILES[0])
+    assert before == os.lstat(tmp_path / KEY_FILES[0])[:7]
     assert "client_ip-2026-05-28.1.key" in names(tmp_path)
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
