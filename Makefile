@@ -10,7 +10,10 @@ UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 # Tests outside tests/crash that do more where TORTURE is set.
 LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py journal/test_model.py)
 
-.PHONY: help run test test-fast test-binary binary torture fuzz check docs bench bench-rivals lock clean
+# Tests that run over the compiled modules too.
+COMPILED_TESTS := $(addprefix tests/,edge ingest journal crash)
+
+.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs bench bench-rivals lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -32,6 +35,7 @@ run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 
 test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter of an hour
 	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
+	$(MAKE) --no-print-directory test-compiled
 	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
 	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS))
 
@@ -43,8 +47,19 @@ test-binary: $(VENV)/dev.done binary  ## run the process tests against the binar
 	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py \
 	  --ignore=tests/system/test_elsewhere.py --ignore=tests/system/test_layout.py --ignore=tests/system/test_odd_files.py
 
-binary: .venv-binary/done  ## build dist/collector, one file that needs no Python (on Debian 12; packaging/README.md)
-	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))"
+# The compiled modules instead of their source. The binary has them too, and runs tests/crash/test_kill.py.
+test-compiled: $(VENV)/dev.done compiled  ## run the tests of the hot modules over their compiled form
+	@if ls build/compiled/*.so >/dev/null 2>&1; then \
+	  cd build/compiled && PYTHONPATH=$$PWD COMPILED=1 $(CURDIR)/$(BIN)/python -m pytest $(COMPILED_TESTS); \
+	elif [ "$$CI" = true ]; then echo 'CI must compile the hot modules' >&2; exit 1; \
+	else echo 'skipped: the tests of the compiled modules'; fi
+
+compiled: .venv-compile/done  ## copy this clone to build/compiled, with the hot modules compiled
+	sh packaging/compile.sh $(CURDIR)/.venv-compile/bin/python build/compiled
+
+binary: .venv-binary/done .venv-binary-compile/done  ## build dist/collector, one file that needs no Python (on Debian 12; packaging/README.md)
+	sh packaging/compile.sh $(CURDIR)/.venv-binary-compile/bin/python build/binary/source
+	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))" build/binary/source
 	.venv-binary/bin/python packaging/pack.py build/binary/tree dist/collector
 
 COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
@@ -54,9 +69,16 @@ COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
 	@sh packaging/missing.sh
 
 .venv-binary/done: requirements/run.txt | .venv-binary/needs
-	rm -rf .venv-binary
-	/usr/bin/python3.11 -m venv .venv-binary
-	.venv-binary/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+.venv-binary-compile/done: requirements/compile.txt | .venv-binary/needs
+.venv-compile/done: requirements/compile.txt
+
+.venv-binary/done .venv-binary-compile/done: FOR := /usr/bin/python3.11
+.venv-compile/done: FOR := $(PYTHON)
+
+.venv-binary/done .venv-binary-compile/done .venv-compile/done:
+	rm -rf $(@D)
+	$(FOR) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 torture: $(VENV)/dev.done  ## try to lose an event: kills, power cuts, failing disks; half an hour, best as root
@@ -106,7 +128,8 @@ lock:  ## pin the dependencies of setup.cfg anew in requirements/*.txt (needs uv
 	$(LOCK) setup.cfg requirements/build.in -o requirements/run.txt
 	$(LOCK) setup.cfg requirements/build.in --extra dev -c requirements/run.txt -o requirements/dev.txt
 	$(LOCK) setup.cfg requirements/build.in --extra bench -c requirements/run.txt -o requirements/bench.txt
+	$(LOCK) requirements/compile.in -c requirements/dev.txt -o requirements/compile.txt
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:  ## delete everything that make has made
-	rm -rf $(VENV) .venv-rivals bench/rivals/fastify/node_modules build dist *.egg-info
+	rm -rf $(VENV) .venv-rivals .venv-compile .venv-binary .venv-binary-compile bench/rivals/fastify/node_modules build dist *.egg-info

@@ -283,7 +283,8 @@ class _Moment(Collector):
             yield GaugeMetricFamily(name, text, value=value() if callable(value) else value)
         build = GaugeMetricFamily(
             "collector_build_info",
-            "Always 1; its labels name the running version, commit (only of a binary) and contract.",
+            "Always 1; its labels name the running version, commit (only of a binary), contract and form of the code, "
+            "compiled or interpreted.",
             labels=list(BUILD),
         )
         build.add_metric(list(BUILD.values()), 1)

@@ -3,10 +3,12 @@
 bin/collector          /usr/bin/python3.11, which is linked statically: a quarter faster than a shared one
 lib/*.so.*             the shared libraries that Python and the packages need, except glibc
 lib/python3.11/        the standard library, compiled
-app/                   the packages and the collector, compiled; __main__ starts it
+app/                   the packages and the collector, compiled; __main__ starts it. mypyc has compiled the hot modules
 licences/              the licences of everything above
 
-python packaging/bundle.py FOLDER COMMIT      run with the Python of an environment that has requirements/run.txt
+python packaging/bundle.py FOLDER COMMIT SOURCE
+
+Run it with the Python of an environment that has requirements/run.txt. SOURCE is the copy that compile.sh has made.
 """
 
 import os
@@ -19,7 +21,6 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
 STDLIB = Path(sysconfig.get_path("stdlib"))
 PACKAGES = Path(sysconfig.get_path("purelib"))
 MULTIARCH = str(sysconfig.get_config_var("MULTIARCH"))
@@ -55,7 +56,7 @@ UNUSED_NEEDS = re.compile(r"libarrow_(acero|dataset|substrait)\.so\.\d+")
 
 
 def main() -> None:
-    tree, commit = Path(sys.argv[1]), sys.argv[2]
+    tree, commit, source = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     shutil.rmtree(tree, ignore_errors=True)
     library = f"lib/python3.{sys.version_info.minor}"
     copy(Path(os.path.realpath(sys.executable)), tree, "bin/collector")
@@ -63,8 +64,14 @@ def main() -> None:
         copy(STDLIB / file, tree, f"{library}/{file}")
     for file in chosen(PACKAGES, UNUSED_PACKAGE):
         copy(PACKAGES / file, tree, f"app/{file}")
-    for source in files(ROOT / "collector"):  # its data too
-        copy(source, tree, f"app/{source.relative_to(ROOT)}")
+    collector = files(source / "collector")  # its data too
+    extensions = [path for path in (*source.glob("*.so"), *collector) if path.suffix == ".so"]
+    if not extensions:
+        raise SystemExit(f"{source}: the hot modules are not compiled")
+    modules = {path.with_name(path.name.partition(".")[0]) for path in extensions}
+    for path in (*source.glob("*.so"), *collector):
+        if path.suffix == ".so" or path.with_suffix("") not in modules:
+            copy(path, tree, f"app/{path.relative_to(source)}")
     copy(Path(__file__).with_name("main.py"), tree, "app/__main__.py")
     if commit:
         (tree / "app/collector/commit").write_text(f"{commit}\n")

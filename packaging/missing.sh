@@ -7,6 +7,7 @@ need /usr/lib/python3.11/ensurepip python3.11-venv
 need /usr/bin/gcc gcc
 need /usr/bin/strip binutils
 need /usr/include/stdlib.h libc6-dev
+need /usr/include/python3.11/Python.h python3.11-dev
 need /usr/include/zstd.h libzstd-dev
 need /usr/bin/zstd zstd
 need /usr/bin/patchelf patchelf

@@ -81,7 +81,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "configuration.",
     )
     parser.add_argument(
-        "--version", action="version", version=BUILD_LINE, help="print version, commit and contract hash, and exit"
+        "--version",
+        action="version",
+        version=BUILD_LINE,
+        help="print version, commit, contract hash and form of the code, and exit",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for command, summary in COMMANDS.items():

@@ -12,6 +12,7 @@ from tests.binary.conftest import ROOT
 from tests.crash.conftest import need
 
 TOOLS = ROOT / ".venv-binary" / "bin" / "python"
+COMPILER = ROOT / ".venv-binary-compile" / "bin" / "python"
 
 
 def test_binary_is_smaller_than_60_megabytes(binary: Path) -> None:
@@ -23,7 +24,8 @@ def test_binary_prints_version_commit_and_contract(binary: Path) -> None:
     describe = ["git", "describe", "--always", "--exclude=*", "--abbrev=7"]
     commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert f"collector {VERSION}, commit {commit}, contract {CONTRACT_HASH}\n" == printed.replace("-dirty", "")
+    facts = f"{VERSION}, commit {commit}, contract {CONTRACT_HASH}, compiled"
+    assert f"collector {facts}\n" == printed.replace("-dirty", "")
 
 
 def test_two_builds_of_one_commit_are_identical(binary: Path, tmp_path: Path) -> None:
@@ -35,7 +37,9 @@ def test_two_builds_of_one_commit_are_identical(binary: Path, tmp_path: Path) ->
         bundle, pack = ([TOOLS, ROOT / "packaging" / name] for name in ("bundle.py", "pack.py"))
         environment = os.environ | {"PYTHONHASHSEED": "0"}
         folder.mkdir()
-        subprocess.run([*bundle, tree, "1234567"], env=environment, timeout=300, check=True)
+        compiling: list[str | Path] = ["sh", ROOT / "packaging" / "compile.sh", COMPILER, folder / "source"]
+        subprocess.run(compiling, cwd=ROOT, timeout=300, check=True)
+        subprocess.run([*bundle, tree, "1234567", folder / "source"], env=environment, timeout=300, check=True)
         subprocess.run([*pack, tree, out], timeout=300, check=True, stdout=subprocess.DEVNULL)
         built.append(out.read_bytes())
     assert built[0] == built[1]

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from collector import VERSION
+from collector.build import CODE
 from collector.cli.main import COMMANDS
 from collector.events import CONTRACT_HASH
 from tests.cli.in_process import Capture, run
@@ -13,7 +14,7 @@ from tests.cli.in_process import Capture, run
 
 def test_version_names_code_and_contract(capsys: Capture) -> None:
     assert run("--version") == 0
-    assert (f"collector {VERSION}, contract {CONTRACT_HASH}\n", "") == capsys.readouterr()
+    assert (f"collector {VERSION}, contract {CONTRACT_HASH}, {CODE}\n", "") == capsys.readouterr()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector import VERSION
-from collector.build import COMMIT
+from collector.build import CODE, COMMIT
 from collector.config import SITE_ID
 from collector.edge.ops import build_admin
 from collector.events import CONTRACT, CONTRACT_HASH, FIELDS
@@ -161,7 +161,7 @@ async def test_number_of_series_is_bounded(serve: Serve, monkeypatch: pytest.Mon
 
 async def test_version_names_the_code_and_the_contract(admin: Admin) -> None:
     response = await admin.get("/version")
-    assert {"version": VERSION, "commit": COMMIT, "contract": CONTRACT_HASH} == await response.json()
+    assert {"version": VERSION, "commit": COMMIT, "contract": CONTRACT_HASH, "code": CODE} == await response.json()
 
 
 @pytest.mark.parametrize("path", ["/", "/public/demo/analytics/collect", "/metrics/"])
