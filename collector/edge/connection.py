@@ -91,9 +91,8 @@ class Connection(ClientProtocol):
                 self._begin_request(data)
                 if self._buffer:
                     self._advance()
-            else:
-                self._state = HELD
-                self._hold(data)
+            else:  # keep reading: a second read is rare, and pauses (`_receive`)
+                self._state, self._buffer = HELD, data
         except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()
 

@@ -1,7 +1,7 @@
 """The fast path: from the bytes of a request to a decision, without aiohttp's Request, Response and task.
 
 Nearly all requests take it, because their heads are plain: an HTTP/1.1 request line with a path of printable ASCII,
-then header lines of printable ASCII, each name once. This is a strict subset of RFC 9112, and aiohttp's parser reads
+then header lines of printable ASCII, each name that a decision reads once. This is a strict subset of RFC 9112, and aiohttp's parser reads
 all of it the same way (tests/edge/test_head.py). All other requests take the standard path, through aiohttp. Both paths
 make the same `Request`, and so give the same responses; the tests in tests/edge run over both.
 
@@ -14,7 +14,7 @@ import logging
 import re
 
 from collector.edge.refusal import is_host
-from collector.edge.request import Request, Route, find_route
+from collector.edge.request import READ, Request, Route, find_route
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,53 @@ MAX_KNOWN_REQUEST_LINES = 32_768  # 10 MB
 LONGEST_KNOWN_REQUEST_LINE_BYTES = 128
 
 
-class Lines(dict[bytes, tuple[str, str]]):
-    """A cache from a line to (name in lower case, value). Reads missing lines. Raises LeftToAiohttp."""
+class LeftToAiohttp(Exception):
+    """The head has a line that the fast path does not read."""
 
-    def __missing__(self, line: bytes) -> tuple[str, str]:
+
+class FastPath:
+    """Reads the heads of all connections, and remembers lines."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, tuple[str, str]] = {}  # name in lower case, "" if it is not in READ, and value
+        self._known: dict[bytes, tuple[str, Route]] = {}  # by request line
+
+    def read(self, data: bytes, end: int, peer: str | None) -> Request | None:
+        """The request whose head ends at `end`, where END begins. None: it takes the standard path."""
+        if end > LONGEST_HEAD_BYTES:
+            return None
+        lines = data[:end].split(b"\r\n")
+        try:
+            first = self._known.get(lines[0]) or self._read_request_line(lines[0])
+            fields = self._read_headers(lines)
+        except LeftToAiohttp:
+            return None
+        except Exception:  # the standard path can still serve the request
+            log.exception("the head of a request could not be read")
+            return None
+        if "host" not in fields or len(lines) > MOST_LINES:
+            return None
+        method, route = first
+        close = fields.get("connection", "").lower() == "close"
+        return Request(method, route, peer, fields, int(fields.get("content-length", 0)), close)
+
+    def _read_headers(self, lines: list[bytes]) -> dict[str, str]:
+        """The headers in READ, by name in lower case. Raises LeftToAiohttp."""
+        known = self._lines
+        fields: dict[str, str] = {}
+        for at in range(1, len(lines)):
+            line = lines[at]
+            field = known.get(line)
+            if field is None:
+                field = self._read_line(line)
+            name = field[0]
+            if name:
+                if name in fields:
+                    raise LeftToAiohttp
+                fields[name] = field[1]
+        return fields
+
+    def _read_line(self, line: bytes) -> tuple[str, str]:
         match = _HEADER.fullmatch(line)
         if match is None:
             raise LeftToAiohttp
@@ -68,43 +111,12 @@ class Lines(dict[bytes, tuple[str, str]]):
             or (name == "connection" and value.lower() not in ("keep-alive", "close"))
         ):
             raise LeftToAiohttp
+        field = (name, value) if name in READ else ("", "")
         if name not in _SELDOM_TWICE and len(line) <= LONGEST_KNOWN_LINE_BYTES:
-            if len(self) >= MAX_KNOWN_LINES:
-                self.clear()
-            self[line] = name, value
-        return name, value
-
-
-class LeftToAiohttp(Exception):
-    """The head has a line that the fast path does not read."""
-
-
-class FastPath:
-    """Reads the heads of all connections, and remembers lines."""
-
-    def __init__(self) -> None:
-        self._lines = Lines()
-        self._known: dict[bytes, tuple[str, Route]] = {}  # by request line
-
-    def read(self, data: bytes, end: int, peer: str | None) -> Request | None:
-        """The request whose head ends at `end`, where END begins. None: it takes the standard path."""
-        if end > LONGEST_HEAD_BYTES:
-            return None
-        lines = data[:end].split(b"\r\n")
-        try:
-            first = self._known.get(lines[0]) or self._read_request_line(lines[0])
-            del lines[0]
-            fields = dict(map(self._lines.__getitem__, lines))
-        except LeftToAiohttp:
-            return None
-        except Exception:  # the standard path can still serve the request
-            log.exception("the head of a request could not be read")
-            return None
-        if "host" not in fields or len(fields) != len(lines) or len(lines) >= MOST_LINES:
-            return None
-        method, route = first
-        close = fields.get("connection", "").lower() == "close"
-        return Request(method, route, peer, fields, int(fields.get("content-length", 0)), close)
+            if len(self._lines) >= MAX_KNOWN_LINES:
+                self._lines.clear()
+            self._lines[line] = field
+        return field
 
     def _read_request_line(self, line: bytes) -> tuple[str, Route]:
         match = _REQUEST_LINE.fullmatch(line)

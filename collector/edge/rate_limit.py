@@ -25,6 +25,7 @@ wait as long as its predecessor.
 
 import secrets
 from hashlib import blake2b
+from ipaddress import IPv4Address
 from mmap import mmap
 from struct import Struct
 
@@ -98,7 +99,7 @@ class TokenBuckets:
         if not interval_ns:
             return 0
         table = self.table
-        if client.version == 4:
+        if isinstance(client, IPv4Address):  # `client.version` is a function call
             key = int(client)
             mixed = table.multiplier * key + table.offset
             # Not the set of the IPv6 network with the same number, so a key is unique within its set.

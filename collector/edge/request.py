@@ -1,7 +1,6 @@
 """A request as the decider sees it, whichever path read it: the parts of its head that a response may depend on."""
 
 import re
-from collections.abc import Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -14,6 +13,22 @@ HEALTH_METHODS = "GET, HEAD"
 
 _COLLECT = re.compile(r"/public/([^/]*)/analytics/collect/?")
 _HEALTH = "/healthz"
+
+
+READ = frozenset(
+    (
+        "access-control-request-headers",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "host",
+        "origin",
+        "referer",
+        "user-agent",
+        "x-forwarded-for",
+    )
+)
+"""The headers that a decision or its response may depend on, in lower case."""
 
 
 class Endpoint(Enum):
@@ -61,7 +76,7 @@ class Request(Arrival):
         method: str,
         route: Route,
         peer: str | None,
-        headers: Mapping[str, str],
+        headers: dict[str, str],
         body_bytes: int | None,
         close: bool,
     ) -> None:

@@ -53,7 +53,7 @@ _EVENT_TIME: Final = [field.name for field in FIELDS].index("event_time")
 
 def read(body: bytes, received_us: int) -> Row | None:
     """Return the values of a clearly valid event, as `to_values` does. None: the validator must decide."""
-    if body.count(b"[") + body.count(b"{") > _MOST_OPENED:
+    if (b"[" in body or body.find(b"{", 1) > 0) and body.count(b"[") + body.count(b"{") > _MOST_OPENED:
         return None
     try:
         if not body.isascii():
