@@ -22,7 +22,7 @@ from bench.recovery import recovery
 from bench.report import PAGE, write
 from bench.results import FOLDER, Result, save
 from bench.server import NoResult
-from bench.subject import Settings, Setup, parse_setting
+from bench.subject import Settings, Setup, parse_setting, with_binary
 from bench.suite import SUSTAINED_CONNECTIONS, run_all
 from bench.sustained import paced, sustained
 
@@ -31,7 +31,7 @@ QUICK = FOLDER / "quick"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one scenario, all of them, or the report."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     # Treat SIGTERM like Ctrl-C, so that every server started here is stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command_line = shlex.join(["python", "-m", "bench", *(argv if argv is not None else sys.argv[1:])])
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every scenario's options."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     scenarios = parser.add_subparsers(required=True, dest="scenario", metavar="SCENARIO")
 
@@ -93,12 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--pairs", type=int, default=5, help="default: %(default)s")
     command = scenario(
         "versus",
-        "two checkouts in pairs; each uses the Python of its .venv if it has one, else --python",
+        "two checkouts or binaries in pairs; a checkout uses the Python of its .venv if it has one, else --python",
         lambda arguments: versus(
-            setup_of(arguments), shape_of(arguments), arguments.checkouts, arguments.pairs, arguments.rate
+            setup_of(arguments), shape_of(arguments), arguments.sides, arguments.pairs, arguments.rate
         ),
     )
-    command.add_argument("checkouts", type=Path, nargs=2, metavar="CHECKOUT", help="folder of a checkout")
+    command.add_argument("sides", type=Path, nargs=2, metavar="SIDE", help="folder of a checkout, or a binary")
     command.add_argument("--pairs", type=int, default=6, help="default: %(default)s")
     command.add_argument("--rate", type=float, help="requests per second, in the open loop; default: closed loop")
     command = scenario(
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = scenarios.add_parser("all", help="run every scenario in full; results go to bench/results/")
     _common(command)
-    command.add_argument("--quick", action="store_true", help="a three-minute pass; results go to bench/results/quick/")
+    command.add_argument("--quick", action="store_true", help="a four-minute pass; results go to bench/results/quick/")
     command.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,NAME")
     command.set_defaults(run=_all, seconds=0, connections=128, sites=1, size=0)
 
@@ -132,7 +133,7 @@ def _one(run: Callable[[argparse.Namespace], list[Result]], arguments: argparse.
     runs = run(arguments)
     show(runs)
     if arguments.json:
-        save(arguments.json, arguments.scenario, command_line, runs, arguments.python, arguments.folder)
+        save(arguments.json, arguments.scenario, command_line, runs, setup_of(arguments), arguments.folder)
     return 0
 
 
@@ -165,6 +166,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--python", default=sys.executable, metavar="PATH", help="the collector's Python; default: this one"
     )
+    parser.add_argument(
+        "--binary",
+        type=Path,
+        metavar="PATH",
+        help="run this program, such as dist/collector, instead of `python -m collector`; `micro` ignores it",
+    )
     parser.add_argument("--folder", type=Path, help="folder for run data; default: the system's temporary folder")
     parser.add_argument(
         "--pin",
@@ -189,7 +196,8 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
             settings.setdefault(section, {})[key] = value
     except ValueError as exc:
         raise NoResult(f"--set {exc}") from None
-    return Setup(arguments.sites, settings, arguments.python, cores=_cores(arguments, settings)[0])
+    setup = Setup(arguments.sites, settings, arguments.python, cores=_cores(arguments, settings)[0])
+    return with_binary(setup, arguments.binary) if arguments.binary else setup
 
 
 def shape_of(arguments: argparse.Namespace) -> Shape:

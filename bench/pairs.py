@@ -13,8 +13,8 @@ from rich.console import Console
 
 from bench.growth import with_settings
 from bench.peak import Shape, peak
-from bench.results import Result
-from bench.subject import Setup
+from bench.results import Result, about_collector
+from bench.subject import Setup, with_binary, with_checkout
 from bench.sustained import paced
 
 FIGURES = ("cpu_us_per_event", "p50_ms", "p99_ms")
@@ -30,20 +30,18 @@ def fast_path(setup: Setup, shape: Shape, pairs: int) -> list[Result]:
     return in_pairs(sides, peak, shape, pairs)
 
 
-def versus(setup: Setup, shape: Shape, checkouts: Sequence[Path], pairs: int, rate: float | None) -> list[Result]:
-    """Compare two checkouts of the collector: in the closed loop, or in the open loop if there is a rate."""
+def versus(setup: Setup, shape: Shape, paths: Sequence[Path], pairs: int, rate: float | None) -> list[Result]:
+    """Compare two collectors: in the closed loop, or in the open loop if there is a rate.
+
+    Each path is a checkout (a folder) or a binary (a file). The results begin with a `side` entry for each.
+    """
 
     def at_rate(setup: Setup, shape: Shape) -> Result:
         return paced(setup, shape, rate) if rate else peak(setup, shape)
 
-    return in_pairs({str(root): of_checkout(setup, root) for root in checkouts}, at_rate, shape, pairs)
-
-
-def of_checkout(setup: Setup, root: Path) -> Setup:
-    """Return the setup with another checkout's collector, and the Python of its `.venv` if it has one."""
-    root = root.resolve()
-    python = root / ".venv" / "bin" / "python"
-    return replace(setup, root=root, python=str(python) if python.exists() else setup.python)
+    sides = {str(path): (with_binary if path.is_file() else with_checkout)(setup, path) for path in paths}
+    measured = [{"kind": "side", "name": name, **about_collector(side)} for name, side in sides.items()]
+    return [*measured, *in_pairs(sides, at_rate, shape, pairs)]
 
 
 def in_pairs(sides: dict[str, Setup], measure: Measure, shape: Shape, pairs: int) -> list[Result]:

@@ -79,18 +79,20 @@ def _machines(measured: dict[str, Result]) -> str:
     scenarios: dict[str, list[str]] = {}
     for scenario, about in measured.items():
         tools = [f"{name} {about[name]}" for name in ("wrk", "node", "nginx") if about.get(name)]
+        program = [_python(about["python"])] if about["python"] else []  # None for the binary
         machine = f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, {about['file_system']}"
-        scenarios.setdefault("; ".join([machine, _python(about["python"]), *tools]), []).append(scenario)
+        scenarios.setdefault("; ".join([machine, *program, *tools]), []).append(scenario)
     return "\n".join(f"- **{', '.join(names)}**: {machine}" for machine, names in scenarios.items())
 
 
 def _provenance(about: Result) -> str:
-    """How, when and on which commit the scenario was measured; also the versions of the rivals."""
+    """How, when, on which commit and with which collector the scenario was measured."""
     notes = [f"`{about['command']}`, {about['date']}, commit {about['commit']}, load average {about['load_average']}"]
-    if about["scenario"] == "compare":
+    if "collector" in about:
+        notes.append(f"measured {about['collector']['runs']}: {about['collector']['version']}")
+    if about["scenario"] == "compare" and "fastify" in about:  # older results have no versions among the runs
         notes.append(f"Fastify {about['fastify']}")
-        if about["rivals_python"]:
-            notes.append(f"FastAPI on {_python(about['rivals_python'])}")
+        notes.append(f"FastAPI on {_python(about['rivals_python'])}")
     return "; ".join(notes)
 
 
@@ -180,7 +182,7 @@ def _compare(runs: Sequence[Result], where: str) -> str:
         if run["kind"] == "run":
             of.setdefault(run["name"], []).append(run)
     rows = []
-    for name, each in of.items():
+    for name, each in sorted(of.items(), key=lambda item: item[0] != "collector"):
         middle = sorted(each, key=lambda run: run["cpu_us_per_event"])[len(each) // 2]
         ours = ratio.get(name)
         rows.append(
@@ -195,7 +197,13 @@ def _compare(runs: Sequence[Result], where: str) -> str:
         )
     skipped = "".join(f"\n\n{run['title']} was left out: {run['why']}." for run in runs if run["kind"] == "skipped")
     head = ["", "CPU us/event", "collector / this", "requests/min", "p99 ms", "RSS MB"]
-    return f"{table(head, rows)}{skipped}\n\n![CPU time per event]({where}/compare.svg)"
+    versions = "".join(
+        f"\n- {run['title']}: {', '.join(f'{name} {version}' for name, version in run['versions'].items())}"
+        for run in runs
+        if run["kind"] == "versions"
+    )
+    measured = f"\n\nVersions:\n{versions}" if versions else ""
+    return f"{table(head, rows)}{skipped}{measured}\n\n![CPU time per event]({where}/compare.svg)"
 
 
 def _fast_path(runs: Sequence[Result], where: str) -> str:

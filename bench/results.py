@@ -5,17 +5,21 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.rivals import FASTIFY, RIVALS_PYTHON
 from bench.server import ROOT, environment
+from bench.subject import Setup, command, variables
 from collector.cli.doctor.machine import look_at_folder
 
 FOLDER = Path(__file__).with_name("results")
 
 Result = dict[str, Any]
+
+PACKAGES = ("aiohttp", "uvloop", "pyarrow", "msgspec", "ujson", "fastjsonschema")
 
 _ABOUT_PYTHON = """
 import importlib.metadata, json, platform, sys, sysconfig
@@ -34,42 +38,55 @@ print(json.dumps({
 """
 
 
-def save(path: Path, scenario: str, command: str, runs: list[Result], python: str, folder: Path | None) -> None:
+def save(path: Path, scenario: str, command_line: str, runs: list[Result], setup: Setup, folder: Path | None) -> None:
     """Write the runs of a scenario, with the machine and the versions they were measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"scenario": scenario, "command": command, **machine(python, folder), "runs": runs}
+    if scenario == "micro":  # calls the collector's functions in Python
+        setup = replace(setup, binary=None)
+    about = {"scenario": scenario, "command": command_line, **machine(setup, folder), "runs": runs}
+    if scenario == "versus":  # its runs say what each side is
+        del about["collector"], about["python"]
     path.write_text(json.dumps(about, indent=2) + "\n")
 
 
-def machine(python: str, folder: Path | None = None) -> Result:
-    """Describe the machine and the software versions."""
+def machine(setup: Setup, folder: Path | None = None) -> Result:
+    """Describe the machine, the collector and the software versions."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
+        "commit": _commit(ROOT),
+        "collector": about_collector(setup),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "load_average": round(os.getloadavg()[0], 1),
         "file_system": file_system(folder),
-        "python": _about_python(python, "aiohttp", "uvloop", "pyarrow", "ujson", "fastjsonschema"),
-        "rivals_python": _about_python(str(RIVALS_PYTHON), "fastapi", "pydantic", "uvicorn", "uvloop", "httptools"),
-        "fastify": json.loads(FASTIFY.read_text())["dependencies"]["fastify"],
-        "wrk": (_output("wrk", "-v") or "").partition("[")[0].removeprefix("wrk").strip() or None,
-        "node": _output("node", "--version"),
-        "nginx": (_output("nginx", "-v") or "").rpartition("/")[2] or None,
+        # The binary has a Python and packages of its own; its version names the commit that pins them.
+        "python": None if setup.binary else about_python(setup.python, *PACKAGES),
+        "wrk": (output("wrk", "-v") or "").partition("[")[0].removeprefix("wrk").strip() or None,
     }
 
 
-def _about_python(python: str, *packages: str) -> Result | None:
-    about: Result | None = json.loads(_output(python, "-c", _ABOUT_PYTHON, *packages) or "null")
+def about_collector(setup: Setup) -> Result:
+    """Say what runs as the collector: the binary or Python, its own version, and the commit of its checkout."""
+    # In the checkout's folder, because `python -m` prefers the current folder to PYTHONPATH.
+    version = output(*command(setup, "--version"), env=variables(setup), cwd=setup.root)
+    if setup.binary:
+        return {"runs": "the binary", "version": version}
+    return {"runs": "python -m collector", "version": version, "commit": _commit(setup.root)}
+
+
+def about_python(python: str, *packages: str) -> Result | None:
+    about: Result | None = json.loads(output(python, "-c", _ABOUT_PYTHON, *packages) or "null")
     return about
 
 
-def _commit() -> str | None:
-    """Return the current commit, with `-dirty` if anything other than results has uncommitted changes."""
-    git = ("git", "-C", str(ROOT))
-    commit = _output(*git, "rev-parse", "--short", "HEAD")
-    changed = _output(*git, "status", "--porcelain", "--", ":!bench/results", ":!bench/README.md")
+def _commit(root: Path) -> str | None:
+    """Return a clone's commit, with `-dirty` if anything other than results has uncommitted changes."""
+    if not (root / ".git").exists():
+        return None
+    git = ("git", "-C", str(root))
+    commit = output(*git, "rev-parse", "--short", "HEAD")
+    changed = output(*git, "status", "--porcelain", "--", ":!bench/results", ":!bench/README.md")
     return f"{commit}-dirty" if commit and changed else commit
 
 
@@ -85,9 +102,9 @@ def file_system(folder: Path | None) -> str | None:
     return look_at_folder(folder or Path(os.environ.get("TMPDIR", "/tmp"))).file_system or None
 
 
-def _output(*command: str) -> str | None:
+def output(*command: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str | None:
     """Return a command's output; None if it is not installed or prints nothing."""
     if shutil.which(command[0]) is None:
         return None
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, env=env or environment(), cwd=cwd)
     return (done.stdout + done.stderr).strip() or None

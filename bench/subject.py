@@ -11,7 +11,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -37,6 +37,7 @@ class Setup:
     python: str = sys.executable
     cores: str | None = None
     root: Path = ROOT
+    binary: Path | None = None  # runs instead of `python -m collector` in `root`
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Collector:
         with started(
             command(self.setup, "recover", "--config", "collector.toml"),
             self.folder,
-            env=environment(self.setup.root),
+            env=variables(self.setup),
         ) as server:
             _, status, usage = os.wait4(server.pid, 0)
             server.popen.returncode = os.waitstatus_to_exitcode(status)
@@ -153,7 +154,34 @@ def parse_setting(text: str) -> tuple[str, str, Any]:
 
 
 def command(setup: Setup, *arguments: str) -> list[str]:
-    return pinned([setup.python, "-m", "collector", *arguments], setup.cores)
+    program = [str(setup.binary)] if setup.binary else [setup.python, "-m", "collector"]
+    return pinned([*program, *arguments], setup.cores)
+
+
+def variables(setup: Setup) -> dict[str, str]:
+    """Return the environment of the collector. The binary has its own code, so it gets no PYTHONPATH."""
+    if setup.binary is None:
+        return environment(setup.root)
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def with_binary(setup: Setup, path: Path) -> Setup:
+    """Return the setup with the binary at `path` as its collector. Raises NoResult if that is not a program."""
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise NoResult(f"{path} is not a program")
+    return replace(setup, binary=path.resolve())
+
+
+def with_checkout(setup: Setup, root: Path) -> Setup:
+    """Return the setup with another checkout's collector, and the Python of its `.venv` if it has one.
+
+    Raises NoResult if `root` has no collector.
+    """
+    root = root.resolve()
+    if not (root / "collector").is_dir():
+        raise NoResult(f"{root} is neither a program nor a checkout of the collector")
+    python = root / ".venv" / "bin" / "python"
+    return replace(setup, root=root, binary=None, python=str(python) if python.exists() else setup.python)
 
 
 @contextmanager
@@ -161,7 +189,7 @@ def collecting(folder: Path, setup: Setup) -> Iterator[Collector]:
     """Start a collector and yield it once it listens. Raises NoResult if it does not start."""
     config_file = configure(folder, setup)
     serve = command(setup, "serve", "--config", str(config_file))
-    with started(serve, folder, env=environment(setup.root)) as server:
+    with started(serve, folder, env=variables(setup)) as server:
         until = time.monotonic() + READY_S
         while True:
             log = server.log.read_text()

@@ -59,7 +59,7 @@ def run_all(
         path = results / f"{name}.json"
         path.unlink(missing_ok=True)  # a failed run must not leave an old result in the report
         try:
-            save(path, name, command, run(), setup.python, shape.folder)
+            save(path, name, command, run(), setup, shape.folder)
         except NoResult as exc:
             console.print(f"{name}: no result: {exc}")
             failed.append(name)

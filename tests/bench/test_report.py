@@ -26,11 +26,8 @@ ABOUT = {
     "file_system": "ext2/ext3",
     "load_average": 0.1,
     "python": PYTHON,
-    "rivals_python": PYTHON,
-    "fastify": "5.0.1",
+    "collector": {"runs": "python -m collector", "version": "collector 0.1.0", "commit": "abc1234"},
     "wrk": "4.1.0",
-    "node": None,
-    "nginx": None,
 }
 LOAD = {
     "connections": 64,
@@ -57,8 +54,14 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
     "half": [LOAD | {"what": "1 site", "round": number, "p99_ms": p99} for number, p99 in enumerate((9.0, 7.0, 50.0))],
     "compare": [
         {"kind": "skipped", "name": "fluent-bit", "title": "Fluent Bit", "why": "fluent-bit is missing: get it"},
-        LOAD | {"kind": "run", "name": "collector", "title": "the collector", "round": 0},
+        {
+            "kind": "versions",
+            "name": "fastify",
+            "title": "Fastify, ajv",
+            "versions": {"Node": "20.1", "fastify": "5.0.1"},
+        },
         LOAD | {"kind": "run", "name": "fastify", "title": "Fastify, ajv", "round": 0, "cpu_us_per_event": 22.2},
+        LOAD | {"kind": "run", "name": "collector", "title": "the collector", "round": 0},
         {"kind": "ratio", "name": "fastify", "cpu_ratio": 1.05, "lowest": 1.01, "highest": 1.09},
     ],
     "fast-path": [
@@ -109,8 +112,9 @@ def test_report_shows_measurements_and_versions(page: str) -> None:
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
         f"| `parse` | 2.50 | {STAGES['parse']} |",
-        "*`python -m bench all`, 2026-11-24 10:00 UTC, commit abc1234, load average 0.1*",
-        "; Fastify 5.0.1; FastAPI on Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5*",
+        "*`python -m bench all`, 2026-11-24 10:00 UTC, commit abc1234, load average 0.1;"
+        " measured python -m collector: collector 0.1.0*",
+        "\n- Fastify, ajv: Node 20.1, fastify 5.0.1\n",
         "(./compare.svg)",
     ):
         assert text in page
@@ -134,6 +138,28 @@ def test_report_lists_each_machine_once_with_its_scenarios(tmp_path: Path) -> No
         f"- **peak, recovery**: AMD EPYC, 2 cores, Linux 6.1, ext2/ext3; {versions}\n"
         f"- **micro**: AMD EPYC, 2 cores, Linux 6.2, ext2/ext3; {versions}\n"
     ) in render(tmp_path, tmp_path / "README.md")
+
+
+def test_report_of_a_binary_says_so(tmp_path: Path) -> None:
+    about = {"collector": {"runs": "the binary", "version": "collector 0.1.0, commit abc1234"}, "python": None}
+    (tmp_path / "peak.json").write_text(json.dumps(ABOUT | about | {"scenario": "peak", "runs": RESULTS["peak"]}))
+    page = render(tmp_path, tmp_path / "README.md")
+    assert "; measured the binary: collector 0.1.0, commit abc1234*" in page
+    assert "- **peak**: AMD EPYC, 2 cores, Linux 6.1, ext2/ext3; wrk 4.1.0\n" in page
+
+
+def test_report_of_older_results_has_the_versions_of_fastify_and_fastapi(tmp_path: Path) -> None:
+    about = {name: value for name, value in ABOUT.items() if name != "collector"}
+    runs = [run for run in RESULTS["compare"] if run["kind"] != "versions"]
+    about |= {"scenario": "compare", "rivals_python": PYTHON, "fastify": "5.0.1", "runs": runs}
+    (tmp_path / "compare.json").write_text(json.dumps(about))
+    assert (
+        "load average 0.1; Fastify 5.0.1; FastAPI on Python 3.11.2 (GCC 12.2.0, profile-guided) with aiohttp 3.14.5*"
+    ) in render(tmp_path, tmp_path / "README.md")
+
+
+def test_collector_leads_the_comparison(page: str) -> None:
+    assert page.index("| the collector |") < page.index("| Fastify, ajv |")
 
 
 def test_every_table_row_has_as_many_cells_as_its_header(page: str) -> None:
