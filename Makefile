@@ -97,18 +97,21 @@ check: $(VENV)/dev.done  ## run ruff, mypy and the check of import directions
 docs: $(VENV)/dev.done  ## write the reference tables of docs/ from the code
 	@$(BIN)/python -m tests.docs.tables
 
-bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals  ## measure this machine: four minutes; bench/README.md explains it
+bench: $(VENV)/run.done $(VENV)/bench.done bench-rivals  ## measure this machine: five minutes; bench/README.md explains it
 	@$(BIN)/python -m bench all --quick; code=$$?; $(BIN)/python -m bench report --quick; exit $$code
 
+RIVALS_NPM := bun fastify
+
 # A server that cannot be installed is left out of the comparison, which names it. So a failure here does not stop `make bench`.
-bench-rivals: .venv-rivals/done bench/rivals/fastify/node_modules/.package-lock.json  ## install the servers used for comparison
+bench-rivals: .venv-rivals/done $(RIVALS_NPM:%=bench/rivals/%/node_modules/.package-lock.json)  ## install the servers used for comparison
 
 .venv-rivals/done: requirements/rivals.txt | $(VENV)/bin/python
 	-$(PYTHON) -m venv .venv-rivals && \
 	  .venv-rivals/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@
 
-bench/rivals/fastify/node_modules/.package-lock.json: bench/rivals/fastify/package-lock.json
-	-npm ci --prefix bench/rivals/fastify --no-audit --no-fund --loglevel=error && touch $@
+# --ignore-scripts: bun's script moves its program to another folder, and downloads one if it finds none.
+bench/rivals/%/node_modules/.package-lock.json: bench/rivals/%/package-lock.json
+	-npm ci --prefix bench/rivals/$* --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@
 
 # The tested versions, pinned by hash. The collector itself is installed from this clone, in editable mode.
 $(VENV)/%.done: requirements/%.txt setup.cfg | $(VENV)/bin/python
@@ -132,4 +135,5 @@ lock:  ## pin the dependencies of setup.cfg anew in requirements/*.txt (needs uv
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:  ## delete everything that make has made
-	rm -rf $(VENV) .venv-rivals .venv-compile .venv-binary .venv-binary-compile bench/rivals/fastify/node_modules build dist *.egg-info
+	rm -rf $(VENV) .venv-rivals .venv-compile .venv-binary .venv-binary-compile $(RIVALS_NPM:%=bench/rivals/%/node_modules) \
+	  build dist *.egg-info

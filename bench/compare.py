@@ -1,7 +1,8 @@
 """Comparison: the collector and each rival in turn, in one run, on the same cores.
 
-CPU time is measured as in bench/peak.py: all processes, from the end of the warm-up to their exit. A ratio compares two
-runs of the same round, at most a minute apart. The result is the median over the rounds, with the extremes.
+CPU time is measured as in bench/peak.py: all processes, from the end of the warm-up to their exit. Every rival runs
+directly before or after the collector, and their ratio is of these two runs. Every other round runs in reverse, so
+neither side always runs later. The result is the median over the rounds, with the extremes.
 """
 
 import tempfile
@@ -25,47 +26,60 @@ OURS = "collector"
 
 
 def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
-    """Return every run, a ratio for each installed rival, and a `skipped` entry for each missing one."""
+    """Return the versions of each installed rival, a `skipped` entry for each missing one, all runs, and the ratios."""
     console = Console(stderr=True, highlight=False)
     present: list[Rival] = []
     results: list[Result] = []
     for rival in RIVALS:
+        entry = {"name": rival.name, "title": rival.title}
         missing = rival.missing()
         if missing:
             console.print(f"{rival.title} is left out: {missing}")
-            results.append({"kind": "skipped", "name": rival.name, "title": rival.title, "why": missing})
+            results.append({"kind": "skipped", **entry, "why": missing})
         else:
             present.append(rival)
+            results.append({"kind": "versions", **entry, "versions": rival.versions()})
     for number in range(rounds):
-        ours = replace(shape, labels={"kind": "run", "name": OURS, "title": "the collector", "round": number})
-        for measure in (
-            partial(peak, setup, ours),
-            *(partial(_rival, rival, setup, shape, number) for rival in present),
-        ):
-            run = measure()
+        for pair, rival_or_ours in in_order(present, number):
+            if rival_or_ours is None:
+                run = peak(setup, replace(shape, labels={"kind": "run", "name": OURS, "title": "the collector"}))
+            else:
+                run = _rival(rival_or_ours, setup, shape)
+            run |= {"round": number, "pair": pair}
             results.append(run)
             console.print(f"{run['title']:>28}: {run['cpu_us_per_event']:6.1f} us, {run['per_second']:9,.0f} events/s")
     return [*results, *ratios(results)]
 
 
-def ratios(runs: Sequence[Result]) -> list[Result]:
-    """Divide the collector's CPU time per event by each rival's, round by round."""
-    of: dict[str, dict[int, float]] = {}
+def in_order(rivals: Sequence[Rival], number: int) -> list[tuple[int, Rival | None]]:
+    """Return what a round runs, and the pair that each run belongs to. None is the collector.
+
+    One run of the collector serves the rivals on both sides of it.
+    """
+    order: list[tuple[int, Rival | None]] = []
+    for pair, at in enumerate(range(0, max(1, len(rivals)), 2)):
+        order += [(pair, rival) for rival in (*rivals[at : at + 1], None, *rivals[at + 1 : at + 2])]
+    return order[::-1] if number % 2 else order
+
+
+def ratios(results: Sequence[Result]) -> list[Result]:
+    """Divide the collector's CPU time per event by each rival's, pair by pair."""
+    of: dict[str, dict[tuple[int, int], float]] = {}
     titles: dict[str, str] = {}
-    for run in runs:
+    for run in results:
         if run["kind"] == "run":
-            of.setdefault(run["name"], {})[run["round"]] = run["cpu_us_per_event"]
+            of.setdefault(run["name"], {})[run["round"], run["pair"]] = run["cpu_us_per_event"]
             titles[run["name"]] = run["title"]
     found = []
     for name, theirs in of.items():
         if name != OURS:
-            each = [of[OURS][number] / cpu_us for number, cpu_us in theirs.items()]
+            each = [of[OURS][pair] / cpu_us for pair, cpu_us in theirs.items()]
             bounds = {"lowest": min(each), "highest": max(each)}
             found.append({"kind": "ratio", "name": name, "title": titles[name], "cpu_ratio": median(each), **bounds})
     return found
 
 
-def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
+def _rival(rival: Rival, setup: Setup, shape: Shape) -> Result:
     with tempfile.TemporaryDirectory(dir=shape.folder) as name:
         folder = Path(name)
         folder.chmod(0o755)  # nginx started as root runs its worker as another user
@@ -96,7 +110,6 @@ def _rival(rival: Rival, setup: Setup, shape: Shape, number: int) -> Result:
                 "kind": "run",
                 "name": rival.name,
                 "title": rival.title,
-                "round": number,
                 "events": run.acknowledged,
                 "per_second": run.per_second,
                 "per_minute": run.per_second * 60,

@@ -6,12 +6,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from bench.processes import cpu_s, rss_bytes
+from bench.processes import cpu_s, family, rss_bytes
 
 ROOT = Path(__file__).parent.parent
 READY_S = 60.0  # the configuration of 10,000 sites takes seconds to validate
@@ -62,7 +62,6 @@ class Server:
             if pid:
                 break
             if time.monotonic() > until:
-                self.popen.kill()
                 raise NoResult(f"{self.popen.args!r} did not end within {STOP_S:g} s")
             time.sleep(POLL_S)
         self.popen.returncode = os.waitstatus_to_exitcode(status)
@@ -79,7 +78,7 @@ class Server:
 def started(
     command: Sequence[str], folder: Path, *, cores: str | None = None, env: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Start a process that logs to `folder/log`; it is killed when the block ends, whatever the reason."""
+    """Start a process that logs to `folder/log`; it and its descendants are killed when the block ends."""
     log = folder / "log"
     with log.open("wb") as output:
         popen = subprocess.Popen(
@@ -90,7 +89,9 @@ def started(
         yield server
     finally:
         if popen.returncode is None:
-            popen.kill()
+            for member in list(family(popen.pid)):  # Granian's worker outlives its parent
+                with suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
             popen.wait()
 
 

@@ -43,7 +43,7 @@ def build_app(contract: dict[str, Any]) -> FastAPI:
         try:
             event.model_validate_json(await request.body())
         except ValidationError as exc:
-            return Response(exc.json(include_url=False), 422, media_type="application/json")
+            return Response(exc.json(include_url=False, include_input=False), 422, media_type="application/json")
         return Response(received, 201, media_type="application/json")
 
     app.add_api_route("/public/{site}/analytics/collect", collect, methods=["POST"])

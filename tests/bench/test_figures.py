@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from bench.compare import ratios
 from bench.peak import beyond, lag_of
 from bench.processes import cpu_s, family, parse_stat, rss_bytes
+from bench.server import started
 from bench.sustained import broken, grows, search
 
 HELD = {
@@ -37,6 +40,16 @@ def test_family_includes_children() -> None:
         assert 0 < cpu_s(os.getpid())
     finally:
         child.communicate(b"\n")
+
+
+def test_server_that_is_not_stopped_is_killed_with_its_descendants(tmp_path: Path) -> None:
+    with started(["sh", "-c", "sleep 600 & wait"], tmp_path) as server:
+        while len(members := list(family(server.pid))) < 2:
+            time.sleep(0.01)
+    until = time.monotonic() + 10
+    while any(map(rss_bytes, members)) and time.monotonic() < until:
+        time.sleep(0.01)  # whoever adopted the child has to notice its end
+    assert [0, 0] == [rss_bytes(member) for member in members]
 
 
 def test_process_that_has_ended_counts_nothing() -> None:
@@ -89,9 +102,17 @@ def test_lag_is_read_from_cumulative_buckets() -> None:
     )
 
 
-def test_ratio_compares_runs_of_the_same_round() -> None:
+def test_ratio_compares_runs_of_the_same_pair() -> None:
+    """Two pairs of one round, and one of the next."""
     runs = [
-        {"kind": "run", "name": name, "title": name, "round": number, "cpu_us_per_event": cpu_us}
+        {
+            "kind": "run",
+            "name": name,
+            "title": name,
+            "round": number // 2,
+            "pair": number % 2,
+            "cpu_us_per_event": cpu_us,
+        }
         for number, pair in enumerate([(20.0, 40.0), (30.0, 30.0), (80.0, 40.0)])
         for name, cpu_us in zip(("collector", "other"), pair, strict=True)
     ]

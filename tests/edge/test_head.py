@@ -19,7 +19,7 @@ Read = tuple[str, Route, list[tuple[str, str]], int, bool]
 
 
 def read(data: bytes, reader: FastPath | None = None) -> Read | None:
-    """Method, route, the headers in READ sorted by name, body length, and whether the connection closes after the response."""
+    """Method, route, headers in READ by name, body length, and whether the connection closes after the response."""
     found = (reader or FastPath()).read(data, data.index(END), None)
     if found is None:
         return None

@@ -70,7 +70,7 @@ def _broken_members(random: Random, event: dict[str, Any]) -> list[tuple[str, st
 
 def _written(members: list[tuple[str, str]]) -> bytes:
     text = ",".join(f'"{name}":{value}' for name, value in members)
-    return ("{" + text + "}").encode("utf-8", "surrogatepass")
+    return ("{" + text + "}").encode("utf-8", "surrogateescape")
 
 
 def _broken_bytes(random: Random, data: bytes) -> bytes:
@@ -88,7 +88,7 @@ def _broken_bytes(random: Random, data: bytes) -> bytes:
             return random.choice(SPACE) + data + random.choice(SPACE)
         case 5:
             return random.choice(
-                (b"", b"{}", b"[]", b"null", b"0", b'""', b"[" + data + b"]", data.decode().encode("utf-16"))
+                (b"", b"{}", b"[]", b"null", b"0", b'""', b"[" + data + b"]", data.decode("utf-8", "replace").encode("utf-16"))
             )
         case 6:
             return random.randbytes(random.randrange(60))
