@@ -88,7 +88,16 @@ def _broken_bytes(random: Random, data: bytes) -> bytes:
             return random.choice(SPACE) + data + random.choice(SPACE)
         case 5:
             return random.choice(
-                (b"", b"{}", b"[]", b"null", b"0", b'""', b"[" + data + b"]", data.decode("utf-8", "replace").encode("utf-16"))
+                (
+                    b"",
+                    b"{}",
+                    b"[]",
+                    b"null",
+                    b"0",
+                    b'""',
+                    b"[" + data + b"]",
+                    data.decode("utf-8", "replace").encode("utf-16"),
+                )
             )
         case 6:
             return random.randbytes(random.randrange(60))
