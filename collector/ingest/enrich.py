@@ -33,13 +33,14 @@ def event_time_us(text: str, received_us: int) -> int | None:
     clock is that wrong by accident. A single event from year 1 or 9999 makes pandas' `tz_convert` and `resample` fail
     for the entire column.
     """
-    if not _DATE_TIME.fullmatch(text):
-        return None
     try:
-        moment = datetime.fromisoformat(text.upper())
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        since = moment.astimezone(UTC) - _EPOCH
+        if _is_usual(text):
+            since = datetime.fromisoformat(text) - _EPOCH
+        elif _DATE_TIME.fullmatch(text):
+            moment = datetime.fromisoformat(text.upper())
+            since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - _EPOCH
+        else:
+            return None
     except (ValueError, OverflowError):
         return None
     # `since // timedelta(microseconds=1)` would be slower than any step above except the match.
@@ -50,6 +51,24 @@ def event_time_us(text: str, received_us: int) -> int | None:
     if -US_PER_DAY <= age_us <= _SHORTEST_TEN_YEARS_US or 0 < age_us <= _ten_years_us(received_us // US_PER_DAY):
         return moment_us
     return None
+
+
+def _is_usual(text: str) -> bool:
+    """Whether the text is like `2026-05-12T10:00:00.123Z`, as JavaScript's toISOString makes it, but for its digits.
+
+    `datetime` checks the digits. The regular expression would take 0.4 us more. Python 3.13 takes the hour 24.
+    """
+    return (
+        len(text) == 24
+        and text[4] == "-"
+        and text[7] == "-"
+        and text[10] == "T"
+        and text[13] == ":"
+        and text[16] == ":"
+        and text[19] == "."
+        and text[23] == "Z"
+        and text[11:13] != "24"
+    )
 
 
 @lru_cache(maxsize=16)

@@ -94,6 +94,8 @@ def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str)
         "2026-13-01T10:00:00Z",
         "2026-05-00T10:00:00Z",
         "2026-05-12T24:00:00Z",
+        "2026-05-12T24:00:00.000Z",
+        "2026-W20-2T10:00:00.123Z",
         "2026-05-12T10:60:00Z",
         "2016-12-31T23:59:60Z",
         "2016-12-31T23:59:61Z",
@@ -114,6 +116,13 @@ def test_date_time_is_microseconds_since_the_epoch(moment: datetime, words: str)
 def test_text_that_is_not_a_date_time_of_the_years_1_to_9999_is_none(words: str) -> None:
     assert event_time_us(words, NOON_US) is None
     assert moment_of(words) is None, "the oracle"
+
+
+@given(st.dictionaries(st.integers(0, 23), st.sampled_from("0123456789 +-_.,:TtZzWé\u0660\0\n"), max_size=4))
+def test_times_like_those_of_javascript_agree_with_the_oracle(changes: dict[int, str]) -> None:
+    words = "".join(changes.get(at, char) for at, char in enumerate("2026-05-12T10:00:00.123Z"))
+    moment = kept_of(moment_of(words), NOON_US)
+    assert (moment and _us(moment)) == event_time_us(words, NOON_US)
 
 
 DIGITS = st.text("0123456789", min_size=1, max_size=9)
