@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from socket import AF_INET, inet_pton
+from typing import Final
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 # The longest text of an IPv6 address is 45 characters; a zone adds an interface name of at most 15.
-LONGEST_ADDRESS = 64
+LONGEST_ADDRESS: Final = 64
 
 
 def parse_address(text: str) -> Address | None:

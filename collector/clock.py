@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
-US_PER_S = 1_000_000
-SECONDS_PER_DAY = 86_400
-US_PER_DAY = SECONDS_PER_DAY * US_PER_S
+US_PER_S: Final = 1_000_000
+SECONDS_PER_DAY: Final = 86_400
+US_PER_DAY: Final = SECONDS_PER_DAY * US_PER_S
 
 
 class Clock(Protocol):

@@ -7,11 +7,12 @@ elements and empty headers are skipped (RFC 9110, 5.6.1), because some proxies e
 """
 
 from ipaddress import IPv4Address
+from typing import Final
 
 from collector.addresses import Address, AddressSet, parse_address
 
 # A peer that has disconnected has no address. Its request gets no response either.
-NO_ADDRESS = IPv4Address(0)
+NO_ADDRESS: Final = IPv4Address(0)
 
 
 MAX_KNOWN_PEERS = 4_096  # 1 MB

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from typing import cast
+from typing import Final, cast
 
 log = logging.getLogger(__name__)
 
 # How many bytes of its responses a client may leave unread, beyond the system's buffers, and for how long.
-MAX_UNREAD_BYTES = 16_384
+MAX_UNREAD_BYTES: Final = 16_384
 UNREAD_S = 10.0
 
 

@@ -14,6 +14,7 @@ So all limits on unparsed bytes are here:
 import asyncio
 from contextlib import suppress
 from enum import Enum, auto
+from typing import Final
 
 from collector.edge import responses
 from collector.edge.client_protocol import ClientProtocol
@@ -31,7 +32,7 @@ from collector.edge.shared import Shared
 LINGERING_S = 2.0
 
 # The delay between a client's end of stream and the check whether aiohttp still waits for a body.
-ENDED_S = 0.02
+ENDED_S: Final = 0.02
 
 
 class State(Enum):
@@ -46,7 +47,8 @@ class State(Enum):
 
 
 # Looking up an Enum's member costs 50 ns.
-HEAD, HELD = State.HEAD, State.HELD
+HEAD: Final = State.HEAD
+HELD: Final = State.HELD
 
 
 class Connection(ClientProtocol):

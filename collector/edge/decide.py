@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 
 from collector.clock import Clock
 from collector.edge import responses
@@ -33,11 +33,11 @@ RETRY_STORING_S = 5
 
 # After a response that did not wait for the body, the connection stays open if the body has at most this many bytes,
 # which are read and dropped. (The length of a chunked body is unknown, so its connection closes.)
-UNREAD_KEPT_BYTES = 16_384
+UNREAD_KEPT_BYTES: Final = 16_384
 
-EVENT = Endpoint.EVENT  # looking up an Enum's member costs 50 ns
+EVENT: Final = Endpoint.EVENT  # looking up an Enum's member costs 50 ns
 
-STORED = object()
+STORED: Final = object()
 """The outcome when the event is stored."""
 
 GONE = Ignored(Reason.ABORTED, "Client has gone")  # its response is never sent

@@ -12,6 +12,7 @@ client's address repeat. So reading a head takes half the time of aiohttp's pars
 
 import logging
 import re
+from typing import Final
 
 from collector.edge.refusal import is_host
 from collector.edge.request import READ, Request, Route, find_route
@@ -19,14 +20,16 @@ from collector.edge.request import READ, Request, Route, find_route
 log = logging.getLogger(__name__)
 
 # The methods that aiohttp's parser knows and that do not affect the connection.
-_REQUEST_LINE = re.compile(rb"(POST|OPTIONS|GET|HEAD|PUT|PATCH|DELETE) (/[!-\"$->@-~]*)(?:\?[!-\"$-~]*)? HTTP/1\.1")
+_REQUEST_LINE = re.compile(
+    rb"(POST|OPTIONS|GET|HEAD|PUT|PATCH|DELETE) (/[!-\"$->@-~]*)(?:\?[!-\"$-~]*)? HTTP/1\.1"
+)
 # RFC 9110, 5.1 and 5.5, without obsolete syntax and invisible characters. The value has no blanks at its ends.
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
-_LENGTH = re.compile("[0-9]{1,8}")
+_HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
+_LENGTH: Final = re.compile("[0-9]{1,8}")
 
 # Headers that change how the body is read, or what happens to the connection, are left to aiohttp. (Its parser treats
 # `Proxy-Connection`, which old proxies forward, as `Connection`.)
-_LEFT_TO_AIOHTTP = frozenset(
+_LEFT_TO_AIOHTTP: Final = frozenset(
     (
         "transfer-encoding",
         "te",
@@ -38,19 +41,19 @@ _LEFT_TO_AIOHTTP = frozenset(
     )
 )
 # Not remembered, because they differ for every client or request.
-_SELDOM_TWICE = frozenset(
+_SELDOM_TWICE: Final = frozenset(
     ("x-forwarded-for", "cookie", "cf-ray", "cf-connecting-ip", "x-real-ip", "x-request-id", "traceparent", "forwarded")
 )
 
-END = b"\r\n\r\n"
-LONGEST_HEAD_BYTES = 4_096  # half of aiohttp's limit for one line
-MOST_LINES = 64  # half of aiohttp's limit
+END: Final = b"\r\n\r\n"
+LONGEST_HEAD_BYTES: Final = 4_096  # half of aiohttp's limit for one line
+MOST_LINES: Final = 64  # half of aiohttp's limit
 
 # 18 MB at most, with lines of 1 KB. Browsers of all versions and languages send some 2,000 different lines.
 MAX_KNOWN_LINES = 8_192
-LONGEST_KNOWN_LINE_BYTES = 1_024
+LONGEST_KNOWN_LINE_BYTES: Final = 1_024
 MAX_KNOWN_REQUEST_LINES = 32_768  # 10 MB
-LONGEST_KNOWN_REQUEST_LINE_BYTES = 128
+LONGEST_KNOWN_REQUEST_LINE_BYTES: Final = 128
 
 
 class LeftToAiohttp(Exception):

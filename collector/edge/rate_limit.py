@@ -28,24 +28,25 @@ from hashlib import blake2b
 from ipaddress import IPv4Address
 from mmap import mmap
 from struct import Struct
+from typing import Final
 
 from collector.addresses import Address
 from collector.clock import Clock
 from collector.config import RateLimit
 from collector.events import Reason, Refused
 
-NS_PER_S = 1_000_000_000
-NS_PER_MINUTE = 60 * NS_PER_S
+NS_PER_S: Final = 1_000_000_000
+NS_PER_MINUTE: Final = 60 * NS_PER_S
 
 # 4 MB, 262,144 slots. With 100,000 clients whose buckets are not full, one set in 240 has too few slots. With 16 ways
 # it would be one in 4,700, but each request would take 90 ns more.
-WAYS = 8
+WAYS: Final = 8
 SETS = 1 << 15
 
-_HEADER_BYTES = 64
-_KEYS_OF_SET = Struct(f"{WAYS}Q")  # native words, so no other process sees one half written
-_SET_BYTES = _KEYS_OF_SET.size
-_keys_of_set = _KEYS_OF_SET.unpack_from
+_HEADER_BYTES: Final = 64
+_KEYS_OF_SET: Final = Struct(f"{WAYS}Q")  # native words, so no other process sees one half written
+_SET_BYTES: Final = _KEYS_OF_SET.size
+_keys_of_set: Final = _KEYS_OF_SET.unpack_from
 _COUNTED_AT_ONCE = 4_096
 
 

@@ -2,7 +2,7 @@
 
 import re
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from collector.ingest.pipeline import Arrival
@@ -15,7 +15,7 @@ _COLLECT = re.compile(r"/public/([^/]*)/analytics/collect/?")
 _HEALTH = "/healthz"
 
 
-READ = frozenset(
+READ: Final = frozenset(
     (
         "access-control-request-headers",
         "connection",

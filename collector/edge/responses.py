@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import ujson
 from aiohttp import hdrs
@@ -23,11 +23,11 @@ PREFLIGHT_MAX_AGE_S = 86_400
 
 SERVER = "collector"
 
-CLOSE = f"{hdrs.CONNECTION}: close\r\n\r\n".encode()
+CLOSE: Final = f"{hdrs.CONNECTION}: close\r\n\r\n".encode()
 
 STORED = b'{"message":"Event received"}'
 
-LONGEST_KNOWN_ORIGIN = 300  # longer ones could grow the cache of 201s to 16 MB
+LONGEST_KNOWN_ORIGIN: Final = 300  # longer ones could grow the cache of 201s to 16 MB
 
 
 class Response:
@@ -101,7 +101,7 @@ def _stored(origin: str | None) -> Response:
 
 
 # Saves 10 us of rendering. 6 MB at most.
-_known_stored = lru_cache(maxsize=4_096)(_stored)
+_known_stored: Final = lru_cache(maxsize=4_096)(_stored)
 
 
 def dropped(origin: str | None, outcome: Dropped, methods: str = COLLECT_METHODS) -> Response:

@@ -10,12 +10,13 @@ libuv also accepts only one new connection a turn, so long turns mean a long wai
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 # 34 requests of the usual size, about 1 ms, or 10 requests of 8 KB. Next to 128 busy connections with durability
 # `memory`, a newcomer waits 12 ms. With three times the budget it waited 1.5 s, for the same CPU time
 # (bench/newcomers.py).
 TURN_BYTES = 100_000
-PIECE_BYTES = 2_048  # the fixed cost of a read, in bytes of budget
+PIECE_BYTES: Final = 2_048  # the fixed cost of a read, in bytes of budget
 
 # The limit on waiting bytes: a thousand requests of 8 KB, or 5,000 of the usual size. Bytes beyond it are processed at
 # once, as without a budget: a stall is better than unbounded memory.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
+from typing import Final
 
 from collector.addresses import Address
 from collector.clock import SECONDS_PER_DAY, US_PER_DAY, US_PER_S
@@ -13,12 +14,12 @@ from collector.ingest.daily_key import DailyKeys
 
 # RFC 3339 section 5.6, relaxed twice: a missing offset means UTC, and a space may replace the T (the RFC's own note
 # allows that). datetime.fromisoformat alone accepts far more.
-_DATE_TIME = re.compile(
+_DATE_TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?",
     re.ASCII,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SHORTEST_TEN_YEARS_US = 3_651 * US_PER_DAY  # around 1900 or 2100, with one leap day; most have two or three
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SHORTEST_TEN_YEARS_US: Final = 3_651 * US_PER_DAY  # around 1900 or 2100, with one leap day; most have two or three
 
 ClientIpPolicy = Callable[[Address, int], str | None]
 """Maps (address, received_us) to the text that may be stored, if any. Raises KeyMissing; does not block."""
