@@ -172,7 +172,7 @@ def _commit(folder: Path, durability: str, events: Sequence[Event]) -> Callable[
     def commit() -> None:
         segment = store.create()
         for at in range(0, len(events), EVENTS_PER_COMMIT):
-            segment.commit(events[at : at + EVENTS_PER_COMMIT])
+            segment.commit(segment.encode(events[at : at + EVENTS_PER_COMMIT]))
         segment.close()
         segment.path.unlink()
 

@@ -11,19 +11,16 @@ With durability `memory` there is no file: an event is stored as soon as it is i
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from time import perf_counter
-from typing import TypeVar
 
 from collector.clock import Clock
 from collector.events import Event
 from collector.journal.buffer import Buffer
-from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
+from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore, count_by_site
 from collector.metrics import Metrics
-from collector.parts.writer import Group
-from collector.threads import UNJOINED
+from collector.threads import UNJOINED, CallThread
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +35,14 @@ WAITING_EVENT_BYTES = 2_048  # memory of a waiting event's values and its future
 # After a commit, one turn of the event loop answers and buffers at most this many events, in about 1 ms.
 TAKEN_OVER_AT_ONCE = 64
 
+# Before a commit, one turn of the event loop encodes events of about this charge: some 200 of 1 KB.
+ENCODED_AT_ONCE_BYTES = 256 << 10
+
 # At most this many sealed segments wait for their last sync. After that, sealing waits, and so do commits.
 SEALING_MAX = 4
 
 # Memory for events, in segments: one open, one being flushed, one being copied by the sort, and one waiting.
 MEMORY_SEGMENTS = 4
-
-T = TypeVar("T")
 
 OnCommit = Callable[[bool], object]
 """Called once, with True if the event is stored. Must not raise."""
@@ -68,7 +66,8 @@ class Journal:
         in_memory_bytes = MEMORY_SEGMENTS * segment_max_bytes
         self.max_bytes = min(journal_max_bytes, in_memory_bytes) if self.in_memory else journal_max_bytes
         self._clock = clock
-        self._metrics = metrics
+        self._commits_done, self._commits_failed = metrics.commits.labels("done"), metrics.commits.labels("failed")
+        self._commit_seconds = metrics.commit_seconds
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[tuple[Event, OnCommit]] = []
@@ -78,9 +77,9 @@ class Journal:
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
         # A separate thread, so that acknowledgements wait for neither a flush nor any other work.
-        self._commit_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._commit_thread = CallThread("journal")
         # Another thread syncs sealed segments: with durability `write`, up to 64 MiB may still have to be written.
-        self._seal_thread = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._seal_thread = CallThread("seal")
         self._sealing: dict[asyncio.Task[None], SegmentFile] = {}
         self._sealed_bytes = 0
         self._sealed_rows = 0
@@ -170,7 +169,7 @@ class Journal:
         if not self._sealed_rows:
             self._sealed_rows_of.clear()  # drops the counts of rows that could not be read back
         elif not segment.left_over:
-            self._sealed_rows_of -= _by_site(segment.rows_of)
+            self._sealed_rows_of -= count_by_site(segment.rows_of)
 
     def put_last(self, segment: Segment) -> None:
         """Move a segment behind the other sealed ones."""
@@ -192,9 +191,9 @@ class Journal:
         elif self._file is not None and not self.broken.is_set():
             file, self._file = self._file, None
             try:
-                if not await self._in_thread(file.has_its_name):
+                if not await self._commit_thread.call(file.has_its_name):
                     self._found_misplaced(file)
-                await self._in_thread(file.seal)
+                await self._commit_thread.call(file.seal)
             except SegmentBroken as exc:
                 self._fail(exc)
             else:
@@ -202,11 +201,11 @@ class Journal:
                     self._take_buffer(file)
                 else:
                     try:
-                        await self._in_thread(self._store.release, file.path)
+                        await self._commit_thread.call(self._store.release, file.path)
                     except OSError as exc:
                         log.warning("cannot delete the empty open segment; the next start will: %s", exc)
-        self._commit_thread.shutdown(wait=False)
-        self._seal_thread.shutdown(wait=False)
+        self._commit_thread.stop()
+        self._seal_thread.stop()
 
     @property
     def unpublished_bytes(self) -> int:
@@ -220,7 +219,7 @@ class Journal:
 
     def buffered_by_site(self) -> Counter[str]:
         """How many events of each site are not published yet, without left-over segments."""
-        return self._sealed_rows_of + _by_site(self._buffer.rows_of)
+        return self._sealed_rows_of + count_by_site(self._buffer.rows_of)
 
     def _filled(self) -> float:
         """How full the open segment is; 1 or more means that it must be sealed.
@@ -276,12 +275,12 @@ class Journal:
         if stored:
             assert self._file is not None  # without a file, no event is accepted
             try:
-                await self._in_thread(self._file.commit, [event for event, _ in group])
+                await self._commit_thread.call(self._file.commit, await self._encode(self._file, group))
             except (OSError, SegmentBroken) as exc:
                 self._fail(exc)
                 stored = False
-        self._metrics.commits.labels("done" if stored else "failed").inc()
-        self._metrics.commit_seconds.observe(perf_counter() - started)
+        (self._commits_done if stored else self._commits_failed).inc()
+        self._commit_seconds.observe(perf_counter() - started)
         for start in range(0, len(group), TAKEN_OVER_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
@@ -290,6 +289,21 @@ class Journal:
                 self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 if stored:
                     self._buffer.append(event)
+
+    async def _encode(self, file: SegmentFile, group: list[tuple[Event, OnCommit]]) -> bytes:
+        """Encode here, and not in the thread: there it would wait for the GIL, and then hold it."""
+        pieces: list[bytes] = []
+        events: list[Event] = []
+        size_bytes = 0
+        for event, _ in group:
+            if size_bytes >= ENCODED_AT_ONCE_BYTES:
+                pieces.append(file.encode(events))
+                events, size_bytes = [], 0
+                await asyncio.sleep(0)
+            events.append(event)
+            size_bytes += event.size_bytes
+        pieces.append(file.encode(events))
+        return b"".join(pieces)
 
     async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step that touches the file. It finishes even if the caller is cancelled."""
@@ -305,9 +319,9 @@ class Journal:
             return
         try:
             if self._file is None:
-                self._file = await self._in_thread(self._store.create)
+                self._file = await self._commit_thread.call(self._store.create)
             elif self._failing:
-                await self._in_thread(self._file.probe)
+                await self._commit_thread.call(self._file.probe)
         except (OSError, SegmentBroken) as exc:
             self._fail(exc)
             return
@@ -324,9 +338,9 @@ class Journal:
         if len(self._sealing) >= SEALING_MAX:
             await asyncio.wait(set(self._sealing), return_when=asyncio.FIRST_COMPLETED)
         try:
-            if not await self._in_thread(self._file.has_its_name):
+            if not await self._commit_thread.call(self._file.has_its_name):
                 self._found_misplaced(self._file)
-            fresh = await self._in_thread(self._store.create)
+            fresh = await self._commit_thread.call(self._store.create)
         except OSError as exc:
             if not self._overdue:
                 log.warning("no new segment can be made; the open one is kept: %s", exc)
@@ -346,7 +360,7 @@ class Journal:
     async def _seal(self, file: SegmentFile) -> None:
         """Sync a segment that gets no more events. Its flush need not wait for this."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._seal_thread, file.seal)
+            await self._seal_thread.call(file.seal)
         except SegmentBroken as exc:
             self._fail(exc)
 
@@ -370,7 +384,7 @@ class Journal:
         self.sealed.append(segment)
         self._sealed_bytes += self._charge(segment)
         self._sealed_rows += segment.rows
-        self._sealed_rows_of += _by_site(buffer.rows_of)
+        self._sealed_rows_of += count_by_site(buffer.rows_of)
         self.flush_due.set()
 
     def _charge(self, segment: Segment) -> int:
@@ -391,14 +405,3 @@ class Journal:
         elif why != self._failing:
             log.error("refusing events: %s", why)
         self._failing = why
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._commit_thread, function, *arguments)
-
-
-def _by_site(rows_of: Mapping[Group, int]) -> Counter[str]:
-    """Add up the rows of each site over all days."""
-    by_site: Counter[str] = Counter()
-    for (_, site_id), rows in rows_of.items():
-        by_site[site_id] += rows
-    return by_site

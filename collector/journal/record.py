@@ -34,7 +34,7 @@ A sample record of segment 0123456789abcdef: site `a`, body `{}`, no address, an
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
@@ -130,6 +130,11 @@ def encode(event: Event, seed: int) -> bytes:
     )
     payload = b"".join((fixed, site, ip, agent, event.body))
     return _FRAME.pack(_MARK, len(payload), _crc(seed, payload)) + payload
+
+
+def encode_group(events: Iterable[Event], seed: int) -> bytes:
+    """Encode events as records, one after the other."""
+    return b"".join([encode(event, seed) for event in events])
 
 
 def scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:

@@ -10,6 +10,7 @@ parts are published. With durability `memory` there is no file.
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from collector.journal.record import (
     NewerFormat,
     crc_seed,
     decode_header,
-    encode,
+    encode_group,
     encode_header,
 )
 from collector.parts.naming import new_segment_id
@@ -85,8 +86,16 @@ class Segment:
         return self.path is not None and self.path.exists()
 
 
+def count_by_site(rows_of: Mapping[Group, int]) -> Counter[str]:
+    """Add up the rows of each site over all days."""
+    counts: Counter[str] = Counter()
+    for (_, site_id), rows in rows_of.items():
+        counts[site_id] += rows
+    return counts
+
+
 class SegmentFile:
-    """The file of the open segment. Blocks; the journal's thread owns it."""
+    """The file of the open segment. The journal's thread owns it; all but `encode` blocks."""
 
     def __init__(self, path: Path, descriptor: int, segment_id: str, *, fsync: bool) -> None:
         self.path = path
@@ -98,13 +107,16 @@ class SegmentFile:
         self.is_released = False  # set once every part is published: the file needs no further sync
         self._committed = HEADER_BYTES  # every byte before this offset is committed, none after it
 
-    def commit(self, events: Iterable[Event]) -> None:
-        """Write the events, and sync them if the durability requires it.
+    def encode(self, events: Iterable[Event]) -> bytes:
+        """The events as records of this segment. Any thread may call it."""
+        return encode_group(events, self._seed)
+
+    def commit(self, records: bytes) -> None:
+        """Write the records, and sync them if the durability requires it.
 
         Raises OSError if the file holds none of them, SegmentBroken if that is not known.
         """
-        data = b"".join([encode(event, self._seed) for event in events])
-        self._append(data)
+        self._append(records)
         if self._fsync:
             try:
                 sync_data(self._descriptor)
@@ -114,7 +126,7 @@ class SegmentFile:
                 with suppress(OSError, SegmentBroken):
                     self._cut()
                 raise SegmentBroken(f"{self.path}: fsync failed: {exc.strerror}") from exc
-        self._committed += len(data)
+        self._committed += len(records)
 
     def probe(self) -> None:
         """Test that the file can be written, without a lasting change. Raises OSError, SegmentBroken."""

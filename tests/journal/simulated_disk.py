@@ -13,6 +13,7 @@ After a failed fsync the bytes are in the cache, marked clean, but not on the di
 """
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -73,11 +74,11 @@ class SimulatedDisk:
             ("unlink", self._on_path("unlink", self._unlink)),
             ("mkdir", self._on_path("mkdir", self._mkdir)),
             ("preadv", self._do_read),
+            ("fsync", self._do_sync),
+            ("fdatasync", self._do_sync),
         ):
-            patch.setattr(os, name, ours)
-        for name in ("segment.sync", "segment.sync_data"):
-            patch.setattr(f"collector.journal.{name}", self._do_sync)
-        patch.setattr("collector.publish.local.sync", self._do_sync)
+            patch.setattr(os, name, ours, raising=False)
+        patch.delattr(fcntl, "F_FULLFSYNC", raising=False)  # a Mac's sync
 
     def kill(self) -> None:
         """End the process, if it has not died yet, and close its descriptors."""

@@ -1,8 +1,10 @@
 """The journal on disk: grouped commits, changes of segments, limits, and how each copes with a failing disk."""
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from errno import EIO, EMFILE, ENOSPC
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,57 @@ from tests.journal.test_journal import TODAY, make_event, turns
 from tests.support import FakeClock
 
 
-def make_journal(data_dir: Path, segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9) -> Journal:
-    store = SegmentStore(Folders(data_dir), "0", by_site=True, durability="fsync")
+class Store(SegmentStore):
+    """A real store. `instead` can replace some of its calls, and of those of its files, by name."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(Folders(data_dir), "0", by_site=True, durability="fsync")
+        self.instead: dict[str, Callable[..., Any]] = {}
+
+    def run(self, name: str, real: Callable[..., Any], *arguments: object) -> Any:
+        """Make the call, or its replacement, which gets the real call and its arguments."""
+        ours = self.instead.get(name)
+        return real(*arguments) if ours is None else ours(real, *arguments)
+
+    @contextmanager
+    def replaced(self, **calls: Callable[..., Any]) -> Iterator[None]:
+        self.instead |= calls
+        yield
+        self.instead.clear()
+
+    def create(self) -> SegmentFile:
+        return File(self.run("create", super().create), self)
+
+    def release(self, path: Path) -> None:
+        self.run("release", super().release, path)
+
+
+class File(SegmentFile):
+    """A real file, opened by its store."""
+
+    def __init__(self, made: SegmentFile, store: Store) -> None:
+        super().__init__(made.path, made._descriptor, made.id, fsync=True)
+        self._store = store
+
+    def encode(self, events: Iterable[Event]) -> bytes:
+        encoded: bytes = self._store.run("encode", super().encode, events)
+        return encoded
+
+    def commit(self, records: bytes) -> None:
+        self._store.run("commit", super().commit, records)
+
+    def probe(self) -> None:
+        self._store.run("probe", super().probe)
+
+    def seal(self) -> None:
+        self._store.run("seal", super().seal)
+
+
+def make_journal(
+    data_dir: Path, segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9, store: Store | None = None
+) -> Journal:
     made = Journal(
-        store,
+        store or Store(data_dir),
         segment_max_bytes=segment_max_bytes,
         journal_max_bytes=journal_max_bytes,
         clock=FakeClock(),
@@ -35,8 +84,13 @@ def make_journal(data_dir: Path, segment_max_bytes: int = 10_000, journal_max_by
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return make_journal(tmp_path)
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def journal(tmp_path: Path, store: Store) -> Journal:
+    return make_journal(tmp_path, store=store)
 
 
 def sites_in_file(segment: Segment) -> list[str]:
@@ -68,17 +122,16 @@ def open_file(data_dir: Path, journal: Journal) -> Path:
     return path
 
 
-def held(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> tuple[threading.Event, threading.Event]:
-    """Hold the calls of a method. The first event is set when one begins; set the second to let all go on."""
+def held(store: Store, call: str) -> tuple[threading.Event, threading.Event]:
+    """Hold a call. The first event is set when one begins; set the second to let all go on."""
     entered, may_go_on = threading.Event(), threading.Event()
-    real = getattr(owner, method)
 
-    def hold(instance: object) -> Any:
+    def hold(real: Callable[[], Any]) -> Any:
         entered.set()
         assert may_go_on.wait(10)
-        return real(instance)
+        return real()
 
-    monkeypatch.setattr(owner, method, hold)
+    store.instead[call] = hold
     return entered, may_go_on
 
 
@@ -86,7 +139,7 @@ async def idle(journal: Journal) -> None:
     """Wait until the journal's thread has nothing to do. It runs one call at a time; no step here needs over four."""
     for _ in range(4):
         await turns()
-        await journal._in_thread(int)
+        await journal._commit_thread.call(int)
 
 
 def large_event(text_bytes: int) -> Event:
@@ -116,24 +169,22 @@ async def test_segment_is_sealed_when_it_takes_half_of_the_journals_limit(tmp_pa
 class Gate:
     """Holds commits until it is opened, and records how many events each has."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, store: Store) -> None:
         self.groups: list[int] = []
         self.entered, self.opened = threading.Event(), threading.Event()
-        commit = SegmentFile.commit
+        store.instead["commit"] = self._hold
 
-        def held(file: SegmentFile, events: Any) -> None:
-            self.groups.append(len(events))
-            self.entered.set()
-            assert self.opened.wait(10)
-            commit(file, events)
-
-        monkeypatch.setattr(SegmentFile, "commit", held)
+    def _hold(self, commit: Callable[[bytes], None], records: bytes) -> None:
+        self.groups.append(records.count(b"\xffREC"))
+        self.entered.set()
+        assert self.opened.wait(10)
+        commit(records)
 
 
 async def test_event_is_acknowledged_after_its_commit_and_later_ones_share_the_next(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, store: Store
 ) -> None:
-    gate = Gate(monkeypatch)
+    gate = Gate(store)
     first = asyncio.create_task(journal.append(make_event()))
     await asyncio.to_thread(gate.entered.wait, 10)
     later = [asyncio.create_task(journal.append(make_event())) for _ in range(50)]
@@ -143,6 +194,35 @@ async def test_event_is_acknowledged_after_its_commit_and_later_ones_share_the_n
     assert 51 * [True] == await asyncio.gather(first, *later)
     assert ([1, 50], 51) == (gate.groups, journal.unpublished_rows)
     await journal.close()
+
+
+async def test_large_group_is_encoded_in_turns_and_committed_as_one(
+    journal: Journal, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding all that waited for a slow disk at once would block the event loop."""
+    monkeypatch.setattr(module, "ENCODED_AT_ONCE_BYTES", 10_000)
+    gate = Gate(store)
+    gate.opened.set()
+    turn, turns_used = 0, set[int]()
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def note_turn(encode: Callable[[Iterable[Event]], bytes], events: Iterable[Event]) -> bytes:
+        turns_used.add(turn)
+        return encode(events)
+
+    store.instead["encode"] = note_turn
+    counting = asyncio.create_task(count_turns())
+    appended = [journal.append(make_event(f"site-{number}")) for number in range(25)]
+    assert 25 * [True] == await asyncio.gather(*appended)
+    counting.cancel()
+    assert ([25], 3) == (gate.groups, len(turns_used))
+    await journal.close()
+    assert [[f"site-{number}" for number in range(25)]] == [sites_in_file(segment) for segment in journal.sealed]
 
 
 async def test_segment_and_its_columns_hold_the_same_events_whenever_it_is_sealed(journal: Journal) -> None:
@@ -242,16 +322,12 @@ async def test_segments_of_dead_processes_count_against_the_limit(tmp_path: Path
     await journal.close()
 
 
-async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentFile, "commit", fail(OSError(ENOSPC, "No space left on device")))
+async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(journal: Journal, store: Store) -> None:
+    with store.replaced(commit=fail(OSError(ENOSPC, "No space left on device"))):
         assert [False, False] == await asyncio.gather(*(journal.append(make_event()) for _ in range(2)))
     assert (False, 0, 0) == (journal.can_append(), journal.unpublished_rows, journal.unpublished_bytes)
     assert "No space left on device" in (journal.unready_reason() or "")
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentFile, "probe", fail(OSError(ENOSPC, "No space left on device")))
+    with store.replaced(probe=fail(OSError(ENOSPC, "No space left on device"))):
         await journal.retry()
         assert not journal.can_append()
     await journal.retry()
@@ -260,10 +336,9 @@ async def test_failed_commit_refuses_all_its_events_until_the_disk_is_repaired(
     assert [["a"]] == [sites_in_file(segment) for segment in journal.sealed]
 
 
-async def test_nothing_is_acknowledged_after_a_segment_broke(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_acknowledged_after_a_segment_broke(journal: Journal, store: Store) -> None:
     assert await journal.append(make_event("kept"))
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentFile, "commit", fail(SegmentBroken("fsync failed")))
+    with store.replaced(commit=fail(SegmentBroken("fsync failed"))):
         assert not await journal.append(make_event())
     assert journal.broken.is_set()
     await journal.retry()
@@ -273,21 +348,18 @@ async def test_nothing_is_acknowledged_after_a_segment_broke(journal: Journal, m
 
 
 async def test_bug_in_a_commit_leaves_no_event_waiting(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    journal: Journal, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(SegmentFile, "commit", fail(RuntimeError("a bug")))
+    store.instead["commit"] = fail(RuntimeError("a bug"))
     assert [False, False] == await asyncio.gather(*(journal.append(make_event()) for _ in range(2)))
     assert journal.broken.is_set()
     assert "a bug" in caplog.text
 
 
-async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(tmp_path: Path, store: Store) -> None:
     """Measured as columns: each of these events takes 10,000 bytes of text and about 300 bytes for everything else."""
-    journal = make_journal(tmp_path, segment_max_bytes=101_000)
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmentStore, "create", fail(OSError(EMFILE, "Too many open files")))
+    journal = make_journal(tmp_path, segment_max_bytes=101_000, store=store)
+    with store.replaced(create=fail(OSError(EMFILE, "Too many open files"))):
         stored = [await journal.append(large_event(10_000)) for _ in range(25)]
         assert 20 * [True] + 5 * [False] == stored
         assert "no new segment can be made" == journal.unready_reason()
@@ -325,9 +397,11 @@ async def test_full_journal_refuses_events_until_a_release(tmp_path: Path) -> No
     await journal.close()
 
 
-async def test_events_that_wait_for_the_disk_are_limited(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_that_wait_for_the_disk_are_limited(
+    journal: Journal, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "WAITING_MAX_BYTES", 10 * (1_000 + module.WAITING_EVENT_BYTES))
-    gate = Gate(monkeypatch)
+    gate = Gate(store)
     waiting = [asyncio.create_task(journal.append(make_event())) for _ in range(15)]
     await asyncio.to_thread(gate.entered.wait, 10)
     assert "too many events wait for the disk" == journal.unready_reason()
@@ -337,8 +411,8 @@ async def test_events_that_wait_for_the_disk_are_limited(journal: Journal, monke
     await journal.close()
 
 
-async def test_cancelled_request_harms_no_other_event(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+async def test_cancelled_request_harms_no_other_event(journal: Journal, store: Store) -> None:
+    gate = Gate(store)
     given_up, other = (asyncio.create_task(journal.append(make_event())) for _ in range(2))
     await asyncio.to_thread(gate.entered.wait, 10)
     given_up.cancel()
@@ -348,11 +422,9 @@ async def test_cancelled_request_harms_no_other_event(journal: Journal, monkeypa
     await journal.close()
 
 
-async def test_stop_in_a_change_of_segments_lets_it_finish(
-    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stop_in_a_change_of_segments_lets_it_finish(journal: Journal, tmp_path: Path, store: Store) -> None:
     """Otherwise the new file would stay, and its descriptor would never be closed."""
-    entered, may_go_on = held(monkeypatch, SegmentStore, "create")
+    entered, may_go_on = held(store, "create")
     await journal.append(make_event())
     sealing = asyncio.create_task(journal.seal())
     await asyncio.to_thread(entered.wait, 10)
@@ -365,9 +437,9 @@ async def test_stop_in_a_change_of_segments_lets_it_finish(
     assert not journal.broken.is_set()
 
 
-async def test_close_waits_for_the_sync_of_sealed_segments(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_waits_for_the_sync_of_sealed_segments(journal: Journal, store: Store) -> None:
     await journal.append(make_event())
-    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
+    _, may_go_on = held(store, "seal")
     await journal.seal()
     closing = asyncio.create_task(journal.close())
     await idle(journal)
@@ -377,11 +449,9 @@ async def test_close_waits_for_the_sync_of_sealed_segments(journal: Journal, mon
     assert [1] == [segment.rows for segment in journal.sealed]
 
 
-async def test_sync_of_a_sealed_segment_delays_no_acknowledgement(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sync_of_a_sealed_segment_delays_no_acknowledgement(journal: Journal, store: Store) -> None:
     """With durability `write`, the sync waits until the kernel has written up to 64 MiB."""
-    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
+    _, may_go_on = held(store, "seal")
     try:
         await journal.append(make_event())
         sealing = asyncio.create_task(journal.seal())
@@ -397,12 +467,12 @@ async def test_sync_of_a_sealed_segment_delays_no_acknowledgement(
 
 
 async def test_segment_that_is_released_before_its_sync_is_not_synced(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its events are in parts. On a slow disk, a queue of such syncs delayed a stop and held descriptors open."""
     synced: list[int] = []
-    monkeypatch.setattr("collector.journal.segment.sync_data", synced.append)
-    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
+    monkeypatch.setattr(os, "fdatasync", synced.append, raising=False)
+    _, may_go_on = held(store, "seal")
     await journal.append(make_event())
     before = len(synced)
     await journal.seal()
@@ -412,10 +482,8 @@ async def test_segment_that_is_released_before_its_sync_is_not_synced(
     assert before + 1 == len(synced), "only the open segment is synced"
 
 
-async def test_sealed_segments_that_wait_for_their_sync_are_limited(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, may_go_on = held(monkeypatch, SegmentFile, "seal")
+async def test_sealed_segments_that_wait_for_their_sync_are_limited(journal: Journal, store: Store) -> None:
+    _, may_go_on = held(store, "seal")
     for _ in range(module.SEALING_MAX):
         await journal.append(make_event())
         await journal.seal()
@@ -454,11 +522,9 @@ async def test_journal_refuses_after_its_file_is_gone_until_another_is_open(jour
     await journal.close()
 
 
-async def test_failed_sync_of_a_sealed_segment_breaks_the_journal(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_sync_of_a_sealed_segment_breaks_the_journal(journal: Journal, store: Store) -> None:
     """Its events can still be published from memory. No further event is acknowledged."""
-    monkeypatch.setattr(SegmentFile, "seal", fail(SegmentBroken("fsync failed")))
+    store.instead["seal"] = fail(SegmentBroken("fsync failed"))
     await journal.append(make_event())
     await journal.seal()
     async with asyncio.timeout(5):
@@ -481,12 +547,12 @@ async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Pa
 
 
 async def test_close_succeeds_even_if_the_empty_segment_cannot_be_deleted(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    journal: Journal, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Sealed segments must still be published. The next start finds the empty one, and deletes it."""
     await journal.append(make_event())
     await journal.seal()
-    monkeypatch.setattr(SegmentStore, "release", fail(OSError(EIO, "Input/output error")))
+    store.instead["release"] = fail(OSError(EIO, "Input/output error"))
     await journal.close()
     assert ([1], False) == ([segment.rows for segment in journal.sealed], journal.broken.is_set())
     assert "cannot delete the empty open segment; the next start will" in caplog.text

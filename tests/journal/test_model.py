@@ -76,6 +76,12 @@ class SameThread(Executor):
             future.set_exception(exc)
         return future
 
+    def call(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.wrap_future(self.submit(function, *arguments))
+
+    def stop(self) -> None:
+        pass
+
 
 class Process:
     """A worker without sockets and timers, which can be abandoned at any turn of its event loop."""
@@ -146,8 +152,8 @@ class JournalModel(RuleBasedStateMachine):
         self.disk = SimulatedDisk(self._data_dir, self._patch)
         self._patch.setattr("collector.journal.journal.GATHER_S", 0)
         self._patch.setattr("collector.journal.journal.UNJOINED", SameThread())
-        for module in ("journal", "flush.thread"):
-            self._patch.setattr(f"collector.journal.{module}.ThreadPoolExecutor", SameThread)
+        self._patch.setattr("collector.journal.journal.CallThread", SameThread)
+        self._patch.setattr("collector.journal.flush.thread.ThreadPoolExecutor", SameThread)
         ids = itertools.count(1)
         self._new_id = lambda: f"{next(ids):016x}"
         self._ledger = Ledger()

@@ -1,21 +1,22 @@
 """The file of a segment: how it copes with a failing disk, and what can be read back."""
 
+import fcntl
 import io
 import os
 from collections.abc import Callable
 from errno import EACCES, EIO, EMFILE, ENOSPC
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from collector.journal import segment as module
 from collector.journal.record import HEADER_BYTES, Header, Record, encode_header, scan
 from collector.journal.segment import SegmentBroken, SegmentFile, SegmentStore
 from collector.publish.local import Folders
 from collector.worker_slot import WorkerSlot
 from tests.journal.test_record import ID, make_event
+
+REAL_WRITE = os.write
 
 
 @pytest.fixture
@@ -35,15 +36,19 @@ def test_left_over_segments_are_adopted_by_one_worker_each(tmp_path: Path, worke
 
 @pytest.fixture
 def syscalls(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replace functions of `os` in the module. Syncs go by their Linux names."""
+    """Replace functions of `os`, and restore the others."""
 
     def replace(**functions: Any) -> None:
-        for name, ours in (("fsync", "sync"), ("fdatasync", "sync_data")):
-            if name in functions:
-                monkeypatch.setattr(module, ours, functions[name])
-        monkeypatch.setattr(module, "os", SimpleNamespace(**vars(os) | functions))
+        monkeypatch.undo()
+        monkeypatch.delattr(fcntl, "F_FULLFSYNC", raising=False)  # a Mac's sync
+        for name, ours in functions.items():
+            monkeypatch.setattr(os, name, ours, raising=False)
 
     return replace
+
+
+def commit(file: SegmentFile, *bodies: bytes) -> None:
+    file.commit(file.encode([make_event(body=body) for body in bodies]))
 
 
 def bodies(file: SegmentFile) -> list[bytes]:
@@ -62,8 +67,8 @@ def failing(code: int) -> Callable[..., Any]:
 
 def test_committed_events_are_in_the_file(store: SegmentStore) -> None:
     file = store.create()
-    file.commit([make_event(body=b"1"), make_event(body=b"2")])
-    file.commit([make_event(body=b"3")])
+    commit(file, b"1", b"2")
+    commit(file, b"3")
     file.seal()
     assert [b"1", b"2", b"3"] == bodies(file)
 
@@ -75,7 +80,7 @@ def one_byte_then(code: int) -> Callable[[int, memoryview], int]:
     def write(descriptor: int, data: memoryview) -> int:
         if taken:
             raise OSError(code, os.strerror(code))
-        taken.append(os.write(descriptor, data[:1]))
+        taken.append(REAL_WRITE(descriptor, data[:1]))
         return 1
 
     return write
@@ -91,14 +96,14 @@ def test_failed_write_leaves_no_byte_of_its_events(
 ) -> None:
     """Otherwise they would be stored twice, once their clients retry."""
     file = store.create()
-    file.commit([make_event(body=b"kept")])
+    commit(file, b"kept")
     size_bytes = file.path.stat().st_size
     syscalls(write=write)
     with pytest.raises(OSError, match=r"No space|short write"):
-        file.commit([make_event(body=b"refused")])
+        commit(file, b"refused")
     assert size_bytes == file.path.stat().st_size
     syscalls()
-    file.commit([make_event(body=b"later")])
+    commit(file, b"later")
     assert [b"kept", b"later"] == bodies(file)
 
 
@@ -115,14 +120,14 @@ def test_cut_is_synced_before_the_error_is_raised(store: SegmentStore, syscalls:
 
     syscalls(write=one_byte_then(ENOSPC), ftruncate=note("cut", os.ftruncate), fdatasync=note("synced", os.fdatasync))
     with pytest.raises(OSError, match="No space"):
-        file.commit([make_event(body=b"refused")])
+        commit(file, b"refused")
     assert ["cut", "synced"] == made
 
 
 def test_short_writes_are_continued_until_all_is_written(store: SegmentStore, syscalls: Callable[..., None]) -> None:
-    syscalls(write=lambda descriptor, data: os.write(descriptor, data[:5]))
+    syscalls(write=lambda descriptor, data: REAL_WRITE(descriptor, data[:5]))
     file = store.create()
-    file.commit([make_event(body=b"in pieces of five")])
+    commit(file, b"in pieces of five")
     assert [b"in pieces of five"] == bodies(file)
 
 
@@ -130,10 +135,10 @@ def test_failed_fsync_breaks_the_segment_and_cuts_off_unacknowledged_events(
     store: SegmentStore, syscalls: Callable[..., None]
 ) -> None:
     file = store.create()
-    file.commit([make_event(body=b"kept")])
+    commit(file, b"kept")
     syscalls(fdatasync=failing(EIO))
     with pytest.raises(SegmentBroken, match="fsync failed"):
-        file.commit([make_event(body=b"refused")])
+        commit(file, b"refused")
     assert [b"kept"] == bodies(file)
     with pytest.raises(SegmentBroken, match="fsync failed"):
         file.seal()
@@ -143,14 +148,14 @@ def test_cut_that_fails_breaks_the_segment(store: SegmentStore, syscalls: Callab
     file = store.create()
     syscalls(write=failing(ENOSPC), ftruncate=failing(EIO))
     with pytest.raises(SegmentBroken, match="cannot be cut back"):
-        file.commit([make_event()])
+        commit(file, b"{}")
 
 
 def test_probe_leaves_no_trace(store: SegmentStore, syscalls: Callable[..., None]) -> None:
     file = store.create()
-    file.commit([make_event(body=b"1")])
+    commit(file, b"1")
     file.probe()
-    file.commit([make_event(body=b"2")])
+    commit(file, b"2")
     assert [b"1", b"2"] == bodies(file)
     syscalls(write=failing(ENOSPC))
     with pytest.raises(OSError, match="No space"):
@@ -161,20 +166,27 @@ def test_write_durability_syncs_only_when_sealing(tmp_path: Path, syscalls: Call
     synced: list[int] = []
     syscalls(fdatasync=synced.append)
     file = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="write").create()
-    file.commit([make_event()])
+    commit(file, b"{}")
     assert [] == synced
     file.seal()
     assert 1 == len(synced)
 
 
 def test_lack_of_descriptors_or_space_does_not_break_a_segment_and_leaves_no_file(
-    store: SegmentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscalls: Callable[..., None]
+    store: SegmentStore, tmp_path: Path, syscalls: Callable[..., None]
 ) -> None:
+    real_open = os.open
+
+    def one_short(path: Any, flags: int, *arguments: int) -> int:
+        """The file can be opened, but its folder cannot."""
+        if flags & os.O_DIRECTORY:
+            raise OSError(EMFILE, os.strerror(EMFILE))
+        return real_open(path, flags, *arguments)
+
     before = {store.create().path}
-    monkeypatch.setattr(module, "open_folder", failing(EMFILE))
+    syscalls(open=one_short)
     with pytest.raises(OSError, match="Too many open files"):
         store.create()
-    monkeypatch.undo()
     syscalls(write=failing(ENOSPC))
     with pytest.raises(OSError, match="No space"):
         store.create()
@@ -184,10 +196,11 @@ def test_lack_of_descriptors_or_space_does_not_break_a_segment_and_leaves_no_fil
 def test_failed_fsync_of_a_new_segment_breaks_it_and_leaves_no_file(
     store: SegmentStore, tmp_path: Path, syscalls: Callable[..., None]
 ) -> None:
+    before = {store.create().path}
     syscalls(fsync=failing(EIO))
     with pytest.raises(SegmentBroken, match="fsync failed"):
         store.create()
-    assert [] == list((tmp_path / "journal" / "0").iterdir())
+    assert before == {*(tmp_path / "journal" / "0").iterdir()}
 
 
 def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Bench:
     def sealed(self, events: list[Event] = EVENTS, *, in_memory: bool = True) -> Segment:
         """A sealed segment of these events."""
         file = self.store.create()
-        file.commit(events)
+        file.commit(file.encode(events))
         file.seal()
         buffer = Buffer()
         for each in events:
