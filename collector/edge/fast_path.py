@@ -20,9 +20,7 @@ from collector.edge.request import READ, Request, Route, find_route
 log = logging.getLogger(__name__)
 
 # The methods that aiohttp's parser knows and that do not affect the connection.
-_REQUEST_LINE = re.compile(
-    rb"(POST|OPTIONS|GET|HEAD|PUT|PATCH|DELETE) (/[!-\"$->@-~]*)(?:\?[!-\"$-~]*)? HTTP/1\.1"
-)
+_REQUEST_LINE = re.compile(rb"(POST|OPTIONS|GET|HEAD|PUT|PATCH|DELETE) (/[!-\"$->@-~]*)(?:\?[!-\"$-~]*)? HTTP/1\.1")
 # RFC 9110, 5.1 and 5.5, without obsolete syntax and invisible characters. The value has no blanks at its ends.
 _HEADER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ([!-~](?:[ -~]*[!-~])?)")
 _LENGTH: Final = re.compile("[0-9]{1,8}")

@@ -6,6 +6,7 @@ Each safeguard is removed by replacing a function before the collector starts, s
 """
 
 import sys
+import zlib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 from collector.cli.main import main
 
-record: Any = import_module("collector.journal.record")
 segment: Any = import_module("collector.journal.segment")
 writer: Any = import_module("collector.parts.writer")
 local: Any = import_module("collector.publish.local")
@@ -46,7 +46,7 @@ def journal_folder_fsync() -> None:
 
 def crc() -> None:
     """Accept anything with a marker and a length as a record."""
-    record._crc = lambda seed, payload: 0
+    zlib.crc32 = lambda data, value=0: 0
 
 
 def publish_if_absent() -> None:
