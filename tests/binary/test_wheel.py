@@ -1,0 +1,59 @@
+"""The wheel of `pip install .`: with compiled modules if a C compiler is there, else with the source alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from collector import VERSION
+from tests.binary.conftest import ROOT
+from tests.crash.conftest import need
+
+CAN_COMPILE = shutil.which("gcc") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the clone, because a build writes into it."""
+    copy = tmp_path / "source"
+    unrelated = shutil.ignore_patterns(".*", "build", "dist", "data", "tests", "node_modules", "*.egg-info")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=unrelated)
+    return copy
+
+
+def wheel_of(source: Path, folder: Path, path: str) -> Path:
+    """Build a wheel with only these folders of programs. mypy and setuptools are those of this environment."""
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", *options, source]
+    subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, timeout=300, check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def version_of(wheel: Path, folder: Path) -> str:
+    """What the wheel's collector prints as its version."""
+    with ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    command = [sys.executable, "-P", "-m", "collector", "--version"]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_wheel_has_compiled_modules_where_a_compiler_is(source: Path, tmp_path: Path) -> None:
+    need(CAN_COMPILE, "gcc and the headers of this Python")
+    wheel = wheel_of(source, tmp_path / "wheel", os.environ["PATH"])
+    assert "none-any" not in wheel.name
+    printed = version_of(wheel, tmp_path / "installed")
+    assert (f"collector {VERSION}", "compiled") == (printed.split(",")[0], printed.split()[-1])
+
+
+def test_wheel_has_the_source_alone_where_no_compiler_is(source: Path, tmp_path: Path) -> None:
+    wheel = wheel_of(source, tmp_path / "wheel", str(tmp_path))
+    assert wheel.name.endswith("py3-none-any.whl")
+    printed = version_of(wheel, tmp_path / "installed")
+    assert (f"collector {VERSION}", "interpreted") == (printed.split(",")[0], printed.split()[-1])
