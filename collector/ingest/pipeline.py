@@ -23,7 +23,7 @@ LONGEST_KNOWN_ORIGIN: Final = 300  # room for "https://", a host and a port; lon
 LONGEST_HOST: Final = 253  # RFC 1035 section 2.3.4, without the trailing dot
 
 # Memory of a row, besides its body and user agent: 364 bytes for 66 Arrow slots with their validity bits, at most 64
-# for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most 256
+# for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most 512
 # rows are in that state (bench/memory.py measures both).
 ROW_BYTES: Final = 480
 
