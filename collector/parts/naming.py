@@ -26,9 +26,12 @@ def new_segment_id() -> str:
     return secrets.token_hex(8)
 
 
+def site_folder(data_dir: Path, dataset: str, site_id: str) -> Path:
+    """Return the folder of a site's days."""
+    return data_dir / dataset / f"site={site_id}"
+
+
 def part_path(data_dir: Path, dataset: str, segment: str, day: int, site_id: str | None) -> Path:
     """Return the final path of a part. `day` counts from 1970-01-01. Without `site_id`, all sites share the part."""
-    folder = data_dir / dataset
-    if site_id is not None:
-        folder /= f"site={site_id}"
+    folder = data_dir / dataset if site_id is None else site_folder(data_dir, dataset, site_id)
     return folder / f"date={date.fromordinal(_EPOCH_ORDINAL + day).isoformat()}" / f"{segment}.parquet"

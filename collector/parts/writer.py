@@ -24,7 +24,7 @@ from collector import VERSION
 from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
 from collector.parts.encoding import Encoding
-from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path
+from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path, site_folder
 from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 from collector.wording import count
@@ -93,6 +93,8 @@ class PartWriter:
         merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
         encoding = Encoding(table, self.compression)
+        if by_site:
+            self.folders.make_siblings(site_folder(self.data_dir, EVENTS, site_id) for _, site_id in rows_of)
         parts: list[Part] = []
         failures: list[Exception] = []
         for day, site_id, piece, row_groups in self._pieces(table, rows_of, by_site=by_site):

@@ -7,8 +7,8 @@ have both names. Either way, the next start deletes the name in `staging/`.
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from collector.portable import sync
@@ -37,6 +37,25 @@ class Folders:
             self._make(folder)
         except FileNotFoundError:
             self._make_again(folder)
+
+    def make_siblings(self, folders: Iterable[Path]) -> None:
+        """Make folders that have the same parent, which is synced once, not after each. Raises OSError if that fails.
+
+        Leaves out folders that cannot be made: `make` says why.
+        """
+        new = [folder for folder in folders if folder not in self._known]
+        if len(new) < 2:
+            return
+        parent = new[0].parent
+        self.make(parent)
+        made = []
+        for folder in new:
+            with suppress(OSError):
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+        if made:
+            fsync_folder(parent)
+            self._remember(made)
 
     def open_in(self, path: Path, flags: int) -> int:
         """Make the file's folder, then open the file and return its descriptor. Raises OSError."""
@@ -84,9 +103,12 @@ class Folders:
         self._make(folder.parent)
         folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)
-        if len(self._known) >= MAX_KNOWN:
+        self._remember([folder])
+
+    def _remember(self, synced: list[Path]) -> None:
+        if len(self._known) + len(synced) > MAX_KNOWN:
             self._known.clear()
-        self._known.add(folder)
+        self._known.update(synced)
 
 
 def make_folder(folder: Path) -> None:

@@ -95,6 +95,44 @@ def test_existing_folder_is_synced_once_by_each_process(tmp_path: Path, calls: l
     assert [f"fsync {tmp_path.name}", "fsync events"] == calls
 
 
+def test_siblings_are_made_with_one_sync_of_their_parent(tmp_path: Path, calls: list[str]) -> None:
+    """Else 10,000 new sites would sync one folder 10,000 times. A site that cannot be made is left to `make`."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "site=b").touch()
+    sites = [tmp_path / "events" / f"site={name}" for name in "abc"]
+    folders = Folders(tmp_path)
+    folders.make_siblings(sites)
+    for site in (sites[0], sites[2]):
+        folders.make(site / "day")
+    assert [f"fsync {tmp_path.name}", "fsync events", "fsync site=a", "fsync site=c"] == calls
+    with pytest.raises(FileExistsError):
+        folders.make(sites[1])
+
+
+def test_siblings_whose_parent_could_not_be_synced_do_not_count_as_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str]
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    folders, sites = Folders(tmp_path), [tmp_path / name for name in "ab"]
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "sync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            folders.make_siblings(sites)
+    folders.make(sites[0])
+    assert [f"fsync {tmp_path.name}"] == calls
+
+
+def test_siblings_in_a_deleted_folder_are_left_to_make(tmp_path: Path) -> None:
+    folders, parent = Folders(tmp_path), tmp_path / "events"
+    folders.make(parent)
+    parent.rmdir()
+    folders.make_siblings([parent / "a", parent / "b"])
+    folders.make(parent / "a")
+    assert (parent / "a").is_dir()
+
+
 @pytest.mark.parametrize("removed", ["date=2026-05-12", "."], ids=["the day", "the whole site"])
 def test_deleted_folder_is_made_again(tmp_path: Path, removed: str) -> None:
     folders, site = Folders(tmp_path), tmp_path / "events" / "site=a"
