@@ -1,8 +1,7 @@
 """Encoding: how a part's columns are stored in its file.
 
-Every part has all columns, checksums of pages, and statistics for the columns by which readers skip files. The rest
-depends on the part's size. A small part costs what its 66 columns cost, whatever is in them: 10,000 sites at 1,000
-events a second make parts of 6 rows every minute.
+Every part has all columns, with statistics, a page index, and checksums of pages. A small part costs what its 66
+columns cost, whatever is in them: 10,000 sites at 1,000 events a second make parts of 6 rows every minute.
 """
 
 from collections.abc import Mapping
@@ -10,15 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-# A part of fewer rows is small. Its columns are one page each, so a page index would repeat their statistics. It has
-# statistics for few columns: readers skip files by those. Both took 0.2 of Arrow's 0.9 ms for a part of 7 rows.
+# A part of fewer rows is small.
 SMALL_ROWS = 512
-
-SKIPPED_BY = ("site_id", "received_at", "session_id", "visitor_id", "event_type", "page_path", "event_time")
-"""The columns that have statistics in every part."""
-
-# In a part of 7 rows, dictionaries took 0.06 ms and saved 4 % of the size.
-DICTIONARY_FROM_ROWS = 16
 
 # Smaller columns are not worth setting up zstd, least of all columns of nulls, which most columns of a part are. In a
 # part of 113 rows, compressing all columns took 0.9 of 2.4 ms and saved a fifth of the size.
@@ -38,19 +30,17 @@ class Encoding:
     def options(self, part: pa.Table) -> dict[str, Any]:
         """Return the options for a part of the segment's rows."""
         rows = part.num_rows
-        small = rows < SMALL_ROWS
         # Looking up the sizes of 66 columns takes 0.2 ms, so a small part counts as an average one.
         sizes: Mapping[str, float] = (
-            {name: size * rows / self._rows for name, size in self._sizes.items()} if small else _sizes(part)
+            {name: size * rows / self._rows for name, size in self._sizes.items()}
+            if rows < SMALL_ROWS
+            else _sizes(part)
         )
         return {
             "compression": {name: self._codec for name, size in sizes.items() if size >= COMPRESSED_FROM_BYTES},
             # Numbers rarely repeat, so a dictionary cost time and a quarter more space.
-            "use_dictionary": (
-                [name for name in sizes if name in self._strings] if rows >= DICTIONARY_FROM_ROWS else False
-            ),
-            "write_statistics": list(SKIPPED_BY) if small else True,
-            "write_page_index": not small,
+            "use_dictionary": [name for name in sizes if name in self._strings],
+            "write_page_index": True,
             "write_page_checksum": True,
             # Readers find the same types in Parquet's own schema. A copy in Arrow's form took 5 KB of each file.
             "store_schema": False,

@@ -28,7 +28,14 @@ def source(tmp_path: Path) -> Path:
 
 def wheel_of(source: Path, folder: Path, path: str) -> Path:
     """Build a wheel with only these folders of programs. mypy and setuptools are those of this environment."""
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    options: list[str | Path] = [
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+    ]
     command: list[str | Path] = [sys.executable, "-m", "pip", "wheel", *options, source]
     subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, timeout=300, check=True)
     (wheel,) = folder.glob("*.whl")

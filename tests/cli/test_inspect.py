@@ -99,7 +99,7 @@ def _flip(part: Path) -> None:
     """Flip one bit of a session id. The part can still be read; only the page's checksum shows the damage."""
     found = pq.read_metadata(part).row_group(0).column(EVENT_SCHEMA.get_field_index("session_id"))
     data = bytearray(part.read_bytes())
-    data[found.data_page_offset + found.total_compressed_size - 1] ^= 1  # the last id; so few have no dictionary page
+    data[found.data_page_offset - 1] ^= 1  # the end of the dictionary page, just before the first data page
     part.write_bytes(data)
     assert pq.ParquetFile(part).read()["session_id"].to_pylist() != ["s-0", "s-1", "s-2"]
 

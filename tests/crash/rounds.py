@@ -29,7 +29,7 @@ STORAGE = {"flush_interval_s": 0.3, "segment_max_bytes": 65_536}
 
 @dataclass(slots=True)
 class Ledger:
-    """The session ids of events sent, acknowledged and refused. They are only ever added."""
+    """The session ids of events sent, acknowledged and refused."""
 
     sent: set[str] = field(default_factory=set)
     acked: set[str] = field(default_factory=set)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from collector.clock import US_PER_DAY
 from collector.events import COLUMNS, CONTRACT_HASH, Row
-from collector.parts.encoding import SKIPPED_BY
 from collector.parts.naming import new_segment_id
 from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
@@ -102,18 +101,13 @@ def test_part_is_compressed_and_indexed_and_its_footer_names_its_origin(tmp_path
     assert EVENT_SCHEMA.equals(pq.read_schema(tmp_path / path))
 
 
-def test_small_part_has_statistics_to_skip_it_by_and_checksums_but_nothing_else(tmp_path: Path) -> None:
-    """Each thing that it lacks costs more than its rows."""
+def test_small_part_has_statistics_page_indexes_and_checksums_too(tmp_path: Path) -> None:
     (path,) = write(make_writer(tmp_path), [row("a", NOON_US + n, lcp=1.0, browser="Firefox") for n in range(7)])
     metadata = pq.read_metadata(tmp_path / path)
     columns = [metadata.row_group(0).column(n) for n in range(len(NAMES))]
-    assert set(SKIPPED_BY) == {column.path_in_schema for column in columns if column.is_stats_set}
-    assert ("a", "a") == (columns[0].statistics.min, columns[0].statistics.max)
+    assert all(column.is_stats_set and column.has_offset_index for column in columns)
     assert NOON_US + 6 == columns[1].statistics.max_raw
-    assert {("UNCOMPRESSED", False, False)} == {
-        (column.compression, column.has_dictionary_page, column.has_column_index) for column in columns
-    }
-    assert not any(b"ARROW" in key for key in metadata.metadata)
+    assert not any(b"ARROW" in key for key in metadata.metadata), "5 KB of each file"
     assert EVENT_SCHEMA.equals(pq.read_schema(tmp_path / path))
     content = bytearray((tmp_path / path).read_bytes())
     content[content.index(b"Firefox")] ^= 1
@@ -122,7 +116,7 @@ def test_small_part_has_statistics_to_skip_it_by_and_checksums_but_nothing_else(
         pq.ParquetFile(tmp_path / path, page_checksum_verification=True).read()
 
 
-def test_small_part_uses_dictionaries_and_compression_like_the_average_of_its_segment(tmp_path: Path) -> None:
+def test_small_part_is_compressed_like_the_average_of_its_segment(tmp_path: Path) -> None:
     long = "".join(f"{n:03}" for n in range(200))
     rows = [row(site, page_title=long, user_agent=100 * "u") for site in ("a", "b") for _ in range(16)]
     for path in write(make_writer(tmp_path), rows):
