@@ -6,6 +6,7 @@ whatever the number of sites.
 """
 
 from collections import Counter
+from typing import Final
 
 import pyarrow as pa
 
@@ -18,7 +19,7 @@ from collector.parts.writer import Group
 # Turning rows into columns blocks the event loop: 512 rows take 1.4 ms. 256 rows would take 0.8, but 10 % more in all
 # (`python -m bench.pools`).
 BATCH_ROWS = 512
-BATCH_BYTES = 1 << 20  # a limit for large rows, which block the loop too
+BATCH_BYTES: Final = 1 << 20  # a limit for large rows, which block the loop too
 
 
 class Buffer:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from time import perf_counter
+from typing import Final
 
 from collector.clock import Clock
 from collector.events import Event
@@ -30,7 +31,7 @@ GATHER_S = 0.002
 
 # The most that may wait for a commit: 20,000 events of 1 KB, about a second of a busy collector.
 WAITING_MAX_BYTES = 64 << 20
-WAITING_EVENT_BYTES = 2_048  # memory of a waiting event's values and its future, on top of its charge as a row
+WAITING_EVENT_BYTES: Final = 2_048  # memory of a waiting event's values and its future, on top of its charge as a row
 
 # After a commit, one turn of the event loop answers and buffers at most this many events, in about 1 ms.
 TAKEN_OVER_AT_ONCE = 64

@@ -36,7 +36,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from collector.events import CONTRACT_HASH, Event
 
@@ -46,10 +46,10 @@ MAGIC = b"collseg\n"
 HEADER_BYTES = 36
 
 _HEADER = struct.Struct("<8sI8s8sB3x")
-_CRC = struct.Struct("<I")
-_FRAME = struct.Struct("<4sII")
-_FIXED = struct.Struct("<qBBH")
-_MARK = b"\xffREC"
+_CRC: Final = struct.Struct("<I")
+_FRAME: Final = struct.Struct("<4sII")
+_FIXED: Final = struct.Struct("<qBBH")
+_MARK: Final = b"\xffREC"
 _BY_SITE, _BY_DAY = 1, 2
 
 # The largest body that the configuration allows (16 MiB), plus room for the other fields. A damaged length above this
