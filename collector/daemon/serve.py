@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from collector.config_file import load
+from collector.daemon.arrow_setup import set_up_arrow
 from collector.daemon.layout import check_layout
 from collector.daemon.sd_notify import Manager
 from collector.daemon.socket_activation import inherited
@@ -36,6 +37,7 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
     faulthandler.enable()  # the manager's watchdog sends SIGABRT: print the stack of each thread
     workers = processes(config.server.workers)
     if workers == 1:
+        set_up_arrow()
         from collector.daemon import single_process
 
         return single_process.serve(config, config_file.absolute(), sockets, manager)
@@ -48,6 +50,7 @@ def serve_as_worker(control: int) -> int:
     """Run as a worker of the supervisor at the other end of this descriptor. Returns the exit code."""
     _ignore(signal.SIGHUP)  # a closing terminal sends it; reloads come from the supervisor
     _ignore(*MEANINGLESS)
+    set_up_arrow()
     from collector.daemon.workers import child
 
     return child.serve(control)

@@ -326,7 +326,6 @@ class Worker:
 def warm_up() -> None:
     """Do what would otherwise block the loop when the first events arrive."""
     settle_memory_pool()
-    # pyarrow's first conversion imports pandas if it is installed, which takes 170 ms.
     to_batch([["", *[None] * (len(COLUMNS) - 1)]])
     # Objects made at start-up are never freed. A full collection that examines them takes 50 ms (bench/scrape.py), or
     # 200 ms with 10,000 sites.
