@@ -86,12 +86,13 @@ class PartWriter:
     ) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
-        `rows_of` counts the rows of each group in `batches`. Merges `batches` in place. Tries every part, then raises
-        the first error. Calling it again is safe and keeps the parts already published. Raises PartConflict only if
-        nothing else failed, so that trying again would not help.
+        `rows_of` counts the rows of each group in `batches`. Merges and sorts `batches` in place. Tries every part,
+        then raises the first error. Calling it again is safe and keeps the parts already published. Raises
+        PartConflict only if nothing else failed, so that trying again would not help.
         """
         merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
+        batches[:] = table.to_batches()  # frees the unsorted rows, up to 64 MiB, before the parts are written
         encoding = Encoding(table, self.compression)
         if by_site:
             self.folders.make_siblings(site_folder(self.data_dir, EVENTS, site_id) for _, site_id in rows_of)

@@ -233,6 +233,18 @@ def test_merge_keeps_every_row_in_order() -> None:
         ]
 
 
+def test_flush_holds_the_rows_only_once(tmp_path: Path) -> None:
+    """The unsorted rows, up to 64 MiB, are freed for the sorted ones, from which a retry makes the same parts."""
+    batches, made = [to_batch(MIXED[:4]), to_batch(MIXED[4:])], make_writer(tmp_path)
+    rows_of = Counter((int(str(values[1])) // US_PER_DAY, str(values[0])) for values in MIXED)
+    first = made.write_events(SEGMENT, batches, rows_of, by_site=True)
+    assert [*"Baa", "a-b", *"bbb"] == [site_id for batch in batches for site_id in batch["site_id"].to_pylist()]
+    published = [path.path.read_bytes() for path in first]
+    for part in first:
+        part.path.unlink()
+    assert published == [part.path.read_bytes() for part in made.write_events(SEGMENT, batches, rows_of, by_site=True)]
+
+
 @pytest.mark.parametrize(("worker", "swept"), [(0, {"0", "7", "expired"}), (1, {"1"})])
 def test_prepare_deletes_leftovers_of_killed_processes(tmp_path: Path, worker: int, swept: set[str]) -> None:
     """Two workers sweep their own folders. The first also sweeps the folders of workers that no longer exist."""
