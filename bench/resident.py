@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bench.requests import COUNT, write_requests
 from bench.server import RSS_EVERY_S
-from bench.subject import Setup, collecting
+from bench.subject import Setup, collecting, with_binary
 from bench.wrk import run_wrk
 
 KINDS = ("files", "heap", "maps")
@@ -90,9 +90,12 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--sites", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--python", default=sys.executable, metavar="PATH", help="the collector's Python")
+    parser.add_argument("--binary", type=Path, metavar="PATH", help="measure this binary instead")
     arguments = parser.parse_args()
     settings = {"storage": {"flush_interval_s": FLUSH_INTERVAL_S}}
     setup = Setup(arguments.sites, settings, arguments.python, cores="0")
+    if arguments.binary:
+        setup = with_binary(setup, arguments.binary)
     table = Table("MB", "all", *KINDS, box=box.MARKDOWN)
     with tempfile.TemporaryDirectory() as folder:
         phases = measure(setup, arguments.seconds, arguments.connections, Path(folder))
