@@ -38,8 +38,10 @@ class Store(SegmentStore):
     @contextmanager
     def replaced(self, **calls: Callable[..., Any]) -> Iterator[None]:
         self.instead |= calls
-        yield
-        self.instead.clear()
+        try:
+            yield
+        finally:
+            self.instead.clear()
 
     def create(self) -> SegmentFile:
         return File(self.run("create", super().create), self)
