@@ -14,6 +14,8 @@ def set_up_arrow() -> None:
     (`python -m bench.resident`).
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc" if LINUX else "system")
+    if "pyarrow" in sys.modules:  # it has imported them, or keeps a place for them
+        return
     # pyarrow imports these if they are installed. Serving needs neither; together they take 46 MB.
     for unused in ("numpy", "pandas"):
         sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # None: importing it raises ImportError
