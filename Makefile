@@ -54,11 +54,11 @@ test-compiled: $(VENV)/dev.done compiled  ## run the tests of the hot modules ov
 	elif [ "$$CI" = true ]; then echo 'CI must compile the hot modules' >&2; exit 1; \
 	else echo 'skipped: the tests of the compiled modules'; fi
 
-compiled: .venv-compile/done  ## copy this clone to build/compiled, with the hot modules compiled
-	sh packaging/compile.sh $(CURDIR)/.venv-compile/bin/python build/compiled
+compiled: $(VENV)/dev.done  ## copy this clone to build/compiled, with the hot modules compiled
+	$(BIN)/python packaging/compile.py build/compiled
 
 binary: .venv-binary/done .venv-binary-compile/done  ## build dist/collector, one file that needs no Python (on Debian 12; packaging/README.md)
-	sh packaging/compile.sh $(CURDIR)/.venv-binary-compile/bin/python build/binary/source
+	.venv-binary-compile/bin/python packaging/compile.py build/binary/source
 	PYTHONHASHSEED=0 .venv-binary/bin/python packaging/bundle.py build/binary/tree "$$($(COMMIT))" build/binary/source
 	.venv-binary/bin/python packaging/pack.py build/binary/tree dist/collector
 
@@ -70,14 +70,10 @@ COMMIT := git describe --always --exclude='*' --abbrev=7 --dirty 2>/dev/null
 
 .venv-binary/done: requirements/run.txt | .venv-binary/needs
 .venv-binary-compile/done: requirements/compile.txt | .venv-binary/needs
-.venv-compile/done: requirements/compile.txt
 
-.venv-binary/done .venv-binary-compile/done: FOR := /usr/bin/python3.11
-.venv-compile/done: FOR := $(PYTHON)
-
-.venv-binary/done .venv-binary-compile/done .venv-compile/done:
+.venv-binary/done .venv-binary-compile/done:
 	rm -rf $(@D)
-	$(FOR) -m venv $(@D)
+	/usr/bin/python3.11 -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
@@ -135,5 +131,5 @@ lock:  ## pin the dependencies of setup.cfg anew in requirements/*.txt (needs uv
 	$(LOCK) requirements/rivals.in -c requirements/run.txt -o requirements/rivals.txt
 
 clean:  ## delete everything that make has made
-	rm -rf $(VENV) .venv-rivals .venv-compile .venv-binary .venv-binary-compile $(RIVALS_NPM:%=bench/rivals/%/node_modules) \
+	rm -rf $(VENV) .venv-rivals .venv-binary .venv-binary-compile $(RIVALS_NPM:%=bench/rivals/%/node_modules) \
 	  build dist *.egg-info

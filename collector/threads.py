@@ -38,6 +38,9 @@ class DaemonThreads(Executor):
 UNJOINED = DaemonThreads()
 
 
+Call = tuple[asyncio.Future[Any], Callable[..., Any], tuple[object, ...]]
+
+
 class CallThread:
     """One thread, which runs calls in order. The event loop's thread owns it.
 
@@ -61,9 +64,6 @@ class CallThread:
     def stop(self) -> None:
         """End the thread once its calls have finished. Does not wait."""
         self._calls.put(None)
-
-
-Call = tuple[asyncio.Future[Any], Callable[..., Any], tuple[object, ...]]
 
 
 def _run(calls: SimpleQueue[Call | None]) -> None:

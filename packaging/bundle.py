@@ -8,7 +8,7 @@ licences/              the licences of everything above
 
 python packaging/bundle.py FOLDER COMMIT SOURCE
 
-Run it with the Python of an environment that has requirements/run.txt. SOURCE is the copy that compile.sh has made.
+Run it with the Python of an environment that has requirements/run.txt. SOURCE is the copy that compile.py has made.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The fast path: from the bytes of a request to a decision, without aiohttp's Request, Response and task.
 
 Nearly all requests take it, because their heads are plain: an HTTP/1.1 request line with a path of printable ASCII,
-then header lines of printable ASCII. Headers that a decision depends on come once. This is a strict subset of RFC 9112,
-and aiohttp's parser reads all of it the same way (tests/edge/test_head.py). All other requests take the standard path,
+then header lines of printable ASCII, with each header of ONCE at most once. This is a strict subset of RFC 9112, and
+aiohttp's parser reads all of it the same way (tests/edge/test_head.py). All other requests take the standard path,
 through aiohttp. Both paths make the same `Request`, and so give the same responses; the tests in tests/edge run over
 both.
 
@@ -15,7 +15,7 @@ import re
 from typing import Final
 
 from collector.edge.refusal import is_host
-from collector.edge.request import READ, Request, Route, find_route
+from collector.edge.request import ONCE, Request, Route, find_route
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class FastPath:
     """Reads the heads of all connections, and remembers lines."""
 
     def __init__(self) -> None:
-        self._lines: dict[bytes, tuple[str, str]] = {}  # name in lower case, "" if it is not in READ, and value
+        self._lines: dict[bytes, tuple[str, str]] = {}  # name in lower case, "" if it is dropped, and value
         self._known: dict[bytes, tuple[str, Route]] = {}  # by request line
 
     def read(self, data: bytes, end: int, peer: str | None) -> Request | None:
@@ -85,7 +85,7 @@ class FastPath:
         return Request(method, route, peer, fields, int(fields.get("content-length", 0)), close)
 
     def _read_headers(self, lines: list[bytes]) -> dict[str, str]:
-        """The headers in READ, by name in lower case. Raises LeftToAiohttp."""
+        """The headers in ONCE, by name in lower case. Raises LeftToAiohttp."""
         known = self._lines
         fields: dict[str, str] = {}
         for at in range(1, len(lines)):
@@ -112,7 +112,7 @@ class FastPath:
             or (name == "connection" and value.lower() not in ("keep-alive", "close"))
         ):
             raise LeftToAiohttp
-        field = (name, value) if name in READ else ("", "")
+        field = (name, value) if name in ONCE else ("", "")
         if name not in _SELDOM_TWICE and len(line) <= LONGEST_KNOWN_LINE_BYTES:
             if len(self._lines) >= MAX_KNOWN_LINES:
                 self._lines.clear()

@@ -15,7 +15,7 @@ _COLLECT = re.compile(r"/public/([^/]*)/analytics/collect/?")
 _HEALTH = "/healthz"
 
 
-READ: Final = frozenset(
+ONCE: Final = frozenset(
     (
         "access-control-request-headers",
         "connection",
@@ -26,9 +26,16 @@ READ: Final = frozenset(
         "referer",
         "user-agent",
         "x-forwarded-for",
+        # Nobody reads these, but aiohttp refuses requests that repeat them (RFC 9110, 5.3).
+        "content-location",
+        "content-range",
+        "content-type",
+        "etag",
+        "max-forwards",
+        "server",
     )
 )
-"""The headers that a decision or its response may depend on, in lower case."""
+"""The headers that a request on the fast path has at most once, in lower case. The fast path drops all others."""
 
 
 class Endpoint(Enum):

@@ -57,7 +57,8 @@ def event_time_us(text: str, received_us: int) -> int | None:
 def _is_usual(text: str) -> bool:
     """Whether the text is like `2026-05-12T10:00:00.123Z`, as JavaScript's toISOString makes it, but for its digits.
 
-    `datetime` checks the digits. The regular expression would take 0.4 us more. Python 3.13 takes the hour 24.
+    `datetime` checks the digits, but accepts the hour 24 in Python 3.13, and anything behind `Z` and a NUL in 3.11. The
+    regular expression would take 0.4 us more.
     """
     return (
         len(text) == 24
@@ -69,6 +70,7 @@ def _is_usual(text: str) -> bool:
         and text[19] == "."
         and text[23] == "Z"
         and text[11:13] != "24"
+        and "\0" not in text
     )
 
 

@@ -160,7 +160,16 @@ def _fits(kind: Kind, value: Any) -> bool:
         case Kind.BOOLEAN:
             return value is None or type(value) is bool
         case _:
-            return value is None or type(value) is str
+            return value is None or (type(value) is str and _is_text(value))
+
+
+def _is_text(value: str) -> bool:
+    """Whether Arrow can hold it. A single lone surrogate would keep its segment from ever being published."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_values(event: dict[str, Any], received_us: int) -> Row:

@@ -37,7 +37,7 @@ def test_two_builds_of_one_commit_are_identical(binary: Path, tmp_path: Path) ->
         bundle, pack = ([TOOLS, ROOT / "packaging" / name] for name in ("bundle.py", "pack.py"))
         environment = os.environ | {"PYTHONHASHSEED": "0"}
         folder.mkdir()
-        compiling: list[str | Path] = ["sh", ROOT / "packaging" / "compile.sh", COMPILER, folder / "source"]
+        compiling: list[str | Path] = [COMPILER, ROOT / "packaging" / "compile.py", folder / "source"]
         subprocess.run(compiling, cwd=ROOT, timeout=300, check=True)
         subprocess.run([*bundle, tree, "1234567", folder / "source"], env=environment, timeout=300, check=True)
         subprocess.run([*pack, tree, out], timeout=300, check=True, stdout=subprocess.DEVNULL)

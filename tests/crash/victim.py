@@ -52,10 +52,10 @@ def crc() -> None:
 def publish_if_absent() -> None:
     """Overwrite a part that already exists instead of keeping it."""
 
-    def publish(self: Any, final: Path, segment_id: str, table: Any, row_groups: list[int]) -> Any:
+    def publish(self: Any, final: Path, segment_id: str, table: Any, row_groups: list[int], encoding: Any) -> Any:
         staged = self.staging / f"{segment_id}.parquet"
         self.folders.make(final.parent)
-        self._write(staged, segment_id, table, row_groups)
+        self._write(staged, segment_id, table, row_groups, encoding)
         local.fsync_file(staged)
         staged.replace(final)
         local.fsync_folder(final.parent)

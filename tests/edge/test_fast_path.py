@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.http_parser import SINGLETON_HEADERS
 
 from collector.daemon.wiring import build_rules
 from collector.edge import responses
@@ -134,6 +135,14 @@ async def test_aiohttp_serves_each_other_request_and_no_more(wire: Wire, handed:
         assert "close" != (await wire.ask(sent)).headers.get("Connection")
         assert count * [first] == handed.on
     assert 201 == (await wire.ask(request(body()))).status
+
+
+@pytest.mark.parametrize("name", sorted(SINGLETON_HEADERS - {"transfer-encoding"}))
+async def test_header_that_must_come_once_is_refused_when_it_is_repeated(wire: Wire, handed: Handed, name: str) -> None:
+    value = str(len(body())) if name == "content-length" else "a"
+    sent = request(body(), *2 * [f"{name}: {value}".encode()])
+    assert 400 == (await wire.ask(sent)).status
+    assert 1 == len(handed.on)
 
 
 async def test_pipelined_requests_each_take_their_own_path(collector: Running, wire: Wire, handed: Handed) -> None:

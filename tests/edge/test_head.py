@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from bench.requests import requests
 from collector.edge import fast_path
 from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, MOST_LINES, FastPath
-from collector.edge.request import READ, Route, find_route
+from collector.edge.request import ONCE, Route, find_route
 from tests.edge.wire import head, request
 
 Read = tuple[str, Route, list[tuple[str, str]], int, bool]
 
 
 def read(data: bytes, reader: FastPath | None = None) -> Read | None:
-    """Method, route, headers in READ by name, body length, and whether the connection closes after the response."""
+    """Method, route, headers in ONCE by name, body length, and whether the connection closes after the response."""
     found = (reader or FastPath()).read(data, data.index(END), None)
     if found is None:
         return None
@@ -41,7 +41,7 @@ def parsed(data: bytes) -> Read | None:
     message, payload = messages[0]
     if message.chunked or message.upgrade or not payload.is_eof():
         return None
-    fields = sorted((name.lower(), value) for name, value in message.headers.items() if name.lower() in READ)
+    fields = sorted((name.lower(), value) for name, value in message.headers.items() if name.lower() in ONCE)
     length = int(message.headers.get("Content-Length", 0))
     return message.method, find_route(message.method, message.url.raw_path), fields, length, message.should_close
 

@@ -61,6 +61,13 @@ def test_number_beyond_the_range_becomes_null() -> None:
     assert ({"site_id": "a", "received_at": NOON_US, "session_id": "s"}, False) == (row, fits)
 
 
+def test_text_that_arrow_cannot_hold_becomes_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such event is accepted. If one were, it must not keep the rest of its segment from being published."""
+    monkeypatch.setattr("collector.ingest.schema.ujson.loads", lambda _: {"session_id": "s", "browser": "\udc80"})
+    row, fits = values(b"{}")
+    assert ({"site_id": "a", "received_at": NOON_US, "session_id": "s"}, False) == (row, fits)
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
 def test_record_that_is_no_longer_an_event_becomes_a_row_of_nulls(data: bytes) -> None:
     assert ({"site_id": "a", "received_at": NOON_US}, False) == values(data)

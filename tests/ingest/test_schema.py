@@ -37,6 +37,13 @@ def process(data: bytes) -> dict[str, Any]:
     return dict(zip([field.name for field in FIELDS], to_values(read, NOON_US), strict=False))
 
 
+def strict_errors(data: bytes) -> list[tuple[str | None, str]]:
+    """Every error of a body, as a strict site reports them."""
+    with pytest.raises(InvalidEvent) as caught:
+        check_all(parse(data), data)
+    return [(error.field, error.rule) for error in caught.value.errors]
+
+
 def errors(**changes: Any) -> list[tuple[str | None, str]]:
     """Every error of an event, as a strict site reports them."""
     changed = {name: value for name, value in event(**changes).items() if value is not ...}
@@ -242,7 +249,27 @@ def test_number_of_an_unknown_field_is_dropped_whatever_its_size(place: str, num
 
 
 def test_nan_that_a_later_key_replaces_is_invalid() -> None:
-    assert "Validation error: body holds" in message(with_text("lcp", 'NaN, "lcp": 1'))
+    data = with_text("lcp", 'NaN, "lcp": 1')
+    assert "Validation error: body holds" in message(data)
+    assert [(None, "holds a number beyond the range of a float64")] == strict_errors(data)
+
+
+def test_nan_of_a_known_field_is_reported_once() -> None:
+    data = with_text("lcp", 'NaN, "unknown": "text"')
+    assert [("lcp", "holds a number beyond the range of a float64")] == strict_errors(data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["\u3939" * 2_151, "9" * 4_301])
+def test_body_in_another_encoding_is_invalid(encoding: str, text: str) -> None:
+    """The bytes of these texts are all ASCII, or look like a long integer."""
+    data = body(page_title=text).decode().encode(encoding)
+    assert message(data).startswith("Validation error: body is not ")
+    assert read(data, NOON_US) is None
+
+
+def test_nul_is_invalid_beside_a_long_integer() -> None:
+    assert "Validation error: body is not one JSON object" == message(with_text("x", "9" * 5_000 + ', "y": "\0"'))
 
 
 @pytest.mark.parametrize(
