@@ -93,7 +93,7 @@ class Connection(ClientProtocol):
                 self._begin_request(data)
                 if self._buffer:
                     self._advance()
-            else:  # keep reading: a second read is rare, and pauses (`_receive`)
+            else:  # Keep reading: a second read is rare, and `_receive` pauses the connection then.
                 self._state, self._buffer = HELD, data
         except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()

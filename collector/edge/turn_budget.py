@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-# 34 requests of the usual size, about 1 ms, or 10 requests of 8 KB. Next to 128 busy connections with durability
+# 34 requests of the usual size, at most 1 ms, or 10 requests of 8 KB. Next to 128 busy connections with durability
 # `memory`, a newcomer waits 12 ms. With three times the budget it waited 1.5 s, for the same CPU time
 # (bench/newcomers.py).
 TURN_BYTES = 100_000

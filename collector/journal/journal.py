@@ -33,7 +33,7 @@ GATHER_S = 0.002
 WAITING_MAX_BYTES = 64 << 20
 WAITING_EVENT_BYTES: Final = 2_048  # memory of a waiting event's values and its future, on top of its charge as a row
 
-# After a commit, one turn of the event loop answers and buffers at most this many events, in about 1 ms.
+# After a commit, one turn of the event loop answers and buffers at most this many events, in at most 1 ms.
 TAKEN_OVER_AT_ONCE = 64
 
 # Before a commit, one turn of the event loop encodes events of about this charge: some 200 of 1 KB.

@@ -29,8 +29,8 @@ FEW_BATCHES = 64
 def settle_memory_pool() -> None:
     """Choose the memory allocator for columns, in a process that serves.
 
-    With Arrow's default, mimalloc, every tenth batch blocked the event loop for 5 ms instead of 1.3 ms, and a row took
-    15 to 20 % more time (`python -m bench.pools` shows both). At its peak, a collector took 250 MB with jemalloc and
+    With Arrow's default, mimalloc, every tenth batch blocked the event loop four times as long, and a row took 15 to
+    20 % more time (`python -m bench.pools` shows both). At its peak, a collector took 250 MB with jemalloc and
     285 MB with the system's allocator.
     """
     try:
@@ -42,12 +42,12 @@ def settle_memory_pool() -> None:
 def to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
     """Turn rows, each with one value per column of EVENT_SCHEMA, into a batch.
 
-    Holds the GIL for 2 us per row (`RecordBatch.from_pylist` of dicts: 5 us), so pass at most a few hundred rows.
+    Holds the GIL for 3 us per row (`RecordBatch.from_pylist` of dicts: 5 us), so pass at most a few hundred rows.
     """
-    no_values, nulls = _nulls(len(rows))
+    no_values, null_columns = _nulls(len(rows))
     arrays = [
-        empty if column == no_values else pa.array(column, empty.type)
-        for column, empty in zip(zip(*rows, strict=True), nulls, strict=True)
+        nulls if column == no_values else pa.array(column, nulls.type)
+        for column, nulls in zip(zip(*rows, strict=True), null_columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=EVENT_SCHEMA)
 

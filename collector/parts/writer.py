@@ -29,7 +29,7 @@ from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 from collector.wording import count
 
-# Arrow writes every page of every column separately. With this buffer, a part of 170 rows takes 2.2 ms instead of 2.9.
+# Arrow writes every page of every column separately. This buffer saves 0.7 ms in a part of 170 rows.
 WRITE_BYTES = 1 << 18
 
 ROW_GROUP_MAX_ROWS = 128 * 1024
