@@ -1,6 +1,7 @@
 """Threads that the exit of the process does not wait for."""
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -38,6 +39,22 @@ async def test_call_thread_runs_calls_in_order_and_passes_on_what_they_return_or
     thread.stop()
     assert ["test"] == [each.name for each in threads], "one thread runs all calls"
     await asyncio.to_thread(threads.pop().join, 10)
+
+
+async def test_exit_of_the_process_does_not_wait_for_a_call_thread() -> None:
+    thread = CallThread("test")
+    own = await thread.call(threading.current_thread)
+    thread.stop()
+    assert own.daemon
+
+
+async def test_system_exit_in_a_call_reaches_its_caller_and_the_thread_goes_on() -> None:
+    thread = CallThread("test")
+    own = await thread.call(threading.current_thread)
+    with pytest.raises(SystemExit, match="3"):
+        await asyncio.wait_for(thread.call(sys.exit, 3), 10)
+    assert own is await asyncio.wait_for(thread.call(threading.current_thread), 10)
+    thread.stop()
 
 
 async def test_call_thread_finishes_its_calls_before_it_stops_even_if_their_callers_are_cancelled() -> None:

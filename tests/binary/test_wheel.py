@@ -64,3 +64,17 @@ def test_wheel_has_the_source_alone_where_no_compiler_is(source: Path, tmp_path:
     assert wheel.name.endswith("py3-none-any.whl")
     printed = version_of(wheel, tmp_path / "installed")
     assert (f"collector {VERSION}", "interpreted") == (printed.split(",")[0], printed.split()[-1])
+
+
+def test_wheel_has_the_source_alone_where_the_compiler_fails(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "bin" / "gcc"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho 'out of order' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", "gcc")
+    wheel = wheel_of(source, tmp_path / "wheel", f"{compiler.parent}:{os.environ['PATH']}")
+    assert wheel.name.endswith("py3-none-any.whl")
+    printed = version_of(wheel, tmp_path / "installed")
+    assert (f"collector {VERSION}", "interpreted") == (printed.split(",")[0], printed.split()[-1])

@@ -28,11 +28,14 @@ def cut(made: Disk, folder: Path, ledger: Ledger, storage: dict[str, Any], witho
     is lost. A real power cut has no such time, so an event that is acknowledged in it may be there or not.
     """
     storage = {"data_dir": made.folder / "data"} | storage
+    earlier = set(ledger.acked)
     with victim_serving(folder, without, storage=storage) as process, load(process.url, ledger):
+        acknowledged(ledger, 1)
         time.sleep(random.uniform(0.3, 0.9))
         promised = set(ledger.acked)
         made.cut_power()
         kill(process)
+    assert promised > earlier, "every cut puts acknowledged events at risk"
     ledger.acked &= promised
     return after_the_cut(made, folder, ledger)
 

@@ -5,6 +5,7 @@
 Each safeguard is removed by replacing a function before the collector starts, so the product has no such switches.
 """
 
+import os
 import sys
 import zlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from collector.build import CODE
 from collector.cli.main import main
 
 segment: Any = import_module("collector.journal.segment")
@@ -76,6 +78,8 @@ WITHOUT: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     _, name, *arguments = sys.argv
+    if os.environ.get("COMPILED") == "1" and CODE != "compiled":
+        sys.exit("COMPILED=1, but the hot modules are not compiled")
     if name != "none":
         WITHOUT[name]()
     sys.exit(main(arguments))

@@ -96,7 +96,7 @@ async def test_failing_response_does_not_stop_the_journal(
     assert {"received": 2, "stored": 2} == tally(collector)
 
 
-async def test_response_that_cannot_be_made_does_not_stop_the_journal(
+async def test_stored_event_that_cannot_be_counted_does_not_stop_the_journal(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event is stored, but not counted, and its connection is reset."""
@@ -107,6 +107,23 @@ async def test_response_that_cannot_be_made_does_not_stop_the_journal(
     assert not collector.stages.journal.broken.is_set()
     assert 0 == collector.stages.decider.in_flight.count
     assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    await collector.flush()
+    assert 2 == len(collector.rows())
+
+
+async def test_response_that_cannot_be_made_does_not_stop_the_journal(
+    collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value of `Date` cannot be made. The event is stored and counted, and its connection is reset."""
+    with monkeypatch.context() as broken:
+        broken.setattr("collector.edge.date.formatdate", lambda *_, **__: 1 / 0)
+        wire.send(request(body()))
+        assert b"" == await wire.rest()
+    assert not collector.stages.journal.broken.is_set()
+    assert 0 == collector.stages.decider.in_flight.count
+    assert {"received": 1, "stored": 1} == tally(collector)
+    assert 201 == (await (await connect(collector)).ask(request(body()))).status
+    assert {"received": 2, "stored": 2} == tally(collector)
     await collector.flush()
     assert 2 == len(collector.rows())
 

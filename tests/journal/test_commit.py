@@ -72,14 +72,18 @@ class File(SegmentFile):
 
 
 def make_journal(
-    data_dir: Path, segment_max_bytes: int = 10_000, journal_max_bytes: int = 10**9, store: Store | None = None
+    data_dir: Path,
+    segment_max_bytes: int = 10_000,
+    journal_max_bytes: int = 10**9,
+    store: Store | None = None,
+    metrics: Metrics | None = None,
 ) -> Journal:
     made = Journal(
         store or Store(data_dir),
         segment_max_bytes=segment_max_bytes,
         journal_max_bytes=journal_max_bytes,
         clock=FakeClock(),
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
     )
     made.open()
     return made
@@ -534,6 +538,36 @@ async def test_failed_sync_of_a_sealed_segment_breaks_the_journal(journal: Journ
     assert not await journal.append(make_event())
     assert [["a"]] == [sites_in_memory(segment) for segment in journal.sealed]
     await journal.close()
+
+
+async def test_failed_commits_are_counted_as_failed(tmp_path: Path, store: Store) -> None:
+    metrics = Metrics()
+    journal = make_journal(tmp_path, store=store, metrics=metrics)
+
+    def commits(outcome: str) -> float | None:
+        return metrics.registry.get_sample_value("collector_journal_commits_total", {"outcome": outcome})
+
+    with store.replaced(commit=fail(OSError(ENOSPC, "No space left on device"))):
+        assert not await journal.append(make_event())
+    assert (0, 1) == (commits("done"), commits("failed"))
+    await journal.retry()
+    assert await journal.append(make_event())
+    assert (1, 1) == (commits("done"), commits("failed"))
+    await journal.close()
+
+
+async def test_close_ends_the_threads_of_the_journal(tmp_path: Path) -> None:
+    others = set(threading.enumerate())
+    journal = make_journal(tmp_path)
+    assert await journal.append(make_event())
+    await journal.seal()
+    await idle(journal)
+    own = [thread for thread in set(threading.enumerate()) - others if thread.name in ("journal", "seal")]
+    assert ["journal", "seal"] == sorted(thread.name for thread in own)
+    await journal.close()
+    for thread in own:
+        await asyncio.to_thread(thread.join, 10)
+    assert [False, False] == [thread.is_alive() for thread in own]
 
 
 async def test_close_commits_what_waits_and_leaves_no_empty_segment(tmp_path: Path) -> None:

@@ -116,14 +116,44 @@ def test_small_part_has_statistics_page_indexes_and_checksums_too(tmp_path: Path
         pq.ParquetFile(tmp_path / path, page_checksum_verification=True).read()
 
 
+LONG = "".join(f"{n:03}" for n in range(200))
+
+
 def test_small_part_is_compressed_like_the_average_of_its_segment(tmp_path: Path) -> None:
-    long = "".join(f"{n:03}" for n in range(200))
-    rows = [row(site, page_title=long, user_agent=100 * "u") for site in ("a", "b") for _ in range(16)]
+    """Site b alone would have no column that is large enough."""
+    rows = [row("a", page_title=LONG, user_agent=100 * "u") for _ in range(16)]
+    rows += [row("b", page_title="x", user_agent="u") for _ in range(16)]
     for path in write(make_writer(tmp_path), rows):
         group = pq.read_metadata(tmp_path / path).row_group(0)
         found = {name: group.column(NAMES.index(name)) for name in ("page_title", "user_agent", "language")}
         assert ["ZSTD", "UNCOMPRESSED", "UNCOMPRESSED"] == [column.compression for column in found.values()]
         assert [True, True, False] == [column.has_dictionary_page for column in found.values()]
+
+
+def test_part_of_512_rows_is_compressed_by_its_own_sizes(tmp_path: Path) -> None:
+    """By the average, site b's titles would be compressed like those of site a. But it has none."""
+    rows = [row("a", page_title=LONG) for _ in range(16)] + [row("b") for _ in range(512)]
+    small, large = (pq.read_metadata(tmp_path / path).row_group(0) for path in write(make_writer(tmp_path), rows))
+    assert (16, 512) == (small.num_rows, large.num_rows)
+    title, session = NAMES.index("page_title"), NAMES.index("session_id")
+    assert ["UNCOMPRESSED", "UNCOMPRESSED"] == [group.column(title).compression for group in (small, large)]
+    assert ["UNCOMPRESSED", "ZSTD"] == [group.column(session).compression for group in (small, large)]
+    (path,) = write(make_writer(tmp_path), [row("c", page_title=LONG) for _ in range(512)], segment="11")
+    assert "ZSTD" == pq.read_metadata(tmp_path / path).row_group(0).column(title).compression
+
+
+def test_folders_of_new_sites_are_synced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync of their parent, not one for each site."""
+    made, synced, real = make_writer(tmp_path), Counter[Path](), local_module.fsync_folder
+
+    def counted(folder: Path) -> None:
+        synced[folder] += 1
+        real(folder)
+
+    monkeypatch.setattr(local_module, "fsync_folder", counted)
+    write(made, [row("a"), row("b"), row("c")])
+    assert 1 == synced[tmp_path / "events"]
+    assert [1, 1, 1] == [synced[site] for site in (tmp_path / "events").iterdir()]
 
 
 @pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", "lz4", "none"])

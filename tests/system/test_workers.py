@@ -101,6 +101,23 @@ def test_workers_share_the_socket_and_their_metrics_are_aggregated(tmp_path: Pat
     assert [] == segments(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("count", [1, 2])
+def test_serving_processes_load_neither_numpy_nor_pandas(tmp_path: Path, count: int) -> None:
+    """pyarrow imports them if they are installed, as they are for these tests. Both are 46 MB for each process."""
+    with serving(tmp_path, server={"port": 0, "workers": count}, storage={"flush_interval_s": 0.1}) as process:
+        if count > 1:
+            all_serve(process)
+        assert process.post().status == 201
+        process.published()
+        pids = [process.popen.pid, *workers(process).values()]
+        assert count == len(pids) - (count > 1)
+        maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in pids}
+        assert "libarrow" in maps[pids[-1]]
+        for text in maps.values():
+            assert set() == {line.split()[-1] for line in text.splitlines() if "/numpy/" in line or "/pandas/" in line}
+
+
 def python_info(process: Process) -> dict[str, str]:
     (labels,) = [dict(labels) for name, labels in process.metrics().samples if name == "python_info"]
     return labels
