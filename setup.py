@@ -44,7 +44,7 @@ def can_compile() -> bool:
     program = "#include <stdlib.h>\n#include <Python.h>\n"
     try:
         done = subprocess.run(command, input=program, capture_output=True, text=True, check=False)
-        why = done.stderr if done.returncode else ""
+        why = (done.stderr or f"{command[0]} exits with {done.returncode}") if done.returncode else ""
     except OSError as exc:
         why = str(exc)
     if why:
