@@ -29,7 +29,10 @@ def test_module_and_script_are_the_same_command(command: tuple[str, ...], tmp_pa
 
     code, version, errors = call("--version")
     assert (0, "") == (code, errors)
-    assert re.fullmatch(rf"collector {VERSION}(, commit [0-9a-f]+(-dirty)?)?, contract {CONTRACT_HASH}\n", version)
+    assert re.fullmatch(
+        rf"collector {VERSION}(, commit [0-9a-f]+(-dirty)?)?, contract {CONTRACT_HASH}, (compiled|interpreted)\n",
+        version,
+    )
     assert (2, "", "collector: nothing.toml: cannot be read: No such file or directory\n") == call(
         "check-config", "nothing.toml"
     )
