@@ -77,6 +77,8 @@ def main() -> None:
         (tree / "app/collector/commit").write_text(f"{commit}\n")
     packages = add_libraries(tree)
     add_licences(tree, packages | {"python3.11", "libzstd1"})
+    for path in files(source / "licences"):
+        copy(path, tree, f"licences/{path.relative_to(source / 'licences')}")
 
 
 def files(folder: Path) -> list[Path]:

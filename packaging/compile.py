@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,13 @@ def main() -> None:
         else:
             copy.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy / path.name)
+    # The compiled modules contain C code of mypyc.
+    mypy = distribution("mypy")
+    for licence in mypy.files or ():
+        if licence.match("*.dist-info/licenses/LICENSE"):
+            folder = copy / "licences" / f"mypy-{mypy.version}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(licence.locate()), folder / licence.name)
     # A fixed seed, so that the same source gives the same bytes.
     environment = os.environ | {"PYTHONHASHSEED": "0"}
     subprocess.run(

@@ -49,8 +49,9 @@ def test_binary_contains_the_licence_of_every_package(binary: Path, unpack_dir: 
     subprocess.run([binary, "--unpack-only"], capture_output=True, timeout=60, check=True)
     (folder,) = unpack_dir.iterdir()
     licensed = {path.name.partition("-")[0] for path in (folder / "licences").iterdir()}
-    own = {"collector", "__main__"}
+    own = {"collector", "collector__mypyc", "__main__"}
     modules = {path.stem.partition(".")[0] for path in (folder / "app").iterdir()}
     assert modules - own - {"attr"} <= licensed  # attr belongs to the distribution attrs
+    assert "mypy" in licensed, "compiled modules contain mypyc's C code"
     of_debian = {path.name for path in (folder / "licences" / "debian").iterdir()}
     assert {"python3.11", "libzstd1", "libssl3", "libstdc++6", "GPL-3"} <= of_debian

@@ -62,7 +62,7 @@ def post(process: Process) -> bytes:
 def test_binary_prints_its_version_and_schemas(root: Path) -> None:
     code, version, errors = call(root, "--version")
     assert (0, "") == (code, errors)
-    assert re.fullmatch(r"collector [\d.]+, commit [0-9a-f]{7,}(-dirty)?, contract [0-9a-f]{16}\n", version)
+    assert re.fullmatch(r"collector [\d.]+, commit [0-9a-f]{7,}(-dirty)?, contract [0-9a-f]{16}, compiled\n", version)
     assert len(FIELDS) == len(json.loads(call(root, "schema", "--json")[1])["properties"])
     assert "received_at" in call(root, "schema", "--parquet")[1]
 
