@@ -1,7 +1,7 @@
 """The stages of an event that bench/micro.py measures, in order, and what each does. The report prints these too."""
 
 EVENTS = 5_120
-ROWS_PER_BATCH = 256
+ROWS_PER_BATCH = 512
 EVENTS_PER_COMMIT = 64
 
 STAGES = {
