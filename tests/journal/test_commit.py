@@ -157,7 +157,7 @@ def large_event(text_bytes: int) -> Event:
 
 async def test_segment_is_sealed_when_its_columns_reach_the_limit(tmp_path: Path) -> None:
     """The charge of its events is far higher, and does not matter."""
-    journal = make_journal(tmp_path, segment_max_bytes=101_000)
+    journal = make_journal(tmp_path, segment_max_bytes=100_000)
     for _ in range(25):
         assert await journal.append(large_event(10_000))
     assert [10, 10] == [segment.rows for segment in journal.sealed]
@@ -363,8 +363,8 @@ async def test_bug_in_a_commit_leaves_no_event_waiting(
 
 
 async def test_without_a_next_segment_the_open_one_is_kept_up_to_twice_its_size(tmp_path: Path, store: Store) -> None:
-    """Measured as columns: each of these events takes 10,000 bytes of text and about 300 bytes for everything else."""
-    journal = make_journal(tmp_path, segment_max_bytes=101_000, store=store)
+    """Measured as columns: each of these events takes 10,000 bytes of text, and little else."""
+    journal = make_journal(tmp_path, segment_max_bytes=100_000, store=store)
     with store.replaced(create=fail(OSError(EMFILE, "Too many open files"))):
         stored = [await journal.append(large_event(10_000)) for _ in range(25)]
         assert 20 * [True] + 5 * [False] == stored
