@@ -3,13 +3,13 @@
 import hashlib
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 from collector.addresses import Address
-from collector.clock import SECONDS_PER_DAY, US_PER_DAY, US_PER_S
+from collector.clock import US_PER_DAY, US_PER_S
 from collector.ingest.daily_key import DailyKeys
 
 # RFC 3339 section 5.6, relaxed twice: a missing offset means UTC, and a space may replace the T (the RFC's own note
@@ -18,6 +18,7 @@ _DATE_TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)?",
     re.ASCII,
 )
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST_TEN_YEARS_US: Final = 3_651 * US_PER_DAY  # around 1900 or 2100, with one leap day; most have two or three
 
@@ -34,18 +35,16 @@ def event_time_us(text: str, received_us: int) -> int | None:
     clock is that wrong by accident. A single event from year 1 or 9999 makes pandas' `tz_convert` and `resample` fail
     for the entire column.
     """
-    try:
-        if _is_usual(text):
-            since = datetime.fromisoformat(text) - _EPOCH
-        elif _DATE_TIME.fullmatch(text):
+    moment_us = _usual_us(text)
+    if moment_us is None:
+        if not _DATE_TIME.fullmatch(text):
+            return None
+        try:
             moment = datetime.fromisoformat(text.upper())
             since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC) - _EPOCH
-        else:
+        except (ValueError, OverflowError):
             return None
-    except (ValueError, OverflowError):
-        return None
-    # `since // timedelta(microseconds=1)` would be slower than any step above except the match.
-    moment_us = (since.days * SECONDS_PER_DAY + since.seconds) * US_PER_S + since.microseconds
+        moment_us = since // timedelta(microseconds=1)
     age_us = received_us - moment_us
     # Nearly every event needs only the first two comparisons (0.05 us). The calendar decides only about events that are
     # ten years old, give or take a day.
@@ -54,24 +53,48 @@ def event_time_us(text: str, received_us: int) -> int | None:
     return None
 
 
-def _is_usual(text: str) -> bool:
-    """Whether the text is like `2026-05-12T10:00:00.123Z`, as JavaScript's toISOString makes it, but for its digits.
+def _usual_us(text: str) -> int | None:
+    """Parse a time like `2026-05-12T10:00:00.123Z`, as JavaScript's toISOString makes it. None: it is not like that.
 
-    `datetime` checks the digits, but accepts the hour 24 in Python 3.13, and anything behind `Z` and a NUL in 3.11. The
-    regular expression would take 0.4 us more.
+    Compiled, this takes a third of what `datetime.fromisoformat` takes.
     """
-    return (
-        len(text) == 24
-        and text[4] == "-"
-        and text[7] == "-"
-        and text[10] == "T"
-        and text[13] == ":"
-        and text[16] == ":"
-        and text[19] == "."
-        and text[23] == "Z"
-        and text[11:13] != "24"
-        and "\0" not in text
-    )
+    if (
+        len(text) != 24
+        or text[10] != "T"
+        or text[13] != ":"
+        or text[16] != ":"
+        or text[19] != "."
+        or text[23] != "Z"
+    ):
+        return None
+    midnight_us = _midnight_us(text[:10])
+    hours, minutes, seconds = _digits(text, 11, 13), _digits(text, 14, 16), _digits(text, 17, 19)
+    milliseconds = _digits(text, 20, 23)
+    if midnight_us is None or not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds < 60 and milliseconds >= 0):
+        return None
+    return midnight_us + ((hours * 60 + minutes) * 60 + seconds) * US_PER_S + milliseconds * 1_000
+
+
+def _digits(text: str, start: int, end: int) -> int:
+    """The number in text[start:end]; -1 if there are other characters than ASCII digits."""
+    number = 0
+    for at in range(start, end):
+        digit = ord(text[at]) - ord("0")
+        if not 0 <= digit <= 9:
+            return -1
+        number = 10 * number + digit
+    return number
+
+
+@lru_cache(maxsize=64)  # nearly all events are of today
+def _midnight_us(text: str) -> int | None:
+    """When the day in `text`, such as `2026-05-12`, begins (UTC). None if it is no day."""
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        return (date.fromisoformat(text) - _EPOCH.date()).days * US_PER_DAY
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=16)
