@@ -14,7 +14,7 @@ import sysconfig
 from setuptools import Extension, setup
 
 COMPILED = {
-    "": ("addresses", "clock", "events", "sites"),
+    "": ("addresses", "clock", "events", "recent", "sites"),
     "edge/": (
         "bodies",
         "client_ip",

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Address
 from random import Random
 
@@ -13,14 +14,17 @@ from rich.table import Table
 
 from bench.sample import bodies
 from bench.stall import CLIENT, NOON_US, USER_AGENT
-from collector.addresses import parse_address
+from collector.addresses import AddressSet, parse_network
 from collector.clock import SystemClock
 from collector.config import RateLimit, SiteSettings
+from collector.edge.client_ip import MAX_KNOWN_CLIENTS, Client, Peers
+from collector.edge.fast_path import END, MAX_KNOWN_LINES, FastPath
 from collector.edge.rate_limit import TokenBuckets, table_bytes
+from collector.edge.responses import stored
 from collector.events import Event
 from collector.ingest.pipeline import Arrival, accept
 from collector.journal.buffer import BATCH_ROWS, Buffer
-from collector.sites import build_site
+from collector.sites import build_site, known_host
 
 
 def held(build: Callable[[], object]) -> tuple[object, int]:
@@ -39,14 +43,32 @@ def buckets(clients: int) -> int:
     table = TokenBuckets(RateLimit(requests_per_minute=1), SystemClock())
     addresses = Random(1).sample(range(1 << 32), clients)
     for number in addresses:
-        table.take(IPv4Address(number))
+        table.take(Client(IPv4Address(number)))
     return len(table)
 
 
-def addresses(count: int) -> None:
-    parse_address.__globals__["_parse_address"].cache_clear()
+def clients_known(count: int) -> tuple[Peers, TokenBuckets]:
+    peers, table = Peers(AddressSet([parse_network("127.0.0.1")])), TokenBuckets(RateLimit(), SystemClock())
     for number in range(count):
-        parse_address(str(IPv4Address(number)))
+        table.take(peers.client("127.0.0.1", str(IPv4Address(number))))
+    return peers, table
+
+
+def lines_known(count: int) -> FastPath:
+    """Lines of about 60 characters."""
+    reader = FastPath()
+    for number in range(count):
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nReferer: https://www.example.com/a-usual-page/%d/%030d" % (
+            number,
+            number,
+        )
+        assert reader.read(head + END, len(head), None) is not None
+    return reader
+
+
+def origins_known(count: int) -> list[object]:
+    origins = [f"https://www.site-{number}.example" for number in range(count)]
+    return [[known_host(origin), stored(origin)] for origin in origins]
 
 
 def accepted(count: int) -> list[Event]:
@@ -65,12 +87,13 @@ def main() -> None:
 
     for clients in (50_000, 100_000, 200_000, 1_000_000):
         row(f"token buckets after {clients:,} clients", buckets(clients), table_bytes())
-    _, size_bytes = held(lambda: addresses(50_000))
-    row(
-        "cache of parsed addresses after 50,000",
-        parse_address.__globals__["_parse_address"].cache_info().currsize,
-        size_bytes,
-    )
+    for what, most, fill in (
+        ("clients", 2 * MAX_KNOWN_CLIENTS, clients_known),
+        ("lines", 2 * MAX_KNOWN_LINES - 9, lines_known),
+        ("origins", 8_192, origins_known),
+    ):
+        _, size_bytes = held(partial(fill, most))
+        row(f"remembered {what}", most, size_bytes)
     events, size_bytes = held(lambda: accepted(BATCH_ROWS))
     assert isinstance(events, list)
     row("events waiting as rows", len(events), size_bytes)

@@ -83,7 +83,7 @@ async def _micro() -> list[Result]:
     peers = Peers(trusted)
     clients = [peers.client("127.0.0.1", address) for address in forwarded]
     arrivals = [
-        Arrival(site, client, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
+        Arrival(site, client.address, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
     ]
     raw = list(bodies(EVENTS))

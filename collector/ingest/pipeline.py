@@ -4,23 +4,18 @@ The pipeline knows nothing about HTTP. Each step that needs no body is a functio
 collector/edge/decide.py sets their order, along with the steps of HTTP.
 """
 
-from functools import lru_cache
-from ipaddress import IPv4Address
 from typing import Any, Final
 
-from collector.addresses import Address, parse_address
+from collector.addresses import Address
 from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.reader import read, timed
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
 from collector.journal.record import Record
-from collector.sites import Site, host_of, origin_of
+from collector.sites import Site, known_host, origin_of
 
 # Longer user agents are cut: browsers send about 120 characters, but a request head may hold 32 KB.
 USER_AGENT_MAX_CHARACTERS: Final = 512
-
-LONGEST_KNOWN_ORIGIN: Final = 300  # room for "https://", a host and a port; longer ones could grow the cache to 16 MB
-LONGEST_HOST: Final = 253  # RFC 1035 section 2.3.4, without the trailing dot
 
 # Memory of a row, besides its body and user agent: 364 bytes for 66 Arrow slots with their validity bits, at most 64
 # for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most 512
@@ -30,7 +25,6 @@ ROW_BYTES: Final = 480
 _FIELD_NAMES: Final = tuple(field.name for field in FIELDS)
 _NUMBERS: Final = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
 _KINDS: Final = {field.name: field.kind for field in FIELDS}
-_ANY_IPV4 = IPv4Address(0)
 _PAGE_PATH: Final = _FIELD_NAMES.index("page_path")
 
 
@@ -68,13 +62,11 @@ def not_localhost(arrival: Arrival) -> Ignored | None:
     site = arrival.site
     if site.allow_localhost:
         return None
-    is_local = _on_localhost(arrival.origin)
-    if is_local is None:
-        is_local = _on_localhost(arrival.referer)
-    if not is_local:
+    by_origin = known_host(arrival.origin or "")
+    if not (by_origin if by_origin.name else known_host(arrival.referer or "")).is_local:
         return None
     if site.allowed_origins is not None:
-        origin = arrival.origin if host_of(arrival.origin) else origin_of(arrival.referer)
+        origin = arrival.origin if by_origin.name else origin_of(arrival.referer)
         if origin is not None and site.allowed_origins.names(origin):
             return None
     return Ignored(Reason.LOCALHOST, "Events from localhost are not tracked")
@@ -191,27 +183,6 @@ def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
     if site.strict:
         return Refused(Reason.INVALID, str(exc), errors=exc.errors)
     return Ignored(Reason.INVALID, str(exc))
-
-
-def _on_localhost(url: str | None) -> bool | None:
-    """Whether the URL's host is this machine. None if the URL has no host."""
-    if not url:
-        return None
-    return _known_on_localhost(url) if len(url) <= LONGEST_KNOWN_ORIGIN else _host_is_local(url)
-
-
-def _host_is_local(url: str) -> bool | None:
-    host = host_of(url)
-    if host is None or len(host) > LONGEST_HOST:
-        return None if host is None else False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address = parse_address(host)
-    return address is not None and (address.is_loopback or address == _ANY_IPV4)
-
-
-# Pages keep sending the same origin. A cached lookup takes 0.1 us instead of 1 us; the cache takes at most 2 MB.
-_known_on_localhost: Final = lru_cache(maxsize=4_096)(_host_is_local)
 
 
 def _clean(user_agent: str) -> str:

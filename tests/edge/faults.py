@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from collector.edge.client_ip import Client
 from tests.edge.conftest import Serve
 from tests.edge.wire import head
 from tests.support import Running, body
 
-LOOPBACK = IPv4Address("127.0.0.1")
+LOOPBACK = Client(IPv4Address("127.0.0.1"))
 MAX_BODY_BYTES = 512
 LOCALHOST = b"http://localhost:3000"
 ELSEWHERE = b"https://elsewhere.example"

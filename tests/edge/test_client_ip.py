@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.addresses import AddressSet, parse_network
-from collector.edge.client_ip import NO_ADDRESS, Peers
+from collector.edge.client_ip import LONGEST_KNOWN_VALUE, NO_ADDRESS, Peers
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
 from tests.support import FakeClock, body
@@ -85,7 +85,7 @@ def test_client_is_the_rightmost_address_that_is_not_trusted(
     header = ",".join(forwarded_for) if forwarded_for else None
     peers = Peers(TRUSTED)
     for _ in range(2):  # the second time, the peer comes from the cache
-        assert ip_address(client) == peers.client(peer, header)
+        assert ip_address(client) == peers.client(peer, header).address
 
 
 EMPTY = st.sampled_from(["", " ", "\t", " \t "])
@@ -111,11 +111,12 @@ def test_empty_list_elements_are_ignored(headers: list[list[str]]) -> None:
     without = [element for header in headers for element in header if element.strip(" \t")]
     peers = Peers(TRUSTED)
     for comma in (",", ", "):
-        assert peers.client(PROXY, comma.join(without)) == peers.client(PROXY, ",".join(sent))
+        plain, padded = peers.client(PROXY, comma.join(without)), peers.client(PROXY, ",".join(sent))
+        assert plain.address == padded.address
 
 
 def test_header_is_ignored_when_no_proxy_is_trusted() -> None:
-    assert ip_address(PROXY) == Peers(AddressSet(())).client(PROXY, "203.0.113.9")
+    assert ip_address(PROXY) == Peers(AddressSet(())).client(PROXY, "203.0.113.9").address
 
 
 async def test_spoofed_header_bypasses_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
@@ -157,9 +158,28 @@ async def test_header_of_a_trusted_proxy_separates_clients(serve: Serve, connect
     assert ["203.0.113.1", "2001:db8::7"] == [row["client_ip"] for row in collector.rows()]
 
 
-def test_remembered_peers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.edge.client_ip.MAX_KNOWN_PEERS", 10)
+def test_remembered_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and length."""
+    monkeypatch.setattr("collector.edge.client_ip.MAX_KNOWN_CLIENTS", 10)
     peers = Peers(TRUSTED)
     for number in range(50):
-        assert ip_address(number) == peers.client(str(ip_address(number)), None)
-        assert len(peers) <= 10
+        address = ip_address(number)
+        assert [address, address] == [
+            peers.client(str(address), None).address,
+            peers.client(PROXY, str(address)).address,
+        ]
+        assert len(peers._peers) <= 20
+        assert len(peers._forwarded) <= 20
+        endless = f"{'1' * LONGEST_KNOWN_VALUE}, {address}"
+        assert address == peers.client(PROXY, endless).address
+        assert [True, False] == [text in peers._forwarded for text in (str(address), endless)]
+
+
+def test_header_without_an_address_gives_each_peer_its_own_client() -> None:
+    """What is remembered of a header must not depend on the peer that sent it."""
+    peers = Peers(TRUSTED)
+    for _ in range(2):
+        for peer in (PROXY, "10.0.0.2"):
+            assert ip_address(peer) == peers.client(peer, "unknown").address
+    assert ip_address("203.0.113.9") == peers.client(PROXY, "203.0.113.9").address
+    assert ip_address("203.0.113.1") == peers.client("203.0.113.1", "203.0.113.9").address

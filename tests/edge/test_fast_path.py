@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from aiohttp.http_parser import SINGLETON_HEADERS
 
+from collector import sites
 from collector.daemon.wiring import build_rules
 from collector.edge import responses
 from collector.edge.exchange import Exchange
 from collector.edge.fast_path import END, LONGEST_HEAD_BYTES
 from collector.edge.standard_path import StandardPath
-from collector.ingest import pipeline
 from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.faults import FAULTS, collector_with, faulty
 from tests.edge.wire import Wire, chunk, head, request, tally
@@ -252,15 +252,15 @@ async def test_date_changes_with_the_second(wire: Wire, monkeypatch: pytest.Monk
 
 
 async def test_remembered_origins_are_bounded(collector: Running, wire: Wire) -> None:
-    """In number and length. Each response echoes its own origin."""
+    """In length; tests/test_recent.py has their number. Each response echoes its own origin."""
     for number in range(50):
         answer = await wire.ask(request(body(), b"Origin: https://%d.example" % number))
-        assert f"https://{number}.example" == answer.headers[ALLOWED]
-    known = [cache.cache_info() for cache in (responses._known_stored, pipeline._known_on_localhost)]
-    assert all(info.maxsize and info.currsize <= info.maxsize for info in known)
+        origin = f"https://{number}.example"
+        assert origin == answer.headers[ALLOWED]
+        assert [True, True] == [origin in cache for cache in (responses._known_stored, sites._known_hosts)]
     endless = "https://" + 1_000 * "x" + ".example"
     assert endless == (await wire.ask(request(body(), b"Origin: " + endless.encode()))).headers[ALLOWED]
-    assert known == [cache.cache_info() for cache in (responses._known_stored, pipeline._known_on_localhost)]
+    assert [False, False] == [endless in cache for cache in (responses._known_stored, sites._known_hosts)]
 
 
 @pytest.mark.parametrize("origin", [b"null", b"", b"https://", b"shop"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bench.requests import requests
 from collector.edge import fast_path
-from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, MOST_LINES, FastPath
+from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, LONGEST_KNOWN_LINE_BYTES, MOST_LINES, FastPath
 from collector.edge.request import ONCE, Route, find_route
 from tests.edge.wire import head, request
 
@@ -213,17 +213,20 @@ def test_aiohttp_accepts_the_longest_heads_of_the_fast_path() -> None:
 
 
 def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In number and length. Lines that differ for every client are not remembered."""
+    """In number and length. Lines that differ for every request are not remembered."""
     monkeypatch.setattr(fast_path, "MAX_KNOWN_LINES", 20)
     monkeypatch.setattr(fast_path, "MAX_KNOWN_REQUEST_LINES", 20)
     reader = FastPath()
     for number in range(100):
-        own = (b"X-Forwarded-For: 192.0.2.%d" % number, b"Cookie: %d" % number)
-        assert read(head(b"Content-Length: 0", b"X: %d" % number, *own, b"Y: " + b"y" * 1_100), reader) is not None
-        assert read(head(b"Content-Length: 0").replace(b"demo", b"%d" % number), reader) is not None
-        assert len(reader._lines) <= 20
-        assert read(head(b"Content-Length: 0", target=f"/{number}?" + 200 * "x"), reader) is not None
-        assert len(reader._known) <= 20
-    assert not [line for line in reader._lines if line.startswith((b"X-F", b"Cookie", b"Y"))]
-    assert [line for line in reader._lines if line.startswith(b"X: ")]
-    assert not [line for line in reader._known if len(line) > 128]
+        usual, own = b"X: %d" % number, b"Cookie: %d" % number
+        longest = b"Y: %03d" % number + b"y" * (LONGEST_KNOWN_LINE_BYTES - 6)
+        for line in (usual, own, longest, longest + b"y"):
+            assert read(head(b"Content-Length: 0", line), reader) is not None
+        assert [True, False, True, False] == [line in reader._lines for line in (usual, own, longest, longest + b"y")]
+        assert len(reader._lines) <= 40
+        first = b"POST /public/%d/analytics/collect HTTP/1.1" % number
+        endless = b"POST /%d?" % number + 200 * b"x" + b" HTTP/1.1"
+        for line in (first, endless):
+            assert read(head(b"Content-Length: 0", target=line.split()[1].decode()), reader) is not None
+        assert [True, False] == [line in reader._known for line in (first, endless)]
+        assert len(reader._known) <= 40

@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collector.addresses import Address
 from collector.clock import SystemClock
 from collector.config import RateLimit
+from collector.edge.client_ip import Client
 from collector.edge.rate_limit import WAYS, BucketTable, TokenBuckets, table_bytes, too_many
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request, tally
 from tests.support import FakeClock, body
 
-A, B, C, D = CLIENTS = tuple[Address, ...](IPv4Address(f"192.0.2.{n}") for n in range(1, 5))
+A, B, C, D = CLIENTS = tuple(Client(IPv4Address(f"192.0.2.{n}")) for n in range(1, 5))
 NS = 1e-9
 NS_PER_MINUTE = 60_000_000_000
 
 
-def tokens(buckets: TokenBuckets, client: Address) -> int:
+def tokens(buckets: TokenBuckets, client: Client) -> int:
     """Take all the tokens that a client has, and count them."""
     taken = 0
     while not buckets.take(client):
@@ -43,8 +43,8 @@ def known(buckets: TokenBuckets) -> dict[int, int]:
     return {key: moment for key, moment in zip(table.keys, table.full_at_ns, strict=True) if moment}
 
 
-def many(count: int) -> list[Address]:
-    return [IPv4Address((10 << 24) + n) for n in range(count)]
+def many(count: int) -> list[Client]:
+    return [Client(IPv4Address((10 << 24) + n)) for n in range(count)]
 
 
 def test_first_minute_passes_2400_and_each_later_one_1200(clock: FakeClock) -> None:
@@ -142,7 +142,7 @@ PAUSES_NS = st.one_of(st.just(0), st.integers(0, 10**6), st.integers(0, 10**9), 
 
 @settings(deadline=None)
 @given(EVEN, st.lists(st.tuples(st.sampled_from(CLIENTS), PAUSES_NS), max_size=60))
-def test_buckets_agree_with_the_textbook(limit: RateLimit, requests: list[tuple[Address, int]]) -> None:
+def test_buckets_agree_with_the_textbook(limit: RateLimit, requests: list[tuple[Client, int]]) -> None:
     """Both pass the same requests, and give the same wait to the rest."""
     clock = FakeClock()
     buckets = TokenBuckets(limit, clock)
@@ -165,8 +165,8 @@ def test_buckets_agree_with_the_textbook(limit: RateLimit, requests: list[tuple[
 )
 def test_client_is_an_ipv4_address_or_an_ipv6_network(clock: FakeClock, one: str, other: str, share: bool) -> None:
     buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1), clock)
-    buckets.take(ip_address(one))
-    assert share == bool(buckets.take(ip_address(other)))
+    buckets.take(Client(ip_address(one)))
+    assert share == bool(buckets.take(Client(ip_address(other))))
 
 
 @pytest.mark.parametrize("prefix", [1, 16, 24, 31, 32, 48, 128])
@@ -174,10 +174,30 @@ def test_no_ipv6_network_shares_a_bucket_with_an_ipv4_address(clock: FakeClock, 
     """The network and the address are the same number here."""
     buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1, ipv6_prefix=prefix), clock)
     number = 0x20010DB8 % (1 << prefix)
-    network, address = IPv6Address(number << 128 - prefix), IPv4Address(number)
+    network, address = Client(IPv6Address(number << 128 - prefix)), Client(IPv4Address(number))
     assert [0, 0] == [buckets.take(network), buckets.take(address)]
     assert buckets.take(network)
     assert buckets.take(address)
+
+
+def test_client_is_looked_up_anew_once_its_slot_has_another(clock: FakeClock) -> None:
+    """Its bucket is forgotten then, so it starts with a full one and charges no other client."""
+    buckets = TokenBuckets(RateLimit(burst=2, requests_per_minute=1), clock, one_set())
+    assert 0 == buckets.take(A)
+    for client in many(WAYS):
+        assert 2 == tokens(buckets, client)
+    before = known(buckets)
+    assert 0 == buckets.take(A)
+    assert 1 == len(before.keys() - known(buckets).keys())
+    assert [0, 1] == [min(buckets.take(A), 1) for _ in range(2)]
+
+
+def test_client_has_a_bucket_in_each_table(clock: FakeClock) -> None:
+    """What one limiter remembers of a client means nothing to another one."""
+    some = [TokenBuckets(RateLimit(burst=3, ipv6_prefix=prefix), clock) for prefix in (64, 48)]
+    neighbours = [Client(IPv6Address((0x20010DB8 << 96) + (n << 64))) for n in range(2)]
+    taken = [[tokens(buckets, client) for client in neighbours] for buckets in some]
+    assert [[3, 3], [3, 0]] == taken
 
 
 def test_flood_of_addresses_never_grows_memory_and_refuses_no_newcomer(clock: FakeClock) -> None:
@@ -186,7 +206,7 @@ def test_flood_of_addresses_never_grows_memory_and_refuses_no_newcomer(clock: Fa
 
     def flood(addresses: int) -> None:
         for number in range(addresses):
-            assert 0 == buckets.take(client := IPv4Address(number))
+            assert 0 == buckets.take(client := Client(IPv4Address(number)))
             assert 0 == buckets.take(client)
             clock.advance(0.00001)
 
@@ -230,7 +250,7 @@ def test_clients_spread_over_the_sets(clock: FakeClock) -> None:
     for spaced in 10 * (1, 256, 65_536):  # each with new secrets
         buckets = TokenBuckets(RateLimit(), clock, BucketTable(sets=1 << 10))
         for number in range(3 << 10):
-            buckets.take(IPv4Address(number * spaced))
+            buckets.take(Client(IPv4Address(number * spaced)))
         assert len(buckets) > 0.98 * (3 << 10)
 
 
@@ -279,7 +299,7 @@ def test_flood_over_drained_buckets_displaces_only_its_own(limit: RateLimit, clo
     for client in many(WAYS):
         tokens(buckets, client)
     for number in range(1_000):
-        assert 0 == buckets.take(IPv4Address((11 << 24) + number))
+        assert 0 == buckets.take(Client(IPv4Address((11 << 24) + number)))
     still_drained = [client for client in many(WAYS) if buckets.take(client)]
     assert (WAYS, WAYS - 1) == (len(buckets), len(still_drained))
 
@@ -298,7 +318,7 @@ def test_set_keeps_all_but_the_fullest(rounds: list[tuple[int, int, float]], lim
     for number, requests, seconds in rounds:
         clock.advance(seconds)
         for _ in range(requests):
-            if buckets.take(IPv4Address(number)):
+            if buckets.take(Client(IPv4Address(number))):
                 continue
             if number not in full_at and len(full_at) == WAYS:
                 (forgotten,) = full_at.keys() - known(buckets).keys()
@@ -327,11 +347,12 @@ import sys, time
 from ipaddress import ip_address
 from collector.clock import SystemClock
 from collector.config import RateLimit
+from collector.edge.client_ip import Client
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 
 file, burst, *clients = sys.argv[1:]
 buckets = TokenBuckets(RateLimit(requests_per_minute=1, burst=int(burst)), SystemClock(), BucketTable(file=int(file)))
-for client in map(ip_address, clients):
+for client in map(Client, map(ip_address, clients)):
     print("ready", flush=True)
     start_ns = int(input())
     while time.monotonic_ns() < start_ns:
@@ -354,7 +375,7 @@ def test_processes_that_share_a_table_share_each_bucket() -> None:
     os.ftruncate(file, table_bytes())
     # Map it first: the first to map a table writes its secrets.
     buckets = TokenBuckets(RateLimit(requests_per_minute=1, burst=burst), SystemClock(), BucketTable(file=file))
-    assert burst == tokens(buckets, IPv4Address("198.51.100.1")), "one process alone is exact"
+    assert burst == tokens(buckets, Client(IPv4Address("198.51.100.1"))), "one process alone is exact"
     command = [sys.executable, "-c", TAKER, str(file), str(burst), *map(str, clients)]
     with ExitStack() as started:
         started.callback(os.close, file)
@@ -373,7 +394,7 @@ def test_processes_that_share_a_table_share_each_bucket() -> None:
                 taker.stdin.flush()
             granted = sum(int(_line_of(taker)) for taker in takers)
             assert burst <= granted < 1.5 * burst, client
-            assert buckets.take(client) > 0
+            assert buckets.take(Client(client)) > 0
 
 
 def _line_of(process: subprocess.Popen[str]) -> str:
@@ -384,9 +405,9 @@ def _line_of(process: subprocess.Popen[str]) -> str:
 def test_networks_longer_than_64_bits_are_kept_apart(clock: FakeClock) -> None:
     """They do not fit a key, so the key is their hash."""
     buckets = TokenBuckets(RateLimit(burst=1, requests_per_minute=1, ipv6_prefix=96), clock)
-    networks = [IPv6Address((0x20010DB8 << 96) + (n << 32)) for n in range(1_000)]
-    assert {0} == {buckets.take(network) for network in networks}
-    assert all(buckets.take(IPv6Address(int(network) + 1)) for network in networks)
+    networks = [(0x20010DB8 << 96) + (n << 32) for n in range(1_000)]
+    assert {0} == {buckets.take(Client(IPv6Address(network))) for network in networks}
+    assert all(buckets.take(Client(IPv6Address(network + 1))) for network in networks)
 
 
 async def test_client_over_its_rate_learns_when_to_retry(serve: Serve, connect: Connect, clock: FakeClock) -> None:
