@@ -39,7 +39,7 @@ from collector.ingest.pipeline import (
     ip_not_excluded,
     not_localhost,
     origin_allowed,
-    to_values,
+    to_row,
     tracking_enabled,
 )
 from collector.ingest.reader import read as read_event
@@ -127,7 +127,7 @@ async def _micro() -> list[Result]:
 
     def values() -> None:
         for event in read:
-            to_values(event, NOON_US)
+            to_row(event, NOON_US)
 
     def read_at_once() -> None:
         for body in raw:
@@ -138,8 +138,7 @@ async def _micro() -> list[Result]:
             accept(arrival, body, NOON_US, policy)
 
     def encoded() -> None:
-        for event in events:
-            encode(event, 1)
+        encode(events, 1)
 
     def columns() -> None:
         for at in range(0, len(rows), ROWS_PER_BATCH):

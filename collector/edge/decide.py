@@ -1,13 +1,12 @@
 """The decision: the disposition of each request, on the fast path and on the standard path.
 
-`before_body` decides what it can without the body, `with_body` the rest. `Decider.checks` lists the checks in order;
+`before_body` decides what it can without the body, `with_body` the rest. `Decider._check` lists the checks in order;
 the first one that returns something decides. `_finish` counts every request and decides whether its connection closes.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, assert_never
 
 from collector.clock import Clock
@@ -23,7 +22,7 @@ from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, origin_allowed, tracking_enabled
 from collector.journal.flush.rejects import Rejected, Rejects
-from collector.journal.journal import Journal
+from collector.journal.journal import Journal, Submission
 from collector.metrics import Metrics
 from collector.sites import Sites
 
@@ -45,9 +44,6 @@ BROKEN = Refused(Reason.INVALID, "Bad request")
 
 Reply = Callable[[Request, Response | None], object]
 """Send the response; None: reset the connection. Called once, now or later. Must not raise."""
-
-Check = Callable[[Request], Response | Dropped | None]
-"""None: the request passes, and the next check runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +69,6 @@ class Decider:
         self.in_flight = InFlight()
         self._rejects = rejects
         self._clock = clock
-        # The checks that need no body. `accept` (ingest/pipeline.py) checks JSON, schema and page path later.
-        # `known_site` sets request.site and request.counts, `within_rate` sets request.client; checks that use these
-        # must come after. Checks that depend on HTTP are methods here, the others are steps of the pipeline.
-        # docs/contributing.md lists what a new check needs.
-        self.checks: tuple[Check, ...] = (
-            self.is_event,
-            self.known_site,
-            self.within_rate,
-            self.able_to_store,
-            tracking_enabled,
-            not_localhost,
-            origin_allowed,
-            ip_not_excluded,
-            self.size_allowed,
-            self.encoding_known,
-        )
 
     def before_body(self, request: Request) -> Response | None:
         """Return the response if it needs no body.
@@ -98,15 +78,10 @@ class Decider:
         """
         self.in_flight.count += 1
         try:
-            for check in self.checks:
-                outcome = check(request)
-                if outcome is not None:
-                    break
-            else:
-                return None
+            outcome = self._check(request)
         except Exception:  # noqa: BLE001 - `fail` logs it
             return self.fail(request)
-        return self._finish_early(request, outcome)
+        return None if outcome is None else self._finish_early(request, outcome)
 
     def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
         """Reply now, or once the event is stored."""
@@ -115,8 +90,7 @@ class Decider:
             received_us = self._clock.now_us()
             outcome = accept(request, body, received_us, self.rules.client_ip)
             if isinstance(outcome, Event):
-                # `partial`, as a closure would make more objects per event for the garbage collector to scan.
-                self.journal.submit(outcome, partial(self._on_commit, request, reply))
+                self.journal.submit(_Submitted(outcome, self, request, reply))
                 return
             if outcome.reason is Reason.INVALID:
                 self._keep(request, Rejected(received_us, outcome.message, body))
@@ -171,7 +145,27 @@ class Decider:
         counts.count_dropped(refusal.refused.reason)
         return responses.bad_head(refusal.origin, refusal.refused)
 
-    # The checks.
+    def _check(self, request: Request) -> Response | Dropped | None:
+        """Return the outcome of the first check that the request fails, or None.
+
+        These checks need no body. `accept` (ingest/pipeline.py) checks JSON, schema and page path later. Checks that
+        depend on HTTP are methods here, the others are steps of the pipeline. docs/contributing.md lists what a new
+        check needs.
+        """
+        return (
+            self.is_event(request)
+            or self.known_site(request)  # sets `site` and `counts`, which later checks use
+            or self.within_rate(request)  # sets `client`
+            or self.able_to_store(request)
+            or tracking_enabled(request)
+            or not_localhost(request)
+            or origin_allowed(request)
+            or ip_not_excluded(request)
+            or self.size_allowed(request)
+            or self.encoding_known(request)
+        )
+
+    # The checks. Each returns None if the request passes.
 
     def is_event(self, request: Request) -> Response | Refused | None:
         """Respond here to all requests that are not events; they cost no token."""
@@ -226,7 +220,7 @@ class Decider:
         if not self._rejects.keep(request.site.id, rejected):
             self.metrics.rejected_lost.inc()
 
-    def _on_commit(self, request: Request, reply: Reply, stored: bool) -> None:
+    def committed(self, request: Request, reply: Reply, stored: bool) -> None:
         """Reply once the event is stored or has failed. Never raises: the journal would treat it as its own failure."""
         try:
             response = self._finish(request, STORED if stored else unavailable())
@@ -257,6 +251,19 @@ class Decider:
         if response.close or self.in_flight.draining:
             request.close = True
         return response
+
+
+class _Submitted(Submission):
+    """The event of a request that waits for its response."""
+
+    def __init__(self, event: Event, decider: Decider, request: Request, reply: Reply) -> None:
+        super().__init__(event)
+        self._decider: Final = decider
+        self._request: Final = request
+        self._reply: Final = reply
+
+    def done(self, stored: bool) -> None:
+        self._decider.committed(self._request, self._reply, stored)
 
 
 def unavailable() -> Refused:

@@ -58,14 +58,7 @@ def _usual_us(text: str) -> int | None:
 
     Compiled, this takes a third of what `datetime.fromisoformat` takes.
     """
-    if (
-        len(text) != 24
-        or text[10] != "T"
-        or text[13] != ":"
-        or text[16] != ":"
-        or text[19] != "."
-        or text[23] != "Z"
-    ):
+    if len(text) != 24 or text[10] != "T" or text[13] != ":" or text[16] != ":" or text[19] != "." or text[23] != "Z":
         return None
     midnight_us = _midnight_us(text[:10])
     hours, minutes, seconds = _digits(text, 11, 13), _digits(text, 14, 16), _digits(text, 17, 19)

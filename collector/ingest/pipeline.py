@@ -9,7 +9,7 @@ from typing import Any, Final
 from collector.addresses import Address
 from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy
-from collector.ingest.reader import read, timed
+from collector.ingest.reader import FIRST_FIELD, read, row_of
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
 from collector.journal.record import Record
 from collector.sites import Site, known_host, origin_of
@@ -23,9 +23,11 @@ USER_AGENT_MAX_CHARACTERS: Final = 512
 ROW_BYTES: Final = 480
 
 _FIELD_NAMES: Final = tuple(field.name for field in FIELDS)
-_NUMBERS: Final = tuple((index, field.name) for index, field in enumerate(FIELDS) if field.kind is Kind.NUMBER)
+_NUMBERS: Final = tuple(
+    (index, field.name) for index, field in enumerate(FIELDS, FIRST_FIELD) if field.kind is Kind.NUMBER
+)
 _KINDS: Final = {field.name: field.kind for field in FIELDS}
-_PAGE_PATH: Final = _FIELD_NAMES.index("page_path")
+_PAGE_PATH: Final = FIRST_FIELD + _FIELD_NAMES.index("page_path")
 
 
 class Arrival:
@@ -87,13 +89,13 @@ def ip_not_excluded(arrival: Arrival) -> Ignored | None:
 def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy) -> Event | Ignored | Refused:
     """Return the event in `body`, ready to be stored, or the reason it is ignored or refused."""
     site = arrival.site
-    values = read(body, received_us)
-    if values is None:  # the event may still be valid; if not, the validator raises the reason
+    row = read(body, received_us)
+    if row is None:  # the event may still be valid; if not, the validator raises the reason
         try:
-            values = _validated(body, received_us, site)
+            row = _validated(body, received_us, site)
         except InvalidEvent as exc:
             return invalid(site, exc)
-    page_path = values[_PAGE_PATH]
+    page_path = row[_PAGE_PATH]
     assert isinstance(page_path, str)  # the contract requires it
     if page_path in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
@@ -104,18 +106,18 @@ def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpP
     else:
         user_agent = _clean(user_agent)
         size_bytes = ROW_BYTES + len(user_agent.encode()) + len(body)
-    row: Row = [site.id, received_us, *values, kept_ip, user_agent]
+    row[0], row[-2], row[-1] = site.id, kept_ip, user_agent
     return Event(site.id, received_us, kept_ip, user_agent, body, row, size_bytes)
 
 
 def _validated(body: bytes, received_us: int, site: Site) -> Row:
-    """Return the event's values, as `read` does. Raises InvalidEvent."""
+    """Return the event's row, as `read` does. Raises InvalidEvent."""
     event = parse(body)
     if site.strict:
         check_all(event, body)
     else:
         check(event, body)
-    return to_values(event, received_us)
+    return to_row(event, received_us)
 
 
 def replay(record: Record) -> tuple[Event, bool]:
@@ -125,24 +127,24 @@ def replay(record: Record) -> tuple[Event, bool]:
     that no longer fits its column becomes null. A body that can no longer be parsed gives a row of nulls.
     """
     _, _, site_id, received_us, client_ip, user_agent, body = record
-    values, fits = read(body, received_us), True
-    if values is None:
-        values, fits = _fitting(body, received_us)
-    row: Row = [site_id, received_us, *values, client_ip, user_agent]
+    row, fits = read(body, received_us), True
+    if row is None:
+        row, fits = _fitting(body, received_us)
+    row[0], row[-2], row[-1] = site_id, client_ip, user_agent
     size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
     return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
 
 
 def _fitting(body: bytes, received_us: int) -> tuple[Row, bool]:
-    """Return the values that fit their columns, None for the others, and whether there are no others."""
+    """Return a row of the values that fit their columns, None for the others, and whether there are no others."""
     try:
         event = parse(body)
     except InvalidEvent:
-        return to_values({}, received_us), False
+        return to_row({}, received_us), False
     misfits = [name for name in event.keys() & _KINDS.keys() if not _fits(_KINDS[name], event[name])]
     for name in misfits:
         event[name] = None
-    return to_values(event, received_us), not misfits
+    return to_row(event, received_us), not misfits
 
 
 def _fits(kind: Kind, value: Any) -> bool:
@@ -164,18 +166,18 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def to_values(event: dict[str, Any], received_us: int) -> Row:
-    """Return the event's values: one for each field of the contract, then `event_time_raw`. Drops unknown fields.
+def to_row(event: dict[str, Any], received_us: int) -> Row:
+    """Return the event's row, without the site, the client's address and the user agent. Drops unknown fields.
 
     Raises InvalidEvent for a number beyond the range of a float64. This is the last check: later code hands the values
     to Arrow as they are.
     """
-    values: Row = [*map(event.get, _FIELD_NAMES), None]
+    row = row_of(map(event.get, _FIELD_NAMES), received_us)
     for index, name in _NUMBERS:
         value = event.get(name)
         if value is not None:
-            values[index] = number(name, value)
-    return timed(values, received_us)
+            row[index] = number(name, value)
+    return row
 
 
 def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:

@@ -7,12 +7,12 @@ The reader never reports an error. If it declines an event, ujson and the valida
 declines all that is not strict JSON (RFC 8259), and lone surrogates, which these accept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from collector.events import CONTRACT, FIELDS, Column, Kind, Row
+from collector.events import COLUMNS, CONTRACT, FIELDS, Column, Kind, Row
 from collector.ingest.enrich import event_time_us
 
 _TYPES = {Kind.STRING: str, Kind.TIMESTAMP: str, Kind.BOOLEAN: bool, Kind.NUMBER: float}
@@ -48,27 +48,32 @@ _MOST_OPENED: Final = 200
 
 _decode: Final = msgspec.json.Decoder(_struct()).decode
 _as_tuple: Final = msgspec.structs.astuple
-_EVENT_TIME: Final = [field.name for field in FIELDS].index("event_time")
+FIRST_FIELD: Final = [column.name for column in COLUMNS].index(FIELDS[0].name)
+_EVENT_TIME: Final = [column.name for column in COLUMNS].index("event_time")
+_EVENT_TIME_RAW: Final = [column.name for column in COLUMNS].index("event_time_raw")
 
 
 def read(body: bytes, received_us: int) -> Row | None:
-    """Return the values of a clearly valid event, as `to_values` does. None: the validator must decide."""
+    """Return the row of a clearly valid event, as `to_row` does. None: the validator must decide."""
     if (b"[" in body or body.find(b"{", 1) > 0) and body.count(b"[") + body.count(b"{") > _MOST_OPENED:
         return None
     try:
         if not body.isascii():
             body.decode()  # msgspec skips unknown fields without checking that they are UTF-8
-        values: Row = [*_as_tuple(_decode(body)), None]
+        return row_of(_as_tuple(_decode(body)), received_us)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return timed(values, received_us)
 
 
-def timed(values: Row, received_us: int) -> Row:
-    """Replace the text of `event_time` by a time, or move it to the last value, `event_time_raw`. Returns `values`."""
-    text = values[_EVENT_TIME]
+def row_of(values: Iterable[Any], received_us: int) -> Row:
+    """Return a row with the values of FIELDS, but without the site, the client's address and the user agent.
+
+    The text of `event_time` becomes a time, or else moves to `event_time_raw`.
+    """
+    row: Row = [None, received_us, *values, None, None, None]
+    text = row[_EVENT_TIME]
     if isinstance(text, str):  # today's contract requires it, but a record may come from another version
-        values[_EVENT_TIME] = event_time_us(text, received_us)
-        if values[_EVENT_TIME] is None:
-            values[-1] = text
-    return values
+        row[_EVENT_TIME] = event_time_us(text, received_us)
+        if row[_EVENT_TIME] is None:
+            row[_EVENT_TIME_RAW] = text
+    return row

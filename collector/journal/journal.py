@@ -45,8 +45,28 @@ SEALING_MAX = 4
 # Memory for events, in segments: one open, one being flushed, one being copied by the sort, and one waiting.
 MEMORY_SEGMENTS = 4
 
-OnCommit = Callable[[bool], object]
-"""Called once, with True if the event is stored. Must not raise."""
+
+class Submission:
+    """An event on its way into the journal. A class rather than a callback: compiled code calls it 0.2 us faster."""
+
+    def __init__(self, event: Event) -> None:
+        self.event: Final = event
+
+    def done(self, stored: bool) -> None:
+        """Called once, with True if the event is stored. Must not raise."""
+        raise NotImplementedError
+
+
+class _Awaited(Submission):
+    """Its outcome is the result of a future."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(event)
+        self.stored: Final[asyncio.Future[bool]] = asyncio.get_running_loop().create_future()
+
+    def done(self, stored: bool) -> None:
+        if not self.stored.done():  # it is done if the request was cancelled
+            self.stored.set_result(stored)
 
 
 class Journal:
@@ -71,9 +91,8 @@ class Journal:
         self._commit_seconds = metrics.commit_seconds
         self._buffer = Buffer()
         self._file: SegmentFile | None = None
-        self._waiting: list[tuple[Event, OnCommit]] = []
-        # Events whose `on_commit` has not been called yet.
-        self._committing: Iterator[tuple[Event, OnCommit]] = iter(())
+        self._waiting: list[Submission] = []
+        self._committing: Iterator[Submission] = iter(())  # those whose `done` has not been called yet
         self._waiting_bytes = 0  # of `_waiting` and `_committing`
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
@@ -118,20 +137,20 @@ class Journal:
         """Store the event. Returns True once it is as safe as `durability` says, False if it is not stored."""
         if self.unready_reason() is not None:
             return False
-        committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        # The future is already done if the request was cancelled meanwhile.
-        self.submit(event, lambda stored: None if committed.done() else committed.set_result(stored))
-        return await committed
+        submission = _Awaited(event)
+        self.submit(submission)
+        return await submission.stored
 
-    def submit(self, event: Event, on_commit: OnCommit) -> None:
-        """Store the event and call `on_commit`, possibly at once. `unready_reason()` must be None."""
+    def submit(self, submission: Submission) -> None:
+        """Store the event and call `done`, possibly at once. `unready_reason()` must be None."""
+        event = submission.event
         if self.in_memory:
             self._buffer.append(event)
             if self._filled() >= 1:
                 self._take_buffer()
-            on_commit(True)
+            submission.done(True)
             return
-        self._waiting.append((event, on_commit))
+        self._waiting.append(submission)
         self._waiting_bytes += event.size_bytes + WAITING_EVENT_BYTES
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_rounds())
@@ -262,8 +281,8 @@ class Journal:
         except BaseException as exc:
             # A bug. Committed events are safe in the journal; the next process publishes them.
             self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
-            for _, on_commit in (*self._committing, *self._waiting):
-                on_commit(False)
+            for submission in (*self._committing, *self._waiting):
+                submission.done(False)
             raise
         finally:
             self._committer = None
@@ -285,18 +304,20 @@ class Journal:
         for start in range(0, len(group), TAKEN_OVER_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            for event, on_commit in islice(self._committing, TAKEN_OVER_AT_ONCE):
-                on_commit(stored)
+            for submission in islice(self._committing, TAKEN_OVER_AT_ONCE):
+                event = submission.event
+                submission.done(stored)
                 self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 if stored:
                     self._buffer.append(event)
 
-    async def _encode(self, file: SegmentFile, group: list[tuple[Event, OnCommit]]) -> bytes:
+    async def _encode(self, file: SegmentFile, group: list[Submission]) -> bytes:
         """Encode here, and not in the thread: there it would wait for the GIL, and then hold it."""
         pieces: list[bytes] = []
         events: list[Event] = []
         size_bytes = 0
-        for event, _ in group:
+        for submission in group:
+            event = submission.event
             if size_bytes >= ENCODED_AT_ONCE_BYTES:
                 pieces.append(file.encode(events))
                 events, size_bytes = [], 0

@@ -116,25 +116,24 @@ def crc_seed(segment_id: str) -> int:
     return zlib.crc32(bytes.fromhex(segment_id))
 
 
-def encode(event: Event, seed: int) -> bytes:
-    """Encode an event as a record."""
-    client_ip, user_agent = event.client_ip, event.user_agent
-    site = event.site_id.encode()
-    ip = b"" if client_ip is None else client_ip.encode()
-    agent = b"" if user_agent is None else user_agent.encode()
-    fixed = _FIXED.pack(
-        event.received_us,
-        len(site),
-        0 if client_ip is None else len(ip) + 1,
-        0 if user_agent is None else len(agent) + 1,
-    )
-    payload = b"".join((fixed, site, ip, agent, event.body))
-    return _FRAME.pack(_MARK, len(payload), _crc(seed, payload)) + payload
-
-
-def encode_group(events: Iterable[Event], seed: int) -> bytes:
+def encode(events: Iterable[Event], seed: int) -> bytes:
     """Encode events as records, one after the other."""
-    return b"".join([encode(event, seed) for event in events])
+    pieces: list[bytes] = []
+    for event in events:
+        client_ip, user_agent = event.client_ip, event.user_agent
+        site = event.site_id.encode()
+        ip = b"" if client_ip is None else client_ip.encode()
+        agent = b"" if user_agent is None else user_agent.encode()
+        fixed = _FIXED.pack(
+            event.received_us,
+            len(site),
+            0 if client_ip is None else len(ip) + 1,
+            0 if user_agent is None else len(agent) + 1,
+        )
+        payload = b"".join((fixed, site, ip, agent, event.body))
+        pieces.append(_FRAME.pack(_MARK, len(payload), _crc(seed, payload)))
+        pieces.append(payload)
+    return b"".join(pieces)
 
 
 def scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
@@ -204,4 +203,4 @@ def _decode(window: bytes, at: int, base: int, seed: int) -> tuple[Record | None
 
 
 def _crc(seed: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(_CRC.pack(len(payload)), seed))
+    return zlib.crc32(payload, zlib.crc32(len(payload).to_bytes(_CRC.size, "little"), seed))

@@ -28,7 +28,7 @@ from collector.journal.record import (
     NewerFormat,
     crc_seed,
     decode_header,
-    encode_group,
+    encode,
     encode_header,
 )
 from collector.parts.naming import new_segment_id
@@ -109,7 +109,7 @@ class SegmentFile:
 
     def encode(self, events: Iterable[Event]) -> bytes:
         """The events as records of this segment. Any thread may call it."""
-        return encode_group(events, self._seed)
+        return encode(events, self._seed)
 
     def commit(self, records: bytes) -> None:
         """Write the records, and sync them if the durability requires it.

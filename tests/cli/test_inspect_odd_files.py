@@ -203,7 +203,7 @@ def segment(*received_us: int) -> bytes:
     for moment in received_us:
         kept = accept(arrival, body(), moment, lambda address, received_us: None)
         assert isinstance(kept, Event)
-        data += encode(kept, crc_seed(SEGMENT[:16]))
+        data += encode([kept], crc_seed(SEGMENT[:16]))
     return data
 
 

@@ -42,7 +42,7 @@ def small_segment() -> tuple[bytes, list[Event], list[tuple[int, int]]]:
         body = json.dumps(event(session_id=f"s-{number}", **changes), ensure_ascii=False).encode()
         kept, _ = replay(record.Record(0, 0, site, NOON_US + number, client_ip, user_agent, body))
         start = len(data)
-        data += encode(kept, crc_seed(ID))
+        data += encode([kept], crc_seed(ID))
         events.append(kept)
         places.append((start, len(data)))
     return data, events, places
@@ -158,7 +158,7 @@ def test_zeros_and_garbage_lose_only_the_records_they_overwrite(bench: Bench) ->
 
 def test_records_of_another_segment_are_not_read(bench: Bench) -> None:
     """A file system may return blocks of a deleted file, with valid records of an older segment."""
-    stale = encode(EVENTS[0], crc_seed("fedcba9876543210"))
+    stale = encode([EVENTS[0]], crc_seed("fedcba9876543210"))
     assert ROWS == bench.read(DATA + stale)
     assert {"torn": stale} == bench.kept()
 

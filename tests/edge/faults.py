@@ -13,7 +13,7 @@ MAX_BODY_BYTES = 512
 LOCALHOST = b"http://localhost:3000"
 ELSEWHERE = b"https://elsewhere.example"
 
-# The faults that a request can have, in the order in which the collector checks for them (`Decider.checks`).
+# The faults that a request can have, in the order in which the collector checks for them (`Decider._check`).
 FAULTS = (
     "method",
     "unknown site",

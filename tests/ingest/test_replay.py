@@ -24,7 +24,7 @@ NAMES = [column.name for column in COLUMNS]
 
 def record_of(event: Event) -> Record:
     """What a segment gives back for the event: through the bytes of its record."""
-    (record,) = scan(BytesIO(encode(event, crc_seed(ID))), ID)
+    (record,) = scan(BytesIO(encode([event], crc_seed(ID))), ID)
     assert isinstance(record, Record)
     return record
 

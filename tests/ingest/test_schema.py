@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.events import FIELDS, FieldError
-from collector.ingest.pipeline import to_values
+from collector.events import COLUMNS, FieldError
+from collector.ingest.pipeline import to_row
 from collector.ingest.reader import read
 from collector.ingest.schema import InvalidEvent, check, check_all, parse
 from tests.ingest import oracle
@@ -34,7 +34,7 @@ def process(data: bytes) -> dict[str, Any]:
     """Parse and check a body. Returns the values as they will be stored."""
     read = parse(data)
     check(read, data)
-    return dict(zip([field.name for field in FIELDS], to_values(read, NOON_US), strict=False))
+    return dict(zip([column.name for column in COLUMNS], to_row(read, NOON_US), strict=True))
 
 
 def strict_errors(data: bytes) -> list[tuple[str | None, str]]:

@@ -46,7 +46,7 @@ GOLDEN_EVENTS = [
 def golden() -> bytes:
     """A segment of version 1. Operators have such files on disk, so they must stay readable forever."""
     header = record.encode_header(Header(ID, by_site=False, contract="00112233445566ff"))
-    return header + b"".join(encode(each, crc_seed(ID)) for each in GOLDEN_EVENTS)
+    return header + encode(GOLDEN_EVENTS, crc_seed(ID))
 
 
 def test_golden_segment_is_written_and_read_unchanged() -> None:
@@ -61,7 +61,7 @@ def test_sample_in_the_description_of_the_format_is_true() -> None:
         r"^ +(ff524543[0-9a-f ]+)$", Path(record.__file__).with_name("record.py").read_text(), re.MULTILINE
     )
     assert sample is not None
-    assert bytes.fromhex(sample[1]) == encode(make_event(), crc_seed(ID))
+    assert bytes.fromhex(sample[1]) == encode([make_event()], crc_seed(ID))
 
 
 TEXT = st.none() | st.text(max_size=512).filter(lambda text: text.isprintable() or text.isascii())
@@ -88,17 +88,17 @@ def test_every_event_comes_back_as_it_was(events: list[Event], read_bytes: int) 
         def read(self, size: int | None = -1) -> bytes:
             return super().read(min(read_bytes, size) if size and size > 0 else read_bytes)
 
-    data = b"".join(encode(each, crc_seed(ID)) for each in events)
+    data = encode(events, crc_seed(ID))
     assert events == [kept(found) for found in scan(Drip(data), ID)]
 
 
 def test_record_larger_than_a_read_comes_back() -> None:
     events = [make_event(body=5_000_000 * b"x"), make_event(body=b"y")]
-    assert events == [kept(found) for found in read(b"".join(encode(each, crc_seed(ID)) for each in events))]
+    assert events == [kept(found) for found in read(encode(events, crc_seed(ID)))]
 
 
 def test_damage_is_distinguished_from_a_torn_tail() -> None:
-    good = encode(make_event(), crc_seed(ID))
+    good = encode([make_event()], crc_seed(ID))
     bad = good[:-1] + b"?"
     assert [Record, Damage, Record] == [type(found) for found in read(good + bad + good)]
     assert Damage(len(good), 2 * len(good), tail=False) == read(good + bad + good)[1]

@@ -240,7 +240,7 @@ def test_unwritable_output_does_not_stop_a_recovery_halfway(folder: Path) -> Non
     assert isinstance(kept, Event)
     for number in range(3):
         segment_id = f"{number:016x}"
-        data = encode_header(Header(segment_id, by_site=True)) + encode(kept, crc_seed(segment_id))
+        data = encode_header(Header(segment_id, by_site=True)) + encode([kept], crc_seed(segment_id))
         (folder / "data" / "journal" / "0" / f"20260528T202640Z-{segment_id}.segment").write_bytes(data)
     done = shell(folder, ">/dev/full", "recover", PYTHONUNBUFFERED="1")
     assert (1, FULL) == (done.returncode, done.stderr)
