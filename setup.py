@@ -14,7 +14,7 @@ import sysconfig
 from setuptools import Extension, setup
 
 COMPILED = {
-    "": ("addresses", "clock", "events", "recent", "sites"),
+    "": ("addresses", "clock", "events", "recent", "site_counts", "sites"),
     "edge/": (
         "bodies",
         "client_ip",

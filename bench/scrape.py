@@ -17,7 +17,7 @@ async def measure(sites: int) -> tuple[str, ...]:
     metrics = Metrics(f"site-{number}" for number in range(sites))
     for number in range(sites):
         for reason in Reason:
-            metrics.of_site(f"site-{number}").count_dropped(reason)
+            metrics.counts.of_site(f"site-{number}").count_dropped(reason)
     async with ticking() as (ticker, idle):
         with ticker.counting() as scraping:
             started = time.perf_counter()

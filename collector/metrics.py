@@ -8,7 +8,6 @@ event's disposition are counted together, when the response is decided. For ever
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,14 +17,7 @@ from prometheus_client.registry import Collector
 
 from collector.build import BUILD
 from collector.events import Reason
-
-# Labels that are not valid site ids.
-UNKNOWN_SITE: Final = "(unknown)"
-OTHER_SITES: Final = "(other)"
-
-# Sites with their own series; the rest share OTHER_SITES. A site has at most 18 series: 18,000 render in 0.15 s, in a
-# thread (bench/scrape.py); 60,000 would take 0.7 s.
-MAX_LABELLED_SITES = 1_000
+from collector.site_counts import CountsBySite
 
 # Without this, every counter gets a second series that only says when the process started.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -35,33 +27,12 @@ LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 FLUSH_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
-class SiteCounts:
-    """The dispositions of one site's events since the start."""
-
-    __slots__ = ("dropped", "received", "stored")
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.stored = 0
-        self.dropped: dict[Reason, int] = {}
-
-    def count_stored(self) -> None:
-        self.received += 1
-        self.stored += 1
-
-    def count_dropped(self, reason: Reason) -> None:
-        self.received += 1
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-
 class Metrics:
     """All metrics of one process."""
 
     def __init__(self, sites: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry()
-        self._labelled: dict[str, None] = {}
-        self.label(sites)
-        self._sites: dict[str, SiteCounts] = {UNKNOWN_SITE: SiteCounts()}
+        self.counts = CountsBySite(sites)
         self.commits = Counter(
             "collector_journal_commits",
             "Groups of events written to the journal, by outcome: done or failed.",
@@ -171,42 +142,6 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
-    def label(self, sites: Iterable[str]) -> None:
-        """Give sites their own series, in this order, until MAX_LABELLED_SITES have them.
-
-        The order is the configuration's, not that of arrival, so all workers choose the same sites. A site that a
-        reload removes keeps its series: a counter must not decrease.
-        """
-        labelled = dict(self._labelled)
-        for site in sites:
-            if len(labelled) >= MAX_LABELLED_SITES:  # do not iterate over the rest; there may be 10,000
-                break
-            labelled[site] = None
-        self._labelled = labelled
-
-    @property
-    def labelled(self) -> list[str]:
-        """The sites with their own series."""
-        return list(self._labelled)
-
-    def of_site(self, site_id: str) -> SiteCounts:
-        """The counts of a known site; sites without their own series share one."""
-        counts = self._sites.get(site_id)
-        if counts is None:
-            label = site_id if site_id in self._labelled else OTHER_SITES
-            counts = self._sites.setdefault(label, SiteCounts())
-        return counts
-
-    @property
-    def received(self) -> int:
-        """Events received since the start, over all sites."""
-        return sum(counts.received for counts in self._sites.values())
-
-    @property
-    def of_unknown(self) -> SiteCounts:
-        """The counts of requests that name no known site."""
-        return self._sites[UNKNOWN_SITE]
-
     def snapshot(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], bytes]:
         """A function that renders the current metrics. Call it in a thread: 18,000 series take 0.15 s."""
         families = self.families(buffered_by_site, gauges)
@@ -214,10 +149,10 @@ class Metrics:
 
     def families(self, buffered_by_site: Mapping[str, int], gauges: "Gauges") -> Callable[[], Iterable[Metric]]:
         """A function that returns the current metrics, to be called in a thread."""
-        sites = [(name, counts.received, counts.stored, dict(counts.dropped)) for name, counts in self._sites.items()]
+        sites = [(name, counts.received, counts.stored, dict(counts.dropped)) for name, counts in self.counts.items()]
         buffered: dict[str, int] = {}
         for site_id, rows in buffered_by_site.items():
-            label = site_id if site_id in self._labelled else OTHER_SITES
+            label = self.counts.label_of(site_id)
             buffered[label] = buffered.get(label, 0) + rows
         moment = _Moment(sites, buffered, gauges)
         return lambda: chain(moment.collect(), self.registry.collect())

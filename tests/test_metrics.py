@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.events import Reason
-from collector.metrics import MAX_LABELLED_SITES, OTHER_SITES, UNKNOWN_SITE, Metrics
+from collector.metrics import Metrics
+from collector.site_counts import MAX_LABELLED_SITES, OTHER_SITES, UNKNOWN_SITE
 from tests.support import Running, body
 
 Series = dict[tuple[str, ...], float]
@@ -48,7 +49,7 @@ OUTCOMES = st.tuples(st.sampled_from(["a", "b", UNKNOWN_SITE]), st.none() | st.s
 def test_received_is_stored_plus_dropped_for_every_site(outcomes: list[tuple[str, Reason | None]]) -> None:
     metrics = Metrics(["a", "b"])
     for site, reason in outcomes:
-        counts = metrics.of_unknown if site == UNKNOWN_SITE else metrics.of_site(site)
+        counts = metrics.counts.of_unknown if site == UNKNOWN_SITE else metrics.counts.of_site(site)
         if reason is None:
             counts.count_stored()
         else:
@@ -76,8 +77,8 @@ def test_sites_beyond_the_limit_share_one_label() -> None:
     beyond = 50
     metrics = Metrics(f"site-{n}" for n in range(MAX_LABELLED_SITES + beyond))
     for n in range(MAX_LABELLED_SITES + beyond):
-        metrics.of_site(f"site-{n}").count_stored()
-        metrics.of_site(f"site-{n}").count_dropped(Reason.INVALID)
+        metrics.counts.of_site(f"site-{n}").count_stored()
+        metrics.counts.of_site(f"site-{n}").count_dropped(Reason.INVALID)
     page = scrape(metrics, {f"site-{n}": 1 for n in range(MAX_LABELLED_SITES + beyond)})
     numbers = series(page)
     for name in ("collector_received_events_total", "collector_buffered_events"):
@@ -94,24 +95,24 @@ def sites_with_series(metrics: Metrics) -> set[str]:
 
 def test_order_of_the_configuration_decides_which_sites_have_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """By order of arrival each worker would choose other sites, and the aggregated page would have 1,000 for each."""
-    monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 2)
+    monkeypatch.setattr("collector.site_counts.MAX_LABELLED_SITES", 2)
     sites = ["a", "b", "c", "d"]
     for order in permutations(sites):
         metrics = Metrics(sites)
         for site in order:
-            metrics.of_site(site).count_stored()
+            metrics.counts.of_site(site).count_stored()
         assert {"a", "b", OTHER_SITES, UNKNOWN_SITE} == sites_with_series(metrics)
 
 
 def test_reload_adds_series_up_to_the_limit_and_removes_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 3)
+    monkeypatch.setattr("collector.site_counts.MAX_LABELLED_SITES", 3)
     metrics = Metrics(["a", "b"])
     for site in "abc":
-        metrics.of_site(site).count_stored()
-    metrics.label(["d", "c", "b"])
-    assert ["a", "b", "d"] == metrics.labelled
+        metrics.counts.of_site(site).count_stored()
+    metrics.counts.label(["d", "c", "b"])
+    assert ["a", "b", "d"] == metrics.counts.labelled
     for site in "bcd":
-        metrics.of_site(site).count_stored()
+        metrics.counts.of_site(site).count_stored()
     assert {"a": (1, 1), "b": (2, 2), "d": (1, 1), OTHER_SITES: (2, 2), UNKNOWN_SITE: (0, 0)} == sums_by_site(
         scrape(metrics)
     )
@@ -120,7 +121,7 @@ def test_reload_adds_series_up_to_the_limit_and_removes_none(monkeypatch: pytest
 def test_every_reason_is_a_label_of_dropped_events() -> None:
     metrics = Metrics()
     for reason in Reason:
-        metrics.of_unknown.count_dropped(reason)
+        metrics.counts.of_unknown.count_dropped(reason)
     names = series(scrape(metrics))["collector_dropped_events_total"]
     assert {(UNKNOWN_SITE, reason.value) for reason in Reason} == set(names)
 
@@ -128,11 +129,11 @@ def test_every_reason_is_a_label_of_dropped_events() -> None:
 def test_snapshot_shows_a_single_moment() -> None:
     """Events counted between snapshot and rendering belong to the next scrape."""
     metrics = Metrics(["demo", "late"])
-    metrics.of_site("demo").count_stored()
+    metrics.counts.of_site("demo").count_stored()
     buffered = {"demo": 1}
     render = metrics.snapshot(buffered, {"collector_ready": ("1 while events are taken", 1)})
-    metrics.of_site("demo").count_dropped(Reason.INVALID)
-    metrics.of_site("late").count_stored()
+    metrics.counts.of_site("demo").count_dropped(Reason.INVALID)
+    metrics.counts.of_site("late").count_stored()
     buffered["demo"] = 7
     numbers = series(render())
     assert {("demo",): 1, (UNKNOWN_SITE,): 0} == numbers["collector_received_events_total"]
@@ -145,5 +146,5 @@ def test_snapshot_shows_a_single_moment() -> None:
 
 def test_site_always_has_the_same_counts() -> None:
     metrics = Metrics(["demo"])
-    assert metrics.of_site("demo") is metrics.of_site("demo")
-    assert metrics.of_unknown is not metrics.of_site("demo")
+    assert metrics.counts.of_site("demo") is metrics.counts.of_site("demo")
+    assert metrics.counts.of_unknown is not metrics.counts.of_site("demo")

@@ -88,7 +88,10 @@ class Stages:
 
     def stats(self) -> Stats:
         return Stats(
-            self.metrics.received, len(self.journal.sealed), self.decider.in_flight.count, self.journal.unpublished_rows
+            self.metrics.counts.received,
+            len(self.journal.sealed),
+            self.decider.in_flight.count,
+            self.journal.unpublished_rows,
         )
 
     async def metrics_page(self) -> bytes:

@@ -170,7 +170,7 @@ class Worker:
 
     async def take_over(self, config: Config, labelled: Iterable[str] | None = None) -> None:
         """Apply a configuration to the requests that follow. `labelled` as for `build_stages`."""
-        self.stages.metrics.label(config.sites if labelled is None else labelled)
+        self.stages.metrics.counts.label(config.sites if labelled is None else labelled)
         self.stages.decider.rules = await asyncio.to_thread(self.stages.rules_of, config, self._clock)
         self._config = config
 

@@ -66,6 +66,7 @@ class Decider:
         self.rules = rules
         self.journal = journal
         self.metrics = metrics
+        self._counts: Final = metrics.counts
         self.in_flight = InFlight()
         self._rejects = rejects
         self._clock = clock
@@ -129,7 +130,7 @@ class Decider:
         outcome = Refused(Reason.INTERNAL, "Internal error")
         if request is None:  # it fails before it could be read
             log.exception("a request failed")
-            self.metrics.of_unknown.count_dropped(outcome.reason)
+            self._counts.of_unknown.count_dropped(outcome.reason)
             return responses.dropped(None, outcome)
         log.exception("a request failed: %s of site %.64s", request.method, request.route.site_id)
         return self._finish(request, outcome)
@@ -141,7 +142,7 @@ class Decider:
             self.metrics.bad_requests.inc()
             return responses.not_http()
         site = None if refusal.site_id is None else self.rules.sites.get(refusal.site_id)
-        counts = self.metrics.of_unknown if site is None else self.metrics.of_site(site.id)
+        counts = self._counts.of_unknown if site is None else self._counts.of_site(site.id)
         counts.count_dropped(refusal.refused.reason)
         return responses.bad_head(refusal.origin, refusal.refused)
 
@@ -191,7 +192,7 @@ class Decider:
         if site is None:
             return Refused(Reason.UNKNOWN_SITE, "Site not found")
         request.site = site
-        request.counts = self.metrics.of_site(site.id)
+        request.counts = self._counts.of_site(site.id)
         return None
 
     def within_rate(self, request: Request) -> Refused | None:
@@ -238,7 +239,7 @@ class Decider:
     def _finish(self, request: Request, outcome: object) -> Response:
         """Count the request and make its response. `outcome`: STORED, a Dropped, or a Response (not counted)."""
         self.in_flight.count -= 1
-        counts = request.counts or self.metrics.of_unknown
+        counts = request.counts or self._counts.of_unknown
         if outcome is STORED:
             counts.count_stored()
             response = responses.stored(request.origin)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from collector.ingest.pipeline import Arrival
-from collector.metrics import SiteCounts
+from collector.site_counts import SiteCounts
 
 COLLECT_METHODS = "POST, OPTIONS"
 HEALTH_METHODS = "GET, HEAD"

@@ -114,10 +114,12 @@ _known_stored: Final[Recent[str, Response]] = Recent(4_096)  # by origin; 6 MB, 
 
 def stored(origin: str | None) -> Response:
     """The response to nearly all requests."""
-    if not origin or not _echoes(origin):
+    if origin is None:
         return _STORED_FOR_ANY
     response = _known_stored.get(origin)
     if response is None:
+        if not origin or not _echoes(origin):
+            return _STORED_FOR_ANY
         response = _Stored(origin)
         if len(origin) <= LONGEST_KNOWN_ORIGIN:
             _known_stored.put(origin, response)

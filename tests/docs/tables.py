@@ -92,7 +92,7 @@ def _families() -> list[Metric]:
     """The metrics of a new collector that has dropped one request, which gives that metric its labels."""
     with TemporaryDirectory() as folder:
         stages = build_stages(config(Path(folder)), FakeClock())
-        stages.metrics.of_unknown.count_dropped(Reason.METHOD)
+        stages.metrics.counts.of_unknown.count_dropped(Reason.METHOD)
         page = stages.metrics.snapshot({}, stages.gauges())().decode()
     return [family for family in text_string_to_metric_families(page) if family.name.startswith("collector_")]
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # The modules of edge/, ingest/ and journal/, and those that the compiled ones import, that are not compiled, and why.
 INTERPRETED = {
     "config": "once a process, or a reload",
-    "metrics": "subclasses of prometheus_client's classes; two increments an event",
+    "metrics": "subclasses of prometheus_client's classes",
     "threads": "once a commit",
     "edge/connection_limit": "once a connection",
     "edge/exchange": "standard path; subclasses of aiohttp's classes",

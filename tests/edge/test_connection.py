@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from collector.metrics import SiteCounts
+from collector.build import CODE
+from collector.site_counts import SiteCounts
 from tests.edge.conftest import Arrivals, Connect, FaultyTransport, Serve, Watch, Watched
 from tests.edge.wire import PATIENCE_S, Wire, head, request, tally, until
 from tests.support import Running, body, config, running
@@ -96,6 +97,7 @@ async def test_failing_response_does_not_stop_the_journal(
     assert {"received": 2, "stored": 2} == tally(collector)
 
 
+@pytest.mark.skipif(CODE == "compiled", reason="counting cannot be made to fail: a method of compiled code")
 async def test_stored_event_that_cannot_be_counted_does_not_stop_the_journal(
     collector: Running, wire: Wire, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +204,7 @@ async def test_client_that_reads_no_responses_is_not_read_either(
         await loop.sock_connect(unread, (collector.host, collector.port))
         await until(lambda: arrivals.transports)
         (transport,) = arrivals.transports
-        counted = collector.stages.metrics.of_site("demo")
+        counted = collector.stages.metrics.counts.of_site("demo")
         sent = 0
         while transport.is_reading():
             sent += 1

@@ -144,7 +144,7 @@ async def test_page_renders_in_a_thread(collector: Running, monkeypatch: pytest.
 
 async def test_number_of_series_is_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sites beyond the bound share one label, and the sums include all their events."""
-    monkeypatch.setattr("collector.metrics.MAX_LABELLED_SITES", 3)
+    monkeypatch.setattr("collector.site_counts.MAX_LABELLED_SITES", 3)
     collector = await serve({f"site-{n}": {} for n in range(8)}, rate_limit={"requests_per_minute": 0})
     for n in range(8):
         for data in (event(), {}):

@@ -340,7 +340,7 @@ async def test_refused_head_is_counted_for_the_site_it_names(
     wire = await connect(collector)
     assert 400 == (await wire.ask(request(body(), b"X: a\0", target=target, method=method))).status
     assert {"received": 1, "invalid": 1} == tally(collector, site)
-    assert 1 == collector.stages.metrics.received
+    assert 1 == collector.stages.metrics.counts.received
 
 
 @pytest.mark.parametrize(

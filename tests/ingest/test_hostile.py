@@ -201,7 +201,7 @@ def test_hostile_body_becomes_a_correct_row_or_a_202_and_harms_no_other_event(
             assert expected == runner.run(outcomes(collector, sent))
 
         check()
-        counts = collector.stages.metrics.of_site("demo")
+        counts = collector.stages.metrics.counts.of_site("demo")
         assert counts.received == counts.stored + sum(counts.dropped.values())
         assert {"invalid"} >= {reason.value for reason in counts.dropped}
 

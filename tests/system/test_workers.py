@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from collector.metrics import MAX_LABELLED_SITES, OTHER_SITES
+from collector.site_counts import MAX_LABELLED_SITES, OTHER_SITES
 from tests.crash.rounds import Ledger, kill, load, recover, verdict, victim, victim_serving
 from tests.support import body
 from tests.system import wire

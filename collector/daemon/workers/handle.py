@@ -161,7 +161,7 @@ class WorkerHandle:
         number = next(self._reload_numbers)
         answered = self._reloads[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send("reload", {"number": number, "labelled": self._metrics.labelled})
+            self._send("reload", {"number": number, "labelled": self._metrics.counts.labelled})
             self._channel.send_encoded(config)
             await answered
         finally:
@@ -203,7 +203,7 @@ class WorkerHandle:
         return code
 
     def _settings(self) -> dict[str, Any]:
-        return {"config": self._config().model_dump_json(), "labelled": self._metrics.labelled}
+        return {"config": self._config().model_dump_json(), "labelled": self._metrics.counts.labelled}
 
     async def _listen(self, channel: Channel) -> None:
         """Handle messages from the worker until the channel ends."""

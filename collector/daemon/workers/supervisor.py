@@ -199,7 +199,7 @@ class Supervisor:
 
     async def _hand_over(self, config: Config) -> None:
         """Send the workers the configuration. It was validated once, here in the supervisor."""
-        self._metrics.label(config.sites)
+        self._metrics.counts.label(config.sites)
         # A worker that hangs is killed, and its replacement starts with the new configuration.
         with suppress(TimeoutError):
             async with asyncio.timeout(RELOADED_S):

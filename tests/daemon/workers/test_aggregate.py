@@ -26,8 +26,8 @@ def rendered(pages: list[list[Family]]) -> bytes:
 def test_aggregate_of_one_process_equals_its_own_page() -> None:
     """Sample for sample, including histograms and labels."""
     metrics = Metrics(["demo"])
-    metrics.of_site("demo").count_stored()
-    metrics.of_unknown.count_dropped(Reason.METHOD)
+    metrics.counts.of_site("demo").count_stored()
+    metrics.counts.of_unknown.count_dropped(Reason.METHOD)
     metrics.commit_seconds.observe(0.002)
     metrics.flush_seconds.observe(1e9)
     alone = metrics.snapshot({}, {"collector_ready": ("1 while events are accepted", 1)})()
@@ -53,7 +53,7 @@ def test_received_is_stored_plus_dropped_in_every_sum(of_workers: list[list[tupl
     for outcomes in of_workers:
         metrics = Metrics(["a", "b"])
         for site, reason in outcomes:
-            counted = metrics.of_site(site)
+            counted = metrics.counts.of_site(site)
             if reason is None:
                 counted.count_stored()
             else:
@@ -96,7 +96,7 @@ def values_of(text: list[Family], wanted: str) -> list[Any]:
 
 def test_dead_process_keeps_its_counters_and_loses_its_gauges() -> None:
     metrics = Metrics(["demo"])
-    metrics.of_site("demo").count_stored()
+    metrics.counts.of_site("demo").count_stored()
     metrics.commit_seconds.observe(1)
     metrics.connections.set(7)
     left = series(rendered([counts(sent_by(metrics, collector_ready=1))]))
@@ -109,9 +109,9 @@ def test_thousands_of_samples_arrive_complete() -> None:
     """They are encoded in pieces of a thousand."""
     metrics = Metrics(f"site-{number}" for number in range(999))
     for number in range(999):
-        metrics.of_site(f"site-{number}").count_stored()
+        metrics.counts.of_site(f"site-{number}").count_stored()
         for reason in (Reason.INVALID, Reason.TIMEOUT, Reason.METHOD):
-            metrics.of_site(f"site-{number}").count_dropped(reason)
+            metrics.counts.of_site(f"site-{number}").count_dropped(reason)
     assert 1_000 == len(sums_by_site(rendered([sent_by(metrics)])))
     assert families(metrics.families({}, {})())[2] == sent_by(metrics)[2]
 
