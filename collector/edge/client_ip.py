@@ -29,6 +29,7 @@ class Client:
         self.limiter: object = None  # the TokenBuckets that set the rest
         self.key = 0
         self.slot = 0
+        self.uses_left = 0  # how many more requests may use the slot without a search
 
 
 class Peers:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from collector.clock import SystemClock
 from collector.config import RateLimit
 from collector.edge.client_ip import Client
-from collector.edge.rate_limit import WAYS, BucketTable, TokenBuckets, table_bytes, too_many
+from collector.edge.rate_limit import SLOT_USES, WAYS, BucketTable, TokenBuckets, table_bytes, too_many
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request, tally
 from tests.support import FakeClock, body
@@ -190,6 +190,22 @@ def test_client_is_looked_up_anew_once_its_slot_has_another(clock: FakeClock) ->
     assert 0 == buckets.take(A)
     assert 1 == len(before.keys() - known(buckets).keys())
     assert [0, 1] == [min(buckets.take(A), 1) for _ in range(2)]
+
+
+def test_client_with_two_slots_soon_has_one_again(clock: FakeClock) -> None:
+    """Two processes that enter a client at the same time may choose different slots."""
+    limiters = [TokenBuckets(RateLimit(burst=300, requests_per_minute=1), clock, one_set())]
+    limiters.append(TokenBuckets(limiters[0].limit, clock, limiters[0].table))
+    keys, moments = limiters[0].table.keys, limiters[0].table.full_at_ns
+    ours, theirs = Client(A.address), Client(A.address)
+    for client in (B, ours, ours):
+        assert 0 == limiters[0].take(client)
+    assert int(A.address) == keys[1]
+    keys[0], moments[0] = keys[1], 0  # the other process's entry, in B's slot
+    granted = [0, 0]
+    while not all(waits := [limiters[0].take(ours), limiters[1].take(theirs)]):
+        granted = [count + (wait == 0) for count, wait in zip(granted, waits, strict=True)]
+    assert 300 <= sum(granted) <= 300 + SLOT_USES
 
 
 def test_client_has_a_bucket_in_each_table(clock: FakeClock) -> None:
