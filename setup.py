@@ -31,6 +31,7 @@ COMPILED = {
     ),
     "ingest/": ("enrich", "pipeline", "reader", "schema"),
     "journal/": ("buffer", "journal", "record"),
+    "parts/": ("partition",),
 }
 
 # The commands that need the extension. Others, such as egg_info, only read the metadata.

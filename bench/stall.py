@@ -104,7 +104,7 @@ async def measure(sites: int, rows: int, *, by_site: bool, from_file: bool, data
     folders = Folders(data_dir)
     writer = PartWriter(folders, "0", compression="zstd")
     writer.prepare()
-    store = SegmentStore(folders, "0", by_site=by_site, durability="write" if from_file else "memory")
+    store = SegmentStore(folders, "0", by_site=by_site, durability="write")
     journal = Journal(
         store, segment_max_bytes=1 << 40, journal_max_bytes=1 << 42, clock=SystemClock(), metrics=Metrics()
     )

@@ -1,64 +1,91 @@
 """The buffer: a segment's events in memory, as columns, counted by site and day.
 
 Batches mix sites and carry the site as a column; the flush sorts them apart. With a batch for each site, 10,000 sites
-could each keep a few hundred rows waiting as Python objects (9 GB). With mixed batches, at most BATCH_ROWS rows wait,
+could each keep a few hundred rows waiting as Python objects (9 GB). With mixed batches, at most WAITING_ROWS rows wait,
 whatever the number of sites.
 """
 
-from collections import Counter
 from typing import Final
 
-import pyarrow as pa
-
 from collector.clock import US_PER_DAY
-from collector.events import Event, Row
-from collector.journal.segment import Columns
-from collector.parts.table import to_batch
-from collector.parts.writer import Group
+from collector.events import Event
+from collector.parts.partition import Group, Partition
 
 # Turning rows into columns blocks the event loop: 512 rows take 0.8 ms. 1,024 rows would take 1.5 ms, and 4 % less in
 # all; 256 rows 0.4 ms, and 10 % more (`python -m bench.pools`).
 BATCH_ROWS = 512
 BATCH_BYTES: Final = 1 << 20  # a limit for large rows, which block the loop too
 
+# The flush decodes one partition at a time, and sorts it into a copy. With 8 partitions it took 30 MB more.
+PARTITIONS: Final = 16
+
+# Partitions fill at about the same time, and each batch blocks the event loop for up to 2 ms. With this limit, only one
+# is made every few hundred events, from the fullest partition. A waiting row takes 3 KB (`python -m bench.memory`).
+WAITING_ROWS: Final = 3_072
+
+# With fewer parts, compression costs more than larger parts save.
+COMPRESSED_FROM_PARTS: Final = 64
+
 
 class Buffer:
     """Events that become columns. Not thread-safe: one thread owns it."""
 
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-        self._rows_bytes = 0
-        self._batches: list[pa.RecordBatch] = []
-        self.rows_of: Counter[Group] = Counter()
+    def __init__(self, *, by_site: bool = False) -> None:
+        """`by_site`: each site and day becomes a part. With many of them, the columns are compressed."""
+        self.partitions = [Partition() for _ in range(PARTITIONS if by_site else 1)]
         self.rows = 0
         self.size_bytes = 0  # what the events are charged: no less than they take in memory or in a segment's file
-        self._columns_bytes = 0  # what they take as columns: about half of the charge
+        self._partition_of: dict[Group, Partition] = {}
+        self._waiting_rows = 0
+        self._waiting_bytes = 0
+        self._columns_bytes = 0  # what they take as columns: about half of the charge, or less if compressed
+        self._decoded_bytes = 0  # what the largest compressed partition takes when decoded
 
     def append(self, event: Event) -> None:
         """Add an accepted event."""
-        self._rows.append(event.row)
-        self.rows_of[event.received_us // US_PER_DAY, event.site_id] += 1
+        group = (event.received_us // US_PER_DAY, event.site_id)
+        partition = self._partition_of.get(group)
+        if partition is None:
+            partition = self._add(group)
+        partition.append(group, event.row, event.size_bytes)
         self.rows += 1
         self.size_bytes += event.size_bytes
-        self._rows_bytes += event.size_bytes
-        if len(self._rows) >= BATCH_ROWS or self._rows_bytes >= BATCH_BYTES:
-            self._to_columns()
+        self._waiting_rows += 1
+        self._waiting_bytes += event.size_bytes
+        if len(partition.rows) >= BATCH_ROWS or partition.rows_bytes >= BATCH_BYTES:
+            self._to_columns(partition)
+        elif self._waiting_rows >= WAITING_ROWS:
+            self._to_columns(max(self.partitions, key=lambda each: len(each.rows)))
 
     @property
     def held_bytes(self) -> int:
-        """The size of the columns, plus the charge of the rows that are not columns yet."""
-        return self._columns_bytes + self._rows_bytes
+        """The size of the columns, plus the charge of the rows that are not columns yet.
 
-    def columns(self) -> Columns:
-        """Return everything appended so far. Do not use the buffer afterwards."""
-        if self._rows:
-            self._to_columns()
-        return Columns(self._batches, self.rows_of)
+        If columns are compressed, the largest partition counts a second time: a flush holds it decoded as well. So one
+        large site among many small ones cannot make a flush take much more memory.
+        """
+        return self._columns_bytes + self._waiting_bytes + self._decoded_bytes
 
-    def _to_columns(self) -> None:
-        batch = to_batch(self._rows)
-        # `nbytes` takes 0.2 us per row more. It also counts memory that columns of nulls share, as often as they do.
-        self._columns_bytes += batch.get_total_buffer_size()
-        self._batches.append(batch)
-        self._rows.clear()
-        self._rows_bytes = 0
+    @property
+    def rows_of(self) -> dict[Group, int]:
+        """The number of rows of each site and day."""
+        merged: dict[Group, int] = {}
+        for partition in self.partitions:
+            merged.update(partition.rows_of)
+        return merged
+
+    def _add(self, group: Group) -> Partition:
+        """Choose the partition of a new site or day: each in turn."""
+        partition = self.partitions[len(self._partition_of) % len(self.partitions)]
+        self._partition_of[group] = partition
+        return partition
+
+    def _to_columns(self, partition: Partition) -> None:
+        self._waiting_rows -= len(partition.rows)
+        self._waiting_bytes -= partition.rows_bytes
+        self._columns_bytes -= partition.held_bytes
+        many = len(self.partitions) > 1 and len(self._partition_of) >= COMPRESSED_FROM_PARTS
+        partition.to_columns(compress=many)
+        self._columns_bytes += partition.held_bytes
+        if many:
+            self._decoded_bytes = max(self._decoded_bytes, partition.columns_bytes)

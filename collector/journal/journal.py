@@ -89,7 +89,7 @@ class Journal:
         self._clock = clock
         self._commits_done, self._commits_failed = metrics.commits.labels("done"), metrics.commits.labels("failed")
         self._commit_seconds = metrics.commit_seconds
-        self._buffer = Buffer()
+        self._buffer = self._new_buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[Submission] = []
         self._committing: Iterator[Submission] = iter(())  # those whose `done` has not been called yet
@@ -389,25 +389,30 @@ class Journal:
     def _take_buffer(self, file: SegmentFile | None = None) -> None:
         """Turn the buffer into a sealed segment, if it holds any events."""
         self.opened_ns = self._clock.monotonic_ns()
-        buffer, self._buffer = self._buffer, Buffer()
+        buffer, self._buffer = self._buffer, self._new_buffer()
         if not buffer.rows:
             return
+        rows_of = buffer.rows_of
         segment = Segment(
             file.id if file else self._store.new_id(),
             file.path if file else None,
             self._store.by_site,
             buffer.size_bytes,
-            buffer.rows_of,
-            buffer.columns(),
+            rows_of,
+            buffer,
         )
-        if not self._misplaced and (self.flush_running or any(other.columns for other in self.sealed)):
+        if not self._misplaced and (self.flush_running or any(other.buffer for other in self.sealed)):
             # A segment that is sealed or being flushed is already in memory. This one will be read from its file.
             segment.to_disk()
         self.sealed.append(segment)
         self._sealed_bytes += self._charge(segment)
         self._sealed_rows += segment.rows
-        self._sealed_rows_of += count_by_site(buffer.rows_of)
+        self._sealed_rows_of += count_by_site(rows_of)
         self.flush_due.set()
+
+    def _new_buffer(self) -> Buffer:
+        # With durability `memory`, a segment is sealed by the charge of its events: it would not hold more of them.
+        return Buffer(by_site=self._store.by_site and not self.in_memory)
 
     def _charge(self, segment: Segment) -> int:
         """A segment's share of the limit. With durability `memory`, left-over files are free."""

@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from errno import EIO
 from pathlib import Path
 
-import pyarrow as pa
-
 from collector.events import Event
+from collector.journal.buffer import Buffer
 from collector.journal.record import (
     HEADER_BYTES,
     JOURNAL,
@@ -32,7 +31,7 @@ from collector.journal.record import (
     encode_header,
 )
 from collector.parts.naming import new_segment_id
-from collector.parts.writer import Group
+from collector.parts.partition import Group
 from collector.portable import sync, sync_data
 from collector.publish.local import Folders, fsync_folder, open_folder
 
@@ -48,27 +47,16 @@ class SegmentBroken(Exception):
     """The file's contents are unknown, because a sync or a truncation failed. Write no further events to it."""
 
 
-@dataclass(slots=True)
-class Columns:
-    """A segment's events as columns, and the number of rows of each site and day.
-
-    The flush merges `batches` in place, without changing the rows.
-    """
-
-    batches: list[pa.RecordBatch]
-    rows_of: Mapping[Group, int]
-
-
 @dataclass(slots=True, eq=False)
 class Segment:
-    """A sealed segment. Without `columns`, its events and their counts by site exist only in its file."""
+    """A sealed segment. Without `buffer`, its events and their counts by site exist only in its file."""
 
     id: str
     path: Path | None  # None: durability `memory`
     by_site: bool  # parts by site and day, or by day only; fixed, so that a retry finds the parts of an earlier attempt
     size_bytes: int
     rows_of: Mapping[Group, int]  # empty if only the file has them
-    columns: Columns | None
+    buffer: Buffer | None
     left_over: bool = False  # left by a dead process
     failed_reads: int = 0  # failed attempts to read the file
     rows: int = field(init=False)  # 0 if left over, because the rows are not counted yet
@@ -79,7 +67,7 @@ class Segment:
     def to_disk(self) -> None:
         """Free the memory of a segment that has a file. With 10,000 sites, `rows_of` alone takes 2 MB."""
         if self.path is not None:
-            self.columns, self.rows_of = None, {}
+            self.buffer, self.rows_of = None, {}
 
     def has_file(self) -> bool:
         """Whether the events are also on disk. Blocks."""

@@ -18,17 +18,17 @@ COMPRESSED_FROM_BYTES = 2_048
 
 
 class Encoding:
-    """Chooses the options of ParquetWriter for the parts of one segment."""
+    """Chooses the options of ParquetWriter for the parts of one partition."""
 
-    def __init__(self, segment: pa.Table, codec: str) -> None:
-        """`segment` holds the rows of all parts, and `codec` compresses them."""
+    def __init__(self, table: pa.Table, codec: str) -> None:
+        """`table` holds the rows of all parts, and `codec` compresses them."""
         self._codec = codec
-        self._strings = frozenset(field.name for field in segment.schema if pa.types.is_string(field.type))
-        self._rows = segment.num_rows
-        self._sizes = _sizes(segment)
+        self._strings = frozenset(field.name for field in table.schema if pa.types.is_string(field.type))
+        self._rows = table.num_rows
+        self._sizes = _sizes(table)
 
     def options(self, part: pa.Table) -> dict[str, Any]:
-        """Return the options for a part of the segment's rows."""
+        """Return the options for a part of these rows."""
         rows = part.num_rows
         # A small part counts as an average one.
         sizes: Mapping[str, float] = (

@@ -1,4 +1,4 @@
-"""Writing parts: sorts a segment's batches into Parquet files, which appear complete or not at all.
+"""Writing parts: turns a segment's partitions into Parquet files, which appear complete or not at all.
 
 Each part is written in `staging/<worker>/`, synced, and then published. Staging is a sibling of the dataset on the same
 file system, because common readers open even hidden files: no unfinished file may lie next to finished parts.
@@ -11,21 +11,20 @@ A sample of a part's footer:
     collector.rows      170
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collector import VERSION
-from collector.clock import US_PER_DAY
 from collector.events import CONTRACT_HASH
 from collector.parts.encoding import Encoding
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path, site_folder
-from collector.parts.table import EVENT_SCHEMA, REJECTED_SCHEMA, merge
+from collector.parts.partition import Group, Part, Partition
+from collector.parts.table import REJECTED_SCHEMA
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 from collector.wording import count
 
@@ -39,21 +38,9 @@ ROW_GROUP_MAX_ROWS = 128 * 1024
 # row groups, whose 66 column headers would outweigh their data.
 ROW_GROUP_MIN_ROWS = 8 * 1024
 
-Group = tuple[int, str]
-"""(day, site id) of rows that belong together. Days count from 1970-01-01."""
-
 
 class PartConflict(Exception):
     """Another file has the part's name, and it does not hold the part's rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A published part."""
-
-    path: Path
-    rows: int
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +68,40 @@ class PartWriter:
         for folder in (self.staging, self.data_dir / EVENTS, self.data_dir / STAGING / EXPIRED):
             self.folders.make(folder)
 
-    def write_events(
-        self, segment: str, batches: list[pa.RecordBatch], rows_of: Mapping[Group, int], *, by_site: bool
-    ) -> list[Part]:
+    def write_events(self, segment: str, partitions: Sequence[Partition], *, by_site: bool) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
-        `rows_of` counts the rows of each group in `batches`. Merges and sorts `batches` in place. Tries every part,
-        then raises the first error. Calling it again is safe and keeps the parts already published. Raises
-        PartConflict only if nothing else failed, so that trying again would not help.
+        Frees each partition whose parts are all published. Tries every part, then raises the first error. Calling it
+        again is safe and keeps the parts already published. Raises PartConflict only if nothing else failed, so that
+        trying again would not help.
         """
-        merge(batches)
-        table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), rows_of)
-        batches[:] = table.to_batches()  # frees the unsorted rows, up to 64 MiB, before the parts are written
-        encoding = Encoding(table, self.compression)
         if by_site:
-            self.folders.make_siblings(site_folder(self.data_dir, EVENTS, site_id) for _, site_id in rows_of)
-        parts: list[Part] = []
+            groups = (group for partition in partitions for group in partition.rows_of)
+            self.folders.make_siblings(site_folder(self.data_dir, EVENTS, site_id) for _, site_id in groups)
         failures: list[Exception] = []
-        for day, site_id, piece, row_groups in self._pieces(table, rows_of, by_site=by_site):
+        for partition in partitions:
+            if not partition.published:
+                self._write_partition(segment, partition, failures, by_site=by_site)
+        if failures:
+            raise min(failures, key=lambda exc: isinstance(exc, PartConflict))
+        return [part for partition in partitions for part in partition.published]
+
+    def _write_partition(self, segment: str, partition: Partition, failures: list[Exception], *, by_site: bool) -> None:
+        """Publish the partition's parts. Its columns are freed before the next partition is decoded."""
+        if not partition.rows_of:
+            return
+        table = partition.table()
+        encoding = Encoding(table, self.compression)
+        parts: list[Part] = []
+        failed_before = len(failures)
+        for day, site_id, piece, row_groups in self._pieces(table, partition.rows_of, by_site=by_site):
             final = part_path(self.data_dir, EVENTS, segment, day, site_id)
             try:
                 parts.append(self._publish(final, segment, piece, row_groups, encoding))
             except (OSError, pa.ArrowException, PartConflict) as exc:
                 failures.append(exc)
-        if failures:
-            raise min(failures, key=lambda exc: isinstance(exc, PartConflict))
-        return parts
+        if len(failures) == failed_before:
+            partition.release(parts)
 
     def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
         """Publish the rejects of one site and day. Raises OSError."""
@@ -186,16 +181,6 @@ def _rows_of_part(path: Path, segment: str) -> int:
             return 0
     rows: int = found.num_rows
     return rows if (found.metadata or {}).get(b"collector.segment") == segment.encode() else 0
-
-
-def _sorted(table: pa.Table, rows_of: Mapping[Group, int]) -> pa.Table:
-    """Sort by day, then by site, keeping the order of arrival (Arrow's sort is stable). Releases the GIL."""
-    if len(rows_of) < 2:
-        return table
-    day = pc.divide(table["received_at"].cast(pa.int64()), US_PER_DAY)
-    keys = pa.table({"day": day, "site_id": table["site_id"]})
-    order = pc.sort_indices(keys, sort_keys=[("day", "ascending"), ("site_id", "ascending")])
-    return table.take(order)
 
 
 def _row_groups(sites: list[int]) -> list[int]:

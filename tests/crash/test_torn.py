@@ -65,10 +65,11 @@ class Bench:
     def read(self, data: bytes) -> list[list[Any]]:
         """Write these bytes as a segment and return its rows in order."""
         self._path.write_bytes(data)
-        columns = read_back(Segment(ID, self._path, True, len(data), {}, None), self._path, replay, self._quarantine)
+        buffer = read_back(Segment(ID, self._path, False, len(data), {}, None), self._path, replay, self._quarantine)
         return [
             list(row)
-            for batch in columns.batches
+            for partition in buffer.partitions
+            for batch in partition.decode()
             for row in zip(*(_plain(column).to_pylist() for column in batch), strict=True)
         ]
 

@@ -2,18 +2,26 @@
 
 import asyncio
 import itertools
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from collector.clock import US_PER_DAY, Clock
 from collector.events import COLUMNS, Event
-from collector.journal.buffer import BATCH_BYTES, BATCH_ROWS, Buffer
+from collector.journal.buffer import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    COMPRESSED_FROM_PARTS,
+    PARTITIONS,
+    WAITING_ROWS,
+    Buffer,
+)
 from collector.journal.journal import MEMORY_SEGMENTS, Journal
 from collector.journal.segment import SegmentStore
 from collector.metrics import Metrics
+from collector.parts.partition import Partition
 from collector.parts.table import EVENT_SCHEMA
 from collector.publish.local import Folders
 from tests.support import NOON_US, FakeClock
@@ -48,16 +56,22 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+def sizes(partition: Partition) -> list[int]:
+    """The number of rows of each batch."""
+    return [batch.num_rows for batch in partition.decode()]
+
+
 def test_buffer_holds_columns_that_mix_sites() -> None:
     """At most one batch of rows waits as Python objects, however many sites there are."""
     buffer = Buffer()
     for number in range(3 * BATCH_ROWS + 1):
         buffer.append(make_event(f"site-{number}"))
-    segment = buffer.columns()
-    assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1] == [batch.num_rows for batch in segment.batches]
-    assert all(batch.schema.equals(EVENT_SCHEMA) for batch in segment.batches)
+    (partition,) = buffer.partitions
+    assert 1 == len(partition.rows)
+    assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1] == sizes(partition)
+    assert all(batch.schema.equals(EVENT_SCHEMA) for batch in partition.decode())
     assert [f"site-{number}" for number in range(3 * BATCH_ROWS + 1)] == [
-        site for batch in segment.batches for site in batch["site_id"].to_pylist()
+        site for batch in partition.decode() for site in batch["site_id"].to_pylist()
     ]
 
 
@@ -65,16 +79,74 @@ def test_buffer_turns_large_rows_into_columns_early() -> None:
     buffer = Buffer()
     for _ in range(4):
         buffer.append(make_event(size_bytes=BATCH_BYTES // 2))
-    assert [2, 2] == [batch.num_rows for batch in buffer.columns().batches]
+    assert [2, 2] == sizes(buffer.partitions[0])
 
 
 def test_segment_counts_rows_of_each_site_and_day() -> None:
-    buffer = Buffer()
+    buffer = Buffer(by_site=True)
     for site, day in (("a", 0), ("b", 0), ("a", 0), ("a", 1)):
         buffer.append(make_event(site, NOON_US + day * US_PER_DAY))
-    segment = buffer.columns()
-    assert {(TODAY, "a"): 2, (TODAY, "b"): 1, (TODAY + 1, "a"): 1} == dict(segment.rows_of)
+    assert {(TODAY, "a"): 2, (TODAY, "b"): 1, (TODAY + 1, "a"): 1} == buffer.rows_of
     assert (4, 4_000) == (buffer.rows, buffer.size_bytes)
+
+
+def test_parts_are_spread_evenly_over_the_partitions() -> None:
+    """All rows of a part are in one partition, since a flush writes one partition at a time."""
+    buffer = Buffer(by_site=True)
+    for number in range(3 * 4 * PARTITIONS):
+        buffer.append(make_event(f"site-{number % (4 * PARTITIONS)}"))
+    assert PARTITIONS * [4] == [len(partition.rows_of) for partition in buffer.partitions]
+    assert PARTITIONS * [4 * [3]] == [list(partition.rows_of.values()) for partition in buffer.partitions]
+
+
+@pytest.mark.parametrize(
+    ("by_site", "sites", "compressed"),
+    [(True, COMPRESSED_FROM_PARTS, True), (True, COMPRESSED_FROM_PARTS - 1, False), (False, 1_000, False)],
+)
+def test_columns_of_many_parts_are_compressed(by_site: bool, sites: int, compressed: bool) -> None:
+    buffer = Buffer(by_site=by_site)
+    for number in range(20 * BATCH_ROWS):
+        buffer.append(make_event(f"site-{number % sites}"))
+    waiting = sum(partition.rows_bytes for partition in buffer.partitions)
+    decoded = [partition.columns_bytes for partition in buffer.partitions]
+    held = sum(partition.held_bytes for partition in buffer.partitions)
+    assert held > 0
+    assert compressed is (held < sum(decoded) / 4)
+    assert held + waiting + (max(decoded) if compressed else 0) == buffer.held_bytes
+
+
+def test_partitions_become_columns_in_turn() -> None:
+    """Partitions fill at the same time. Turning all into columns at once would block the event loop for 30 ms."""
+    buffer = Buffer(by_site=True)
+    turned_at = []
+    for number in range(10 * WAITING_ROWS):
+        columns_before = [partition.columns_bytes for partition in buffer.partitions]
+        buffer.append(make_event(f"site-{number % 1_000}"))
+        if columns_before != [partition.columns_bytes for partition in buffer.partitions]:
+            turned_at.append(number)
+        assert WAITING_ROWS > sum(len(partition.rows) for partition in buffer.partitions)
+    assert 100 < min(later - earlier for earlier, later in pairwise(turned_at))
+    assert len(turned_at) < 10 * WAITING_ROWS / 256
+
+
+def test_segment_of_one_large_site_holds_hardly_more_rows_than_without_compression() -> None:
+    """A flush decodes all rows of a partition, so their size counts."""
+    buffer = Buffer(by_site=True)
+    for number in range(COMPRESSED_FROM_PARTS):
+        buffer.append(make_event(f"site-{number}"))
+    for _ in range(20 * BATCH_ROWS):
+        buffer.append(make_event("large"))
+    assert buffer.held_bytes > max(partition.columns_bytes for partition in buffer.partitions) > 10**6
+
+
+async def test_sealing_leaves_the_waiting_rows_to_the_flush() -> None:
+    """Turning the last rows of every partition into columns would block the event loop for 10 ms."""
+    journal = make_journal()
+    assert await journal.append(make_event())
+    journal._take_buffer()
+    (segment,) = journal.sealed
+    assert segment.buffer is not None
+    assert [1] == [len(partition.rows) for partition in segment.buffer.partitions]
 
 
 async def test_full_segment_is_sealed_and_the_next_is_open() -> None:
@@ -138,11 +210,3 @@ async def test_closed_journal_and_low_disk_refuse_and_say_why() -> None:
     await journal.close()
     assert (False, "draining") == (await journal.append(make_event()), journal.unready_reason())
     assert [1] == [segment.rows for segment in journal.sealed]
-
-
-def test_rows_come_out_as_they_went_in() -> None:
-    buffer = Buffer()
-    event = make_event()
-    buffer.append(event)
-    (batch,) = buffer.columns().batches
-    assert [event.row[0], NOON_US] == [batch["site_id"][0].as_py(), batch["received_at"].cast(pa.int64())[0].as_py()]

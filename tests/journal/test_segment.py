@@ -218,7 +218,7 @@ def test_left_over_segments_are_found_in_every_workers_folder_oldest_first(tmp_p
     (tmp_path / "journal" / "notes.txt").write_bytes(b"not ours")
     found = store.left_over()
     assert [("aa", True), ("bb", False), ("cc", True), ("dd", True)] == [(each.id[-2:], each.by_site) for each in found]
-    assert all(each.left_over and each.columns is None for each in found)
+    assert all(each.left_over and each.buffer is None for each in found)
 
 
 def test_unreadable_folder_of_a_worker_is_an_error(store: SegmentStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from collector.journal.flush.thread import FlushThread
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
-from collector.parts.writer import Part
+from collector.parts.partition import Part
 from collector.wording import count
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Flusher:
         # A set, because choosing a segment blocks the event loop: a disk that fails all day leaves thousands of them.
         failed: set[Segment] = set()
         while waiting := [segment for segment in self._journal.sealed if segment not in failed and wanted(segment)]:
-            segment = next((segment for segment in waiting if segment.columns), waiting[0])
+            segment = next((segment for segment in waiting if segment.buffer), waiting[0])
             try:
                 await self._publish(segment)
             except SegmentGone as exc:
@@ -151,11 +151,11 @@ class Flusher:
                 self._journal.release(segment)
             except Exception as exc:  # noqa: BLE001 - whatever failed, the events are kept and retried
                 failed.add(segment)
-                was_on_disk = segment.columns is None
+                was_on_disk = segment.buffer is None
                 if await self._thread.call(Segment.has_file, segment):
                     segment.to_disk()
                 self._metrics.flushes.labels("failed").inc()
-                where = "memory" if segment.columns else "the journal"
+                where = "memory" if segment.buffer else "the journal"
                 log.warning("flush failed; keeping %s in %s: %s", _events(segment), where, exc)
                 if was_on_disk:
                     # Stop here. Reading back every waiting segment, only to fail, used two thirds of a core while a

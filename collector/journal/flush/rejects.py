@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from collector.clock import US_PER_DAY, US_PER_S
 from collector.parts.naming import REJECTED, new_segment_id
+from collector.parts.partition import Group, Part
 from collector.parts.table import REJECTED_SCHEMA, record_batch
-from collector.parts.writer import Group, Part, PartWriter
+from collector.parts.writer import PartWriter
 from collector.wording import count
 from collector.worker_slot import ONLY_WORKER, WorkerSlot
 

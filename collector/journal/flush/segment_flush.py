@@ -1,6 +1,6 @@
-"""The flush of one segment: turns its events into columns, its columns into parts, and releases it.
+"""The flush of one segment: turns its events into parts, and releases it.
 
-A flush takes the columns from memory or reads them back from the segment's file. The parts have the same names either
+A flush takes the events from memory or reads them back from the segment's file. The parts have the same names either
 way, and parts that are already published are kept. So recovery is an ordinary flush, and a flush that was killed at any
 point can simply run again. Everything here blocks, in the flush thread.
 """
@@ -16,8 +16,9 @@ from collector.journal.buffer import Buffer
 from collector.journal.flush.quarantine import DAMAGED, TORN, UNFIT, Quarantine, Ranges
 from collector.journal.flush.salvage import BLOCK_BYTES, SegmentReader, Unreadable
 from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
-from collector.journal.segment import Columns, Segment, SegmentStore
-from collector.parts.writer import Part, PartConflict, PartWriter
+from collector.journal.segment import Segment, SegmentStore
+from collector.parts.partition import Part
+from collector.parts.writer import PartConflict, PartWriter
 from collector.wording import count
 
 log = logging.getLogger(__name__)
@@ -49,10 +50,10 @@ class SegmentFlush:
         Raises OSError, or PartConflict if there is no file to put into quarantine. Nothing is lost then; call again.
         Raises SegmentGone if the segment has disappeared; calling again does not help.
         """
-        columns = segment.columns or self._read(segment)
-        segment.rows_of = columns.rows_of  # counts of a segment that was read back, for its release
+        buffer = segment.buffer or self._read(segment)
+        segment.rows_of = buffer.rows_of  # counts of a segment that was read back, for its release
         try:
-            parts = self._writer.write_events(segment.id, columns.batches, columns.rows_of, by_site=segment.by_site)
+            parts = self._writer.write_events(segment.id, buffer.partitions, by_site=segment.by_site)
         except PartConflict as exc:
             if segment.path is None:
                 raise
@@ -63,8 +64,8 @@ class SegmentFlush:
             self._store.release(segment.path)
         return parts
 
-    def _read(self, segment: Segment) -> Columns:
-        assert segment.path is not None  # a segment without a file has columns
+    def _read(self, segment: Segment) -> Buffer:
+        assert segment.path is not None  # a segment without a file has a buffer
         around = segment.failed_reads >= FAILED_READS
         try:
             return replay(segment, segment.path, self._decode, self._quarantine, around_bad_blocks=around)
@@ -79,13 +80,13 @@ class SegmentFlush:
 
 def replay(
     segment: Segment, path: Path, decode: Decode, quarantine: Quarantine, *, around_bad_blocks: bool = False
-) -> Columns:
+) -> Buffer:
     """Read the segment's events back from its file. Keeps unreadable bytes in quarantine. Raises OSError.
 
     At a block that the disk cannot read, raises Unreadable. With `around_bad_blocks`, such a block counts as damage
     instead, and the entire file is kept too: it may become readable later, or with another tool.
     """
-    buffer = Buffer()
+    buffer = Buffer(by_site=segment.by_site)
     kept: dict[str, Ranges] = defaultdict(list)
     reader = SegmentReader(path, around_bad_blocks=around_bad_blocks)
     with BufferedReader(reader, BLOCK_BYTES) as file:
@@ -108,4 +109,4 @@ def replay(
         blocks = count(len(reader.bad), "block")
         log.error("%s: the disk cannot read %s; moving the file to quarantine", path, blocks)
         quarantine.keep_whole(segment, path)
-    return buffer.columns()
+    return buffer

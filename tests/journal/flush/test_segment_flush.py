@@ -50,11 +50,11 @@ class Bench:
         file = self.store.create()
         file.commit(file.encode(events))
         file.seal()
-        buffer = Buffer()
+        buffer = Buffer(by_site=self.store.by_site)
         for each in events:
             buffer.append(each)
-        columns = buffer.columns() if in_memory else None
-        return Segment(file.id, file.path, self.store.by_site, buffer.size_bytes, buffer.rows_of, columns)
+        rows_of, size_bytes = buffer.rows_of, buffer.size_bytes
+        return Segment(file.id, file.path, self.store.by_site, size_bytes, rows_of, buffer if in_memory else None)
 
     def parts(self) -> list[Path]:
         return sorted((self.data_dir / "events").rglob("*.parquet"))
@@ -102,7 +102,7 @@ def test_failed_flush_keeps_the_file_and_the_next_finishes_from_it(bench: Bench)
     kept = {path: path.stat().st_ino for path in bench.parts()}
     assert 2 == len(kept)
     in_the_way.unlink()
-    segment.columns = None
+    segment.buffer = None
     bench.flush(segment)
     assert kept.items() <= {path: path.stat().st_ino for path in bench.parts()}.items()
     assert 4 == len(read_rows(bench.data_dir / "events"))
@@ -217,7 +217,7 @@ def test_part_with_more_rows_than_the_segment_is_kept(bench: Bench) -> None:
     bench.flush(segment)
     data[-1] ^= 1
     segment.path.write_bytes(data)
-    segment.columns = None
+    segment.buffer = None
     bench.flush(segment)
     assert (2, ["torn"]) == (len(read_rows(bench.data_dir / "events")), list(bench.quarantined()))
 
