@@ -4,6 +4,8 @@ import asyncio
 import logging
 from typing import Final, cast
 
+from collector.edge.responses import Replier
+
 log = logging.getLogger(__name__)
 
 # How many bytes of its responses a client may leave unread, beyond the system's buffers, and for how long.
@@ -11,7 +13,7 @@ MAX_UNREAD_BYTES: Final = 16_384
 UNREAD_S = 10.0
 
 
-class ClientProtocol:
+class ClientProtocol(Replier):
     """The part of a connection that is not HTTP. Subclasses define `is_idle`, and call `_idle` after each request.
 
     It has all methods of asyncio.Protocol, but is no subclass: mypyc compiles no class with an interpreted base.

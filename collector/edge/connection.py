@@ -89,12 +89,13 @@ class Connection(ClientProtocol):
                 return
             if self._buffer:
                 data, self._buffer = self._buffer + data, b""
-            if self._turn_budget.take_up(len(data), self._take_turn):
+            if self._turn_budget.take(len(data)):
                 self._begin_request(data)
                 if self._buffer:
                     self._advance()
             else:  # Keep reading: a second read is rare, and `_receive` pauses the connection then.
                 self._state, self._buffer = HELD, data
+                self._turn_budget.wait(len(data), self._take_turn)
         except Exception:  # noqa: BLE001 - `_fail` logs it
             self._fail()
 
@@ -152,8 +153,9 @@ class Connection(ClientProtocol):
         self._is_advancing = True
         try:
             while self._may_begin_request():
-                if not self._turn_budget.take_up(0, self._take_turn):
+                if not self._turn_budget.take(0):
                     self._state = HELD
+                    self._turn_budget.wait(0, self._take_turn)
                     return
                 data, self._buffer = self._buffer, b""
                 self._begin_request(data)
@@ -205,9 +207,9 @@ class Connection(ClientProtocol):
         self._buffer = b"" if left_bytes >= 0 else data[end:]
         response = self._decider.before_body(request)
         if response is not None:
-            self._reply(request, response)
+            self.reply(request, response)
         elif left_bytes <= 0:
-            self._decider.with_body(request, data[at:end], self._reply)
+            self._decider.with_body(request, data[at:end], self)
         else:
             self._begin_body(request, data[at:])
 
@@ -221,7 +223,7 @@ class Connection(ClientProtocol):
             self._body += begun
             self._timer = self._loop.call_later(self._decider.rules.body_timeout_s, self._give_up_body)
         else:
-            self._reply(request, decider.drop(request, unavailable()))
+            self.reply(request, decider.drop(request, unavailable()))
 
     def _gather(self, data: bytes) -> None:
         self._body += data[: self._left_bytes]
@@ -229,11 +231,11 @@ class Connection(ClientProtocol):
         self._left_bytes -= len(data)
         if self._left_bytes <= 0:
             self._state, body = HELD, bytes(self._body)
-            self._decider.with_late_body(self._gathered(), body, self._reply)
+            self._decider.with_late_body(self._gathered(), body, self)
 
     def _give_up_body(self) -> None:
         request = self._gathered()
-        self._reply(request, self._decider.drop(request, late_body()))
+        self.reply(request, self._decider.drop(request, late_body()))
 
     def _gathered(self) -> Request:
         """Leave state BODY: release the body's memory and return its request."""
@@ -244,7 +246,7 @@ class Connection(ClientProtocol):
         self._shared.bodies.release(request.body_bytes or 0)
         return request
 
-    def _reply(self, request: Request, response: Response | None) -> None:
+    def reply(self, request: Request, response: Response | None) -> None:
         """Send the response of the fast path and continue. Never raises: the caller serves other connections too."""
         if self._transport is None:
             return

@@ -5,7 +5,6 @@ the first one that returns something decides. `_finish` counts every request and
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -16,7 +15,7 @@ from collector.edge.in_flight import InFlight
 from collector.edge.rate_limit import TokenBuckets, too_many
 from collector.edge.refusal import read_refusal
 from collector.edge.request import Endpoint, Request
-from collector.edge.responses import Response
+from collector.edge.responses import Replier, Response
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
@@ -41,9 +40,6 @@ STORED: Final = object()
 
 GONE = Ignored(Reason.ABORTED, "Client has gone")  # its response is never sent
 BROKEN = Refused(Reason.INVALID, "Bad request")
-
-Reply = Callable[[Request, Response | None], object]
-"""Send the response; None: reset the connection. Called once, now or later. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +80,14 @@ class Decider:
             return self.fail(request)
         return None if outcome is None else self._finish_early(request, outcome)
 
-    def with_body(self, request: Request, body: bytes, reply: Reply) -> None:
+    def with_body(self, request: Request, body: bytes, replier: Replier) -> None:
         """Reply now, or once the event is stored."""
         outcome: Event | Dropped
         try:
             received_us = self._clock.now_us()
             outcome = accept(request, body, received_us, self.rules.client_ip)
             if isinstance(outcome, Event):
-                self.journal.submit(_Submitted(outcome, self, request, reply))
+                self.journal.submit(_Submitted(outcome, self, request, replier))
                 return
             if outcome.reason is Reason.INVALID:
                 self._keep(request, Rejected(received_us, outcome.message, body))
@@ -99,17 +95,17 @@ class Decider:
             log.warning("an event was refused: its address cannot be hashed: %s", exc)
             outcome = unavailable()
         except Exception:  # noqa: BLE001 - `fail` logs it
-            reply(request, self.fail(request))
+            replier.reply(request, self.fail(request))
             return
-        reply(request, self._finish(request, outcome))
+        replier.reply(request, self._finish(request, outcome))
 
-    def with_late_body(self, request: Request, body: bytes, reply: Reply) -> None:
+    def with_late_body(self, request: Request, body: bytes, replier: Replier) -> None:
         """The same for a body that arrived after its head: the disk may have filled up in between."""
         refused = self.able_to_store(request)
         if refused is None:
-            self.with_body(request, body, reply)
+            self.with_body(request, body, replier)
         else:
-            reply(request, self._finish(request, refused))
+            replier.reply(request, self._finish(request, refused))
 
     def drop(self, request: Request, outcome: Dropped) -> Response:
         """The response to a request whose body is late, is too large, or finds no room."""
@@ -221,14 +217,14 @@ class Decider:
         if not self._rejects.keep(request.site.id, rejected):
             self.metrics.rejected_lost.inc()
 
-    def committed(self, request: Request, reply: Reply, stored: bool) -> None:
+    def committed(self, request: Request, replier: Replier, stored: bool) -> None:
         """Reply once the event is stored or has failed. Never raises: the journal would treat it as its own failure."""
         try:
             response = self._finish(request, STORED if stored else unavailable())
         except Exception:
             log.exception("a response failed: %s of site %.64s", request.method, request.route.site_id)
             response = None
-        reply(request, response)
+        replier.reply(request, response)
 
     def _finish_early(self, request: Request, outcome: Response | Dropped) -> Response:
         """Finish a request whose body was not read."""
@@ -257,14 +253,14 @@ class Decider:
 class _Submitted(Submission):
     """The event of a request that waits for its response."""
 
-    def __init__(self, event: Event, decider: Decider, request: Request, reply: Reply) -> None:
+    def __init__(self, event: Event, decider: Decider, request: Request, replier: Replier) -> None:
         super().__init__(event)
         self._decider: Final = decider
         self._request: Final = request
-        self._reply: Final = reply
+        self._replier: Final = replier
 
     def done(self, stored: bool) -> None:
-        self._decider.committed(self._request, self._reply, stored)
+        self._decider.committed(self._request, self._replier, stored)
 
 
 def unavailable() -> Refused:

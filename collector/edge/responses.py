@@ -4,6 +4,7 @@
 4xx and 5xx   {"message": ..., "errors": [{"message", "code", "field"?}]}
 """
 
+import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -12,7 +13,7 @@ import ujson
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
-from collector.edge.request import COLLECT_METHODS
+from collector.edge.request import COLLECT_METHODS, Request
 from collector.events import Dropped, Ignored, Reason, Refused
 from collector.recent import Recent
 
@@ -60,6 +61,25 @@ class Response:
             headers.append((hdrs.CONTENT_LENGTH, str(len(self.body))))
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
         return "\r\n".join((*lines, f"{hdrs.DATE}: ")).encode()
+
+
+class Replier:
+    """Sends the response to a request. A class rather than a callback: compiled code calls it 0.1 us faster."""
+
+    def reply(self, request: Request, response: Response | None) -> None:
+        """Send the response; None: reset the connection. Called once, now or later. Must not raise."""
+        raise NotImplementedError
+
+
+class AwaitedReply(Replier):
+    """The response is the result of a future."""
+
+    def __init__(self) -> None:
+        self.response: Final[asyncio.Future[Response | None]] = asyncio.get_running_loop().create_future()
+
+    def reply(self, request: Request, response: Response | None) -> None:
+        if not self.response.done():  # it is done if the request was cancelled because its connection is lost
+            self.response.set_result(response)
 
 
 @dataclass(frozen=True, slots=True)

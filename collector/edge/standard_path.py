@@ -16,7 +16,7 @@ from collector.edge.decide import Decider, late_body, too_large, unavailable
 from collector.edge.exchange import Exchange
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host
 from collector.edge.request import Request, find_route
-from collector.edge.responses import Response
+from collector.edge.responses import AwaitedReply, Response
 from collector.events import Refused
 
 # Several headers with one of these names are one list (RFC 9110, 5.3).
@@ -182,14 +182,9 @@ class StandardPath:
         return to_aiohttp(response, close=asked.close or exchange_of(request).framing.closes)
 
     async def _decided(self, asked: Request, body: bytes) -> Response | None:
-        decided: asyncio.Future[Response | None] = asyncio.get_running_loop().create_future()
-
-        def reply(_: Request, response: Response | None) -> None:
-            if not decided.done():  # cancelled when its connection is lost
-                decided.set_result(response)
-
-        self._decider.with_late_body(asked, body, reply)
-        return await decided
+        replier = AwaitedReply()
+        self._decider.with_late_body(asked, body, replier)
+        return await replier.response
 
 
 def fault_of(request: web.BaseRequest) -> str | None:

@@ -34,18 +34,22 @@ class TurnBudget:
         self._waiting: deque[tuple[int, GoOn]] = deque()  # at most one for each connection
         self._waiting_bytes = 0
 
-    def take_up(self, size_bytes: int, go_on: GoOn) -> bool:
-        """Return whether the caller may process its bytes now. If not, `go_on` is called when it may."""
-        size_bytes += PIECE_BYTES
+    def take(self, size_bytes: int) -> bool:
+        """Return whether the caller may process its bytes now. If not, it must `wait`."""
         left_bytes = self._left_bytes
         if left_bytes == TURN_BYTES:
             self._loop.call_soon(self._next_turn)
+        size_bytes += PIECE_BYTES
         if (left_bytes > 0 and not self._waiting) or self._waiting_bytes + size_bytes > WAITING_MAX_BYTES:
             self._left_bytes = left_bytes - size_bytes
             return True
+        return False
+
+    def wait(self, size_bytes: int, go_on: GoOn) -> None:
+        """Call `go_on` when its bytes may be processed."""
+        size_bytes += PIECE_BYTES
         self._waiting.append((size_bytes, go_on))
         self._waiting_bytes += size_bytes
-        return False
 
     def _next_turn(self) -> None:
         left_bytes = TURN_BYTES

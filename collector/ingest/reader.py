@@ -55,7 +55,8 @@ _EVENT_TIME_RAW: Final = [column.name for column in COLUMNS].index("event_time_r
 
 def read(body: bytes, received_us: int) -> Row | None:
     """Return the row of a clearly valid event, as `to_row` does. None: the validator must decide."""
-    if (b"[" in body or body.find(b"{", 1) > 0) and body.count(b"[") + body.count(b"{") > _MOST_OPENED:
+    # Not `b"[" in body`: bytes first try to use the operand as a number, and the hidden exception costs 0.2 us.
+    if max(body.find(b"["), body.find(b"{", 1)) > 0 and body.count(b"[") + body.count(b"{") > _MOST_OPENED:
         return None
     try:
         if not body.isascii():

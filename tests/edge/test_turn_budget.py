@@ -1,6 +1,7 @@
 """The turn budget: each turn processes some of the pieces, in the order in which they arrived."""
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,11 +13,19 @@ def _append(taken: list[list[int]], number: int) -> None:
     taken[-1].append(number)
 
 
+def take_up(turn_budget: TurnBudget, size_bytes: int, go_on: Callable[[], object]) -> bool:
+    """Whether a piece may be processed at once. If not, `go_on` is called when it may."""
+    if turn_budget.take(size_bytes):
+        return True
+    turn_budget.wait(size_bytes, go_on)
+    return False
+
+
 async def turns(turn_budget: TurnBudget, sizes_bytes: list[int]) -> list[list[int]]:
     """Which pieces each turn of the loop processes, if all arrive in one turn."""
     taken: list[list[int]] = [[]]
     for number, size_bytes in enumerate(sizes_bytes):
-        if turn_budget.take_up(size_bytes, partial(_append, taken, number)):
+        if take_up(turn_budget, size_bytes, partial(_append, taken, number)):
             _append(taken, number)
     while sum(map(len, taken)) < len(sizes_bytes):
         taken.append([])
@@ -43,12 +52,12 @@ async def test_turn_stops_at_its_budget_and_the_rest_waits_in_order() -> None:
 async def test_new_piece_waits_behind_older_ones() -> None:
     turn_budget = TurnBudget()
     order: list[int] = []
-    assert turn_budget.take_up(TURN_BYTES, lambda: None)
+    assert take_up(turn_budget, TURN_BYTES, lambda: None)
     for number in range(3):
-        assert not turn_budget.take_up(TURN_BYTES, partial(order.append, number))
+        assert not take_up(turn_budget, TURN_BYTES, partial(order.append, number))
     await asyncio.sleep(0)
     assert [0] == order
-    assert not turn_budget.take_up(0, lambda: order.append(3))
+    assert not take_up(turn_budget, 0, lambda: order.append(3))
     for _ in range(3):
         await asyncio.sleep(0)
     assert [0, 1, 2, 3] == order
