@@ -31,7 +31,7 @@ COMPILED = {
     ),
     "ingest/": ("enrich", "pipeline", "reader", "schema"),
     "journal/": ("buffer", "journal", "record"),
-    "parts/": ("partition",),
+    "parts/": ("section",),
 }
 
 # The commands that need the extension. Others, such as egg_info, only read the metadata.

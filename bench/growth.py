@@ -26,8 +26,8 @@ DURABILITIES = ("fsync", "write", "memory")
 PARTITIONS = (["site", "date"], ["date"])
 AXES = ("sites", "size", "connections", "durability", "workers")
 
-TWO_SEGMENTS = 800_000  # events of the default size and settings, with many sites
-LONGEST_S = 60.0
+TWO_SEGMENTS = 600_000  # with many sites, a segment holds up to 275,000 events of the default size
+LONGEST_S = 40.0
 
 _Step = tuple[dict[str, Any], Callable[[], Result]]
 """The labels of a run in the results, and the function that measures it."""

@@ -45,7 +45,7 @@ from collector.ingest.schema import check, parse
 from collector.journal.record import encode
 from collector.journal.segment import SegmentStore
 from collector.parts.naming import new_segment_id
-from collector.parts.partition import Partition
+from collector.parts.section import Section
 from collector.parts.table import to_batch
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
@@ -180,17 +180,17 @@ def _commit(folder: Path, durability: str, events: Sequence[Event]) -> Callable[
 def _parquet(folder: Path, rows: Sequence[list[str | float | int | bool | None]]) -> Callable[[], object]:
     writer = PartWriter(Folders(folder), "0", compression="zstd")
     writer.prepare()
-    partitions = [_partition(rows) for _ in range(1 + REPEATS)]  # writing one frees it
-    return lambda: writer.write_events(new_segment_id(), [partitions.pop()], by_site=True)
+    sections = [_section(rows) for _ in range(1 + REPEATS)]  # writing one frees it
+    return lambda: writer.write_events(new_segment_id(), [sections.pop()], by_site=True)
 
 
-def _partition(rows: Sequence[list[str | float | int | bool | None]]) -> Partition:
-    partition = Partition()
+def _section(rows: Sequence[list[str | float | int | bool | None]]) -> Section:
+    section = Section()
     for row in rows:
-        partition.append((NOON_US // US_PER_DAY, site_name(0)), row, 0)
-        if len(partition.rows) == ROWS_PER_BATCH:
-            partition.to_columns(compress=False)
-    return partition
+        section.append((NOON_US // US_PER_DAY, site_name(0)), row, 0)
+        if len(section.rows) == ROWS_PER_BATCH:
+            section.to_columns(compress=False)
+    return section
 
 
 def _timed(name: str, stage: Callable[[], object]) -> Result:

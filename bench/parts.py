@@ -18,7 +18,7 @@ from bench.stall import NOON_US, sample_events
 from collector.clock import US_PER_DAY
 from collector.journal.buffer import BATCH_ROWS
 from collector.parts.naming import new_segment_id
-from collector.parts.partition import Partition
+from collector.parts.section import Section
 from collector.parts.table import settle_memory_pool
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
@@ -39,14 +39,14 @@ class Segment:
 
     def __call__(self) -> dict[str, float]:
         """Return the CPU time of a part in us, and its size in bytes."""
-        partition = Partition()
+        section = Section()
         for event in self._events:
-            partition.append((NOON_US // US_PER_DAY, event.site_id), event.row, event.size_bytes)
-            if len(partition.rows) == BATCH_ROWS:
-                partition.to_columns(compress=False)
+            section.append((NOON_US // US_PER_DAY, event.site_id), event.row, event.size_bytes)
+            if len(section.rows) == BATCH_ROWS:
+                section.to_columns(compress=False)
         gc.collect()
         began = time.process_time()
-        parts = self._writer.write_events(new_segment_id(), [partition], by_site=True)
+        parts = self._writer.write_events(new_segment_id(), [section], by_site=True)
         used_s = time.process_time() - began
         return {"us": used_s / SITES * 1e6, "size_bytes": sum(part.size_bytes for part in parts) / SITES}
 

@@ -9,18 +9,18 @@ from typing import Final
 
 from collector.clock import US_PER_DAY
 from collector.events import Event
-from collector.parts.partition import Group, Partition
+from collector.parts.section import Group, Section
 
 # Turning rows into columns blocks the event loop: 512 rows take 0.8 ms. 1,024 rows would take 1.5 ms, and 4 % less in
 # all; 256 rows 0.4 ms, and 10 % more (`python -m bench.pools`).
 BATCH_ROWS = 512
 BATCH_BYTES: Final = 1 << 20  # a limit for large rows, which block the loop too
 
-# The flush decodes one partition at a time, and sorts it into a copy. With 8 partitions it took 30 MB more.
-PARTITIONS: Final = 16
+# The flush decodes one section at a time, and sorts it into a copy. With 8 sections it took 30 MB more.
+SECTIONS: Final = 16
 
-# Partitions fill at about the same time, and each batch blocks the event loop for up to 2 ms. With this limit, only one
-# is made every few hundred events, from the fullest partition. A waiting row takes 3 KB (`python -m bench.memory`).
+# Sections fill at about the same time, and each batch blocks the event loop for up to 2 ms. With this limit, only one
+# is made every few hundred events, from the fullest section. A waiting row takes 3 KB (`python -m bench.memory`).
 WAITING_ROWS: Final = 3_072
 
 # With fewer parts, compression costs more than larger parts save.
@@ -32,36 +32,36 @@ class Buffer:
 
     def __init__(self, *, by_site: bool = False) -> None:
         """`by_site`: each site and day becomes a part. With many of them, the columns are compressed."""
-        self.partitions = [Partition() for _ in range(PARTITIONS if by_site else 1)]
+        self.sections = [Section() for _ in range(SECTIONS if by_site else 1)]
         self.rows = 0
         self.size_bytes = 0  # what the events are charged: no less than they take in memory or in a segment's file
-        self._partition_of: dict[Group, Partition] = {}
+        self._section_of: dict[Group, Section] = {}
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._columns_bytes = 0  # what they take as columns: about half of the charge, or less if compressed
-        self._decoded_bytes = 0  # what the largest compressed partition takes when decoded
+        self._decoded_bytes = 0  # what the largest compressed section takes when decoded
 
     def append(self, event: Event) -> None:
         """Add an accepted event."""
         group = (event.received_us // US_PER_DAY, event.site_id)
-        partition = self._partition_of.get(group)
-        if partition is None:
-            partition = self._add(group)
-        partition.append(group, event.row, event.size_bytes)
+        section = self._section_of.get(group)
+        if section is None:
+            section = self._add(group)
+        section.append(group, event.row, event.size_bytes)
         self.rows += 1
         self.size_bytes += event.size_bytes
         self._waiting_rows += 1
         self._waiting_bytes += event.size_bytes
-        if len(partition.rows) >= BATCH_ROWS or partition.rows_bytes >= BATCH_BYTES:
-            self._to_columns(partition)
+        if len(section.rows) >= BATCH_ROWS or section.rows_bytes >= BATCH_BYTES:
+            self._to_columns(section)
         elif self._waiting_rows >= WAITING_ROWS:
-            self._to_columns(max(self.partitions, key=lambda each: len(each.rows)))
+            self._to_columns(max(self.sections, key=lambda each: len(each.rows)))
 
     @property
     def held_bytes(self) -> int:
         """The size of the columns, plus the charge of the rows that are not columns yet.
 
-        If columns are compressed, the largest partition counts a second time: a flush holds it decoded as well. So one
+        If columns are compressed, the largest section counts a second time: a flush holds it decoded as well. So one
         large site among many small ones cannot make a flush take much more memory.
         """
         return self._columns_bytes + self._waiting_bytes + self._decoded_bytes
@@ -70,22 +70,22 @@ class Buffer:
     def rows_of(self) -> dict[Group, int]:
         """The number of rows of each site and day."""
         merged: dict[Group, int] = {}
-        for partition in self.partitions:
-            merged.update(partition.rows_of)
+        for section in self.sections:
+            merged.update(section.rows_of)
         return merged
 
-    def _add(self, group: Group) -> Partition:
-        """Choose the partition of a new site or day: each in turn."""
-        partition = self.partitions[len(self._partition_of) % len(self.partitions)]
-        self._partition_of[group] = partition
-        return partition
+    def _add(self, group: Group) -> Section:
+        """Choose the section of a new site or day: each in turn."""
+        section = self.sections[len(self._section_of) % len(self.sections)]
+        self._section_of[group] = section
+        return section
 
-    def _to_columns(self, partition: Partition) -> None:
-        self._waiting_rows -= len(partition.rows)
-        self._waiting_bytes -= partition.rows_bytes
-        self._columns_bytes -= partition.held_bytes
-        many = len(self.partitions) > 1 and len(self._partition_of) >= COMPRESSED_FROM_PARTS
-        partition.to_columns(compress=many)
-        self._columns_bytes += partition.held_bytes
+    def _to_columns(self, section: Section) -> None:
+        self._waiting_rows -= len(section.rows)
+        self._waiting_bytes -= section.rows_bytes
+        self._columns_bytes -= section.held_bytes
+        many = len(self.sections) > 1 and len(self._section_of) >= COMPRESSED_FROM_PARTS
+        section.to_columns(compress=many)
+        self._columns_bytes += section.held_bytes
         if many:
-            self._decoded_bytes = max(self._decoded_bytes, partition.columns_bytes)
+            self._decoded_bytes = max(self._decoded_bytes, section.columns_bytes)

@@ -31,7 +31,7 @@ from collector.journal.record import (
     encode_header,
 )
 from collector.parts.naming import new_segment_id
-from collector.parts.partition import Group
+from collector.parts.section import Group
 from collector.portable import sync, sync_data
 from collector.publish.local import Folders, fsync_folder, open_folder
 

@@ -18,7 +18,7 @@ COMPRESSED_FROM_BYTES = 2_048
 
 
 class Encoding:
-    """Chooses the options of ParquetWriter for the parts of one partition."""
+    """Chooses the options of ParquetWriter for the parts of one section."""
 
     def __init__(self, table: pa.Table, codec: str) -> None:
         """`table` holds the rows of all parts, and `codec` compresses them."""

@@ -1,4 +1,4 @@
-"""Writing parts: turns a segment's partitions into Parquet files, which appear complete or not at all.
+"""Writing parts: turns a segment's sections into Parquet files, which appear complete or not at all.
 
 Each part is written in `staging/<worker>/`, synced, and then published. Staging is a sibling of the dataset on the same
 file system, because common readers open even hidden files: no unfinished file may lie next to finished parts.
@@ -23,7 +23,7 @@ from collector import VERSION
 from collector.events import CONTRACT_HASH
 from collector.parts.encoding import Encoding
 from collector.parts.naming import EVENTS, EXPIRED, REJECTED, STAGING, part_path, site_folder
-from collector.parts.partition import Group, Part, Partition
+from collector.parts.section import Group, Part, Section
 from collector.parts.table import REJECTED_SCHEMA
 from collector.publish.local import Folders, fsync_file, fsync_folder, sweep
 from collector.wording import count
@@ -68,40 +68,40 @@ class PartWriter:
         for folder in (self.staging, self.data_dir / EVENTS, self.data_dir / STAGING / EXPIRED):
             self.folders.make(folder)
 
-    def write_events(self, segment: str, partitions: Sequence[Partition], *, by_site: bool) -> list[Part]:
+    def write_events(self, segment: str, sections: Sequence[Section], *, by_site: bool) -> list[Part]:
         """Publish the segment's events, one part per site and day (or per day), and return the parts.
 
-        Frees each partition whose parts are all published. Tries every part, then raises the first error. Calling it
+        Frees each section whose parts are all published. Tries every part, then raises the first error. Calling it
         again is safe and keeps the parts already published. Raises PartConflict only if nothing else failed, so that
         trying again would not help.
         """
         if by_site:
-            groups = (group for partition in partitions for group in partition.rows_of)
+            groups = (group for section in sections for group in section.rows_of)
             self.folders.make_siblings(site_folder(self.data_dir, EVENTS, site_id) for _, site_id in groups)
         failures: list[Exception] = []
-        for partition in partitions:
-            if not partition.published:
-                self._write_partition(segment, partition, failures, by_site=by_site)
+        for section in sections:
+            if not section.published:
+                self._write_section(segment, section, failures, by_site=by_site)
         if failures:
             raise min(failures, key=lambda exc: isinstance(exc, PartConflict))
-        return [part for partition in partitions for part in partition.published]
+        return [part for section in sections for part in section.published]
 
-    def _write_partition(self, segment: str, partition: Partition, failures: list[Exception], *, by_site: bool) -> None:
-        """Publish the partition's parts. Its columns are freed before the next partition is decoded."""
-        if not partition.rows_of:
+    def _write_section(self, segment: str, section: Section, failures: list[Exception], *, by_site: bool) -> None:
+        """Publish the section's parts. Its columns are freed before the next section is decoded."""
+        if not section.rows_of:
             return
-        table = partition.table()
+        table = section.table()
         encoding = Encoding(table, self.compression)
         parts: list[Part] = []
         failed_before = len(failures)
-        for day, site_id, piece, row_groups in self._pieces(table, partition.rows_of, by_site=by_site):
+        for day, site_id, piece, row_groups in self._pieces(table, section.rows_of, by_site=by_site):
             final = part_path(self.data_dir, EVENTS, segment, day, site_id)
             try:
                 parts.append(self._publish(final, segment, piece, row_groups, encoding))
             except (OSError, pa.ArrowException, PartConflict) as exc:
                 failures.append(exc)
         if len(failures) == failed_before:
-            partition.release(parts)
+            section.release(parts)
 
     def write_rejected(self, segment: str, group: Group, batch: pa.RecordBatch) -> Part:
         """Publish the rejects of one site and day. Raises OSError."""

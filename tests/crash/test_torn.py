@@ -68,8 +68,8 @@ class Bench:
         buffer = read_back(Segment(ID, self._path, False, len(data), {}, None), self._path, replay, self._quarantine)
         return [
             list(row)
-            for partition in buffer.partitions
-            for batch in partition.decode()
+            for section in buffer.sections
+            for batch in section.decode()
             for row in zip(*(_plain(column).to_pylist() for column in batch), strict=True)
         ]
 

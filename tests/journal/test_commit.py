@@ -108,7 +108,7 @@ def sites_in_file(segment: Segment) -> list[str]:
 
 def sites_in_memory(segment: Segment) -> list[str]:
     assert segment.buffer is not None
-    batches = [batch for partition in segment.buffer.partitions for batch in partition.decode()]
+    batches = [batch for section in segment.buffer.sections for batch in section.decode()]
     return [site for batch in batches for site in batch["site_id"].to_pylist()]
 
 

@@ -14,14 +14,14 @@ from collector.journal.buffer import (
     BATCH_BYTES,
     BATCH_ROWS,
     COMPRESSED_FROM_PARTS,
-    PARTITIONS,
+    SECTIONS,
     WAITING_ROWS,
     Buffer,
 )
 from collector.journal.journal import MEMORY_SEGMENTS, Journal
 from collector.journal.segment import SegmentStore
 from collector.metrics import Metrics
-from collector.parts.partition import Partition
+from collector.parts.section import Section
 from collector.parts.table import EVENT_SCHEMA
 from collector.publish.local import Folders
 from tests.support import NOON_US, FakeClock
@@ -56,9 +56,9 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def sizes(partition: Partition) -> list[int]:
+def sizes(section: Section) -> list[int]:
     """The number of rows of each batch."""
-    return [batch.num_rows for batch in partition.decode()]
+    return [batch.num_rows for batch in section.decode()]
 
 
 def test_buffer_holds_columns_that_mix_sites() -> None:
@@ -66,12 +66,12 @@ def test_buffer_holds_columns_that_mix_sites() -> None:
     buffer = Buffer()
     for number in range(3 * BATCH_ROWS + 1):
         buffer.append(make_event(f"site-{number}"))
-    (partition,) = buffer.partitions
-    assert 1 == len(partition.rows)
-    assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1] == sizes(partition)
-    assert all(batch.schema.equals(EVENT_SCHEMA) for batch in partition.decode())
+    (section,) = buffer.sections
+    assert 1 == len(section.rows)
+    assert [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS, 1] == sizes(section)
+    assert all(batch.schema.equals(EVENT_SCHEMA) for batch in section.decode())
     assert [f"site-{number}" for number in range(3 * BATCH_ROWS + 1)] == [
-        site for batch in partition.decode() for site in batch["site_id"].to_pylist()
+        site for batch in section.decode() for site in batch["site_id"].to_pylist()
     ]
 
 
@@ -79,7 +79,7 @@ def test_buffer_turns_large_rows_into_columns_early() -> None:
     buffer = Buffer()
     for _ in range(4):
         buffer.append(make_event(size_bytes=BATCH_BYTES // 2))
-    assert [2, 2] == sizes(buffer.partitions[0])
+    assert [2, 2] == sizes(buffer.sections[0])
 
 
 def test_segment_counts_rows_of_each_site_and_day() -> None:
@@ -90,13 +90,13 @@ def test_segment_counts_rows_of_each_site_and_day() -> None:
     assert (4, 4_000) == (buffer.rows, buffer.size_bytes)
 
 
-def test_parts_are_spread_evenly_over_the_partitions() -> None:
-    """All rows of a part are in one partition, since a flush writes one partition at a time."""
+def test_parts_are_spread_evenly_over_the_sections() -> None:
+    """All rows of a part are in one section, since a flush writes one section at a time."""
     buffer = Buffer(by_site=True)
-    for number in range(3 * 4 * PARTITIONS):
-        buffer.append(make_event(f"site-{number % (4 * PARTITIONS)}"))
-    assert PARTITIONS * [4] == [len(partition.rows_of) for partition in buffer.partitions]
-    assert PARTITIONS * [4 * [3]] == [list(partition.rows_of.values()) for partition in buffer.partitions]
+    for number in range(3 * 4 * SECTIONS):
+        buffer.append(make_event(f"site-{number % (4 * SECTIONS)}"))
+    assert SECTIONS * [4] == [len(section.rows_of) for section in buffer.sections]
+    assert SECTIONS * [4 * [3]] == [list(section.rows_of.values()) for section in buffer.sections]
 
 
 @pytest.mark.parametrize(
@@ -107,46 +107,46 @@ def test_columns_of_many_parts_are_compressed(by_site: bool, sites: int, compres
     buffer = Buffer(by_site=by_site)
     for number in range(20 * BATCH_ROWS):
         buffer.append(make_event(f"site-{number % sites}"))
-    waiting = sum(partition.rows_bytes for partition in buffer.partitions)
-    decoded = [partition.columns_bytes for partition in buffer.partitions]
-    held = sum(partition.held_bytes for partition in buffer.partitions)
+    waiting = sum(section.rows_bytes for section in buffer.sections)
+    decoded = [section.columns_bytes for section in buffer.sections]
+    held = sum(section.held_bytes for section in buffer.sections)
     assert held > 0
     assert compressed is (held < sum(decoded) / 4)
     assert held + waiting + (max(decoded) if compressed else 0) == buffer.held_bytes
 
 
-def test_partitions_become_columns_in_turn() -> None:
-    """Partitions fill at the same time. Turning all into columns at once would block the event loop for 30 ms."""
+def test_sections_become_columns_in_turn() -> None:
+    """Sections fill at the same time. Turning all into columns at once would block the event loop for 30 ms."""
     buffer = Buffer(by_site=True)
     turned_at = []
     for number in range(10 * WAITING_ROWS):
-        columns_before = [partition.columns_bytes for partition in buffer.partitions]
+        columns_before = [section.columns_bytes for section in buffer.sections]
         buffer.append(make_event(f"site-{number % 1_000}"))
-        if columns_before != [partition.columns_bytes for partition in buffer.partitions]:
+        if columns_before != [section.columns_bytes for section in buffer.sections]:
             turned_at.append(number)
-        assert WAITING_ROWS > sum(len(partition.rows) for partition in buffer.partitions)
+        assert WAITING_ROWS > sum(len(section.rows) for section in buffer.sections)
     assert 100 < min(later - earlier for earlier, later in pairwise(turned_at))
     assert len(turned_at) < 10 * WAITING_ROWS / 256
 
 
 def test_segment_of_one_large_site_holds_hardly_more_rows_than_without_compression() -> None:
-    """A flush decodes all rows of a partition, so their size counts."""
+    """A flush decodes all rows of a section, so their size counts."""
     buffer = Buffer(by_site=True)
     for number in range(COMPRESSED_FROM_PARTS):
         buffer.append(make_event(f"site-{number}"))
     for _ in range(20 * BATCH_ROWS):
         buffer.append(make_event("large"))
-    assert buffer.held_bytes > max(partition.columns_bytes for partition in buffer.partitions) > 10**6
+    assert buffer.held_bytes > max(section.columns_bytes for section in buffer.sections) > 10**6
 
 
 async def test_sealing_leaves_the_waiting_rows_to_the_flush() -> None:
-    """Turning the last rows of every partition into columns would block the event loop for 10 ms."""
+    """Turning the last rows of every section into columns would block the event loop for 10 ms."""
     journal = make_journal()
     assert await journal.append(make_event())
     journal._take_buffer()
     (segment,) = journal.sealed
     assert segment.buffer is not None
-    assert [1] == [len(partition.rows) for partition in segment.buffer.partitions]
+    assert [1] == [len(section.rows) for section in segment.buffer.sections]
 
 
 async def test_full_segment_is_sealed_and_the_next_is_open() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from collector.clock import US_PER_DAY
 from collector.events import COLUMNS, CONTRACT_HASH, Row
 from collector.parts.naming import new_segment_id
-from collector.parts.partition import Partition
+from collector.parts.section import Section
 from collector.parts.table import EVENT_SCHEMA, merge, to_batch
 from collector.parts.writer import PartConflict, PartWriter, _row_groups
 from collector.publish.local import Folders
@@ -47,19 +47,19 @@ def make_writer(data_dir: Path, *, compression: str = "zstd") -> PartWriter:
     return made
 
 
-def partition_of(rows: Sequence[Row], *, compress: bool = False) -> Partition:
-    """A partition of these rows, in batches of three. Up to two are not columns yet."""
-    partition = Partition()
+def section_of(rows: Sequence[Row], *, compress: bool = False) -> Section:
+    """A section of these rows, in batches of three. Up to two are not columns yet."""
+    section = Section()
     for values in rows:
-        partition.append((int(str(values[1])) // US_PER_DAY, str(values[0])), values, 1_000)
-        if len(partition.rows) == 3:
-            partition.to_columns(compress=compress)
-    return partition
+        section.append((int(str(values[1])) // US_PER_DAY, str(values[0])), values, 1_000)
+        if len(section.rows) == 3:
+            section.to_columns(compress=compress)
+    return section
 
 
 def write(made: PartWriter, rows: Sequence[Row], segment: str = SEGMENT, *, by_site: bool = True) -> list[Path]:
-    """Write the rows as one partition. Returns the published paths, relative to data_dir."""
-    parts = made.write_events(segment, [partition_of(rows)], by_site=by_site)
+    """Write the rows as one section. Returns the published paths, relative to data_dir."""
+    parts = made.write_events(segment, [section_of(rows)], by_site=by_site)
     return [part.path.relative_to(made.data_dir) for part in parts]
 
 
@@ -274,25 +274,25 @@ def test_merge_keeps_every_row_in_order() -> None:
 
 def test_flush_holds_the_rows_only_once() -> None:
     """The unsorted rows, up to 64 MiB, are freed for the sorted ones, from which a retry makes the same parts."""
-    partition = partition_of(MIXED)
+    section = section_of(MIXED)
     for _ in range(2):
         expected = [*"Baa", "a-b", *"bbb"]
-        assert expected == partition.table()["site_id"].to_pylist()
-        assert expected == [site_id for batch in partition.decode() for site_id in batch["site_id"].to_pylist()]
+        assert expected == section.table()["site_id"].to_pylist()
+        assert expected == [site_id for batch in section.decode() for site_id in batch["site_id"].to_pylist()]
 
 
-def halves(*, compress: bool) -> list[Partition]:
-    """MIXED as two partitions."""
+def halves(*, compress: bool) -> list[Section]:
+    """MIXED as two sections."""
     first = [values for values in MIXED if values[0] in ("B", "b")]
-    return [partition_of(rows, compress=compress) for rows in (first, [row for row in MIXED if row not in first])]
+    return [section_of(rows, compress=compress) for rows in (first, [row for row in MIXED if row not in first])]
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_parts_are_the_same_however_the_rows_are_partitioned(tmp_path: Path, compress: bool) -> None:
+def test_parts_are_the_same_however_the_rows_are_divided(tmp_path: Path, compress: bool) -> None:
     written = []
-    for name, partitions in (("one", [partition_of(MIXED)]), ("two", halves(compress=compress))):
+    for name, sections in (("one", [section_of(MIXED)]), ("two", halves(compress=compress))):
         made = make_writer(tmp_path / name)
-        made.write_events(SEGMENT, partitions, by_site=True)
+        made.write_events(SEGMENT, sections, by_site=True)
         paths = sorted((tmp_path / name).rglob("*.parquet"))
         written.append([(path.relative_to(tmp_path / name), pq.ParquetFile(path).read().to_pylist()) for path in paths])
     assert written[0] == written[1]
@@ -300,15 +300,15 @@ def test_parts_are_the_same_however_the_rows_are_partitioned(tmp_path: Path, com
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_retry_writes_only_what_failed_and_returns_every_part(tmp_path: Path, compress: bool) -> None:
-    """Rows of a partition are freed once all its parts are published."""
-    made, partitions = make_writer(tmp_path), halves(compress=compress)
+    """Rows of a section are freed once all its parts are published."""
+    made, sections = make_writer(tmp_path), halves(compress=compress)
     in_the_way = tmp_path / "events" / "site=a"
     in_the_way.touch()
     with pytest.raises(OSError, match="site=a"):
-        made.write_events(SEGMENT, partitions, by_site=True)
-    assert [0, 3] == [sum(batch.num_rows for batch in each.decode()) for each in partitions]
+        made.write_events(SEGMENT, sections, by_site=True)
+    assert [0, 3] == [sum(batch.num_rows for batch in each.decode()) for each in sections]
     in_the_way.unlink()
-    parts = made.write_events(SEGMENT, partitions, by_site=True)
+    parts = made.write_events(SEGMENT, sections, by_site=True)
     assert len(MIXED) == sum(part.rows for part in parts) == len(read_rows(tmp_path / "events"))
 
 

@@ -18,7 +18,7 @@ from collector.journal.flush.thread import FlushThread
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment
 from collector.metrics import Metrics
-from collector.parts.partition import Part
+from collector.parts.section import Part
 from collector.wording import count
 
 log = logging.getLogger(__name__)

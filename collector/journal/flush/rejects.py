@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from collector.clock import US_PER_DAY, US_PER_S
 from collector.parts.naming import REJECTED, new_segment_id
-from collector.parts.partition import Group, Part
+from collector.parts.section import Group, Part
 from collector.parts.table import REJECTED_SCHEMA, record_batch
 from collector.parts.writer import PartWriter
 from collector.wording import count

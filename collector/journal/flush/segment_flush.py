@@ -17,7 +17,7 @@ from collector.journal.flush.quarantine import DAMAGED, TORN, UNFIT, Quarantine,
 from collector.journal.flush.salvage import BLOCK_BYTES, SegmentReader, Unreadable
 from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
 from collector.journal.segment import Segment, SegmentStore
-from collector.parts.partition import Part
+from collector.parts.section import Part
 from collector.parts.writer import PartConflict, PartWriter
 from collector.wording import count
 
@@ -53,7 +53,7 @@ class SegmentFlush:
         buffer = segment.buffer or self._read(segment)
         segment.rows_of = buffer.rows_of  # counts of a segment that was read back, for its release
         try:
-            parts = self._writer.write_events(segment.id, buffer.partitions, by_site=segment.by_site)
+            parts = self._writer.write_events(segment.id, buffer.sections, by_site=segment.by_site)
         except PartConflict as exc:
             if segment.path is None:
                 raise

@@ -13,7 +13,7 @@ from collector.journal.flush.rejects import Rejected, RejectedStore, Rejects
 from collector.journal.journal import Journal
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
-from collector.parts.partition import Part
+from collector.parts.section import Part
 from collector.parts.writer import PartWriter
 from collector.publish.local import Folders
 from tests.journal.test_journal import make_event, make_journal, turns

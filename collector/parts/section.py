@@ -1,7 +1,7 @@
-"""Partitions: each holds the rows of some sites and days of a segment, until they become parts.
+"""Sections: each holds the rows of some sites and days of a segment, until they become parts.
 
 With many sites, small parts are the main cost of an event. Larger segments make larger parts, so columns can be
-compressed, to a quarter of their size. The flush decodes and sorts one partition at a time, which bounds its memory.
+compressed, to a quarter of their size. The flush decodes and sorts one section at a time, which bounds its memory.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Part:
 CODEC: Final = "zstd"
 
 
-class Partition:
+class Section:
     """Rows that become columns. Not thread-safe: the event loop's thread owns it, then the flush thread."""
 
     def __init__(self) -> None:
