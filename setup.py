@@ -30,7 +30,7 @@ COMPILED = {
         "turn_budget",
     ),
     "ingest/": ("enrich", "pipeline", "reader", "schema"),
-    "journal/": ("buffer", "journal", "record"),
+    "journal/": ("buffer", "journal", "record", "submission"),
     "parts/": ("section",),
 }
 

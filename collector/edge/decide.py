@@ -21,7 +21,8 @@ from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, origin_allowed, tracking_enabled
 from collector.journal.flush.rejects import Rejected, Rejects
-from collector.journal.journal import Journal, Submission
+from collector.journal.journal import Journal
+from collector.journal.submission import Submission
 from collector.metrics import Metrics
 from collector.sites import Sites
 

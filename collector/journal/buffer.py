@@ -19,6 +19,9 @@ BATCH_BYTES: Final = 1 << 20  # a limit for large rows, which block the loop too
 # The flush decodes one section at a time, and sorts it into a copy. With 8 sections it took 30 MB more.
 SECTIONS: Final = 16
 
+# The decoded size of a section that does not count. With 300 or 10,000 sites, hardly any section takes more.
+SECTION_FREE_BYTES: Final = 16 << 20
+
 # Sections fill at about the same time, and each batch blocks the event loop for up to 2 ms. With this limit, only one
 # is made every few hundred events, from the fullest section. A waiting row takes 3 KB (`python -m bench.memory`).
 WAITING_ROWS: Final = 3_072
@@ -61,10 +64,11 @@ class Buffer:
     def held_bytes(self) -> int:
         """The size of the columns, plus the charge of the rows that are not columns yet.
 
-        If columns are compressed, the largest section counts a second time: a flush holds it decoded as well. So one
-        large site among many small ones cannot make a flush take much more memory.
+        A flush holds one compressed section decoded as well. What the largest takes above SECTION_FREE_BYTES counts, so
+        one large site among many small ones cannot make a flush take much more memory.
         """
-        return self._columns_bytes + self._waiting_bytes + self._decoded_bytes
+        decoded_bytes = max(0, self._decoded_bytes - SECTION_FREE_BYTES)
+        return self._columns_bytes + self._waiting_bytes + decoded_bytes
 
     @property
     def rows_of(self) -> dict[Group, int]:
