@@ -27,7 +27,7 @@ SECTION_FREE_BYTES: Final = 16 << 20
 WAITING_ROWS: Final = 3_072
 
 # With fewer parts, compression costs more than larger parts save.
-COMPRESSED_FROM_PARTS: Final = 64
+COMPRESSED_FROM_PARTS = 64
 
 
 class Buffer:
@@ -85,11 +85,11 @@ class Buffer:
         return section
 
     def _to_columns(self, section: Section) -> None:
-        self._waiting_rows -= len(section.rows)
-        self._waiting_bytes -= section.rows_bytes
-        self._columns_bytes -= section.held_bytes
+        rows, rows_bytes, held_bytes = len(section.rows), section.rows_bytes, section.held_bytes
         many = len(self.sections) > 1 and len(self._section_of) >= COMPRESSED_FROM_PARTS
-        section.to_columns(compress=many)
-        self._columns_bytes += section.held_bytes
+        section.to_columns(compress=many)  # if this raises, the rows wait on, and nothing below may have changed
+        self._waiting_rows -= rows
+        self._waiting_bytes -= rows_bytes
+        self._columns_bytes += section.held_bytes - held_bytes
         if many:
             self._decoded_bytes = max(self._decoded_bytes, section.columns_bytes)

@@ -90,7 +90,11 @@ class PartWriter:
         """Publish the section's parts. Its columns are freed before the next section is decoded."""
         if not section.rows_of:
             return
-        table = section.table()
+        try:
+            table = section.table()
+        except (OSError, pa.ArrowException, MemoryError) as exc:  # other sections may be smaller
+            failures.append(_without_frames(exc))
+            return
         encoding = Encoding(table, self.compression)
         parts: list[Part] = []
         failed_before = len(failures)
@@ -98,8 +102,8 @@ class PartWriter:
             final = part_path(self.data_dir, EVENTS, segment, day, site_id)
             try:
                 parts.append(self._publish(final, segment, piece, row_groups, encoding))
-            except (OSError, pa.ArrowException, PartConflict) as exc:
-                failures.append(exc)
+            except (OSError, pa.ArrowException, MemoryError, PartConflict) as exc:
+                failures.append(_without_frames(exc))
         if len(failures) == failed_before:
             section.release(parts)
 
@@ -168,6 +172,12 @@ class PartWriter:
                 group = table if rows == table.num_rows else table.slice(start, rows)
                 writer.write_table(group, row_group_size=rows)
                 start += rows
+
+
+def _without_frames(exc: Exception) -> Exception:
+    """Drop the traceback: its frames would keep the decoded section in memory, and with a full disk every section."""
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)
 
 
 def _rows_of_part(path: Path, segment: str) -> int:

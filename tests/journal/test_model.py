@@ -143,13 +143,16 @@ def alive(model: "JournalModel") -> bool:
 class JournalModel(RuleBasedStateMachine):
     """One data_dir, the processes that use it in turn, and the responses that their clients got."""
 
-    def __init__(self, folder: Path, durability: str) -> None:
+    def __init__(self, folder: Path, durability: str, *, compress: bool) -> None:
         super().__init__()
         self._data_dir, self._copy = folder / "data", folder / "copy"
         self._data_dir.mkdir()
         self._durability = durability
         self._patch = pytest.MonkeyPatch()
         self.disk = SimulatedDisk(self._data_dir, self._patch)
+        if compress:  # as with many sites: a segment has compressed and uncompressed columns, and waiting rows
+            self._patch.setattr("collector.journal.buffer.BATCH_ROWS", 2)
+            self._patch.setattr("collector.journal.buffer.COMPRESSED_FROM_PARTS", len(SITES))
         self._patch.setattr("collector.journal.journal.GATHER_S", 0)
         self._patch.setattr("collector.journal.journal.UNJOINED", SameThread())
         self._patch.setattr("collector.journal.journal.CallThread", SameThread)
@@ -477,10 +480,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("durability", ["fsync", "write"])
-def test_acknowledged_events_become_one_row_whatever_fails(folder: Path, durability: str) -> None:
+def test_acknowledged_events_become_one_row_whatever_fails(folder: Path, durability: str, compress: bool) -> None:
     run_state_machine_as_test(
-        lambda: JournalModel(folder, durability),  # type: ignore[arg-type]  # accepts a factory, too
+        lambda: JournalModel(folder, durability, compress=compress),  # type: ignore[arg-type]  # accepts a factory, too
         settings=settings(
             max_examples=times(short=60, long=1_000),
             stateful_step_count=times(short=25, long=60),

@@ -3,10 +3,13 @@
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from errno import ENOSPC
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -310,6 +313,54 @@ def test_retry_writes_only_what_failed_and_returns_every_part(tmp_path: Path, co
     in_the_way.unlink()
     parts = made.write_events(SEGMENT, sections, by_site=True)
     assert len(MIXED) == sum(part.rows for part in parts) == len(read_rows(tmp_path / "events"))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_flush_on_a_full_disk_holds_one_section_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool
+) -> None:
+    """The frames of a kept exception would keep its section's table: 800 MiB of compressed sections, for example."""
+    made, sections = make_writer(tmp_path), halves(compress=compress)
+    tables: list[ref[pa.Table]] = []
+    alive: list[int] = []
+
+    def table(self: Section) -> pa.Table:
+        alive.append(sum(each() is not None for each in tables))
+        made_now = decode(self)
+        tables.append(ref(made_now))
+        return made_now
+
+    def full(path: Path) -> None:
+        raise OSError(ENOSPC, "full")
+
+    decode = Section.table
+    with monkeypatch.context() as patch:
+        patch.setattr("collector.parts.writer.Section.table", table)
+        patch.setattr("collector.parts.writer.fsync_file", full)
+        with pytest.raises(OSError, match="full"):
+            made.write_events(SEGMENT, sections, by_site=True)
+    assert [0, 0] == alive
+    assert len(MIXED) == sum(part.rows for part in made.write_events(SEGMENT, sections, by_site=True))
+
+
+@pytest.mark.parametrize("error", [MemoryError, pa.ArrowMemoryError])
+def test_section_that_cannot_be_decoded_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    made, sections = make_writer(tmp_path), halves(compress=True)
+    decode = Section.decode
+
+    def no_memory(self: Section) -> list[pa.RecordBatch]:
+        if self is sections[0]:
+            raise error
+        return decode(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("collector.parts.writer.Section.decode", no_memory)
+        with pytest.raises(error):
+            made.write_events(SEGMENT, sections, by_site=True)
+    assert ["a", "a", "a-b"] == sorted(values["site_id"] for values in read_rows(tmp_path / "events"))
+    assert len(MIXED) == sum(part.rows for part in made.write_events(SEGMENT, sections, by_site=True))
 
 
 @pytest.mark.parametrize(("worker", "swept"), [(0, {"0", "7", "expired"}), (1, {"1"})])
