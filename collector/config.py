@@ -235,7 +235,8 @@ class Storage(Section):
         64 * 2**20,
         ge=65536,
         le=2**30,
-        description="size at which a worker's buffered events are flushed before the interval is over, in bytes",
+        description="memory at which a worker's buffered events are flushed before the interval is over, in bytes; "
+        "events of many sites are compressed there, so more of them fit",
     )
     journal_max_bytes: int = Field(
         4 * 2**30,

@@ -22,8 +22,9 @@ SECTIONS: Final = 16
 # The decoded size of a section that does not count. With 300 or 10,000 sites, hardly any section takes more.
 SECTION_FREE_BYTES: Final = 16 << 20
 
-# Sections fill at about the same time, and each batch blocks the event loop for up to 2 ms. With this limit, only one
-# is made every few hundred events, from the fullest section. A waiting row takes 3 KB (`python -m bench.memory`).
+# Sections fill at about the same time, and each batch of usual rows blocks the event loop for up to 2 ms. With this
+# limit, only one is made every few hundred events, from the fullest section. A waiting row takes 3 KB
+# (`python -m bench.memory`).
 WAITING_ROWS: Final = 3_072
 
 # With fewer parts, compression costs more than larger parts save.
