@@ -133,7 +133,7 @@ def known_host(url: str) -> Host:
     host = _known_hosts.get(url)
     if host is None:
         host = Host(host_of(url))
-        if len(url) <= LONGEST_KNOWN_URL:
+        if len(url) <= LONGEST_KNOWN_URL and url.isascii():  # other characters take up to four bytes each
             _known_hosts.put(url, host)
     return host
 

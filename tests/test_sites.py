@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from collector import sites
 from collector.config import SiteSettings
-from collector.sites import OriginSet, PathSet, build_site, build_sites, host_of, origin_of
+from collector.sites import (
+    LONGEST_KNOWN_URL,
+    OriginSet,
+    PathSet,
+    build_site,
+    build_sites,
+    host_of,
+    known_host,
+    origin_of,
+)
 
 
 def origins(*listed: str) -> OriginSet:
@@ -234,3 +244,20 @@ def test_origin_of(origin: str | None, url: str | None) -> None:
 def test_site_keeps_its_settings(settings: dict[str, Any], expected: tuple[object, ...]) -> None:
     (site,) = build_sites({"demo": SiteSettings.model_validate(settings)}).values()
     assert ("demo", *expected) == (site.id, site.tracking, site.allowed_origins, site.allow_localhost, site.strict)
+
+
+@pytest.mark.parametrize(
+    ("is_known", "filler"),
+    [
+        (True, LONGEST_KNOWN_URL * "x"),
+        (False, LONGEST_KNOWN_URL * "x" + "y"),
+        (False, LONGEST_KNOWN_URL * "\U0001f600"),  # its text takes 1.2 KB, and its host as much again
+        (False, LONGEST_KNOWN_URL * "\udcff"),
+    ],
+    ids=["ascii", "longer", "wide", "not UTF-8"],
+)
+def test_only_short_ascii_urls_are_remembered(is_known: bool, filler: str) -> None:
+    """Otherwise random origins could fill 100 MB."""
+    url = "https://" + filler[8:]
+    assert host_of(url) == known_host(url).name
+    assert is_known is (url in sites._known_hosts)

@@ -65,7 +65,7 @@ class Peers:
         if address is None:
             return client
         known = Client(address)
-        if len(forwarded_for) <= LONGEST_KNOWN_VALUE:
+        if len(forwarded_for) <= LONGEST_KNOWN_VALUE and forwarded_for.isascii():  # others take up to four bytes each
             self._forwarded.put(forwarded_for, known)
         return known
 

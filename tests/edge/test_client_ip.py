@@ -172,7 +172,9 @@ def test_remembered_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         assert len(peers._forwarded) <= 20
         endless = f"{'1' * LONGEST_KNOWN_VALUE}, {address}"
         assert address == peers.client(PROXY, endless).address
-        assert [True, False] == [text in peers._forwarded for text in (str(address), endless)]
+        wide = f"\U0001f600, {address}"  # its text takes four bytes for each character
+        assert address == peers.client(PROXY, wide).address
+        assert [True, False, False] == [text in peers._forwarded for text in (str(address), endless, wide)]
 
 
 def test_header_without_an_address_gives_each_peer_its_own_client() -> None:
