@@ -50,7 +50,7 @@ MOST_LINES: Final = 64  # half of aiohttp's limit
 # lines, each site's pages send a few more, and each client one with its address.
 MAX_KNOWN_LINES = 32_768
 LONGEST_KNOWN_LINE_BYTES: Final = 256
-MAX_KNOWN_REQUEST_LINES = 16_384  # 10 MB at most
+MAX_KNOWN_REQUEST_LINES = 16_384  # 10 MB with site ids of usual length, 20 MB at most
 LONGEST_KNOWN_REQUEST_LINE_BYTES: Final = 128
 
 
