@@ -15,7 +15,7 @@ from collector.config import SiteSettings, as_origin
 from collector.paths import decoded, pieces
 from collector.recent import Recent
 
-_HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
+_HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE | re.ASCII)
 _REST_OF_ORIGIN = re.compile(r"(?::([0-9]{0,5}))?(?:[/?#]|\Z)", re.ASCII)  # after the host
 
 LONGEST_KNOWN_URL: Final = 300  # room for "https://", a host and a port

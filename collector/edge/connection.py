@@ -183,7 +183,7 @@ class Connection(ClientProtocol):
     def _begin_request(self, data: bytes) -> None:
         """Begin the next request. `data` is everything since the last one: part of a head, or a head and more."""
         # Nearly all bodies begin with `{`. Searching for one byte takes 0.03 us, and for END 0.3 us. If END also comes
-        # earlier, the fast path finds an empty line, and does not read the head.
+        # earlier, the fast path finds an empty line, so the request takes the standard path.
         end = data.find(b"{") - len(END)
         if not data.startswith(END, max(end, 0)):
             end = data.find(END)

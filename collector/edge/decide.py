@@ -144,7 +144,7 @@ class Decider:
         return responses.bad_head(refusal.origin, refusal.refused)
 
     def _check(self, request: Request) -> Response | Dropped | None:
-        """Return the outcome of the first check that the request fails, or None.
+        """Return the outcome of the first check that the request fails, or None. (Every outcome is true.)
 
         These checks need no body. `accept` (ingest/pipeline.py) checks JSON, schema and page path later. Checks that
         depend on HTTP are methods here, the others are steps of the pipeline. docs/contributing.md lists what a new

@@ -40,7 +40,7 @@ _LEFT_TO_AIOHTTP: Final = frozenset(
     )
 )
 # Not remembered, because they differ for every client or request.
-_SELDOM_TWICE: Final = frozenset(("cookie", "cf-ray", "x-request-id", "traceparent"))
+_SELDOM_TWICE: Final = frozenset(("cookie", "cf-ray", "forwarded", "x-request-id", "traceparent"))
 
 END: Final = b"\r\n\r\n"
 LONGEST_HEAD_BYTES: Final = 4_096  # half of aiohttp's limit for one line

@@ -46,8 +46,8 @@ NS_PER_MINUTE: Final = 60 * NS_PER_S
 WAYS: Final = 8
 SETS = 1 << 15
 
-# How many requests of a client use the slot that was found, before it is searched again. Two processes that enter a
-# client at the same time can give it two slots. A search finds the first of them, so they share a bucket again.
+# How many requests with the same `Client` use the slot that was found, before it is searched again. Two processes that
+# enter a client at the same time can give it two slots. A search finds the first of them, so they share a bucket again.
 SLOT_USES: Final = 50
 
 _HEADER_BYTES: Final = 64

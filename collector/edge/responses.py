@@ -78,7 +78,7 @@ class AwaitedReply(Replier):
         self.response: Final[asyncio.Future[Response | None]] = asyncio.get_running_loop().create_future()
 
     def reply(self, request: Request, response: Response | None) -> None:
-        if not self.response.done():  # it is done if the request was cancelled because its connection is lost
+        if not self.response.done():  # it is done if its task was cancelled
             self.response.set_result(response)
 
 
