@@ -46,7 +46,7 @@ END: Final = b"\r\n\r\n"
 LONGEST_HEAD_BYTES: Final = 4_096  # half of aiohttp's limit for one line
 MOST_LINES: Final = 64  # half of aiohttp's limit
 
-# 12 MB with lines of 60 characters, 40 MB at most. Browsers of all versions and languages send some 2,000 different
+# 25 MB with lines of 70 characters, 30 MB at most. Browsers of all versions and languages send some 2,000 different
 # lines, each site's pages send a few more, and each client one with its address.
 MAX_KNOWN_LINES = 32_768
 LONGEST_KNOWN_LINE_BYTES: Final = 256
