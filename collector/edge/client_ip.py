@@ -15,8 +15,8 @@ from collector.recent import Recent
 # A peer that has disconnected has no address. Its request gets no response either.
 NO_ADDRESS: Final = IPv4Address(0)
 
-# 10 MB with 32,768 IPv4 addresses, 24 MB at most. A hit takes 0.05 us; parsing an address takes 0.5 us, and
-# finding its bucket as much again.
+# 10 MB with 32,768 IPv4 addresses, 24 MB at most. A hit takes 0.05 us. Parsing an address takes 0.5 us, and
+# finding its bucket 0.3 us more.
 MAX_KNOWN_CLIENTS = 16_384
 LONGEST_KNOWN_VALUE: Final = 256
 

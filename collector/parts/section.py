@@ -84,7 +84,7 @@ class Section:
         batches = self.decode()
         merge(batches)
         table = _sorted(pa.Table.from_batches(batches, EVENT_SCHEMA), len(self.rows_of))
-        if not self._compressed:
+        if not self._compressed:  # compressed rows stay as they are for a retry
             self._batches[:] = table.to_batches()  # frees the unsorted rows, up to 64 MiB
         return table
 
