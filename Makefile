@@ -13,7 +13,7 @@ LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py jo
 # Tests that run over the compiled modules too.
 COMPILED_TESTS := $(addprefix tests/,edge ingest journal crash)
 
-.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs bench bench-rivals lock clean
+.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs tracker bench bench-rivals lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,15 @@ check: $(VENV)/dev.done  ## run ruff, mypy and the check of import directions
 	$(BIN)/mypy packaging
 	$(BIN)/lint-imports --no-logo
 
+tracker: tracker/node_modules/.package-lock.json  ## check the script for pages and build it into collector/tracker (needs Node.js)
+	npm run --prefix tracker --silent build
+	npm run --prefix tracker --silent check
+
+# --ignore-scripts: esbuild's script only replaces its launcher with its program.
+tracker/node_modules/.package-lock.json: tracker/package-lock.json
+	npm ci --prefix tracker --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 docs: $(VENV)/dev.done  ## write the reference tables of docs/ from the code
 	@$(BIN)/python -m tests.docs.tables
 
@@ -132,4 +141,4 @@ lock:  ## pin the dependencies of setup.cfg anew in requirements/*.txt (needs uv
 
 clean:  ## delete everything that make has made
 	rm -rf $(VENV) .venv-rivals .venv-binary .venv-binary-compile $(RIVALS_NPM:%=bench/rivals/%/node_modules) \
-	  build dist *.egg-info
+	  build dist tracker/node_modules *.egg-info

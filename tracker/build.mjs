@@ -1,0 +1,69 @@
+// Builds the tracker: types of the contract from its schema, then one script, its compressed forms and its types.
+//
+//   node build.mjs [FOLDER]     FOLDER is ../collector/tracker by default
+//
+// The output depends on the sources and the pinned esbuild only, so CI can build it anew and compare.
+
+import { build } from "esbuild";
+import { readFileSync, writeFileSync } from "node:fs";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+
+const here = (path) => new URL(path, import.meta.url);
+const folder = process.argv[2] ?? here("../collector/tracker").pathname;
+
+const schema = JSON.parse(readFileSync(here("../schemas/collect.schema.json"), "utf8"));
+const contract = writeContract(schema);
+writeFileSync(here("src/contract.d.ts"), contract);
+
+const { outputFiles } = await build({
+  entryPoints: [here("src/main.ts").pathname],
+  bundle: true,
+  minify: true,
+  format: "iife",
+  target: "es2020",
+  charset: "utf8",
+  legalComments: "none",
+  write: false,
+});
+const script = Buffer.from(outputFiles[0].contents);
+const brotli = brotliCompressSync(script, {
+  params: {
+    [constants.BROTLI_PARAM_MODE]: constants.BROTLI_MODE_TEXT,
+    [constants.BROTLI_PARAM_QUALITY]: constants.BROTLI_MAX_QUALITY,
+    [constants.BROTLI_PARAM_SIZE_HINT]: script.length,
+  },
+});
+const gzip = gzipSync(script, { level: 9 });
+gzip[9] = 255; // the operating system, which zlib would write
+
+const api = readFileSync(here("src/api.d.ts"), "utf8").replace(/^import .*\n+/gm, "");
+writeFileSync(`${folder}/t.js`, script);
+writeFileSync(`${folder}/t.js.br`, brotli);
+writeFileSync(`${folder}/t.js.gz`, gzip);
+writeFileSync(`${folder}/collector.d.ts`, `${contract}\n${api}`);
+console.log(`t.js: ${script.length} bytes, ${gzip.length} with gzip, ${brotli.length} with brotli`);
+
+/** The fields of an event as TypeScript, in the order of the schema. */
+function writeContract({ properties, required }) {
+  const { event_type, ...fields } = properties;
+  const typeOf = ({ type, enum: values }) => {
+    const kinds = [type].flat();
+    const named = values?.filter((value) => value !== null).map((value) => JSON.stringify(value));
+    return [...(named ?? kinds.filter((kind) => kind !== "null")), ...(kinds.includes("null") ? ["null"] : [])];
+  };
+  const lines = Object.entries(fields).map(([name, field]) => {
+    const mark = required.includes(name) ? "" : "?";
+    return `  ${name}${mark}: ${typeOf(field).join(" | ")};`;
+  });
+  return [
+    "/** What an event is about. */",
+    `export type EventType = ${typeOf(event_type).join(" | ")};`,
+    "",
+    "/** An event as it is sent. docs/fields.md says what each field means. */",
+    "export interface CollectorEvent {",
+    "  event_type: EventType;",
+    ...lines,
+    "}",
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,90 @@
+// Dead clicks: on something that acts, and then nothing happens. Observers run only while a click waits for its effect.
+
+import type { CollectorFields } from "./api";
+import { LINK, TEXT_FIELD } from "./element";
+import { endpoint } from "./options";
+import { onLeave, trackHere } from "./view";
+
+const WAIT_MS = 2500;
+
+/** What acts without anything to see from here: fields, and choices, whose lists are drawn by the browser. */
+const QUIET = `${TEXT_FIELD},input:not([type=button],[type=submit]),select,label,option`;
+
+const EFFECTS =
+  "scroll focusin focusout blur visibilitychange popstate hashchange pagehide input change submit invalid toggle play copy";
+
+const waiting = new Map<Element, ReturnType<typeof setTimeout>>();
+let roots: Node[] = [];
+
+const mutations = new MutationObserver(stop);
+const requests =
+  typeof PerformanceObserver === "function"
+    ? new PerformanceObserver((list) => {
+        // Our own requests, and the beacons of others, are no effect.
+        const isEffect = ({ name, initiatorType }: PerformanceResourceTiming): boolean =>
+          !name.startsWith(endpoint) && initiatorType !== "beacon";
+        if ((list.getEntries() as PerformanceResourceTiming[]).some(isEffect)) stop();
+      })
+    : undefined;
+
+/** The Navigation API, where there is one: it tells of navigations whose page is not here yet. */
+const navigation = (window as { navigation?: EventTarget }).navigation;
+
+/** The page reacts, so no click that waits is dead. */
+function stop(): void {
+  for (const timer of waiting.values()) clearTimeout(timer);
+  waiting.clear();
+  unwatch();
+}
+
+function onSelection(): void {
+  // A click ends a selection without any effect of the page's.
+  if (getSelection()?.isCollapsed === false) stop();
+}
+
+function watch(path: Element[]): void {
+  // The observer does not see into shadow roots, so each on the way is watched too.
+  for (const root of [document, ...path.map((element) => element.getRootNode())]) {
+    if (roots.includes(root)) continue;
+    roots.push(root);
+    mutations.observe(root, { subtree: true, childList: true, attributes: true, characterData: true });
+  }
+  if (waiting.size) return;
+  requests?.observe({ type: "resource" });
+  for (const type of EFFECTS.split(" ")) addEventListener(type, stop, true);
+  document.addEventListener("selectionchange", onSelection);
+  navigation?.addEventListener("navigate", stop);
+}
+
+function unwatch(): void {
+  mutations.disconnect();
+  requests?.disconnect();
+  roots = [];
+  for (const type of EFFECTS.split(" ")) removeEventListener(type, stop, true);
+  document.removeEventListener("selectionchange", onSelection);
+  navigation?.removeEventListener("navigate", stop);
+}
+
+/** A link that the browser follows acts, however long the next page takes. */
+function isFollowed(event: Event, link: Element): boolean {
+  const href = link.getAttribute("href");
+  return link.matches(LINK) && !event.defaultPrevented && !/^(#|javascript:|$)/.test(href ?? "#");
+}
+
+/** Wait for an effect of the click. Called before the page's own listeners. */
+export function watchForEffect(event: MouseEvent, path: Element[], acting: Element, facts: CollectorFields): void {
+  const isModified = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  if (isModified || acting.matches(QUIET) || waiting.has(acting)) return;
+  const at = Date.now();
+  watch(path);
+  waiting.set(
+    acting,
+    setTimeout(() => {
+      waiting.delete(acting);
+      if (!waiting.size) unwatch();
+      if (!isFollowed(event, acting)) trackHere("dead_click", facts, at);
+    }, WAIT_MS),
+  );
+}
+
+export const watchDeadClicks = (): void => onLeave(stop);

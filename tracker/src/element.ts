@@ -1,0 +1,94 @@
+// Elements: how a click is described, and what is never told of them.
+
+import type { CollectorFields } from "./api";
+import { cut, tidy } from "./text";
+
+const BUTTON_INPUTS = "[type=button],[type=submit],[type=reset],[type=image]";
+const CHOICES = "[type=checkbox],[type=radio],[type=file],[type=color],[type=range]";
+
+const EDITABLE = "[contenteditable]:not([contenteditable=false])";
+/** Fields that take text. */
+export const TEXT_FIELD = `textarea,input:not(${BUTTON_INPUTS},${CHOICES}),${EDITABLE}`;
+/** What is never told: what the page marks, and what a visitor has written or chosen. */
+export const UNTOLD = `[data-private],${EDITABLE},input,textarea,select`;
+/** Links, those of SVG too. */
+export const LINK = "a[*|href],area[href]";
+const ACTING =
+  `${LINK},button,summary,label,select,input:is(${BUTTON_INPUTS},${CHOICES}),[onclick],` +
+  "[role=button],[role=link],[role=tab],[role=switch],[role=option],[role=checkbox],[role=radio],[role^=menuitem]";
+
+const LEVELS = 5; // of a selector
+const SEEN_TEXT = 400; // characters that are looked at: more than 100, because an address cut in half is not masked
+
+/** The elements that an event passed, from its target up, through shadow roots too. */
+export const pathOf = (event: Event): Element[] =>
+  event.composedPath().filter((node): node is Element => node instanceof Element);
+
+export const findIn = (path: Element[], selector: string): Element | undefined =>
+  path.find((element) => element.matches(selector));
+
+/** Whether the page has marked the element, or what it is in, as private. */
+export const isPrivate = (path: Element[]): boolean => findIn(path, "[data-private]") !== undefined;
+
+/** The element that acts when it is clicked: a control, or what the cursor says is one. */
+export function findActing(path: Element[]): Element | undefined {
+  const control = findIn(path, ACTING);
+  if (control) return control;
+  // A cursor is inherited: the outermost element that has it is the one that acts.
+  let acting: Element | undefined;
+  for (const element of path.slice(0, LEVELS)) {
+    if (getComputedStyle(element).cursor !== "pointer") break;
+    acting = element;
+  }
+  return acting;
+}
+
+/** A short selector, such as `form#order>div.row>button`. Ids with four or more digits differ for every page. */
+function selectorOf(element: Element): string {
+  const levels: string[] = [];
+  for (let at: Element | null = element; at && levels.length < LEVELS; at = at.parentElement) {
+    const { localName, parentElement } = at;
+    const id = at.getAttribute("id");
+    if (id && !/\d{4}/.test(id)) {
+      levels.unshift(`${localName}#${id}`);
+      break;
+    }
+    const [name] = at.classList;
+    const same = parentElement ? [...parentElement.children].filter((each) => each.localName === localName) : [];
+    const nth = same.length > 1 ? `:nth-of-type(${same.indexOf(at) + 1})` : "";
+    levels.unshift(localName + (name ? `.${name}` : "") + nth);
+  }
+  return levels.join(">");
+}
+
+/** The label or the text of an element that acts, without what a visitor has written or the page marks as private. */
+function textOf(element: Element): string | null {
+  const label = element.getAttribute("aria-label");
+  if (label) return label;
+  if (element.matches(BUTTON_INPUTS)) return (element as HTMLInputElement).value;
+  if (element.matches(UNTOLD)) return null;
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, (node) =>
+    node instanceof Element && node.matches(`${UNTOLD},script,style`)
+      ? NodeFilter.FILTER_REJECT
+      : NodeFilter.FILTER_ACCEPT,
+  );
+  let text = "";
+  while (text.length < SEEN_TEXT && walker.nextNode()) {
+    if (walker.currentNode instanceof Text) text += ` ${walker.currentNode.data}`;
+  }
+  return text;
+}
+
+/** What is told of an element. Of a private one only its tag; of one that does not act, no text. */
+export function describe(path: Element[], element: Element | undefined, isActing: boolean): CollectorFields {
+  if (!element) return {};
+  const click_element_tag = element.localName;
+  if (isPrivate(path)) return { click_element_tag };
+  return {
+    click_element: cut(selectorOf(element), 255),
+    click_element_tag,
+    click_element_id: tidy(element.getAttribute("id"), 128),
+    click_element_class: tidy(element.getAttribute("class"), 255),
+    click_element_text: isActing ? tidy(textOf(element), 100) : null,
+  };
+}

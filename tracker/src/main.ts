@@ -1,0 +1,71 @@
+// The tracker: reads its tag, puts `window.collector` in place, and watches the page.
+
+import type { CollectorCall, CollectorMethods } from "./api";
+import { isAutomated } from "./bots";
+import { watchClicks } from "./clicks";
+import { consentIn, maySend, readConsent, setConsent, setEnabled } from "./consent";
+import type { EventType } from "./contract";
+import { watchCopies } from "./copy";
+import { watchDeadClicks } from "./dead";
+import { watchForms } from "./forms";
+import { forget } from "./identity";
+import { isAuto, siteId, tracksAutomation } from "./options";
+import { watchRage } from "./rage";
+import { dropWaiting } from "./transport";
+import { announce, beginView, trackHere, watchViews } from "./view";
+
+const TYPES =
+  "pageview scroll time_on_page cwv exit heartbeat click outbound_link file_download email_click phone_click rage_click dead_click copy form_start form_submit form_abandon form_field form_error heatmap_click";
+
+function consent(granted: boolean): void {
+  setConsent(granted);
+  if (granted) {
+    announce();
+  } else {
+    forget();
+    dropWaiting();
+  }
+}
+
+const methods: CollectorMethods = {
+  trackPageview: beginView,
+  trackEvent({ type, ...fields }) {
+    if (TYPES.split(" ").includes(type)) trackHere(type as EventType, fields);
+    else trackHere("click", { click_element_tag: "custom", click_element_id: type, ...fields });
+  },
+  consent,
+  enable() {
+    setEnabled(true);
+    announce();
+  },
+  disable: () => setEnabled(false),
+  isEnabled: maySend,
+};
+
+const calls = (window.collector as { q?: CollectorCall[] } | undefined)?.q;
+const isTwice = window.collector !== undefined && "consent" in window.collector;
+
+if (!isTwice) {
+  const isOff = !siteId || (isAutomated() && !tracksAutomation);
+  if (isOff) setEnabled(false);
+  if (isOff) methods.enable = () => {};
+  const push = ([name, ...given]: CollectorCall): void => (methods[name] as (...given: unknown[]) => void)(...given);
+  window.collector = { ...methods, q: { push } };
+  if (!siteId) console.warn("collector: the script's tag has no data-site, so nothing is sent");
+  if (!isOff) {
+    readConsent();
+    document.addEventListener("lynkow:consent:update", (event) => {
+      const answer = consentIn((event as CustomEvent).detail);
+      if (answer !== undefined) consent(answer);
+    });
+    watchViews();
+    if (isAuto) {
+      watchRage();
+      watchDeadClicks();
+      watchClicks();
+      watchCopies();
+      watchForms();
+    }
+  }
+  calls?.forEach(push);
+}
