@@ -4,6 +4,7 @@ import type { CollectorFields } from "./api";
 import type { EventType } from "./contract";
 import { watchForEffect } from "./dead";
 import { describe, findActing, findIn, isPrivate, LINK, pathOf } from "./element";
+import { listen } from "./listen";
 import { bare } from "./page";
 import { addToBurst } from "./rage";
 import { runAll } from "./schedule";
@@ -11,7 +12,7 @@ import { cut } from "./text";
 import { trackHere } from "./view";
 
 const FILES =
-  /\.(pdf|docx?|xlsx?|pptx?|pp[st]|od[tsp]|key|pages|numbers|rtf|txt|csv|json|xml|epub|zip|rar|7z|t?gz|tar|bz2|xz|iso|exe|msi|dmg|pkg|deb|rpm|apk|avi|mov|mp4|mkv|webm|mpe?g|wmv|mp3|m4a|wav|flac|ogg|wma|midi?)$/i;
+  /\.(7z|apk|avi|csv|dmg|docx?|epub|exe|gz|iso|key|midi|mov|mp[34]|mpeg|msi|od[pst]|pdf|pkg|pp[st]x?|rar|rtf|tgz|txt|wav|wm[av]|xlsx?|zip)$/i;
 
 const SAME_MS = 100; // a click on a label is followed by one on its field
 
@@ -99,8 +100,4 @@ function pointOf(event: MouseEvent, element: Element): { pageX: number; pageY: n
   return { pageX: left + width / 2 + scrollX, pageY: top + height / 2 + scrollY };
 }
 
-/** Listen before the page does, because it may stop an event. */
-export function watchClicks(): void {
-  addEventListener("click", onClick, true);
-  addEventListener("auxclick", onClick, true);
-}
+export const watchClicks = (): void => listen("click auxclick", onClick);

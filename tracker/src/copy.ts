@@ -1,6 +1,7 @@
 // Copied text: that something was copied, and what only where the page has allowed it.
 
 import { describe, isPrivate, pathOf, UNTOLD } from "./element";
+import { listen } from "./listen";
 import { tidy } from "./text";
 import { trackHere } from "./view";
 
@@ -23,4 +24,4 @@ function onCopy(event: Event): void {
   });
 }
 
-export const watchCopies = (): void => addEventListener("copy", onCopy, true);
+export const watchCopies = (): void => listen("copy", onCopy);

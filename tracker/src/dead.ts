@@ -2,6 +2,7 @@
 
 import type { CollectorFields } from "./api";
 import { LINK, TEXT_FIELD } from "./element";
+import { listen } from "./listen";
 import { endpoint } from "./options";
 import { onLeave, trackHere } from "./view";
 
@@ -11,21 +12,18 @@ const WAIT_MS = 2500;
 const QUIET = `${TEXT_FIELD},input:not([type=button],[type=submit]),select,label,option`;
 
 const EFFECTS =
-  "scroll focusin focusout blur visibilitychange popstate hashchange pagehide input change submit invalid toggle play copy";
+  "scroll focusin focusout blur visibilitychange popstate hashchange input change submit invalid toggle play copy";
 
 const waiting = new Map<Element, ReturnType<typeof setTimeout>>();
-let roots: Node[] = [];
+let watching = new AbortController();
 
 const mutations = new MutationObserver(stop);
-const requests =
-  typeof PerformanceObserver === "function"
-    ? new PerformanceObserver((list) => {
-        // Our own requests, and the beacons of others, are no effect.
-        const isEffect = ({ name, initiatorType }: PerformanceResourceTiming): boolean =>
-          !name.startsWith(endpoint) && initiatorType !== "beacon";
-        if ((list.getEntries() as PerformanceResourceTiming[]).some(isEffect)) stop();
-      })
-    : undefined;
+const requests = new PerformanceObserver((list) => {
+  // Our own requests, and the beacons of others, are no effect.
+  const isEffect = ({ name, initiatorType }: PerformanceResourceTiming): boolean =>
+    !name.startsWith(endpoint) && initiatorType !== "beacon";
+  if ((list.getEntries() as PerformanceResourceTiming[]).some(isEffect)) stop();
+});
 
 /** The Navigation API, where there is one: it tells of navigations whose page is not here yet. */
 const navigation = (window as { navigation?: EventTarget }).navigation;
@@ -44,25 +42,22 @@ function onSelection(): void {
 
 function watch(path: Element[]): void {
   // The observer does not see into shadow roots, so each on the way is watched too.
-  for (const root of [document, ...path.map((element) => element.getRootNode())]) {
-    if (roots.includes(root)) continue;
-    roots.push(root);
+  for (const root of new Set([document, ...path.map((element) => element.getRootNode())])) {
     mutations.observe(root, { subtree: true, childList: true, attributes: true, characterData: true });
   }
   if (waiting.size) return;
-  requests?.observe({ type: "resource" });
-  for (const type of EFFECTS.split(" ")) addEventListener(type, stop, true);
-  document.addEventListener("selectionchange", onSelection);
-  navigation?.addEventListener("navigate", stop);
+  watching = new AbortController();
+  const { signal } = watching;
+  requests.observe({ type: "resource" });
+  listen(EFFECTS, stop, signal);
+  listen("selectionchange", onSelection, signal);
+  navigation?.addEventListener("navigate", stop, { signal });
 }
 
 function unwatch(): void {
   mutations.disconnect();
-  requests?.disconnect();
-  roots = [];
-  for (const type of EFFECTS.split(" ")) removeEventListener(type, stop, true);
-  document.removeEventListener("selectionchange", onSelection);
-  navigation?.removeEventListener("navigate", stop);
+  requests.disconnect();
+  watching.abort();
 }
 
 /** A link that the browser follows acts, however long the next page takes. */

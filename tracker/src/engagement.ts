@@ -1,7 +1,8 @@
 // Engaged time: while the page is visible and has the focus, and less than 30 s after the last input.
 
+import { listen } from "./listen";
+
 const IDLE_MS = 30_000;
-const INPUTS = ["pointerdown", "pointermove", "keydown", "scroll", "wheel", "touchstart"];
 
 let startedAt = 0; // of the view, as performance.now()
 let engagedMs = 0; // up to `countedAt`
@@ -22,7 +23,7 @@ function count(): void {
 
 function look(): void {
   count();
-  isActive = document.visibilityState === "visible" && document.hasFocus();
+  isActive = !document.hidden && document.hasFocus();
   arm();
 }
 
@@ -71,7 +72,6 @@ export function readTimes(): { time_on_page: number; engaged_time: number } {
 }
 
 export function watchEngagement(): void {
-  for (const type of INPUTS) addEventListener(type, onInput, { capture: true, passive: true });
-  for (const type of ["focus", "blur"]) addEventListener(type, look);
-  document.addEventListener("visibilitychange", look);
+  listen("pointerdown pointermove keydown scroll wheel touchstart", onInput);
+  listen("focus blur visibilitychange", look);
 }

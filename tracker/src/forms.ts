@@ -2,22 +2,23 @@
 
 import type { CollectorFields } from "./api";
 import { isPrivate, pathOf } from "./element";
+import { listen } from "./listen";
 import { soon } from "./schedule";
-import { cut, tidy } from "./text";
+import { tidy } from "./text";
 import { onLeave, trackHere } from "./view";
 
 const FIELDS = "input,select,textarea";
 const NOT_FILLED_IN = "[type=hidden],[type=submit],[type=button],[type=reset],[type=image],:disabled";
 const MAX_FIELDS = 200; // that are looked at for the completion rate: a form of thousands would take too long
-const AGAIN_MS = 2000; // the same error of a field within this time is told once
-const MAX_ERRORS = 20; // of one form within this time
+const AGAIN_MS = 2000; // the same error of a field is told once until so long without errors
+const MAX_ERRORS = 20; // that are told in this time
 
 type Field = HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement;
 type Begun = { at: number; last: CollectorFields; isHandedOver: boolean };
 
 const begun = new Map<HTMLFormElement, Begun>();
-const errors = new WeakMap<Element, { key: string; at: number }>();
-let errorsOf: { form: Element; at: number; count: number } | undefined;
+const errors = new Map<Field, string>(); // told within AGAIN_MS
+let forgetting: ReturnType<typeof setTimeout> | undefined;
 
 let used: Field | undefined; // the field with the focus, once something was put in
 let focusedAt = 0;
@@ -123,30 +124,27 @@ function onInvalid(event: Event): void {
   const found = read(event);
   if (!found) return;
   const { field, form } = found;
-  const now = performance.now();
-  let key = "";
-  for (const flag in field.validity) if (field.validity[flag as keyof ValidityState] && flag !== "valid") key ||= flag;
-  const before = errors.get(field);
-  errors.set(field, { key, at: now });
-  if (before?.key === key && now - before.at < AGAIN_MS) return;
-  if (errorsOf?.form !== form || now - errorsOf.at > AGAIN_MS) errorsOf = { form, at: now, count: 0 };
-  if (++errorsOf.count > MAX_ERRORS) return;
+  const { validity } = field;
+  const key = (Object.keys(ValidityState.prototype) as (keyof ValidityState)[]).find((flag) => validity[flag]) ?? "";
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => errors.clear(), AGAIN_MS);
+  if (errors.get(field) === key || errors.size >= MAX_ERRORS) return;
+  errors.set(field, key);
   trackHere("form_error", {
     ...formFields(form),
     ...fieldFields(field),
     // The browser's own words quote what was typed.
-    error_message: key === "customError" ? tidy(field.validationMessage, 200) : cut(key, 200),
+    error_message: key === "customError" ? tidy(field.validationMessage, 200) : key,
   });
 }
 
 export function watchForms(): void {
-  addEventListener("focusin", () => (focusedAt = performance.now()), true);
-  addEventListener("input", onInput, true);
-  addEventListener("change", onInput, true);
-  addEventListener("focusout", onBlur, true);
-  addEventListener("submit", onSubmit, true);
-  addEventListener("formdata", onFormData, true);
-  addEventListener("invalid", onInvalid, true);
+  listen("focusin", () => (focusedAt = performance.now()));
+  listen("input change", onInput);
+  listen("focusout", onBlur);
+  listen("submit", onSubmit);
+  listen("formdata", onFormData);
+  listen("invalid", onInvalid);
   onLeave(() => {
     for (const [form, { isHandedOver }] of begun) end(isHandedOver ? "form_submit" : "form_abandon", form);
   });

@@ -1,6 +1,7 @@
 // The tracker: reads its tag, puts `window.collector` in place, and watches the page.
 
 import type { CollectorCall, CollectorMethods } from "./api";
+import { listen } from "./listen";
 import { isAutomated } from "./bots";
 import { watchClicks } from "./clicks";
 import { consentIn, maySend, readConsent, setConsent, setEnabled } from "./consent";
@@ -51,11 +52,11 @@ if (!isTwice) {
   if (isOff) methods.enable = () => {};
   const push = ([name, ...given]: CollectorCall): void => (methods[name] as (...given: unknown[]) => void)(...given);
   window.collector = { ...methods, q: { push } };
-  if (!siteId) console.warn("collector: the script's tag has no data-site, so nothing is sent");
+  if (!siteId) console.warn("collector: no data-site");
   if (!isOff) {
     readConsent();
-    document.addEventListener("lynkow:consent:update", (event) => {
-      const answer = consentIn((event as CustomEvent).detail);
+    listen("lynkow:consent:update", (event: CustomEvent) => {
+      const answer = consentIn(event.detail);
       if (answer !== undefined) consent(answer);
     });
     watchViews();

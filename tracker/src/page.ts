@@ -10,22 +10,24 @@ export type Page = { page_url?: string; page_path: string };
 
 type Source = CollectorEvent["traffic_source"];
 
-const isWeb = (): boolean => location.protocol.startsWith("http");
-
 /** The address without what may be private: the fragment, and the query but for utm_ parameters. */
 export function readPage(): Page {
   // The path of a `data:` page is its content, that of a file says who its owner is.
-  if (!isWeb()) return { page_path: "/" };
-  const query = keepsQuery ? location.search.slice(1) : location.search.slice(1).split("&").filter(isUtm).join("&");
-  const route = spa === "hash" ? (/^#!?\/[^?&]*/.exec(location.hash)?.[0] ?? "") : "";
-  const path = location.pathname + (spa === "search" && query ? `?${query}` : "") + route;
+  const address = bare(location.href);
+  if (!address) return { page_path: "/" };
+  const { hash, pathname, search } = location;
+  const query = search
+    .slice(1)
+    .split("&")
+    .filter((each) => keepsQuery || each.startsWith("utm_"))
+    .join("&");
+  const asked = query && `?${query}`;
+  const route = spa === "hash" ? (/^#!?\/[^?&]*/.exec(hash)?.[0] ?? "") : "";
   return {
-    page_url: cut(location.origin + location.pathname + (query && `?${query}`) + route, 2048),
-    page_path: cut(path, 1024),
+    page_url: cut(address + asked + route, 2048),
+    page_path: cut(pathname + (spa === "search" ? asked : "") + route, 1024),
   };
 }
-
-const isUtm = (parameter: string): boolean => parameter.startsWith("utm_");
 
 /** What has to change for a new page of a single-page app. */
 export const readKey = (): string =>
@@ -43,27 +45,24 @@ export function bare(url: string): string | null {
 
 const hostOf = (url: string): string | null => url.split("/")[2]?.replace(/^www\./, "") ?? null;
 
-// Hosts that bring visitors. Each word is matched at the beginning of a label of the host.
+// Hosts that bring visitors, without `www.`
 const SOURCES: [Source, RegExp][] = [
-  ["email", /(^|\.)(mail|outlook|webmail|gmx|proton)\./],
-  [
-    "ai",
-    /(^|\.)(chatgpt|openai|perplexity|claude|gemini|copilot|chat|deepseek|you|phind|mistral|grok|meta)\.(com|ai|google\.com|microsoft\.com|deepseek\.com|mistral\.ai)$/,
-  ],
-  ["organic", /(^|\.)(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|startpage|naver|seznam|search)\./],
+  ["email", /^(.*\.)?(mail|outlook|webmail)\./],
+  ["ai", /chatgpt|openai|perplexity|claude\.ai|gemini\.google|copilot|deepseek/],
+  ["organic", /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|naver)\./],
   [
     "social",
-    /(^|\.)(facebook|instagram|threads|twitter|x|t|linkedin|lnkd|reddit|pinterest|youtube|tiktok|whatsapp|telegram|bsky|mastodon|tumblr|vk|snapchat|discord|quora)\.(com|co|in|net|org|app|social|me)$/,
+    /^(.*\.)?(facebook|instagram|threads|twitter|x|t|linkedin|lnkd|reddit|pinterest|youtube|tiktok|whatsapp|bsky)\.(com?|in|net|app)$/,
   ],
 ];
 const MEDIUMS: [Source, RegExp][] = [
-  ["paid", /^(.*cp[acmv]|ppc|retargeting|paid.*|display|banner|ads?)$/i],
+  ["paid", /^(cp[acmv]|ppc|paid|display|banner|ads?$)/i],
   ["email", /mail|newsletter/i],
   ["social", /social/i],
   ["organic", /organic/i],
   ["referral", /referral|affiliate/i],
 ];
-const PAID_CLICK = /^(gclid|gbraid|wbraid|dclid|msclkid|ttclid|twclid|li_fat_id)$/;
+const PAID_CLICK = /^(g|dc|ms|tt|tw)clid$|^[gw]braid$/;
 
 const firstMatch = (table: [Source, RegExp][], text: string | null): Source | undefined =>
   table.find(([, like]) => text && like.test(text))?.[0];

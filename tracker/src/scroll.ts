@@ -1,10 +1,12 @@
 // Scrolling: how deep, which marks were crossed, and in which manner.
 
 import type { CollectorFields } from "./api";
+import { listen } from "./listen";
 
 const MARKS = [25, 50, 75, 100];
 const PAUSE_MS = 150; // scrolling that stops for as long is one step
 const FAR = 1.5; // viewports
+const MIN_STEP_S = 0.5; // a turn of the wheel moves a third of a viewport at once, and then one reads
 
 let maxDepth = 0;
 let marks: number[] = [];
@@ -13,7 +15,9 @@ let marks: number[] = [];
 let steps = 0;
 let jumps = 0; // far in less than a second
 let fast = 0; // faster than FAR viewports a second
-let step: { from: number; to: number; begun: number; ended: number } | undefined;
+let step: Step | undefined;
+
+type Step = { from: number; to: number; begun: number; ended: number };
 
 /** Depth of the viewport's lower edge, in percent of the document. Reads the layout. */
 function readDepth(): number {
@@ -23,27 +27,28 @@ function readDepth(): number {
   return Math.min(100, Math.floor(share * 100));
 }
 
-const isFar = ({ from, to }: NonNullable<typeof step>): boolean => Math.abs(to - from) > FAR * innerHeight;
-
-const isFast = ({ from, to, begun, ended }: NonNullable<typeof step>): boolean =>
-  Math.abs(to - from) / innerHeight / Math.max(0.1, (ended - begun) / 1000) > FAR;
-
-const isJump = (of: NonNullable<typeof step>): boolean => isFar(of) && of.ended - of.begun < 1000;
+/** Whether a step is a jump, and whether it is fast. */
+function judge({ from, to, begun, ended }: Step): [boolean, boolean] {
+  const viewports = Math.abs(to - from) / innerHeight;
+  const seconds = (ended - begun) / 1000;
+  return [viewports > FAR && seconds < 1, viewports / Math.max(MIN_STEP_S, seconds) > FAR];
+}
 
 function endStep(): void {
   if (!step) return;
+  const [isJump, isFast] = judge(step);
   steps++;
-  if (isJump(step)) jumps++;
-  if (isFast(step)) fast++;
+  jumps += +isJump;
+  fast += +isFast;
   step = undefined;
 }
 
 /** `jumping`, `skimming` or `reading`; null if nothing was scrolled. */
 export function readBehavior(): CollectorFields["scroll_behavior"] {
+  const [isJump, isFast] = step ? judge(step) : [false, false];
   const all = steps + (step ? 1 : 0);
   if (!all) return null;
-  if ((jumps + (step && isJump(step) ? 1 : 0)) / all > 0.3) return "jumping";
-  return (fast + (step && isFast(step) ? 1 : 0)) / all > 0.5 ? "skimming" : "reading";
+  return (jumps + +isJump) / all > 0.3 ? "jumping" : (fast + +isFast) / all > 0.5 ? "skimming" : "reading";
 }
 
 /** The present depth and the greatest of this view, in percent. */
@@ -63,7 +68,8 @@ export function restartScroll(): void {
 export function watchScroll(onMark: (mark: number) => void): void {
   let isWaiting = false;
   let lastY = scrollY;
-  const onScroll = (): void => {
+  const onScroll = (event: Event): void => {
+    if (event.target !== document) return;
     const now = performance.now();
     if (step && now - step.ended > PAUSE_MS) endStep();
     step ??= { from: lastY, to: lastY, begun: now, ended: now };
@@ -78,5 +84,5 @@ export function watchScroll(onMark: (mark: number) => void): void {
       while (marks.length && marks[0]! <= max_scroll_depth) onMark(marks.shift()!);
     });
   };
-  addEventListener("scroll", onScroll, { passive: true });
+  listen("scroll", onScroll);
 }

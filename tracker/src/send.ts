@@ -17,7 +17,7 @@ export function track(type: EventType, page: Page, fields: CollectorFields, at =
     event_type: type,
     event_time: new Date(at).toISOString(),
     ...page,
-    visible: document.visibilityState === "visible",
+    visible: !document.hidden,
     ...fields,
   };
   soon(() => finish(event));
@@ -43,7 +43,7 @@ function ask(name: string, event: CollectorEvent): CollectorEvent | null {
     const sent = (window as unknown as Record<string, (event: CollectorEvent) => CollectorEvent | null>)[name]!(event);
     return typeof sent === "object" ? sent : null;
   } catch (error) {
-    console.warn(`collector: ${name} failed, and the event is dropped:`, error);
+    console.warn("collector: event dropped:", error);
     return null;
   }
 }

@@ -4,6 +4,7 @@ import type { CollectorFields } from "./api";
 import { maySend } from "./consent";
 import type { EventType } from "./contract";
 import { readTimes, restartEngagement, watchEngagement, whenEngaged } from "./engagement";
+import { listen } from "./listen";
 import { isAuto, spa } from "./options";
 import { readKey, readPage, readSource, readTitle, type Page } from "./page";
 import { runAll } from "./schedule";
@@ -60,8 +61,7 @@ function trackPageview(): void {
 
 /** The view is visible for the first time. Its pageview waits until the app has set the title. */
 function show(): void {
-  if (shownAt || document.visibilityState !== "visible" || (document as { prerendering?: boolean }).prerendering)
-    return;
+  if (shownAt || document.hidden || (document as { prerendering?: boolean }).prerendering) return;
   shownAt = Date.now();
   settling = setTimeout(announce, SETTLE_MS);
   restartEngagement();
@@ -148,8 +148,7 @@ function watchRoutes(): void {
       onRoute();
     };
   }
-  addEventListener("popstate", onRoute);
-  addEventListener("hashchange", onRoute);
+  listen("popstate hashchange", onRoute);
 }
 
 function onHidden(event: Event): void {
@@ -175,12 +174,9 @@ function onVisible(): void {
 
 /** Follow the page's life. */
 export function watchViews(): void {
-  document.addEventListener("visibilitychange", (event) => {
-    if (document.visibilityState === "hidden") onHidden(event);
-    else onVisible();
-  });
-  addEventListener("pagehide", onHidden);
-  addEventListener("pageshow", (event) => {
+  listen("visibilitychange", (event: Event) => (document.hidden ? onHidden(event) : onVisible()));
+  listen("pagehide", onHidden);
+  listen("pageshow", (event: PageTransitionEvent) => {
     if (!event.persisted) return;
     if (isAuto) {
       vitalsTold = "";
@@ -190,9 +186,9 @@ export function watchViews(): void {
     }
     onVisible();
   });
-  addEventListener("online", resumeEarly);
+  listen("online", resumeEarly);
   if (!isAuto) return;
-  document.addEventListener("prerenderingchange", onVisible);
+  listen("prerenderingchange", onVisible);
   watchEngagement();
   watchVitals();
   watchScroll((mark) => {

@@ -1,6 +1,7 @@
 // Core Web Vitals, as Google's web-vitals defines them: LCP, CLS, INP, FID and TTFB of this document.
 
 import type { CollectorFields } from "./api";
+import { listen } from "./listen";
 
 type Shift = PerformanceEntry & { value: number; hadRecentInput: boolean };
 type Timing = PerformanceEventTiming & { interactionId?: number };
@@ -9,7 +10,7 @@ const SLOW_MS = 40; // event timings that are reported
 const LONGEST = 10; // interactions that are kept
 const INTERACTIONS_EACH = 50; // one of so many may be longer than the INP
 
-let hiddenAt = document.visibilityState === "hidden" && !isPrerendering() ? 0 : Infinity;
+let hiddenAt = document.hidden && !isPrerendering() ? 0 : Infinity;
 let lcp: number | undefined;
 let isLcpFinal = false;
 let fid: number | undefined;
@@ -133,18 +134,12 @@ export function watchVitals(): void {
     const { responseStart = 0 } = navigation() ?? {};
     if (responseStart > 0 && responseStart < performance.now()) ttfb = Math.max(responseStart - activatedAt(), 0);
   };
-  if (isPrerendering()) document.addEventListener("prerenderingchange", readTtfb, { once: true });
+  if (isPrerendering()) listen("prerenderingchange", readTtfb);
   else readTtfb();
   // The first input ends the search for the largest paint. What was painted before it may still be reported.
-  for (const type of ["keydown", "click"]) {
-    addEventListener(
-      type,
-      (event) => {
-        if (!event.isTrusted || isLcpFinal) return;
-        readVitals();
-        isLcpFinal = true;
-      },
-      { capture: true },
-    );
-  }
+  listen("keydown click", (event: Event) => {
+    if (!event.isTrusted || isLcpFinal) return;
+    readVitals();
+    isLcpFinal = true;
+  });
 }
