@@ -21,7 +21,7 @@ const { outputFiles } = await build({
   bundle: true,
   minify: true,
   format: "iife",
-  target: "es2020",
+  target: "es2021",
   charset: "utf8",
   legalComments: "none",
   write: false,

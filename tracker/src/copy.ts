@@ -1,6 +1,6 @@
 // Copied text: that something was copied, and what only where the page has allowed it.
 
-import { describe, isPrivate, pathOf, UNTOLD } from "./element";
+import { describe, findIn, pathOf, UNTOLD } from "./element";
 import { listen } from "./listen";
 import { tidy } from "./text";
 import { trackHere } from "./view";
@@ -8,18 +8,16 @@ import { trackHere } from "./view";
 const MAX_TEXT = 200;
 
 function onCopy(event: Event): void {
-  const path = pathOf(event);
   const selection = getSelection();
   const range = selection?.rangeCount ? selection.getRangeAt(0) : undefined;
+  const path = pathOf(event);
   const common = range?.commonAncestorContainer;
-  const element = (common instanceof Element ? common : common?.parentElement) ?? path[0];
+  const element = (common instanceof Element ? common : common?.parentElement) ?? path[0]!;
+  for (let at: Element | null = element; at; at = at.parentElement) path.push(at);
   const isAllowed =
-    element?.closest("[data-copied-text]") &&
-    !element.closest(UNTOLD) &&
-    !document.activeElement?.matches("input,textarea") &&
-    !range?.cloneContents().querySelector(UNTOLD);
+    element.closest("[data-copied-text]") && !findIn(path, UNTOLD) && !range?.cloneContents().querySelector(UNTOLD);
   trackHere("copy", {
-    ...(!isPrivate(path) && !element?.closest("[data-private]") && describe(path, element, false)),
+    ...describe(path, element, false),
     copied_text: isAllowed ? tidy(String(selection), MAX_TEXT) : null,
   });
 }

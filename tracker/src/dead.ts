@@ -1,7 +1,7 @@
 // Dead clicks: on something that acts, and then nothing happens. Observers run only while a click waits for its effect.
 
 import type { CollectorFields } from "./api";
-import { LINK, TEXT_FIELD } from "./element";
+import { LINK } from "./element";
 import { listen } from "./listen";
 import { endpoint } from "./options";
 import { onLeave, trackHere } from "./view";
@@ -9,7 +9,7 @@ import { onLeave, trackHere } from "./view";
 const WAIT_MS = 2500;
 
 /** What acts without anything to see from here: fields, and choices, whose lists are drawn by the browser. */
-const QUIET = `${TEXT_FIELD},input:not([type=button],[type=submit]),select,label,option`;
+const QUIET = "textarea,select,label,input:not([type=button],[type=submit])";
 
 const EFFECTS =
   "scroll focusin focusout blur visibilitychange popstate hashchange input change submit invalid toggle play copy";
@@ -68,8 +68,8 @@ function isFollowed(event: Event, link: Element): boolean {
 
 /** Wait for an effect of the click. Called before the page's own listeners. */
 export function watchForEffect(event: MouseEvent, path: Element[], acting: Element, facts: CollectorFields): void {
-  const isModified = event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
-  if (isModified || acting.matches(QUIET) || waiting.has(acting)) return;
+  // With a key held down, links open elsewhere.
+  if (event.ctrlKey || event.metaKey || event.shiftKey || acting.matches(QUIET) || waiting.has(acting)) return;
   const at = Date.now();
   watch(path);
   waiting.set(

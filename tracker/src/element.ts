@@ -15,7 +15,7 @@ export const UNTOLD = `[data-private],${EDITABLE},input,textarea,select`;
 export const LINK = "a[*|href],area[href]";
 const ACTING =
   `${LINK},button,summary,label,select,input:is(${BUTTON_INPUTS},${CHOICES}),[onclick],` +
-  "[role=button],[role=link],[role=tab],[role=switch],[role=option],[role=checkbox],[role=radio],[role^=menuitem]";
+  "[role=button],[role=link],[role=tab],[role=switch],[role^=menuitem]";
 
 const LEVELS = 5; // of a selector
 const SEEN_TEXT = 400; // characters that are looked at: more than 100, because an address cut in half is not masked
@@ -62,26 +62,23 @@ function selectorOf(element: Element): string {
 }
 
 /** The label or the text of an element that acts, without what a visitor has written or the page marks as private. */
-function textOf(element: Element): string | null {
+export function textOf(element: Element): string {
   const label = element.getAttribute("aria-label");
   if (label) return label;
   if (element.matches(BUTTON_INPUTS)) return (element as HTMLInputElement).value;
-  if (element.matches(UNTOLD)) return null;
-  const walker = document.createTreeWalker(element, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, (node) =>
-    node instanceof Element && node.matches(`${UNTOLD},script,style`)
-      ? NodeFilter.FILTER_REJECT
-      : NodeFilter.FILTER_ACCEPT,
-  );
   let text = "";
-  while (text.length < SEEN_TEXT && walker.nextNode()) {
-    if (walker.currentNode instanceof Text) text += ` ${walker.currentNode.data}`;
-  }
+  const add = (node: Node): void => {
+    if (node instanceof Text) text += ` ${node.data}`;
+    else if (!(node instanceof Element && node.matches(`${UNTOLD},script,style`))) {
+      for (const child of node.childNodes) if (text.length < SEEN_TEXT) add(child);
+    }
+  };
+  add(element);
   return text;
 }
 
 /** What is told of an element. Of a private one only its tag; of one that does not act, no text. */
-export function describe(path: Element[], element: Element | undefined, isActing: boolean): CollectorFields {
-  if (!element) return {};
+export function describe(path: Element[], element: Element, isActing: boolean): CollectorFields {
   const click_element_tag = element.localName;
   if (isPrivate(path)) return { click_element_tag };
   return {

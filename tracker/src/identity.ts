@@ -1,7 +1,7 @@
 // Who: the visitor and the session, from cookies, or from a hash if there may be no cookies.
 
-import { mayStore } from "./consent";
 import type { CollectorFields } from "./api";
+import { mayStore } from "./consent";
 import { siteId } from "./options";
 
 const VISITOR = "_cvid";
@@ -14,101 +14,75 @@ let domain: string | undefined; // the attribute, empty for the host alone; unde
 let renewedAt = 0;
 let isSeen = false; // whether a pageview was sent without a cookie
 
-function read(name: string): string {
-  try {
-    return new RegExp(`(?:^|; )${name}=([\\w.-]+)`).exec(document.cookie)?.[1] ?? "";
-  } catch {
-    return ""; // a sandboxed frame throws
-  }
-}
+const read = (name: string): string => new RegExp(`(?:^|; )${name}=([\\w.-]+)`).exec(document.cookie)?.[1] ?? "";
 
-function write(name: string, value: string, maxAge: number, attribute: string): void {
+function write(name: string, value: string, maxAgeS: number, attribute = domain): void {
   const secure = location.protocol === "https:" ? ";secure" : "";
-  try {
-    document.cookie = `${name}=${value};path=/;max-age=${maxAge};samesite=lax${secure}${attribute}`;
-  } catch {
-    // As above. The caller looks whether it is there.
-  }
+  document.cookie = `${name}=${value};path=/;max-age=${maxAgeS};samesite=lax${secure}${attribute}`;
 }
 
-/** The widest domain that the browser lets this page set cookies for, so that `www.` and the bare host share them. */
-function findDomain(): string {
+/** Find the widest domain that the browser lets this page set cookies for: `www.` and the bare host share them. */
+function findDomain(): void {
   const labels = location.hostname.split(".");
-  for (let at = labels.length - 1; at-- > 0;) {
-    const attribute = `;domain=${labels.slice(at).join(".")}`;
-    write("_cdom", "1", 9, attribute);
-    const isSet = read("_cdom");
-    write("_cdom", "", 0, attribute);
-    if (isSet) return attribute;
-  }
-  return "";
+  domain ??= labels
+    .map((_, at) => `;domain=${labels.slice(at).join(".")}`)
+    .reverse()
+    .find((attribute) => {
+      write("_cdom", "1", 9, attribute);
+      const isSet = read("_cdom");
+      write("_cdom", "", 0, attribute);
+      return isSet;
+    });
+  domain ??= "";
 }
 
 const randomId = (): string =>
   // Only pages over HTTPS have randomUUID.
-  crypto.randomUUID?.() ??
-  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  crypto.randomUUID?.() ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
 
-/** 64 bits as 16 hexadecimal digits: two 32-bit FNV-1a hashes with different starts. */
+/** 64 bits as 16 hexadecimal digits: the 32-bit FNV-1a hash of the text, then of the text behind it. */
 function hash(text: string): string {
-  const half = (start: number): string => {
-    let bits = start;
-    for (let at = 0; at < text.length; at++) bits = Math.imul(bits ^ text.charCodeAt(at), 0x01000193);
-    bits = Math.imul(bits ^ (bits >>> 15), 0x2c1b3c6d);
-    return ((bits ^ (bits >>> 13)) >>> 0).toString(16).padStart(8, "0");
+  let bits = 0x811c9dc5;
+  const more = (): string => {
+    for (const character of text) bits = Math.imul(bits ^ character.charCodeAt(0), 0x01000193);
+    return (bits >>> 0).toString(16).padStart(8, "0");
   };
-  return half(0x811c9dc5) + half(0x1b873593);
+  return more() + more();
 }
 
-/** What the browser says of itself anyway, with the site and the UTC day. Thousands of visitors share a value. */
-const fingerprint = (): string =>
-  hash(
-    [
-      siteId,
-      Math.floor(Date.now() / 86_400_000),
-      navigator.userAgent,
-      navigator.languages,
-      screen.width,
-      screen.height,
-      new Date().getTimezoneOffset(),
-      navigator.hardwareConcurrency,
-    ].join(),
-  );
-
-/** Whether a visit seems to begin with this document. Without cookies, nobody can know. */
-function comesFromElsewhere(): boolean {
-  const [navigation] = performance.getEntriesByType("navigation") as PerformanceNavigationTiming[];
-  const isHere = document.referrer.split("/")[2] === location.host;
-  return !isSeen && !isHere && (navigation?.type ?? "navigate") === "navigate";
-}
-
-/** The ids of an event, and `is_entry` of a pageview. Renews the cookies. */
-export function identify(isPageview: boolean): CollectorFields {
-  if (mayStore()) {
-    const visitor = /^[\w-]{8,64}$/.exec(read(VISITOR))?.[0] ?? randomId();
-    const [known, before] = read(SESSION).split(".");
-    const session = known || randomId();
-    // A visit that began without a cookie has had its entry.
-    const hadPageview = before || (!known && isSeen ? "1" : "");
-    const has = isPageview ? "1" : hadPageview;
-    if (read(VISITOR) !== visitor || !known || has !== before || Date.now() - renewedAt > RENEWED_MS) {
-      domain ??= findDomain();
-      write(VISITOR, visitor, VISITOR_S, domain);
-      write(SESSION, `${session}.${has}`, SESSION_S, domain);
-      renewedAt = Date.now();
-    }
-    if (read(VISITOR) === visitor) {
-      return {
-        session_id: session,
-        visitor_id: visitor,
-        cookie_visitor_id: visitor,
-        visitor_id_source: "cookie",
-        ...(isPageview && { is_entry: !hadPageview }),
-      };
-    }
+/** The ids from the cookies, which are made or renewed. Throws in a sandboxed frame, which has no cookies. */
+function identifyByCookie(isPageview: boolean): CollectorFields | undefined {
+  const visitor = /^[\w-]{8,64}$/.exec(read(VISITOR))?.[0] ?? randomId();
+  const [known, before] = read(SESSION).split(".");
+  const session = known || randomId();
+  // A visit that began without a cookie has had its entry.
+  const hadPageview = before || (!known && isSeen ? "1" : "");
+  const has = isPageview ? "1" : hadPageview;
+  if (read(VISITOR) !== visitor || has !== before || Date.now() - renewedAt > RENEWED_MS) {
+    findDomain();
+    write(VISITOR, visitor, VISITOR_S);
+    write(SESSION, `${session}.${has}`, SESSION_S);
+    renewedAt = Date.now();
+    if (read(VISITOR) !== visitor) return undefined; // cookies are blocked
   }
-  const id = fingerprint();
-  const isEntry = comesFromElsewhere();
+  return {
+    session_id: session,
+    visitor_id: visitor,
+    cookie_visitor_id: visitor,
+    visitor_id_source: "cookie",
+    ...(isPageview && { is_entry: !hadPageview }),
+  };
+}
+
+/** Ids from what the browser says of itself anyway, the site and the UTC day. Thousands of visitors share them. */
+function identifyByFingerprint(isPageview: boolean): CollectorFields {
+  const { hardwareConcurrency, languages, userAgent } = navigator;
+  const day = Math.floor(Date.now() / 86_400_000);
+  const zone = new Date().getTimezoneOffset();
+  const id = hash([siteId, day, userAgent, languages, screen.width, screen.height, zone, hardwareConcurrency].join());
+  // Without cookies, nobody can know whether a visit begins. It seems so if the visitor comes from elsewhere.
+  const [navigation] = performance.getEntriesByType("navigation") as PerformanceNavigationTiming[];
+  const isEntry = !isSeen && document.referrer.split("/")[2] !== location.host && navigation?.type !== "reload";
   isSeen ||= isPageview;
   return {
     session_id: `d-${id}`,
@@ -119,8 +93,23 @@ export function identify(isPageview: boolean): CollectorFields {
   };
 }
 
+/** The ids of an event, and `is_entry` of a pageview. */
+export function identify(isPageview: boolean): CollectorFields {
+  try {
+    const ids = mayStore() && identifyByCookie(isPageview);
+    if (ids) return ids;
+  } catch {
+    // The hash needs no storage.
+  }
+  return identifyByFingerprint(isPageview);
+}
+
 /** Delete the cookies. */
 export function forget(): void {
-  domain ??= findDomain();
-  for (const name of [VISITOR, SESSION]) for (const attribute of ["", domain]) write(name, "", 0, attribute);
+  try {
+    findDomain();
+    for (const name of [VISITOR, SESSION]) for (const attribute of ["", domain]) write(name, "", 0, attribute);
+  } catch {
+    // There are none.
+  }
 }

@@ -43,20 +43,20 @@ const methods: CollectorMethods = {
   isEnabled: maySend,
 };
 
-const calls = (window.collector as { q?: CollectorCall[] } | undefined)?.q;
-const isTwice = window.collector !== undefined && "consent" in window.collector;
+const { q, consent: isTwice } = (window.collector ?? {}) as { q?: CollectorCall[]; consent?: unknown };
 
 if (!isTwice) {
-  const isOff = !siteId || (isAutomated() && !tracksAutomation);
-  if (isOff) setEnabled(false);
-  if (isOff) methods.enable = () => {};
-  const push = ([name, ...given]: CollectorCall): void => (methods[name] as (...given: unknown[]) => void)(...given);
+  const push = ([name, ...given]: CollectorCall): void =>
+    (methods[name] as ((...given: unknown[]) => void) | undefined)?.(...given);
   window.collector = { ...methods, q: { push } };
   if (!siteId) console.warn("collector: no data-site");
-  if (!isOff) {
+  if (!siteId || (isAutomated() && !tracksAutomation)) {
+    setEnabled(false);
+    methods.enable = window.collector.enable = () => {};
+  } else {
     readConsent();
-    listen("lynkow:consent:update", (event: CustomEvent) => {
-      const answer = consentIn(event.detail);
+    listen("lynkow:consent:update", ({ detail }: CustomEvent) => {
+      const answer = consentIn(detail);
       if (answer !== undefined) consent(answer);
     });
     watchViews();
@@ -68,5 +68,5 @@ if (!isTwice) {
       watchForms();
     }
   }
-  calls?.forEach(push);
+  q?.forEach(push);
 }

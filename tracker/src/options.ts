@@ -6,17 +6,11 @@ const data: DOMStringMap = script?.dataset ?? {};
 // `<host>/public/<site>/t.js`, or `<host>/t.js` with `data-site`. The host may have a path in front.
 const [, scriptHost = "", scriptSite] = /^(.*?)(?:\/public\/([^/]+))?\/[^/]*$/.exec(script?.src ?? "") ?? [];
 
-const words = (list = ""): string[] => list.split(/[\s,]+/);
-
-const site = data.site ?? (scriptSite && decodeURIComponent(scriptSite));
-const off = ["heatmap_click", ...words(data.off)];
-const on = words(data.on);
-
 /** The id of the site, undefined if the tag has none. */
-export const siteId = site;
+export const siteId = data.site ?? (scriptSite && decodeURIComponent(scriptSite));
 
 /** Where events go. */
-export const endpoint = `${(data.host ?? scriptHost).replace(/\/$/, "")}/public/${site}/${data.path ?? "e"}`;
+export const endpoint = `${(data.host ?? scriptHost).replace(/\/$/, "")}/public/${siteId}/${data.path ?? "e"}`;
 
 /** `none`: cookies at once; `cookieless`: no storage until consent; `required`: nothing is sent until consent. */
 export const consentMode = data.consent ?? "none";
@@ -37,4 +31,7 @@ export const beforeSend = data.beforeSend;
 export const tracksAutomation = "automation" in data;
 
 /** Whether events of this type are sent. */
-export const isOn = (type: string): boolean => on.includes(type) || !off.includes(type);
+export const isOn = (type: string): boolean => {
+  const isNamed = (list = ""): boolean => list.split(/[\s,]+/).includes(type);
+  return isNamed(data.on) || !(type === "heatmap_click" || isNamed(data.off));
+};

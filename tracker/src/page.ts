@@ -8,30 +8,31 @@ import { cut, maskEmails } from "./text";
 /** The address of a page, as all its events have it. */
 export type Page = { page_url?: string; page_path: string };
 
-type Source = CollectorEvent["traffic_source"];
-
-/** The address without what may be private: the fragment, and the query but for utm_ parameters. */
-export function readPage(): Page {
+/**
+ * The address without what may be private: the fragment, and the query but for utm_ parameters. Also a text that
+ * differs for each page of a single-page app.
+ */
+export function readPage(): [Page, string] {
   // The path of a `data:` page is its content, that of a file says who its owner is.
   const address = bare(location.href);
-  if (!address) return { page_path: "/" };
+  if (!address) return [{ page_path: "/" }, "/"];
   const { hash, pathname, search } = location;
-  const query = search
+  const kept = search
     .slice(1)
     .split("&")
     .filter((each) => keepsQuery || each.startsWith("utm_"))
     .join("&");
-  const asked = query && `?${query}`;
+  const query = kept && `?${kept}`;
   const route = spa === "hash" ? (/^#!?\/[^?&]*/.exec(hash)?.[0] ?? "") : "";
-  return {
-    page_url: cut(address + asked + route, 2048),
-    page_path: cut(pathname + (spa === "search" ? asked : "") + route, 1024),
-  };
+  const isSearched = spa === "search";
+  return [
+    {
+      page_url: cut(address + query + route, 2048),
+      page_path: cut(pathname + (isSearched ? query : "") + route, 1024),
+    },
+    pathname + (isSearched ? search : "") + route,
+  ];
 }
-
-/** What has to change for a new page of a single-page app. */
-export const readKey = (): string =>
-  location.pathname + (spa === "search" ? location.search : spa === "hash" ? location.hash : "");
 
 /** A URL without user, query and fragment; null if it is not of the web. */
 export function bare(url: string): string | null {
@@ -43,50 +44,51 @@ export function bare(url: string): string | null {
   }
 }
 
-const hostOf = (url: string): string | null => url.split("/")[2]?.replace(/^www\./, "") ?? null;
+/** The host of a URL, with its port; undefined if it has none. */
+export const hostOf = (url: string): string | undefined => url.split("/")[2];
 
-// Hosts that bring visitors, without `www.`
-const SOURCES: [Source, RegExp][] = [
-  ["email", /^(.*\.)?(mail|outlook|webmail)\./],
-  ["ai", /chatgpt|openai|perplexity|claude\.ai|gemini\.google|copilot|deepseek/],
-  ["organic", /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|naver)\./],
-  [
-    "social",
+const withoutWww = (host: string | undefined): string | null => host?.replace(/^www\./, "") ?? null;
+
+// Hosts that bring visitors, without `www.`, and what campaigns say of themselves.
+const HOSTS = {
+  email: /^(.*\.)?(mail|outlook|webmail)\./,
+  ai: /chatgpt|openai|perplexity|claude\.ai|gemini\.google|copilot|deepseek/,
+  organic: /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|naver)\./,
+  social:
     /^(.*\.)?(facebook|instagram|threads|twitter|x|t|linkedin|lnkd|reddit|pinterest|youtube|tiktok|whatsapp|bsky)\.(com?|in|net|app)$/,
-  ],
-];
-const MEDIUMS: [Source, RegExp][] = [
-  ["paid", /^(cp[acmv]|ppc|paid|display|banner|ads?$)/i],
-  ["email", /mail|newsletter/i],
-  ["social", /social/i],
-  ["organic", /organic/i],
-  ["referral", /referral|affiliate/i],
-];
+};
+const MEDIUMS = {
+  paid: /^(cp[acmv]|ppc|paid|display|banner|ads?$)/i,
+  email: /mail|newsletter/i,
+  social: /social/i,
+};
 const PAID_CLICK = /^(g|dc|ms|tt|tw)clid$|^[gw]braid$/;
+const UTM = /^utm_(source|medium|campaign|term|content)$/;
 
-const firstMatch = (table: [Source, RegExp][], text: string | null): Source | undefined =>
-  table.find(([, like]) => text && like.test(text))?.[0];
+type Source = CollectorEvent["traffic_source"];
 
-const UTM = ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"] as const;
+const find = (table: Record<string, RegExp>, text = ""): Source | undefined =>
+  Object.keys(table).find((name) => table[name]!.test(text)) as Source | undefined;
+
 let campaign: CollectorFields | undefined; // of this document; its later pages keep it
 
 /** Where the visitor came from: referrer, campaign, and the kind of source. */
 export function readSource(referrer: string): CollectorFields {
-  const host = hostOf(referrer);
-  let source: Source | undefined =
-    host === null ? "direct" : host === hostOf(location.href) ? "internal" : firstMatch(SOURCES, host);
+  const host = withoutWww(hostOf(referrer));
+  let source = !host ? "direct" : host === withoutWww(location.host) ? "internal" : (find(HOSTS, host) ?? "referral");
   if (!campaign) {
-    const query = new URLSearchParams(location.search);
     campaign = {};
-    for (const name of UTM) if (query.get(name)) campaign[name] = cut(maskEmails(query.get(name)!), 255);
-    const isPaid = [...query.keys()].some((name) => PAID_CLICK.test(name));
-    source = firstMatch(MEDIUMS, query.get("utm_medium")) ?? (isPaid ? "paid" : source);
+    for (const [name, value] of new URLSearchParams(location.search)) {
+      if (UTM.test(name)) campaign[name as "utm_source"] = cut(maskEmails(value), 255);
+      if (PAID_CLICK.test(name)) source = "paid";
+    }
+    source = find(MEDIUMS, campaign.utm_medium ?? "") ?? source;
   }
   return {
     ...campaign,
     page_referrer: referrer ? bare(referrer) : null,
     referrer_domain: host,
-    traffic_source: source ?? "referral",
+    traffic_source: source as Source,
   };
 }
 

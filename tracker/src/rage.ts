@@ -1,7 +1,7 @@
 // Rage clicks: a burst of clicks at one place. Sent once the burst has ended, with the number of its clicks.
 
 import type { CollectorFields } from "./api";
-import { findIn, TEXT_FIELD } from "./element";
+import { findIn, textOf, TEXT_FIELD } from "./element";
 import { onLeave, trackHere } from "./view";
 
 const MIN_CLICKS = 3;
@@ -9,8 +9,8 @@ const APART_MS = 1000;
 const APART_PX = 30;
 
 /** What is clicked again and again on purpose. */
-const STEPPER = "[role=spinbutton],[role=slider],[role=scrollbar],[type=number],[type=range],video,audio";
-const STEPPER_TEXT = /^\W{1,3}$|^(next|prev|previous|more|less|plus|minus|add|remove|forward|back|zoom)\b/i;
+const STEPPER = "[role=spinbutton],[role=slider],[type=range],video,audio";
+const STEPPER_TEXT = /^\W{1,3}$|^(next|prev|more|less|add|remove)/i;
 
 let clicks = 0;
 let facts: CollectorFields = {}; // of the last click
@@ -24,16 +24,12 @@ export function addToBurst(path: Element[], acting: Element | undefined, click: 
     Math.hypot(click.click_x! - (facts.click_x ?? NaN), click.click_y! - (facts.click_y ?? NaN)) < APART_PX;
   if (!isNear || now - at >= APART_MS) endBurst();
   clearTimeout(timer);
-  if (findIn(path, `${TEXT_FIELD},${STEPPER}`) || isStepper(acting)) return;
+  if (findIn(path, `${TEXT_FIELD},${STEPPER}`) || (acting && STEPPER_TEXT.test(textOf(acting).trim()))) return;
   clicks++;
   facts = click;
   at = now;
   timer = setTimeout(endBurst, APART_MS);
 }
-
-const isStepper = (element: Element | undefined): boolean =>
-  element !== undefined &&
-  STEPPER_TEXT.test((element.getAttribute("aria-label") ?? element.textContent ?? "").slice(0, 50).trim());
 
 function endBurst(): void {
   clearTimeout(timer);

@@ -3,7 +3,7 @@
 import type { CollectorFields } from "./api";
 import { maySend } from "./consent";
 import type { CollectorEvent, EventType } from "./contract";
-import { readDevice, readDeviceDetails } from "./device";
+import { readDevice } from "./device";
 import { identify } from "./identity";
 import { beforeSend, isOn } from "./options";
 import type { Page } from "./page";
@@ -29,8 +29,7 @@ function finish(facts: CollectorFields & { event_type: EventType }): void {
   const isPageview = facts.event_type === "pageview";
   const event = {
     ...identify(isPageview),
-    ...readDevice(),
-    ...(isPageview && readDeviceDetails()),
+    ...readDevice(isPageview),
     ...facts,
   } as CollectorEvent;
   const sent = beforeSend === undefined ? event : ask(beforeSend, event);

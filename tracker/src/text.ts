@@ -1,7 +1,7 @@
 // Text: cut to the contract's limits, and masked.
 
 /** The first characters. Counted in code points, as the contract does, so that no emoji is cut in half. */
-export const cut = (text: string, max: number): string => [...text.slice(0, 2 * max)].slice(0, max).join("");
+export const cut = (text: string, max: number): string => [...text].slice(0, max).join("");
 
 const EMAIL = /[^\s@]+@[^\s@]*/g;
 

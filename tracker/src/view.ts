@@ -6,12 +6,12 @@ import type { EventType } from "./contract";
 import { readTimes, restartEngagement, watchEngagement, whenEngaged } from "./engagement";
 import { listen } from "./listen";
 import { isAuto, spa } from "./options";
-import { readKey, readPage, readSource, readTitle, type Page } from "./page";
+import { readPage, readSource, readTitle } from "./page";
 import { runAll } from "./schedule";
 import { readBehavior, readScroll, restartScroll, watchScroll } from "./scroll";
 import { track } from "./send";
 import { resumeEarly, sendWaiting, setLeaving } from "./transport";
-import { hideVitals, readVitals, restartVitals, watchVitals } from "./vitals";
+import { endLcp, readVitals, restartVitals, watchVitals } from "./vitals";
 
 const SETTLE_MS = 150; // after a change of path, until the app has set the title
 const FIRST_BEAT_S = 15;
@@ -20,9 +20,9 @@ const LONG_VIEW_S = 300; // from here on beats are rarer
 const LONG_BEAT_S = 60;
 const WORTH_TELLING_S = 3;
 
-let page: Page = readPage();
+let [page] = readPage();
 let landing = page; // of this document, or of its last restore
-let key = readKey();
+let key = ""; // of the view; empty: none has begun
 let referrer = document.referrer;
 let extra: CollectorFields = {};
 let shownAt = 0; // when the view was first visible, in ms since 1970; 0: not yet
@@ -32,9 +32,6 @@ let vitalsTold = "";
 let settling: ReturnType<typeof setTimeout> | undefined;
 
 const beforeLeave: (() => void)[] = [];
-
-/** The page that events belong to now. */
-export const currentPage = (): Page => page;
 
 /** Call back when a view ends, while its page is still the current one. */
 export function onLeave(callback: () => void): void {
@@ -50,28 +47,25 @@ export function trackHere(type: EventType, fields: CollectorFields, at?: number)
 /** Send the pageview, if it is due and may be sent. */
 export function announce(): void {
   clearTimeout(settling);
-  if (!isAuto || isAnnounced || !shownAt || !maySend()) return;
+  if (isAnnounced || !shownAt || !maySend()) return;
   isAnnounced = true;
-  trackPageview();
-}
-
-function trackPageview(): void {
   track("pageview", page, { page_title: readTitle(), ...readSource(referrer), ...extra }, shownAt);
 }
 
 /** The view is visible for the first time. Its pageview waits until the app has set the title. */
 function show(): void {
-  if (shownAt || document.hidden || (document as { prerendering?: boolean }).prerendering) return;
+  if (shownAt || document.hidden) return;
   shownAt = Date.now();
   settling = setTimeout(announce, SETTLE_MS);
   restartEngagement();
-  whenEngaged(FIRST_BEAT_S * 1000, () => onBeat(FIRST_BEAT_S));
+  if (isAuto) beatAt(FIRST_BEAT_S);
 }
 
-function onBeat(seconds: number): void {
-  trackHere("heartbeat", tell());
-  const next = seconds + (seconds < LONG_VIEW_S ? BEAT_S : LONG_BEAT_S);
-  whenEngaged(next * 1000, () => onBeat(next));
+function beatAt(seconds: number): void {
+  whenEngaged(seconds * 1000, () => {
+    trackHere("heartbeat", tell());
+    beatAt(seconds + (seconds < LONG_VIEW_S ? BEAT_S : LONG_BEAT_S));
+  });
 }
 
 /** Times and depth, for an event. */
@@ -95,18 +89,17 @@ function tellVitals(): void {
 /** End the view, if it has begun. A view that was replaced within SETTLE_MS has not. */
 function leave(): void {
   clearTimeout(settling);
-  if (!isAnnounced) return;
+  if (!isAnnounced || !isAuto) return;
   for (const callback of beforeLeave) callback();
   tellTime();
   trackHere("exit", { ...tell(), scroll_behavior: readBehavior(), is_exit: true });
 }
 
 /** Begin a view of the page as it is now. */
-function begin(from: string, fields: CollectorFields = {}): void {
-  page = readPage();
-  key = readKey();
+function begin(from = isAnnounced ? (page.page_url ?? "") : referrer): void {
   referrer = from;
-  extra = fields;
+  [page, key] = readPage();
+  extra = {};
   isAnnounced = false;
   shownAt = 0;
   told = { engaged_time: 0, max_scroll_depth: 0 };
@@ -115,29 +108,19 @@ function begin(from: string, fields: CollectorFields = {}): void {
 }
 
 /** Begin a view because the page says so. */
-export function beginView(fields?: CollectorFields): void {
-  if (!isAuto) {
-    page = readPage();
-    extra = fields ?? {};
-    shownAt = Date.now();
-    trackPageview();
-    referrer = page.page_url ?? "";
-  } else if (isAnnounced) {
-    const from = page.page_url ?? "";
+export function beginView(fields: CollectorFields = {}): void {
+  if (isAnnounced || !shownAt) {
     leave();
-    begin(from, fields);
-    announce();
-  } else {
-    extra = fields ?? {};
-    announce();
+    begin();
   }
+  extra = fields;
+  announce();
 }
 
 function onRoute(): void {
-  if (readKey() === key) return;
-  const from = isAnnounced ? (page.page_url ?? "") : referrer;
+  if (readPage()[1] === key) return;
   leave();
-  begin(from);
+  begin();
 }
 
 function watchRoutes(): void {
@@ -156,7 +139,7 @@ function onHidden(event: Event): void {
   setLeaving(true);
   if (isAuto) {
     announce();
-    hideVitals(event.timeStamp);
+    endLcp(event.timeStamp);
     tellVitals();
     if (isLeaving) leave();
     else tellTime();
@@ -167,7 +150,7 @@ function onHidden(event: Event): void {
 
 function onVisible(): void {
   setLeaving(false);
-  if (isAuto) show();
+  if (key) show();
   announce();
   resumeEarly();
 }
@@ -188,12 +171,11 @@ export function watchViews(): void {
   });
   listen("online", resumeEarly);
   if (!isAuto) return;
-  listen("prerenderingchange", onVisible);
   watchEngagement();
   watchVitals();
   watchScroll((mark) => {
     trackHere("scroll", { ...readScroll(), scroll_depth: mark, scroll_behavior: readBehavior() });
   });
   if (spa !== "off") watchRoutes();
-  begin(document.referrer);
+  begin();
 }
