@@ -27,6 +27,7 @@ COMPILED = {
         "rate_limit",
         "request",
         "responses",
+        "routes",
         "turn_budget",
     ),
     "ingest/": ("enrich", "pipeline", "reader", "schema"),

@@ -21,6 +21,7 @@ from collector.edge.client_ip import MAX_KNOWN_CLIENTS, Client, Peers
 from collector.edge.fast_path import END, MAX_KNOWN_LINES, FastPath
 from collector.edge.rate_limit import TokenBuckets, table_bytes
 from collector.edge.responses import stored
+from collector.edge.routes import Routes
 from collector.events import Event
 from collector.ingest.pipeline import Arrival, accept
 from collector.journal.buffer import BATCH_ROWS, Buffer
@@ -56,7 +57,7 @@ def clients_known(count: int) -> tuple[Peers, TokenBuckets]:
 
 def lines_known(count: int) -> FastPath:
     """Lines of about 60 characters."""
-    reader = FastPath()
+    reader = FastPath(Routes(["e"]))
     for number in range(count):
         head = b"POST / HTTP/1.1\r\nHost: a\r\nReferer: https://www.example.com/a-usual-page/%d/%030d" % (
             number,

@@ -28,6 +28,7 @@ from collector.config import RateLimit, SiteSettings
 from collector.edge.client_ip import Peers
 from collector.edge.fast_path import END, FastPath
 from collector.edge.rate_limit import TokenBuckets
+from collector.edge.routes import Routes
 from collector.events import Event
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
@@ -99,7 +100,7 @@ async def _micro() -> list[Result]:
             parser.feed_data(head)
 
     def head_read() -> None:
-        reader = FastPath()
+        reader = FastPath(Routes(["e"]))
         for head in heads:
             reader.read(head, head.index(END), "127.0.0.1")
 

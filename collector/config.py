@@ -35,6 +35,12 @@ SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # other ids that look like a value (`null`, `nan`, `true`, `007`; tests/system/test_readers.py).
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
+DEFAULT_SCRIPT_PATH = "t.js"
+DEFAULT_COLLECT_PATH = "e"
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]{1,64}", re.ASCII)
+_RESERVED = ("batch", "p.gif", "analytics")  # other endpoints of a site
+_PINNED = re.compile(r".*-[0-9a-f]{12}\.js")
+
 
 def site_id_like(text: str) -> str:
     """A valid site id that resembles the text; empty if there is none."""
@@ -156,6 +162,26 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def _segment(value: str) -> str:
+    if not _SEGMENT.fullmatch(value) or value in (".", ".."):
+        raise ValueError("should be one part of a path: 1 to 64 characters out of A-Z a-z 0-9 . _ ~ -, and no slash")
+    if value in _RESERVED:
+        raise ValueError(f"should not be one of {', '.join(_RESERVED)}, which have another meaning")
+    return value
+
+
+def _script_path(value: str) -> str:
+    if not value.endswith(".js") or value == ".js":
+        raise ValueError('should end in ".js", such as "t.js"')
+    if _PINNED.fullmatch(value):
+        raise ValueError('should not end in "-" and 12 hex digits, as the paths of pinned versions do')
+    return value
+
+
+def _demo_dir(value: str) -> str:
+    return str(_path(value)) if value else value
+
+
 def _workers(value: object) -> int | str:
     if value == "auto" or (type(value) is int and 1 <= value <= MAX_WORKERS):
         return value
@@ -169,6 +195,9 @@ HostText = Annotated[str, AfterValidator(_host)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
 PathText = Annotated[Path, PlainValidator(_path)]
+SegmentText = Annotated[str, AfterValidator(_segment)]
+ScriptPathText = Annotated[SegmentText, AfterValidator(_script_path)]
+DemoDirText = Annotated[str, AfterValidator(_demo_dir)]
 
 
 class Section(BaseModel):
@@ -300,6 +329,31 @@ class Privacy(Section):
     )
 
 
+class Tracker(Section):
+    script_path: ScriptPathText = Field(
+        DEFAULT_SCRIPT_PATH,
+        description="name of the tracker's script, served at `/public/<id>/<name>` and `/<name>`; should end in `.js`; "
+        f"`{DEFAULT_SCRIPT_PATH}` stays too, so pages that have it go on",
+    )
+    collect_path: SegmentText = Field(
+        DEFAULT_COLLECT_PATH,
+        description="last part of the path that the tracker sends events to, `/public/<id>/<part>`; "
+        f"`{DEFAULT_COLLECT_PATH}` stays too",
+    )
+    demo_dir: DemoDirText = Field(
+        "",
+        description="folder of a demo page, whose files are read at the start and served at `/demo/`: at most 100 "
+        "files and 2 MB, hidden files left out; a relative path starts in the working directory; empty: no demo",
+    )
+
+    @field_validator("collect_path")
+    @classmethod
+    def _is_no_script(cls, value: str, info: ValidationInfo) -> str:
+        if value in (DEFAULT_SCRIPT_PATH, info.data.get("script_path")):  # missing if it is invalid itself
+            raise ValueError("should not be the name of the script")
+        return value
+
+
 class SiteSettings(Section):
     tracking: bool = Field(
         True, description="whether the site's events are stored; if `false`, they get 202 and are dropped"
@@ -339,4 +393,5 @@ class Config(Section):
     storage: Storage = Storage()
     rate_limit: RateLimit = RateLimit()
     privacy: Privacy = Privacy()
+    tracker: Tracker = Tracker()
     sites: dict[SiteId, SiteSettings] = Field(min_length=1)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from collector.config import Admin, Privacy, RateLimit, Server, SiteSettings, Storage
+from collector.config import Admin, Privacy, RateLimit, Server, SiteSettings, Storage, Tracker
 
 ENV_PREFIX = "COLLECTOR__"
 
@@ -26,6 +26,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "storage": Storage,
     "rate_limit": RateLimit,
     "privacy": Privacy,
+    "tracker": Tracker,
 }
 
 Key = tuple[str, ...]

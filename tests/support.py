@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collector.config import Config
+from collector.daemon.demo import read_demo
 from collector.daemon.resources import DataDir, listen
 from collector.daemon.wiring import Stages, build_stages
 from collector.daemon.worker import accept_all
@@ -155,7 +156,7 @@ async def running(
     """Serve with these settings on a free port of 127.0.0.1, without timers or signals."""
     clock = clock or FakeClock()
     settings.storage.data_dir.mkdir(exist_ok=True)
-    stages = build_stages(settings, clock)
+    stages = build_stages(settings, clock, demo=read_demo(settings.tracker))
     stages.open()
     server = Server(
         stages.decider,

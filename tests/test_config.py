@@ -176,3 +176,39 @@ def test_timeout_longer_than_a_day_is_an_error(tmp_path: Path, key: str) -> None
     """No clock counts that far: a shutdown ended in a traceback and lost events."""
     (error,) = errors_of(tmp_path, f"[server]\n{key} = 1e300\n{SITE}")
     assert f"server.{key}: should be less than or equal to 86400" in error
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/t.js", "a b", "%65", "é", "a?b", "a.js\\n", 65 * "a"])
+@pytest.mark.parametrize("key", ["script_path", "collect_path"])
+def test_path_of_the_tracker_is_one_part_of_a_url(tmp_path: Path, key: str, name: str) -> None:
+    (error,) = errors_of(tmp_path, f'{SITE}[tracker]\n{key} = "{name}"')
+    assert f"tracker.{key}: should be one part of a path: 1 to 64 characters" in error
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        *(
+            ("collect_path: should not be one of batch, p.gif, analytics", f'collect_path = "{name}"')
+            for name in ("batch", "p.gif", "analytics")
+        ),
+        ("collect_path: should not be the name of the script", 'collect_path = "t.js"'),
+        ("collect_path: should not be the name of the script", 'script_path = "s.js"\ncollect_path = "s.js"'),
+        ("collect_path: should not be the name of the script", 'script_path = "s.js"\ncollect_path = "t.js"'),
+        ('script_path: should end in ".js", such as "t.js"; got "t"', 'script_path = "t"'),
+        ('script_path: should end in ".js"', 'script_path = ".js"'),
+        ('script_path: should end in ".js"', 'script_path = "t.JS"'),
+        ('should not end in "-" and 12 hex digits', 'script_path = "t-0123456789ab.js"'),
+        ("demo_dir: should be the path of a folder", 'demo_dir = "~/demo"'),
+        ("demo_dir: should be the path of a folder, not a URL", 'demo_dir = "file:///demo"'),
+        ("demo_dir: should be a string", "demo_dir = false"),
+    ],
+)
+def test_setting_of_the_tracker_that_can_only_be_a_mistake_is_an_error(tmp_path: Path, message: str, text: str) -> None:
+    (error,) = errors_of(tmp_path, f"{SITE}[tracker]\n{text}")
+    assert message in error
+
+
+def test_paths_of_the_tracker_may_be_set_to_their_defaults(tmp_path: Path) -> None:
+    text = '[tracker]\nscript_path = "t.js"\ncollect_path = "e"'
+    assert read(tmp_path, SITE) == read(tmp_path, SITE + text)

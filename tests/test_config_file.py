@@ -43,6 +43,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "rate_limit": {"requests_per_minute": 1200, "burst": 1200, "ipv6_prefix": 64},
     "privacy": {"client_ip": "none"},
+    "tracker": {"script_path": "t.js", "collect_path": "e", "demo_dir": ""},
     "sites": {
         "demo": {
             "tracking": True,
@@ -104,6 +105,10 @@ def test_every_key_can_be_set(read: Load) -> None:
         ipv6_prefix = 48
         [privacy]
         client_ip = "hash"
+        [tracker]
+        script_path = "A-z_9.~.js"
+        collect_path = "in"
+        demo_dir = "/srv/demo"
         [sites.A-z_9]
         tracking = false
         excluded_ips = ["192.0.2.7", "2001:db8::/32"]
@@ -141,6 +146,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         },
         "rate_limit": {"requests_per_minute": 0, "burst": 1, "ipv6_prefix": 48},
         "privacy": {"client_ip": "hash"},
+        "tracker": {"script_path": "A-z_9.~.js", "collect_path": "in", "demo_dir": "/srv/demo"},
         "sites": {
             "A-z_9": {
                 "tracking": False,
@@ -165,7 +171,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         ("port = 1\n" + SITE, "port: unknown key; "),
         (SITE + "[SERVER]\nport = 1", "SERVER: unknown key; did you mean server?"),
         (SITE + "[server]\nPORT = 1", "server.PORT: unknown key; did you mean port?"),
-        (SITE + "[shop]\ntracking = false", "privacy, sites; a site is written [sites.shop]"),
+        (SITE + "[shop]\ntracking = false", "tracker, sites; a site is written [sites.shop]"),
         (SITE + "[site.shop]", "site: unknown key; did you mean sites?"),
         # Wrong types, and what is right.
         (SITE + '[server]\nport = "8080"', 'server.port: should be an integer; got "8080"'),

@@ -39,6 +39,8 @@ def errors(tmp_path: Path) -> Callable[..., list[str]]:
         ("storage", "compression", "none", "STORAGE__COMPRESSION", "none"),
         ("rate_limit", "burst", 5, "RATE_LIMIT__BURST", "5"),
         ("privacy", "client_ip", "full", "PRIVACY__CLIENT_IP", "full"),
+        ("tracker", "collect_path", "7", "TRACKER__COLLECT_PATH", "7"),
+        ("tracker", "demo_dir", "demo/shop", "TRACKER__DEMO_DIR", "demo/shop"),
     ],
 )
 def test_variable_overrides_one_key(

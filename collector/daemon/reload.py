@@ -22,7 +22,7 @@ APPLIED_BY_RELOAD = {
     ("server", "max_connections_per_client"),
     ("server", "trusted_proxies"),
 }
-_FIXED_SECTIONS = ("server", "admin", "storage")
+_FIXED_SECTIONS = ("server", "admin", "storage", "tracker")
 
 
 def applied_by_reload(section: str, key: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from collector.config_file import load
 from collector.daemon.arrow_setup import set_up_arrow
+from collector.daemon.demo import check_demo
 from collector.daemon.layout import check_layout
 from collector.daemon.sd_notify import Manager
 from collector.daemon.socket_activation import inherited
@@ -33,6 +34,7 @@ def serve(config_file: Path, arguments: Sequence[str]) -> int:
     manager, sockets = Manager.of(os.environ), inherited(os.environ)
     config = load(config_file)
     check_layout(config_file, config.storage)
+    check_demo(config_file, config.tracker)
     set_up_logging()
     faulthandler.enable()  # the manager's watchdog sends SIGABRT: print the stack of each thread
     workers = processes(config.server.workers)

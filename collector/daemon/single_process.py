@@ -15,6 +15,7 @@ from pathlib import Path
 from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.daemon.admin import serving_admin
+from collector.daemon.demo import read_demo
 from collector.daemon.layout import check_layout
 from collector.daemon.reload import Reloads
 from collector.daemon.resources import PATIENCE_S, listen, owned, url
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.socket], manager: Manager) -> int:
     """Run until a stop signal. Returns 0 after a clean drain, else 1. Raises StartError and ConfigError."""
+    demo = read_demo(config.tracker)
     with owned(config.storage.data_dir, PATIENCE_S) as data_dir:
         check_layout(config_file, config.storage)  # again: the previous owner may have flushed before it unlocked
         with (
@@ -37,7 +39,7 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
             data_dir.entered() as root,
         ):
             clock = SystemClock()
-            stages = open_stages(config, clock, root=root)
+            stages = open_stages(config, clock, root=root, demo=demo)
             reloads = Reloads(config_file, config, stages.metrics, manager)
             reporter = Reporter(
                 manager,

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,15 @@ from prometheus_client.core import Metric
 
 from collector.addresses import AddressSet
 from collector.clock import Clock
-from collector.config import Config
+from collector.config import DEFAULT_COLLECT_PATH, Config, Tracker
 from collector.daemon.status import Stats
 from collector.edge.client_ip import Peers
 from collector.edge.decide import Decider, Rules
+from collector.edge.demo import demo_files
+from collector.edge.files import Files
 from collector.edge.rate_limit import BucketTable, TokenBuckets
+from collector.edge.routes import Routes
+from collector.edge.script import script_files, script_names
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy, needs_keys
 from collector.ingest.pipeline import replay
@@ -156,11 +160,13 @@ def build_stages(
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
+    demo: Mapping[str, bytes] | None = None,
 ) -> Stages:
-    """All stages of one worker, without sockets or signals. Does not touch the disk.
+    """All stages of one worker, without sockets or signals. Touches no disk, but for the package's own files.
 
     `labelled` are the sites that get their own series, if a supervisor has chosen them for all workers. `root` is the
     path by which this process reaches data_dir (see `DataDir.entered`); by default it is the configured path.
+    `demo`: the files of the demo (see `read_demo`).
     """
     storage = config.storage
     root = storage.data_dir if root is None else root
@@ -195,7 +201,8 @@ def build_stages(
     )
     keys = DailyKeys(root, clock)
     rules = build_rules(config, clock, table or BucketTable(), keys)
-    decider = Decider(rules, journal, rejects, metrics, clock)
+    files = Files({**dict(script_files(config.tracker)), **dict(demo_files(demo or {}))})
+    decider = Decider(rules, routes_of(config.tracker, files), files, journal, rejects, metrics, clock)
     return Stages(
         metrics,
         writer,
@@ -208,6 +215,10 @@ def build_stages(
         slot,
         storage.min_free_bytes,
     )
+
+
+def routes_of(tracker: Tracker, files: Files) -> Routes:
+    return Routes((DEFAULT_COLLECT_PATH, tracker.collect_path), script_names(tracker), files.paths)
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -102,9 +102,10 @@ def open_stages(
     table: BucketTable | None = None,
     labelled: Iterable[str] | None = None,
     root: Path | None = None,
+    demo: Mapping[str, bytes] | None = None,
 ) -> Stages:
     """Build and open the stages of a worker whose data_dir is locked; see `build_stages`. Raises StartError."""
-    stages = build_stages(config, clock, slot, table, labelled, root)
+    stages = build_stages(config, clock, slot, table, labelled, root, demo)
     try:
         stages.open()
     except OSError as exc:

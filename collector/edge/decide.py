@@ -11,11 +11,13 @@ from typing import Final, assert_never
 from collector.clock import Clock
 from collector.edge import responses
 from collector.edge.client_ip import Peers
+from collector.edge.files import Files
 from collector.edge.in_flight import InFlight
 from collector.edge.rate_limit import TokenBuckets, too_many
 from collector.edge.refusal import read_refusal
-from collector.edge.request import Endpoint, Request
+from collector.edge.request import Request
 from collector.edge.responses import Replier, Response
+from collector.edge.routes import Endpoint, Routes
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
 from collector.ingest.enrich import ClientIpPolicy
@@ -59,10 +61,21 @@ class Rules:
 class Decider:
     """Decides and counts requests, and submits accepted events to the journal."""
 
-    def __init__(self, rules: Rules, journal: Journal, rejects: Rejects, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        routes: Routes,
+        files: Files,
+        journal: Journal,
+        rejects: Rejects,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
         self.rules = rules
+        self.routes: Final = routes
         self.journal = journal
         self.metrics = metrics
+        self._files: Final = files
         self._counts: Final = metrics.counts
         self.in_flight = InFlight()
         self._rejects = rejects
@@ -134,7 +147,7 @@ class Decider:
 
     def refuse_head(self, head: bytes, why: str) -> Response:
         """The response to a head that violates HTTP or is too large. It is counted for the site it names, if any."""
-        refusal = read_refusal(head, why)
+        refusal = read_refusal(head, why, self.routes)
         if refusal is None:
             self.metrics.bad_requests.inc()
             return responses.not_http()
@@ -175,6 +188,8 @@ class Decider:
                 return responses.preflight(request.origin, request.headers.get("access-control-request-headers"))
             case Endpoint.HEALTH:
                 return responses.health(self.journal.can_append() and not self.in_flight.draining)
+            case Endpoint.FILE:
+                return self.file_of(request)
             case Endpoint.WRONG_METHOD:
                 return Refused(Reason.METHOD, "Method not allowed")
             case Endpoint.NOTHING:  # counted, so that operators see pages that send to a wrong path
@@ -183,6 +198,16 @@ class Decider:
                 raise AssertionError
             case _:
                 assert_never(endpoint)
+
+    def file_of(self, request: Request) -> Response | Refused:
+        """The file that is requested. Below a site it is there only if the site is."""
+        route = request.route
+        refused = None if route.site_id is None else self.known_site(request)
+        if refused is not None:
+            return refused
+        return self._files.respond(
+            route.file, request.headers.get("accept-encoding"), request.headers.get("if-none-match")
+        )
 
     def known_site(self, request: Request) -> Refused | None:
         site = self.rules.sites.get(request.route.site_id or "")

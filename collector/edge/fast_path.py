@@ -15,7 +15,8 @@ import re
 from typing import Final
 
 from collector.edge.refusal import is_host
-from collector.edge.request import ONCE, Request, Route, find_route
+from collector.edge.request import ONCE, Request
+from collector.edge.routes import Endpoint, Route, Routes
 from collector.recent import Recent
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class LeftToAiohttp(Exception):
 class FastPath:
     """Reads the heads of all connections, and remembers lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, routes: Routes) -> None:
+        self._routes: Final = routes
         # The name in lower case, "" if the header is dropped, and the value.
         self._lines: Recent[bytes, tuple[str, str]] = Recent(MAX_KNOWN_LINES)
         self._known: Recent[bytes, tuple[str, Route]] = Recent(MAX_KNOWN_REQUEST_LINES)  # by request line
@@ -123,7 +125,10 @@ class FastPath:
         if match is None:
             raise LeftToAiohttp
         method = match[1].decode()
-        first = method, find_route(method, match[2].decode())
+        route = self._routes.find(method, match[2].decode())
+        if route.endpoint is Endpoint.FILE:  # its response depends on headers that are not in ONCE
+            raise LeftToAiohttp
+        first = method, route
         if len(line) <= LONGEST_KNOWN_REQUEST_LINE_BYTES:
             self._known.put(line, first)
         return first

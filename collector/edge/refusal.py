@@ -7,8 +7,8 @@ So a head with a readable request line gets a response and a count like any othe
 import re
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from urllib.parse import unquote
 
+from collector.edge.routes import Routes
 from collector.events import Reason, Refused
 
 # The largest head kept in memory. HTTP/2 proxies join a page's cookies into one line that can be almost as long.
@@ -23,7 +23,6 @@ _REQUEST_LINE = re.compile(
 _LF_ALONE = re.compile(rb"(?<!\r)\n")
 _TOKEN_BEGUN = re.compile(_METHOD + rb"(?: |\Z)")
 _BEGUN = re.compile(_METHOD + rb" ([!-~]+)(?: [!-~]*)?")
-_COLLECTS = re.compile(rb"(?:https?://[^/?#]*)?/public/([^/?#]*)/analytics/collect/?(?:[?#].*)?", re.IGNORECASE)
 _ORIGIN = re.compile(rb"\r\nOrigin:[ \t]*([!-~](?:[ -~]*[!-~])?)[ \t]*\r\n", re.IGNORECASE)
 
 # RFC 9110, 7.2 and RFC 3986, 3.2.2: a name may have nearly any character, and may be empty.
@@ -74,7 +73,7 @@ def is_broken(begun: bytes) -> bool:
     return b"\n" in begun and not is_http_1(begun)
 
 
-def read_refusal(head: bytes, why: str) -> Refusal | None:
+def read_refusal(head: bytes, why: str, routes: Routes) -> Refusal | None:
     """Read a refused head, complete or partial. Return None if its request line cannot be read."""
     too_large = is_too_large(head)
     match = _REQUEST_LINE.match(head)
@@ -82,10 +81,9 @@ def read_refusal(head: bytes, why: str) -> Refusal | None:
         match = _BEGUN.fullmatch(head)
     if match is None:
         return None
-    collects = _COLLECTS.fullmatch(match[1])
     origin = _ORIGIN.search(head)
     return Refusal(
-        unquote(collects[1].decode()) if collects else None,
+        routes.site_of(match[1]),
         origin[1].decode() if origin else None,
         Refused(Reason.TOO_LARGE, f"Head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEAD_LINES} lines")
         if too_large

@@ -13,7 +13,8 @@ import ujson
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
-from collector.edge.request import COLLECT_METHODS, Request
+from collector.edge.request import Request
+from collector.edge.routes import COLLECT_METHODS
 from collector.events import Dropped, Ignored, Reason, Refused
 from collector.recent import Recent
 
@@ -57,7 +58,7 @@ class Response:
     def render_head(self) -> bytes:
         """Render the head up to the value of `Date`."""
         headers = list(self.headers.items())
-        if self.status != HTTPStatus.NO_CONTENT:  # RFC 9110, 8.6
+        if self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):  # RFC 9110, 8.6
             headers.append((hdrs.CONTENT_LENGTH, str(len(self.body))))
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
         return "\r\n".join((*lines, f"{hdrs.DATE}: ")).encode()

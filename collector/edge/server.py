@@ -26,7 +26,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._shared = Shared(
             decider=decider,
-            fast_path=FastPath() if fast_path else None,
+            fast_path=FastPath(decider.routes) if fast_path else None,
             standard_path=StandardPath(decider, self.bodies),
             bodies=self.bodies,
             turn_budget=TurnBudget(),

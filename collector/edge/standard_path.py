@@ -15,12 +15,13 @@ from collector.edge.bodies import Bodies
 from collector.edge.decide import Decider, late_body, too_large, unavailable
 from collector.edge.exchange import Exchange
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host
-from collector.edge.request import Request, find_route
+from collector.edge.request import Request
 from collector.edge.responses import AwaitedReply, Response
+from collector.edge.routes import Routes
 from collector.events import Refused
 
 # Several headers with one of these names are one list (RFC 9110, 5.3).
-LISTS = ("x-forwarded-for", "content-encoding", "transfer-encoding")
+LISTS = ("x-forwarded-for", "content-encoding", "transfer-encoding", "accept-encoding", "if-none-match")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -150,7 +151,7 @@ class StandardPath:
         fault = fault_of(request)
         if fault is not None:
             return refuse(self._decider, exchange, fault)
-        asked = to_request(request, exchange.peer)
+        asked = to_request(request, exchange.peer, self._decider.routes)
         response = self._decider.before_body(asked)
         if response is not None:
             return to_aiohttp(response, close=asked.close or exchange.framing.closes)
@@ -200,7 +201,7 @@ def fault_of(request: web.BaseRequest) -> str | None:
     return None if codings.strip().lower() == "chunked" else "Transfer-Encoding must end in chunked"
 
 
-def to_request(request: web.BaseRequest, peer: str | None) -> Request:
+def to_request(request: web.BaseRequest, peer: str | None, routes: Routes) -> Request:
     """Make a `Request` from aiohttp's."""
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
@@ -212,7 +213,7 @@ def to_request(request: web.BaseRequest, peer: str | None) -> Request:
     if is_chunked:  # other transfer codings are refused like content codings
         others = [each for each in headers["transfer-encoding"].split(",") if each.strip().lower() != "chunked"]
         headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
-    route = find_route(request.method, request.rel_url.raw_path)
+    route = routes.find(request.method, request.rel_url.raw_path)
     body_bytes = None if is_chunked else request.content_length or 0
     return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks that
 

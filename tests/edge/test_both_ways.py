@@ -96,6 +96,11 @@ def _request(random: Random) -> bytes:
                 ("/", "http://x/public/demo/analytics/collect", "//", "/public/demo/analytics/collect?")
             )
             return request(data, *lines, target=target)
+        case 4:
+            target = random.choice(("/t.js", "/public/demo/t.js", "/public/nobody/t.js", "/t-0123456789ab.js"))
+            return head(*lines, target=target, method=random.choice(("GET", "GET", "OPTIONS")))
+        case 5 | 6 | 7:
+            return request(data, *lines, target=f"/public/{site}/e")
     return request(data, *lines, site=site)
 
 

@@ -130,6 +130,15 @@ async def test_unknown_and_malformed_site_ids_get_the_same_response(collector: R
         "/public/a/b/analytics/collect",
         "/public/analytics/collect",
         "/x?/public/demo/analytics/collect",
+        "/e",
+        "/public/demo/e//",
+        "/public/demo/e/x",
+        "/public/demo/e%2F",
+        "/public/demo/%65",
+        "/public/demo/E",
+        "/public/demo/ee",
+        "/public/demo/analytics/e",
+        "/public/a/b/e",
         "*",
     ],
 )
@@ -146,12 +155,17 @@ async def test_other_paths_are_not_found_and_counted(collector: Running, wire: W
 @pytest.mark.parametrize(
     "target",
     [
-        "/public/demo/analytics/collect/",
-        "/public/demo/analytics/collect?t=1",
-        "/public/demo/analytics/collect/?t=1",
-        "/public/demo/analytics/collect?",
-        "/public/d%65mo/analytics/collect",
-        "/public/d%65mo/analytics/collect/",
+        f"/public/{site}/{end}"
+        for end in ("analytics/collect", "e")
+        for site, end in (
+            ("demo", end),
+            ("demo", f"{end}/"),
+            ("demo", f"{end}?t=1"),
+            ("demo", f"{end}/?t=1"),
+            ("demo", f"{end}?"),
+            ("d%65mo", end),
+            ("d%65mo", f"{end}/"),
+        )
     ],
 )
 async def test_trailing_slash_query_and_escapes_lead_to_the_same_path(

@@ -82,6 +82,8 @@ FAST: dict[str, bytes] = {
     "invalid": request(b"{"),
     "slash at the end": request(body(), target="/public/demo/analytics/collect/"),
     "query": request(body(), target="/public/demo/analytics/collect?a=b"),
+    "short path": request(body(), target="/public/demo/e"),
+    "short path, slash at the end": request(body(), target="/public/demo/e/"),
     "escape": request(body(), target="/public/d%65mo/analytics/collect"),
     "preflight": PREFLIGHT,
     "health": head(method="GET", target="/healthz"),
@@ -89,6 +91,7 @@ FAST: dict[str, bytes] = {
     "unknown site": request(body(), site="nobody"),
     "other path": request(body(), target="/"),
     "method": request(body(), method="PUT"),
+    "method of the script": request(body(), method="PUT", target="/t.js"),
     "encoded": request(body(), b"Content-Encoding: gzip"),
     "identity": request(body(), b"Content-Encoding: identity"),
     "no length": head(),
@@ -120,6 +123,8 @@ STANDARD: dict[str, bytes] = {
     "long head": request(body(), b"X: " + b"x" * LONGEST_HEAD_BYTES),
     "twice": request(body(), b"Referer: a", b"Referer: b"),
     "no ASCII": request(body(), b"X: \xff"),
+    "script": head(method="GET", target="/t.js"),
+    "script of a site": head(method="GET", target="/public/demo/t.js"),
     "absolute": request(body(), target="http://x/public/demo/analytics/collect"),
     "unknown site": request(body(), b"Referer: a", b"Referer: b", site="nobody"),
     "method": request(body(), b"Referer: a", b"Referer: b", method="PUT"),
@@ -280,7 +285,7 @@ async def test_request_takes_the_standard_path_when_the_fast_path_fails(
             raise faults.pop()  # type: ignore[misc]
         return text
 
-    monkeypatch.setattr("collector.edge.request.unquote", unquote_later)
+    monkeypatch.setattr("collector.edge.routes.unquote", unquote_later)
     assert 201 == (await wire.ask(request(body()))).status
     assert "ZeroDivisionError" in caplog.text
 

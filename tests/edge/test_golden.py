@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import pytest
 
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES
+from collector.edge.script import current, pinned_name
 from collector.events import Reason
 from tests.edge.conftest import Serve
 from tests.edge.faults import LOOPBACK
@@ -70,16 +71,28 @@ class Row:
     site: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     prepare: Callable[[Running, pytest.MonkeyPatch], None] = lambda collector, patch: None
+    demo: dict[str, bytes] = field(default_factory=dict)
+    hides: tuple[tuple[bytes, bytes], ...] = ()  # patterns of what differs by version, and what is shown instead
 
 
 EVENT = request(body(), ORIGIN)
 HEALTH = "/healthz"
+PINNED = f"/{pinned_name('t.js', current())}"
+SCRIPT = (
+    (PINNED.encode(), b"/t-(hash).js"),
+    (rb'Etag: "[0-9a-f]{16}"', b'Etag: "(tag)"'),
+    (rb"Content-Length: \d+", b"Content-Length: (length)"),
+    (rb"(\r\n\r\n).+", rb"\1(content)"),
+)
 
 ROWS = {
     "201 stored": Row("The event is stored.", EVENT),
     "201 stored, slash at the end": Row(
         "One slash at the end of the path is accepted.",
         request(body(), ORIGIN, target="/public/demo/analytics/collect/"),
+    ),
+    "201 stored, short path": Row(
+        "`/public/{siteId}/e` is the same in everything.", request(body(), ORIGIN, target="/public/demo/e")
     ),
     "202 not JSON": Row("The body is not one JSON object.", request(b"{", ORIGIN)),
     "202 breaks the schema": Row("The event breaks the schema.", request(body(session_id=1), ORIGIN)),
@@ -145,6 +158,45 @@ ROWS = {
             method="OPTIONS",
         ),
     ),
+    "204 preflight, short path": Row(
+        "The same at the short path.",
+        head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS", target="/public/demo/e"),
+    ),
+    "200 script": Row(
+        "A page loads the tracker. Its content, tag and length are those of this version.",
+        head(b"Accept-Encoding: gzip, br", method="GET", target="/public/demo/t.js"),
+        hides=SCRIPT,
+    ),
+    "200 script, pinned": Row(
+        "One version of the tracker, for ever. The client takes no encoding.",
+        head(method="GET", target=PINNED),
+        hides=SCRIPT,
+    ),
+    "200 script, HEAD": Row("The same without a body.", head(method="HEAD", target=PINNED), hides=SCRIPT),
+    "304 script": Row(
+        "The browser has this version.",
+        head(b"Accept-Encoding: br", b"If-None-Match: *", method="GET", target="/t.js"),
+        hides=SCRIPT,
+    ),
+    "404 script of an unknown site": Row("No site has this name.", head(method="GET", target="/public/nobody/t.js")),
+    "404 script of an unknown version": Row(
+        "No release had this version.", head(method="GET", target="/t-0123456789ab.js")
+    ),
+    "405 script": Row("The script is only read.", head(method="OPTIONS", target="/t.js")),
+    "200 demo": Row(
+        "`tracker.demo_dir` names a folder with this page.",
+        head(method="GET", target="/demo/"),
+        demo={"index.html": b"<!doctype html>"},
+    ),
+    "304 demo": Row(
+        "The browser has this page.",
+        head(b"If-None-Match: *", method="GET", target="/demo/"),
+        demo={"index.html": b"<!doctype html>"},
+    ),
+    "308 demo": Row(
+        "The slash at the end is missing.", head(method="GET", target="/demo"), demo={"index.html": b"<!doctype html>"}
+    ),
+    "404 demo": Row("Without the setting there is no demo.", head(method="GET", target="/demo/")),
     "200 health": Row("A load balancer asks; events are accepted.", head(method="GET", target=HEALTH)),
     "200 health, HEAD": Row("The same without a body.", head(method="HEAD", target=HEALTH)),
     "503 health": Row(
@@ -198,13 +250,18 @@ async def respond(collector: Running, sent: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", ROWS)
 async def test_response_is_the_golden_one(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, http_path: str, name: str
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, http_path: str, name: str
 ) -> None:
     row = ROWS[name]
-    collector = await serve({"demo": row.site}, **row.sections)
+    for file, content in row.demo.items():
+        (tmp_path / file).write_bytes(content)
+    tracker = {"demo_dir": str(tmp_path)} if row.demo else {}
+    collector = await serve({"demo": row.site}, tracker=tracker, **row.sections)
     row.prepare(collector, monkeypatch)
-    response = await respond(collector, row.sent)
-    text = f"{row.when}\n\n{shown(row.sent, '>')}\n{shown(response, '<')}\n"
+    sent, response = row.sent, await respond(collector, row.sent)
+    for pattern, instead in row.hides:
+        sent, response = (re.sub(pattern, instead, data, flags=re.DOTALL) for data in (sent, response))
+    text = f"{row.when}\n\n{shown(sent, '>')}\n{shown(response, '<')}\n"
     if UPDATE and http_path == "fast":
         rewrite(name, text)
     assert sections()[name] == text

@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 from bench.requests import requests
 from collector.edge import fast_path
 from collector.edge.fast_path import END, LONGEST_HEAD_BYTES, LONGEST_KNOWN_LINE_BYTES, MOST_LINES, FastPath
-from collector.edge.request import ONCE, Route, find_route
+from collector.edge.request import ONCE
+from collector.edge.routes import Route, Routes
 from tests.edge.wire import head, request
+
+ROUTES = Routes(["e"], ["t.js"])
 
 Read = tuple[str, Route, list[tuple[str, str]], int, bool]
 
 
 def read(data: bytes, reader: FastPath | None = None) -> Read | None:
     """Method, route, headers in ONCE by name, body length, and whether the connection closes after the response."""
-    found = (reader or FastPath()).read(data, data.index(END), None)
+    found = (reader or FastPath(ROUTES)).read(data, data.index(END), None)
     if found is None:
         return None
     return found.method, found.route, sorted(found.headers.items()), found.body_bytes or 0, found.close
@@ -43,7 +46,7 @@ def parsed(data: bytes) -> Read | None:
         return None
     fields = sorted((name.lower(), value) for name, value in message.headers.items() if name.lower() in ONCE)
     length = int(message.headers.get("Content-Length", 0))
-    return message.method, find_route(message.method, message.url.raw_path), fields, length, message.should_close
+    return message.method, ROUTES.find(message.method, message.url.raw_path), fields, length, message.should_close
 
 
 # Bytes with a meaning in a head, and some without.
@@ -139,7 +142,7 @@ def test_aiohttp_reads_the_same_head(first: bytes, lines: list[bytes], hosted: b
 @given(st.lists(LINES, max_size=4), st.lists(LINES, max_size=4))
 def test_known_lines_change_nothing(before: list[bytes], lines: list[bytes]) -> None:
     """A reader that knows some of the lines reads a head as a new reader does."""
-    reader = FastPath()
+    reader = FastPath(ROUTES)
     for some in (before, lines, [*before, *lines]):
         data = head(b"Content-Length: 0", *some)
         data = data[: data.index(END) + len(END)]
@@ -147,7 +150,7 @@ def test_known_lines_change_nothing(before: list[bytes], lines: list[bytes]) -> 
 
 
 def test_heads_of_browsers_take_the_fast_path() -> None:
-    reader = FastPath()
+    reader = FastPath(ROUTES)
     for sent in requests(200):
         assert parsed(sent) == read(sent, reader)
         assert read(sent) is not None
@@ -190,7 +193,7 @@ def test_length_must_be_plain_digits(length: bytes) -> None:
     [(b"a.example:80", True), (b"[::1]:80", True), (b"a b", False), (b"[1:2]", False), (b"a/b", False), (b"", False)],
 )
 def test_host_must_be_valid(host: bytes, is_read: bool) -> None:
-    reader = FastPath()
+    reader = FastPath(ROUTES)
     for _ in range(2):
         found = read(head(b"Content-Length: 0").replace(b"collector.example", host), reader)
         assert is_read == (found is not None)
@@ -216,7 +219,7 @@ def test_remembered_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In number and length. Lines that differ for every request are not remembered."""
     monkeypatch.setattr(fast_path, "MAX_KNOWN_LINES", 20)
     monkeypatch.setattr(fast_path, "MAX_KNOWN_REQUEST_LINES", 20)
-    reader = FastPath()
+    reader = FastPath(ROUTES)
     for number in range(100):
         usual, own = b"X: %d" % number, b"Cookie: %d" % number
         longest = b"Y: %03d" % number + b"y" * (LONGEST_KNOWN_LINE_BYTES - 6)

@@ -6,6 +6,7 @@ import pytest
 
 from collector.edge.framing import MAX_FRAME_BYTES
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host, read_refusal
+from collector.edge.routes import Routes
 from tests.edge.conftest import Arrivals, Connect, Serve
 from tests.edge.wire import Answer, Wire, chunk, head, request, tally, until
 from tests.support import Running, body
@@ -16,6 +17,7 @@ CHUNKS = chunk(body()) + chunk(b"")
 LENGTH = b"Content-Length: %d" % len(body())
 HOST = b"Host: collector.example"
 HIDDEN = request(body(), site="hidden")
+ROUTES = Routes(["e"])
 PATH = "/public/demo/analytics/collect"
 
 
@@ -325,6 +327,12 @@ async def test_endless_request_line_is_counted_for_no_site(
         (f"HTTPS://[::1]:80{PATH}?t", "demo"),
         ("/public/nobody/analytics/collect", "(unknown)"),
         ("/public/%FF/analytics/collect", "(unknown)"),
+        ("/public/demo/e", "demo"),
+        ("/public/d%65mo/e/?t", "demo"),
+        ("https://collector.example/public/demo/e", "demo"),
+        ("/public/demo/t.js", "(unknown)"),
+        ("/public/demo/ee", "(unknown)"),
+        ("/e", "(unknown)"),
         (f"{PATH}//", "(unknown)"),
         (f"/x{PATH}", "(unknown)"),
         ("/public//analytics/collect", "(unknown)"),
@@ -364,12 +372,12 @@ async def test_response_to_a_refused_head_echoes_its_origin(wire: Wire, lines: t
 
 def test_refusal_reads_any_partial_head() -> None:
     """An attacker chooses the bytes."""
-    assert read_refusal(b"", "why") is None
-    assert read_refusal(b"\r\n\r\n", "why") is None
-    assert read_refusal(b"POST /", "why") is None
-    assert read_refusal(b"\xff" * 40_000, "why") is None
-    assert read_refusal(b"POST " + b"/" * 40_000 + b"\0", "why") is None
-    cut = read_refusal(head(ORIGIN)[:-7], "why")
+    assert read_refusal(b"", "why", ROUTES) is None
+    assert read_refusal(b"\r\n\r\n", "why", ROUTES) is None
+    assert read_refusal(b"POST /", "why", ROUTES) is None
+    assert read_refusal(b"\xff" * 40_000, "why", ROUTES) is None
+    assert read_refusal(b"POST " + b"/" * 40_000 + b"\0", "why", ROUTES) is None
+    cut = read_refusal(head(ORIGIN)[:-7], "why", ROUTES)
     assert cut is not None
     assert ("demo", None) == (cut.site_id, cut.origin)  # its line has no end yet
 

@@ -129,7 +129,7 @@ def _cut(random: Random, datas: list[bytes]) -> list[bytes]:
 def _request(random: Random, name: str) -> Request:
     site = random.choice(("open", "open", "open", "strict", "off", "listed", "narrow", "nobody"))
     method = "POST" if random.random() < 0.95 else random.choice(_METHODS)
-    target = f"/public/{site}/analytics/collect"
+    target = f"/public/{site}/{random.choice(('analytics/collect', 'e'))}"
     body, known = make_body(random, name)
     lines = list(random.choice(_HEADS)) if random.random() < 0.7 else [b"Host: collector.example"]
     plain = known and site in ("open", "strict") and method == "POST"

@@ -58,6 +58,8 @@ _LINES = (
     b"Referer: http://[",
     b"Trailer: Content-Length",
     b"TE: trailers",
+    b"Accept-Encoding: br;q=0, *;q=x, \xff",
+    b"If-None-Match: *",
 )
 _TARGETS = (
     b"http://[::1]..@/public/open/analytics/collect",
@@ -71,6 +73,13 @@ _TARGETS = (
     b"/public/%ff%fe/analytics/collect",
     b"/public/\xff/analytics/collect",
     b"/public/open/analytics/collect?" + b"&" * 3_000,
+    b"/public/open/e",
+    b"/public/open/e//",
+    b"/public/open/t.js",
+    b"/public/nobody/t.js",
+    b"/t.js?x",
+    b"/t-0123456789ab.js",
+    b"/demo/../t.js",
     b"example.com:443",
     b"*",
     b"",

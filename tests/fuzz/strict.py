@@ -5,14 +5,18 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from collector.edge.negotiation import IDENTITY
 from collector.edge.responses import JSON
+from collector.edge.script import current
 from collector.events import Reason
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS: dict[int, set[Reason | None]] = {
+    200: {None},
     201: {None},
     202: {Reason.INVALID, Reason.TRACKING_DISABLED, Reason.LOCALHOST, Reason.EXCLUDED_IP, Reason.EXCLUDED_PATH},
     204: {None},
+    304: {None},
     400: {Reason.INVALID, None},
     403: {Reason.ORIGIN_NOT_ALLOWED},
     404: {Reason.UNKNOWN_SITE, Reason.NOT_FOUND},
@@ -39,12 +43,18 @@ _KNOWN = _ALWAYS | {
     "Access-Control-Max-Age",
     "Accept-Encoding",
     "Allow",
+    "Cache-Control",
     "Collect-Reason",
     "Connection",
+    "Content-Encoding",
     "Content-Length",
+    "Cross-Origin-Resource-Policy",
+    "Etag",
     "Retry-After",
     "Vary",
+    "X-Content-Type-Options",
 }
+_WITHOUT_BODY = (204, 304)
 
 
 class Malformed(AssertionError):
@@ -101,10 +111,12 @@ def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
         if field is None or field[1] not in _KNOWN or field[1] in headers:
             raise Malformed(f"unexpected header {line[:200]!r} in {data[:200]!r}")
         headers[field[1]] = field[2]
-    _demand(headers.keys() >= _ALWAYS - ({"Content-Type"} if status == 204 else set()), "missing header", data)
+    _demand(
+        headers.keys() >= _ALWAYS - ({"Content-Type"} if status in _WITHOUT_BODY else set()), "missing header", data
+    )
     _demand(headers.get("Collect-Reason") in REASONS[status], "wrong Collect-Reason for this status", data)
     _demand((status == 503) == ("Retry-After" in headers), "Retry-After belongs to 503, and only to it", data)
-    length = int(headers.get("Content-Length", "0" if status == 204 else "-1"))
+    length = int(headers.get("Content-Length", "0" if status in _WITHOUT_BODY else "-1"))
     body, rest = (b"", rest) if heads and (not rest or rest.startswith(b"HTTP/")) else (rest[:length], rest[length:])
     if not (heads and not body):
         _demand(len(body) == length, "wrong Content-Length", data)
@@ -114,7 +126,11 @@ def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
 
 
 def _check_body(status: int, headers: dict[str, str], body: bytes) -> None:
-    if status == 204:
+    if status in _WITHOUT_BODY:
+        return
+    if status == 200:  # the script
+        _demand(headers["Content-Type"] == "text/javascript; charset=utf-8", "wrong Content-Type", body)
+        _demand(body == current().content[headers.get("Content-Encoding", IDENTITY)], "wrong script", body)
         return
     if status == 400 and "Collect-Reason" not in headers:
         _demand(body == b"Bad request\n", "wrong text", body)

@@ -16,6 +16,8 @@ from typing import Any
 
 from collector.clock import Clock, SystemClock
 from collector.config import Config
+from collector.config_file import ConfigError
+from collector.daemon.demo import read_demo
 from collector.daemon.resources import DataDir, StartError
 from collector.daemon.stop_signals import STOP_SIGNALS, StopSignals
 from collector.daemon.worker import Accept, Worker, open_stages, run
@@ -46,9 +48,10 @@ def serve(control: int) -> int:
     data_dir, table = DataDir(Path(path), *descriptors), BucketTable(file=start["table"])
     with ExitStack() as opened:
         try:
+            demo = read_demo(config.tracker)
             root = opened.enter_context(data_dir.entered())
-            stages = open_stages(config, clock, slot, table, start["labelled"], root)
-        except StartError as exc:
+            stages = open_stages(config, clock, slot, table, start["labelled"], root, demo)
+        except (StartError, ConfigError) as exc:
             end.sendall(encode("failed", str(exc)))  # the supervisor reports it, once for all workers
             return 1
         public = socket.socket(fileno=start["public"])

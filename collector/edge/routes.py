@@ -1,0 +1,74 @@
+"""Routes: what a method and a path request. The paths of the tracker can be set, so the table is made at the start."""
+
+import re
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+COLLECT_METHODS = "POST, OPTIONS"
+READ_METHODS = "GET, HEAD"
+
+_CONTRACT = "analytics/collect"
+_HEALTH = "/healthz"
+
+
+class Endpoint(Enum):
+    """What a method and a path request."""
+
+    EVENT = auto()  # store an event
+    PREFLIGHT = auto()
+    HEALTH = auto()
+    FILE = auto()  # the tracker's script, or a page of the demo
+    WRONG_METHOD = auto()
+    NOTHING = auto()
+
+
+class Route(NamedTuple):
+    """A parsed method and path. `site_id` may be any text; invalid ids are refused as unknown sites."""
+
+    endpoint: Endpoint
+    site_id: str | None = None
+    methods: str = COLLECT_METHODS  # the methods that the path allows
+    file: str = ""  # the key of the file among `Files`
+
+
+class Routes:
+    """The paths of a collector.
+
+    `collect_paths`: the last part of the paths that take events, beside the contract's. `scripts`: the names of the
+    script, served below each site and at the root. `files`: all other paths of files.
+    """
+
+    def __init__(
+        self, collect_paths: Iterable[str] = (), scripts: Iterable[str] = (), files: Iterable[str] = ()
+    ) -> None:
+        ends = "|".join(map(re.escape, (_CONTRACT, *collect_paths)))
+        names = [*scripts]
+        self._collect: Final = re.compile(f"/public/([^/]*)/(?:{ends})/?")
+        # The target of a head that nothing has parsed: it may be a URL, and have a query.
+        self._collect_target: Final = re.compile(
+            f"(?:https?://[^/?#]*)?/public/([^/?#]*)/(?:{ends})/?(?:[?#].*)?".encode(), re.IGNORECASE
+        )
+        self._script: Final = re.compile(f"/public/([^/]*)/({'|'.join(map(re.escape, names)) or '(?!)'})")
+        self._files: Final = frozenset((*files, *(f"/{name}" for name in names)))
+
+    def find(self, method: str, path: str) -> Route:
+        """The route of a raw path without its query. A collect path may end in one slash."""
+        match = self._collect.fullmatch(path)
+        if match is not None:
+            endpoint = {"POST": Endpoint.EVENT, "OPTIONS": Endpoint.PREFLIGHT}.get(method, Endpoint.WRONG_METHOD)
+            return Route(endpoint, unquote(match[1]))
+        reads = method in ("GET", "HEAD")
+        if path == _HEALTH:
+            return Route(Endpoint.HEALTH if reads else Endpoint.WRONG_METHOD, methods=READ_METHODS)
+        match = self._script.fullmatch(path)
+        if match is None and path not in self._files:
+            return Route(Endpoint.NOTHING)
+        site_id, file = (None, path) if match is None else (unquote(match[1]), f"/{match[2]}")
+        return Route(Endpoint.FILE if reads else Endpoint.WRONG_METHOD, site_id, READ_METHODS, file)
+
+    def site_of(self, target: bytes) -> str | None:
+        """The site that the target of a refused head names, if it takes events."""
+        match = self._collect_target.fullmatch(target)
+        return None if match is None else unquote(match[1].decode())
