@@ -27,6 +27,7 @@ COMMANDS = {
     "expire": "delete the parts of old days",
     "doctor": "check that this machine can run the collector",
     "install": "install this binary and its systemd units",
+    "tracker": "print the HTML that loads the tracker on a site's pages, or its TypeScript types",
     "schema": "print the JSON Schema of an event, or the columns of a part",
 }
 

@@ -26,6 +26,9 @@ WITH_A_RESTART = {
     "[server]\nworkers = 3\n": "server.workers",
     "[admin]\nport = 9091\n": "admin.port",
     '[storage]\ndata_dir = "elsewhere"\n': "storage.data_dir",
+    '[tracker]\nscript_path = "s.js"\n': "tracker.script_path",
+    '[tracker]\ncollect_path = "in"\n': "tracker.collect_path",
+    '[tracker]\ndemo_dir = "gone"\n': "tracker.demo_dir",
 }
 
 
