@@ -13,7 +13,7 @@ LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py jo
 # Tests that run over the compiled modules too.
 COMPILED_TESTS := $(addprefix tests/,edge ingest journal crash)
 
-.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs tracker bench bench-rivals lock clean
+.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs tracker tracker-release bench bench-rivals lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,12 @@ check: $(VENV)/dev.done  ## run ruff, mypy and the check of import directions
 tracker: tracker/node_modules/.package-lock.json  ## check the script for pages and build it into collector/tracker (needs Node.js)
 	npm run --prefix tracker --silent build
 	npm run --prefix tracker --silent check
+
+tracker-release:  ## keep the built script for the pages that will pin it; before each release
+	@set -e; hash=$$(sha256sum collector/tracker/t.js | cut -c 1-12); for form in js js.br js.gz; do \
+	  cp collector/tracker/t.$$form collector/tracker/released/t-$$hash.$$form; done; \
+	  echo 'Add this line to RELEASED in tests/edge/test_released.py:'; \
+	  printf '    "%s",\n' "$$(sha256sum collector/tracker/t.js | cut -c 1-64)"
 
 # --ignore-scripts: esbuild's script only replaces its launcher with its program.
 tracker/node_modules/.package-lock.json: tracker/package-lock.json

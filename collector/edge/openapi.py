@@ -10,35 +10,15 @@ _HEADER = {"schema": {"type": "string"}}
 
 
 def openapi() -> dict[str, Any]:
-    """The public endpoint in OpenAPI 3.1, whose schema dialect accepts the contract unchanged."""
+    """The public endpoint, at both paths, in OpenAPI 3.1, whose schema dialect accepts the contract unchanged."""
     event = {key: value for key, value in CONTRACT.items() if key != "$schema"}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Analytics event collector", "version": VERSION},
         "paths": {
-            "/public/{siteId}/analytics/collect": {
-                "post": {
-                    "operationId": "collect",
-                    "summary": "Collect an analytics event",
-                    "description": "Any Content-Type is read as JSON. 202 means not stored; the message says why.",
-                    "parameters": [
-                        {
-                            "name": "siteId",
-                            "in": "path",
-                            "required": True,
-                            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-                        }
-                    ],
-                    "requestBody": {
-                        "required": True,
-                        "content": {
-                            kind: {"schema": {"$ref": "#/components/schemas/Event"}}
-                            for kind in ("application/json", "text/plain")
-                        },
-                    },
-                    "responses": _responses(),
-                }
-            }
+            "/public/{siteId}/analytics/collect": {"post": _collect("collect", "Collect an analytics event")},
+            # By default; `tracker.collect_path` may add another.
+            "/public/{siteId}/e": {"post": _collect("collectShort", "The same at a path that blockers do not know")},
         },
         "components": {
             "schemas": {
@@ -70,6 +50,29 @@ def openapi() -> dict[str, Any]:
                 },
             }
         },
+    }
+
+
+def _collect(operation: str, summary: str) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "description": "Any Content-Type is read as JSON. 202 means not stored; the message says why.",
+        "parameters": [
+            {
+                "name": "siteId",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                kind: {"schema": {"$ref": "#/components/schemas/Event"}} for kind in ("application/json", "text/plain")
+            },
+        },
+        "responses": _responses(),
     }
 
 

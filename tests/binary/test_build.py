@@ -45,6 +45,17 @@ def test_two_builds_of_one_commit_are_identical(binary: Path, tmp_path: Path) ->
     assert built[0] == built[1]
 
 
+def test_binary_contains_the_tracker(binary: Path, unpack_dir: Path) -> None:
+    """Byte for byte: pages pin it by its hash."""
+    subprocess.run([binary, "--unpack-only"], capture_output=True, timeout=60, check=True)
+    (folder,) = unpack_dir.iterdir()
+    packed, source = folder / "app" / "collector" / "tracker", ROOT / "collector" / "tracker"
+    assert {"t.js", "t.js.br", "t.js.gz", "collector.d.ts", "released"} <= {path.name for path in packed.iterdir()}
+    for path in source.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (packed / path.relative_to(source)).read_bytes()
+
+
 def test_binary_contains_the_licence_of_every_package(binary: Path, unpack_dir: Path) -> None:
     subprocess.run([binary, "--unpack-only"], capture_output=True, timeout=60, check=True)
     (folder,) = unpack_dir.iterdir()
