@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Tests with real processes under load, kills, proxies, a browser or the binary: minutes.
-PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary)
+# Tests with real processes under load, kills, proxies, browsers or the binary: minutes.
+PROCESS_TESTS := $(addprefix tests/,system crash network fuzz systemd binary tracker)
 # Of these, the tests without coverage: they kill the collector, change its code or build the binary.
 UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
+
+# What tests/tracker drives. Without coverage, too: most of what it tests is JavaScript.
+ENGINES := chromium firefox webkit
 
 # Tests outside tests/crash that do more where TORTURE is set.
 LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py journal/test_model.py)
@@ -13,7 +16,8 @@ LONG_FORMS := $(addprefix tests/,ingest/test_hostile.py ingest/test_replay.py jo
 # Tests that run over the compiled modules too.
 COMPILED_TESTS := $(addprefix tests/,edge ingest journal crash)
 
-.PHONY: help run test test-fast test-binary test-compiled binary compiled torture fuzz check docs tracker tracker-release bench bench-rivals lock clean
+.PHONY: help run test test-fast test-binary test-compiled engines $(ENGINES:%=engine-%) binary compiled torture fuzz check docs \
+  tracker tracker-release bench bench-rivals lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,10 +40,11 @@ run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter of an hour
 	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
 	$(MAKE) --no-print-directory test-compiled
+	$(MAKE) --no-print-directory $(if $(filter true,$(CI)),engines,engine-chromium)
 	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
-	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS))
+	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS) tests/tracker)
 
-test-fast: $(VENV)/dev.done  ## set up, and run the tests without kills, proxies, browser and binary: about a minute
+test-fast: $(VENV)/dev.done  ## set up, and run the tests without kills, proxies, browsers and binary: about a minute
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(PROCESS_TESTS))
 
 # The binary instead of `python -m collector`. Left out: what does not depend on how the collector is started.
@@ -53,6 +58,12 @@ test-compiled: $(VENV)/dev.done compiled  ## run the tests of the hot modules ov
 	  cd build/compiled && PYTHONPATH=$$PWD COMPILED=1 $(CURDIR)/$(BIN)/python -m pytest $(COMPILED_TESTS); \
 	elif [ "$$CI" = true ]; then echo 'CI must compile the hot modules' >&2; exit 1; \
 	else echo 'skipped: the tests of the compiled modules'; fi
+
+engines: $(VENV)/dev.done  ## run the tests of the tracker in Chromium, Firefox and WebKitGTK, side by side
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target $(ENGINES:%=engine-%)
+
+$(ENGINES:%=engine-%): engine-%: $(VENV)/dev.done
+	ENGINES=$* $(BIN)/python -m pytest tests/tracker
 
 compiled: $(VENV)/dev.done  ## copy this clone to build/compiled, with the hot modules compiled
 	$(BIN)/python packaging/compile.py build/compiled
