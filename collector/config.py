@@ -167,14 +167,14 @@ def _segment(value: str) -> str:
         raise ValueError("should be one part of a path: 1 to 64 characters out of A-Z a-z 0-9 . _ ~ -, and no slash")
     if value in _RESERVED:
         raise ValueError(f"should not be one of {', '.join(_RESERVED)}, which have another meaning")
+    if _PINNED.fullmatch(value):
+        raise ValueError('should not end in "-", 12 hex digits and ".js", as the names of pinned scripts do')
     return value
 
 
 def _script_path(value: str) -> str:
     if not value.endswith(".js") or value == ".js":
         raise ValueError('should end in ".js", such as "t.js"')
-    if _PINNED.fullmatch(value):
-        raise ValueError('should not end in "-" and 12 hex digits, as the paths of pinned versions do')
     return value
 
 
@@ -332,7 +332,7 @@ class Privacy(Section):
 class Tracker(Section):
     script_path: ScriptPathText = Field(
         DEFAULT_SCRIPT_PATH,
-        description="name of the tracker's script, served at `/public/<id>/<name>` and `/<name>`; should end in `.js`; "
+        description="name of the tracker's script at `/public/<id>/` and at `/`; should end in `.js`; "
         f"`{DEFAULT_SCRIPT_PATH}` stays too, so pages that have it go on",
     )
     collect_path: SegmentText = Field(

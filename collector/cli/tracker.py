@@ -53,7 +53,7 @@ def snippet(site_id: str, base: str, tracker: Tracker) -> str:
     path = {} if tracker.collect_path == DEFAULT_COLLECT_PATH else {"data-path": tracker.collect_path}
     latest = {"src": f"{base}/public/{site_id}/{tracker.script_path}"}
     pinned = {
-        "src": f"{base}/{pinned_name(tracker.script_path, version)}",
+        "src": f"{base}/public/{site_id}/{pinned_name(tracker.script_path, version)}",
         "integrity": version.integrity,
         "crossorigin": "anonymous",
         "data-site": site_id,

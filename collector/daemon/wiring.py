@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 
 from collector.addresses import AddressSet
 from collector.clock import Clock
-from collector.config import DEFAULT_COLLECT_PATH, Config, Tracker
+from collector.config import DEFAULT_COLLECT_PATH, Config
 from collector.daemon.status import Stats
 from collector.edge.client_ip import Peers
 from collector.edge.decide import Decider, Rules
@@ -19,7 +19,7 @@ from collector.edge.demo import demo_files
 from collector.edge.files import Files
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.edge.routes import Routes
-from collector.edge.script import script_files, script_names
+from collector.edge.script import scripts
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy, needs_keys
 from collector.ingest.pipeline import replay
@@ -201,8 +201,10 @@ def build_stages(
     )
     keys = DailyKeys(root, clock)
     rules = build_rules(config, clock, table or BucketTable(), keys)
-    files = Files({**dict(script_files(config.tracker)), **dict(demo_files(demo or {}))})
-    decider = Decider(rules, routes_of(config.tracker, files), files, journal, rejects, metrics, clock)
+    named, others = scripts(config.tracker), demo_files(demo or {})
+    routes = Routes((DEFAULT_COLLECT_PATH, config.tracker.collect_path), named, others)
+    files = Files({f"/{name}": file for name, file in named.items()} | others)
+    decider = Decider(rules, routes, files, journal, rejects, metrics, clock)
     return Stages(
         metrics,
         writer,
@@ -215,10 +217,6 @@ def build_stages(
         slot,
         storage.min_free_bytes,
     )
-
-
-def routes_of(tracker: Tracker, files: Files) -> Routes:
-    return Routes((DEFAULT_COLLECT_PATH, tracker.collect_path), script_names(tracker), files.paths)
 
 
 def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKeys | None = None) -> Rules:

@@ -1,6 +1,6 @@
 """The paths of the demo, and how its files are served."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -33,10 +33,11 @@ _TYPES = {
 _UNKNOWN = "application/octet-stream"
 
 
-def demo_files(content: Mapping[str, bytes]) -> Iterator[tuple[str, File | Redirect]]:
+def demo_files(content: Mapping[str, bytes]) -> dict[str, File | Redirect]:
     """Every path of the demo, and what it serves. `content`: of each file, by its path within the folder."""
+    found: dict[str, File | Redirect] = {}
     if content:
-        yield ROOT.rstrip("/"), Redirect(ROOT.strip("/") + "/")
+        found[ROOT.rstrip("/")] = Redirect(ROOT.strip("/") + "/")
     for name, body in content.items():
         path = PurePosixPath(name)
         headers = (
@@ -45,6 +46,7 @@ def demo_files(content: Mapping[str, bytes]) -> Iterator[tuple[str, File | Redir
             ("X-Content-Type-Options", "nosniff"),
         )
         file = File(headers, {IDENTITY: body})
-        yield ROOT + quote(name), file
+        found[ROOT + quote(name)] = file
         if path.name == _INDEX:
-            yield ROOT + quote(name.removesuffix(_INDEX)), file
+            found[ROOT + quote(name.removesuffix(_INDEX))] = file
+    return found

@@ -34,10 +34,6 @@ class Files:
         self._redirects = {path: _redirect(file) for path, file in table.items() if isinstance(file, Redirect)}
         self._files = {path: _Answers(file) for path, file in table.items() if isinstance(file, File)}
 
-    @property
-    def paths(self) -> list[str]:
-        return [*self._redirects, *self._files]
-
     def respond(self, path: str, accepted: str | None, if_none_match: str | None) -> Response:
         """The response to GET and HEAD. `accepted` and `if_none_match` are the headers of the request."""
         redirect = self._redirects.get(path)

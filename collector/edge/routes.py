@@ -11,6 +11,7 @@ READ_METHODS = "GET, HEAD"
 
 _CONTRACT = "analytics/collect"
 _HEALTH = "/healthz"
+_BELOW_SITE = re.compile("/public/([^/]*)(/[^/]*)")
 
 
 class Endpoint(Enum):
@@ -37,21 +38,20 @@ class Routes:
     """The paths of a collector.
 
     `collect_paths`: the last part of the paths that take events, beside the contract's. `scripts`: the names of the
-    script, served below each site and at the root. `files`: all other paths of files.
+    script, served below each site and at the root. `files`: the other paths of files.
     """
 
     def __init__(
         self, collect_paths: Iterable[str] = (), scripts: Iterable[str] = (), files: Iterable[str] = ()
     ) -> None:
         ends = "|".join(map(re.escape, (_CONTRACT, *collect_paths)))
-        names = [*scripts]
         self._collect: Final = re.compile(f"/public/([^/]*)/(?:{ends})/?")
         # The target of a head that nothing has parsed: it may be a URL, and have a query.
         self._collect_target: Final = re.compile(
             f"(?:https?://[^/?#]*)?/public/([^/?#]*)/(?:{ends})/?(?:[?#].*)?".encode(), re.IGNORECASE
         )
-        self._script: Final = re.compile(f"/public/([^/]*)/({'|'.join(map(re.escape, names)) or '(?!)'})")
-        self._files: Final = frozenset((*files, *(f"/{name}" for name in names)))
+        self._scripts: Final = frozenset(f"/{name}" for name in scripts)
+        self._files: Final = self._scripts | {*files}
 
     def find(self, method: str, path: str) -> Route:
         """The route of a raw path without its query. A collect path may end in one slash."""
@@ -62,10 +62,12 @@ class Routes:
         reads = method in ("GET", "HEAD")
         if path == _HEALTH:
             return Route(Endpoint.HEALTH if reads else Endpoint.WRONG_METHOD, methods=READ_METHODS)
-        match = self._script.fullmatch(path)
-        if match is None and path not in self._files:
+        site_id, file = None, path
+        match = _BELOW_SITE.fullmatch(path)
+        if match is not None and match[2] in self._scripts:
+            site_id, file = unquote(match[1]), match[2]
+        elif path not in self._files:
             return Route(Endpoint.NOTHING)
-        site_id, file = (None, path) if match is None else (unquote(match[1]), f"/{match[2]}")
         return Route(Endpoint.FILE if reads else Endpoint.WRONG_METHOD, site_id, READ_METHODS, file)
 
     def site_of(self, target: bytes) -> str | None:

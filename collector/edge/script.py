@@ -1,7 +1,9 @@
 """The tracker's script: its versions, and the paths under which each is served.
 
-    /public/{site}/t.js, /t.js    the current version; browsers ask again after an hour
-    /t-<hash>.js                  one version for ever, so that pages can pin it with an integrity hash
+    t.js           the current version; browsers ask again after an hour
+    t-<hash>.js    one version for ever, so that pages can pin it with an integrity hash
+
+Both are served at the root and at /public/{site}/, to which proxies may restrict the collector.
 
 `make tracker` builds `collector/tracker/`. Every released version stays in `collector/tracker/released/`: a page that
 pinned it would send nothing any more without it.
@@ -10,7 +12,6 @@ pinned it would send nothing any more without it.
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -71,21 +72,18 @@ def types() -> str:
     return (_FOLDER / "collector.d.ts").read_text()
 
 
-def script_names(tracker: Tracker) -> list[str]:
-    """The names of the current version. That of the default stays, for the pages that have it."""
-    return [*dict.fromkeys((DEFAULT_SCRIPT_PATH, tracker.script_path))]
-
-
 def pinned_name(name: str, version: Version) -> str:
     return f"{name.removesuffix('.js')}-{version.hash}.js"
 
 
-def script_files(tracker: Tracker) -> Iterator[tuple[str, File]]:
-    """Every path at the root that serves the script, and what it serves."""
-    for name in script_names(tracker):
+def scripts(tracker: Tracker) -> dict[str, File]:
+    """Every name that serves the script, and what it serves. The default's stay, for the pages that have them."""
+    found: dict[str, File] = {}
+    for name in (DEFAULT_SCRIPT_PATH, tracker.script_path):
         for version in (*released(), current()):
-            yield f"/{pinned_name(name, version)}", File((*_HEADERS, PINNED), version.content)
-        yield f"/{name}", File((*_HEADERS, CURRENT), current().content)
+            found[pinned_name(name, version)] = File((*_HEADERS, PINNED), version.content)
+        found[name] = File((*_HEADERS, CURRENT), current().content)
+    return found
 
 
 def _read(folder: Traversable, name: str) -> Version:

@@ -81,6 +81,7 @@ def test_default_paths_are_not_blocked(host: str, site: str) -> None:
         f"/public/{site}/{tracker.script_path}",
         f"/{tracker.script_path}",
         f"/{pinned_name(tracker.script_path, current())}",
+        f"/public/{site}/{pinned_name(tracker.script_path, current())}",
         f"/public/{site}/{tracker.collect_path}",
     ):
         assert [] == [rule for rule in RULES if blocks(rule, host + path)]

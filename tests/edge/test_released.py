@@ -10,7 +10,7 @@ import pytest
 
 from collector.config import Tracker
 from collector.edge import script
-from collector.edge.script import current, released, script_files
+from collector.edge.script import current, released, scripts
 
 # The SHA-256 of the script of each release. Lines are added (`make tracker-release`), never removed or changed.
 RELEASED: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ def test_released_scripts_are_served_beside_the_current_one(tmp_path: Path, monk
     monkeypatch.setattr(script, "_FOLDER", tmp_path)
     released.cache_clear()
     try:
-        table = dict(script_files(Tracker(script_path="s.js")))
+        table = scripts(Tracker(script_path="s.js"))
     finally:
         released.cache_clear()
-    pinned = {f"/{stem}-{version}.js" for stem in "ts" for version in (name[2:14], current().hash)}
-    assert {"/t.js", "/s.js"} | pinned == table.keys()
-    assert old == table[f"/{name}"].content["identity"] == table[f"/s{name[1:]}"].content["identity"]
+    pinned = {f"{stem}-{version}.js" for stem in "ts" for version in (name[2:14], current().hash)}
+    assert {"t.js", "s.js"} | pinned == table.keys()
+    assert old == table[name].content["identity"] == table[f"s{name[1:]}"].content["identity"]

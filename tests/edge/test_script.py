@@ -13,7 +13,7 @@ from tests.support import Running, body
 
 CONTENT = current().content
 PINNED = f"/t-{hashlib.sha256(CONTENT['identity']).hexdigest()[:12]}.js"
-PATHS = ("/t.js", "/public/demo/t.js", PINNED)
+PATHS = ("/t.js", "/public/demo/t.js", PINNED, f"/public/demo{PINNED}")
 HOUR = "public, max-age=3600, stale-while-revalidate=86400"
 FOR_EVER = "public, max-age=31536000, immutable"
 UNCOUNTED: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -45,7 +45,7 @@ async def test_script_has_its_headers(
         "Access-Control-Allow-Origin": "*",
         "Cross-Origin-Resource-Policy": "cross-origin",
         "X-Content-Type-Options": "nosniff",
-        "Cache-Control": FOR_EVER if path == PINNED else HOUR,
+        "Cache-Control": FOR_EVER if path.endswith(PINNED) else HOUR,
         "Vary": "Accept-Encoding",
         "Content-Encoding": encoding,
         "Content-Length": str(len(CONTENT[encoding])),
@@ -128,9 +128,10 @@ async def test_script_is_only_read(collector: Running, wire: Wire, path: str, me
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_unknown_site_has_no_script(collector: Running, wire: Wire, site: str, method: str) -> None:
     """A wrong site id shows at once, not by events that never arrive."""
-    answer = await wire.ask(get(f"/public/{site}/t.js", method=method))
-    assert (404, "unknown_site") == (answer.status, answer.reason)
-    assert {"received": 1, "unknown_site": 1} == tally(collector, "(unknown)")
+    for name in ("/t.js", PINNED):
+        answer = await wire.ask(get(f"/public/{site}{name}", method=method))
+        assert (404, "unknown_site") == (answer.status, answer.reason)
+    assert {"received": 2, "unknown_site": 2} == tally(collector, "(unknown)")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ async def test_unknown_site_has_no_script(collector: Running, wire: Wire, site: 
     [
         "/t-0123456789ab.js",
         PINNED.upper(),
-        f"/public/demo{PINNED}",
+        "/public/demo/t-0123456789ab.js",
         f"{PINNED}.br",
         "/t.js.br",
         "/t.js/",
@@ -166,8 +167,10 @@ async def test_set_path_serves_the_script_beside_the_default(serve: Serve, conne
     wire = await connect(collector)
     for path in ("/s.x.js", "/public/demo/s.x.js", *PATHS):
         assert CONTENT["identity"] == (await wire.ask(get(path))).body
-    answer = await wire.ask(get(PINNED.replace("/t-", "/s.x-")))
-    assert (CONTENT["identity"], FOR_EVER) == (answer.body, answer.headers["Cache-Control"])
+    pinned = PINNED.replace("/t-", "/s.x-")
+    for path in (pinned, f"/public/demo{pinned}"):
+        answer = await wire.ask(get(path))
+        assert (CONTENT["identity"], FOR_EVER) == (answer.body, answer.headers["Cache-Control"])
     for path in ("/sxx.js", "/public/demo/sxx.js", "/public/nobody/s.x.js"):
         assert 404 == (await wire.ask(get(path))).status
 
