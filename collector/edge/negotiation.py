@@ -12,7 +12,7 @@ _CODING = re.compile(
     r"[ \t]*(?P<name>[!#$%&'*+.^_`|~0-9a-z-]+)[ \t]*(?:;[ \t]*q=(?P<weight>0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?",
     re.IGNORECASE,
 )
-_TAG = re.compile(r'(?:W/)?("[!#-~]*")')
+_TAG = re.compile(r'"[!#-~]*"')  # without the `W/` of a weak one, which makes no difference here
 _OLD_NAMES = {"x-gzip": "gzip"}  # RFC 9110, 8.4.1.3
 
 

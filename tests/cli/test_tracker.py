@@ -77,7 +77,7 @@ def test_snippet_without_a_url_has_a_placeholder_and_says_so(config: Path, capsy
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("HTTP://[::1]:80/", "http://[::1]:80"),
         ("https://shop.example/stats/", "https://shop.example/stats"),
-        ("https://shop.example/a&b'c", "https://shop.example/a&b'c"),
+        ("https://shop.example/a&amp;b'c", "https://shop.example/a&amp;b'c"),
     ],
 )
 def test_url_may_have_a_port_and_a_path(config: Path, capsys: Capture, url: str, base: str) -> None:

@@ -105,6 +105,11 @@ async def test_nothing_else_is_served(wire: Wire, path: str) -> None:
     assert (404, "not_found") == (answer.status, answer.reason)
 
 
+@pytest.mark.parametrize("path", ["/public/demo/demo", "/public/demo/demo/", "/public/demo/index.html", "/index.html"])
+async def test_demo_is_at_its_path_only(wire: Wire, path: str) -> None:
+    assert 404 == (await wire.ask(head(method="GET", target=path))).status
+
+
 @pytest.mark.parametrize("path", ["/demo", "/demo/", "/demo/index.html"])
 async def test_demo_is_only_read(wire: Wire, path: str) -> None:
     answer = await wire.ask(head(method="POST", target=path))
