@@ -24,6 +24,7 @@ const { outputFiles } = await build({
   target: "es2021",
   charset: "utf8",
   legalComments: "none",
+  tsconfigRaw: { compilerOptions: { alwaysStrict: false } }, // without "use strict", 10 bytes
   write: false,
 });
 // After esbuild, terser takes off another 470 bytes of brotli: it inlines constants and functions that are used once.

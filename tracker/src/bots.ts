@@ -1,5 +1,5 @@
 // Automated browsers and crawlers, which are not tracked.
 
-const NAMES = /headless|bot\b|crawl|spider|slurp|lighthouse|phantomjs|prerender|externalhit/i;
+const NAMES = /headless|bot\b|crawl|spider|lighthouse|google-|externalhit/i;
 
 export const isAutomated = (): boolean => navigator.webdriver || NAMES.test(navigator.userAgent);

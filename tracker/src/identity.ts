@@ -12,7 +12,7 @@ const RENEWED_MS = 1_000; // setting a cookie takes 1 to 2 ms, so bursts of even
 
 let domain: string | undefined; // the attribute, empty for the host alone; undefined: not known yet
 let renewedAt = 0;
-let isSeen = false; // whether a pageview was sent without a cookie
+let seen: CollectorFields["visitor_id_source"]; // of the last pageview of this document
 
 const read = (name: string): string => new RegExp(`(?:^|; )${name}=([\\w.-]+)`).exec(document.cookie)?.[1] ?? "";
 
@@ -56,7 +56,7 @@ function identifyByCookie(isPageview: boolean): CollectorFields | undefined {
   const [known, before] = read(SESSION).split(".");
   const session = known || randomId();
   // A visit that began without a cookie has had its entry.
-  const hadPageview = before || (!known && isSeen ? "1" : "");
+  const hadPageview = before || (!known && seen === "fingerprint" ? "1" : "");
   const has = isPageview ? "1" : hadPageview;
   if (read(VISITOR) !== visitor || has !== before || Date.now() - renewedAt > RENEWED_MS) {
     findDomain();
@@ -82,8 +82,7 @@ function identifyByFingerprint(isPageview: boolean): CollectorFields {
   const id = hash([siteId, day, userAgent, languages, screen.width, screen.height, zone, hardwareConcurrency].join());
   // Without cookies, nobody can know whether a visit begins. It seems so if the visitor comes from elsewhere.
   const [navigation] = performance.getEntriesByType("navigation") as PerformanceNavigationTiming[];
-  const isEntry = !isSeen && document.referrer.split("/")[2] !== location.host && navigation?.type !== "reload";
-  isSeen ||= isPageview;
+  const isEntry = !seen && document.referrer.split("/")[2] !== location.host && navigation?.type !== "reload";
   return {
     session_id: `d-${id}`,
     visitor_id: id,
@@ -95,13 +94,15 @@ function identifyByFingerprint(isPageview: boolean): CollectorFields {
 
 /** The ids of an event, and `is_entry` of a pageview. */
 export function identify(isPageview: boolean): CollectorFields {
+  let ids: CollectorFields | false | undefined;
   try {
-    const ids = mayStore() && identifyByCookie(isPageview);
-    if (ids) return ids;
+    ids = mayStore() && identifyByCookie(isPageview);
   } catch {
     // The hash needs no storage.
   }
-  return identifyByFingerprint(isPageview);
+  ids ||= identifyByFingerprint(isPageview);
+  if (isPageview) seen = ids.visitor_id_source;
+  return ids;
 }
 
 /** Delete the cookies. */

@@ -19,7 +19,7 @@ export const consentMode = data.consent ?? "none";
 export const isAuto = data.auto !== "false";
 
 /** What makes a new page of a single-page app: `path`, `search`, `hash` or `off`. */
-export const spa = data.spa ?? "path";
+export const spa = data.spa;
 
 /** Whether the page's own query is kept. Otherwise only its utm_ parameters are. */
 export const keepsQuery = data.query === "all";

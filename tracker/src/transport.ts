@@ -46,7 +46,7 @@ export function send(body: string): void {
 /** Send what waits by beacon, as the page goes, unless the collector has said to wait. */
 export function sendWaiting(): void {
   // A request under way survives the page.
-  while (!isOrdered && waiting.length > +isSending && navigator.sendBeacon(endpoint, waiting[+isSending])) {
+  while (!isOrdered && waiting.length > +isSending && navigator.sendBeacon?.(endpoint, waiting[+isSending])) {
     waiting.splice(+isSending, 1);
   }
 }
