@@ -1,4 +1,4 @@
-"""Real proxies, configured by the blocks of docs/deployment.md with other ports and a test certificate."""
+"""Real proxies, configured by the blocks of the docs with other ports and a test certificate."""
 
 import re
 import socket
@@ -14,7 +14,7 @@ from tests.edge.wire import request
 from tests.support import body
 from tests.system.process import Answer, Process, wait_until
 
-PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
 HOST = "collector.example"
 ORIGIN = "https://shop.example"
 CLIENTS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
@@ -41,9 +41,9 @@ http {{
 """
 
 
-def block(language: str) -> str:
-    """Return the first code block in that language from docs/deployment.md."""
-    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def block(language: str, page: str = "deployment.md") -> str:
+    """Return the first code block in that language from a page of docs/."""
+    found = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -144,6 +144,11 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
             "/etc/ssl/collector/privkey.pem": f"{folder}/key.pem",
         },
     )
+    return run_nginx(folder, site)
+
+
+def run_nginx(folder: Path, site: str) -> list[str]:
+    """Write a configuration with these blocks; return the command that runs it."""
     (folder / "nginx.conf").write_text(NGINX.format(site=site))
     return ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"]
 
@@ -157,12 +162,14 @@ def nginx_with_cookies(folder: Path, upstream: str, port: int) -> list[str]:
 
 
 def caddy(folder: Path, upstream: str, port: int) -> list[str]:
+    return run_caddy(folder, replaced(block("caddyfile"), {"127.0.0.1:8080": upstream}), port)
+
+
+def run_caddy(folder: Path, config: str, port: int) -> list[str]:
+    """Write a Caddyfile, its global options first; return the command that runs it."""
     options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {folder}/caddy\n"
     files = f"tls {folder}/certificate.pem {folder}/key.pem"
-    site = replaced(
-        block("caddyfile"),
-        {"127.0.0.1:8080": upstream, f"{HOST} {{\n": f"https://{HOST}:{port} {{\n\tbind 127.0.0.1\n\t{files}\n"},
-    )
+    site = replaced(config, {f"{HOST} {{\n": f"https://{HOST}:{port} {{\n\tbind 127.0.0.1\n\t{files}\n"})
     (folder / "Caddyfile").write_text(site.replace("{\n", options, 1))
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 

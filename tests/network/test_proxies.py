@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from collector.config import DEFAULT_SCRIPT_PATH
+from collector.edge.script import current, pinned_name
 from tests.crash.conftest import need
 from tests.edge.wire import head, request
 from tests.network.proxies import (
@@ -112,6 +114,17 @@ def test_responses_pass_unchanged_and_only_public_paths_are_exposed(proxy: Proxi
     for path in ("/metrics", "/healthz", "/"):
         answer = proxy.ask(head(method="GET", target=path))
         assert (404, None) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
+
+
+def test_script_is_served_as_the_collector_sends_it(proxy: Proxied) -> None:
+    """The pinned name is what a page with an integrity hash loads."""
+    for name in (DEFAULT_SCRIPT_PATH, pinned_name(DEFAULT_SCRIPT_PATH, current())):
+        path = f"/public/demo/{name}"
+        for encoding in ("br", "gzip", "identity"):
+            answer = proxy.ask(head(b"Accept-Encoding: " + encoding.encode(), method="GET", target=path))
+            is_same = answer.body == current().content[encoding]  # pytest would take minutes to show the difference
+            assert (200, True) == (answer.status, is_same)
+        assert "*" == answer.headers["Access-Control-Allow-Origin"]
 
 
 def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
