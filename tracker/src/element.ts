@@ -3,7 +3,7 @@
 import type { CollectorFields } from "./api";
 import { cut, tidy } from "./text";
 
-const BUTTON_INPUTS = "[type=button],[type=submit],[type=reset],[type=image]";
+const BUTTON_INPUTS = "input:is([type=button],[type=submit],[type=reset],[type=image])";
 const CHOICES = "[type=checkbox],[type=radio],[type=file],[type=color],[type=range]";
 
 const EDITABLE = "[contenteditable]:not([contenteditable=false])";
