@@ -25,11 +25,15 @@ help:  ## list the targets
 run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 	@printf '%s\n' \
 	  '' \
-	  'Send an event (from another terminal):' \
+	  'Open the demo shop, click, and see what the tracker sends:' \
+	  '' \
+	  "  http://127.0.0.1:$${COLLECTOR__SERVER__PORT:-8080}/demo/" \
+	  '' \
+	  'Or send an event yourself (from another terminal):' \
 	  '' \
 	  "  curl -i http://127.0.0.1:$${COLLECTOR__SERVER__PORT:-8080}/public/demo/analytics/collect -d '{\"session_id\": \"s-1\", \"visitor_id\": \"visitor-1\", \"event_type\": \"pageview\", \"page_path\": \"/pricing\", \"event_time\": \"2026-05-12T10:00:00Z\"}'" \
 	  '' \
-	  'Within 3 seconds it is in a Parquet file under data/events/site=demo/. Look at it:' \
+	  'Within 3 seconds each event is in a Parquet file under data/events/site=demo/. Look at them:' \
 	  '' \
 	  '  $(BIN)/collector inspect data/events --rows 5' \
 	  '' \

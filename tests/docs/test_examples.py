@@ -71,6 +71,7 @@ def test_banner_of_make_run_has_the_ports(tmp_path: Path, settings: dict[str, st
         text=True,
         check=True,
     ).stdout
+    assert f"  http://127.0.0.1:{server}/demo/\n" in banner
     assert f'  curl -i http://127.0.0.1:{server}/public/demo/analytics/collect -d \'{{"session_id": ' in banner
     assert f"Metrics: http://127.0.0.1:{admin}/metrics    Stop: Ctrl-C" in banner
 
