@@ -2,6 +2,7 @@
 
 import type { CollectorFields } from "./api";
 import { listen } from "./listen";
+import { soon } from "./schedule";
 
 const MARKS = [25, 50, 75, 100];
 const PAUSE_MS = 150; // scrolling that stops for as long is one step
@@ -47,7 +48,7 @@ export function restartScroll(): void {
 
 /** Call back with each mark that is crossed for the first time in a view. */
 export function watchScroll(onMark: (mark: number) => void): void {
-  lastY = scrollY;
+  soon(() => (lastY = scrollY)); // after paint: now it would lay out the page
   listen("scroll", (event: Event) => {
     if (event.target !== document) return;
     const now = performance.now();
