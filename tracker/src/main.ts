@@ -30,9 +30,10 @@ function consent(granted: boolean): void {
 
 const methods: CollectorMethods = {
   trackPageview: beginView,
-  trackEvent({ type, ...fields }) {
+  trackEvent(event) {
+    const { type, ...fields } = { ...event };
     if (TYPES.split(" ").includes(type)) trackHere(type as EventType, fields);
-    else trackHere("click", { click_element_tag: "custom", click_element_id: type, ...fields });
+    else if (type) trackHere("click", { click_element_tag: "custom", click_element_id: `${type}`, ...fields });
   },
   consent,
   enable() {
@@ -46,8 +47,9 @@ const methods: CollectorMethods = {
 const { q, consent: isTwice } = (window.collector ?? {}) as { q?: CollectorCall[]; consent?: unknown };
 
 if (!isTwice) {
-  const push = ([name, ...given]: CollectorCall): void =>
-    (methods[name] as ((...given: unknown[]) => void) | undefined)?.(...given);
+  // A call that is none is ignored, and those behind it are made.
+  const push = (call: CollectorCall): void =>
+    (methods[call?.[0]] as ((...given: unknown[]) => void) | undefined)?.(...call.slice(1));
   window.collector = { ...methods, q: { push } };
   if (!siteId) console.warn("collector: no data-site");
   if (!siteId || (isAutomated() && !tracksAutomation)) {
