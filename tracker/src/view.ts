@@ -11,7 +11,7 @@ import { runAll } from "./schedule";
 import { readBehavior, readScroll, restartScroll, watchScroll } from "./scroll";
 import { track } from "./send";
 import { resumeEarly, sendWaiting, setLeaving } from "./transport";
-import { endLcp, readVitals, restartVitals, watchVitals } from "./vitals";
+import { noteHidden, readVitals, restartVitals, watchVitals } from "./vitals";
 
 const SETTLE_MS = 150; // after a change of path, until the app has set the title
 const FIRST_BEAT_S = 15;
@@ -139,7 +139,7 @@ function onHidden(event: Event): void {
   setLeaving(true);
   if (isAuto) {
     announce();
-    endLcp(event.timeStamp);
+    noteHidden(event.timeStamp);
     tellVitals();
     if (isLeaving) leave();
     else tellTime();

@@ -1,7 +1,6 @@
 // Core Web Vitals of this document, as Google's web-vitals defines them: LCP, CLS, INP, FID and TTFB.
 
 import type { CollectorFields } from "./api";
-import { listen } from "./listen";
 
 type Shift = PerformanceEntry & { value: number; hadRecentInput: boolean };
 type Timing = PerformanceEventTiming & { interactionId?: number };
@@ -11,19 +10,18 @@ const SLOW_MS = 40; // event timings that are reported
 const LONGEST = 10; // interactions that are kept
 const INTERACTIONS_EACH = 50; // one of so many may be longer than the INP
 
-let hiddenAt = Infinity; // what is painted later is no LCP
+let hiddenAt = Infinity; // first; what is painted later is no LCP
 let isRestored = false; // from the bfcache
 
 let lcp: number | undefined;
 let fid: number | undefined;
-let isLcpFinal = false;
 
 let cls = 0;
 let windowScore = 0;
 let windowBegan = 0;
 let windowEnded = 0;
 
-let longest: { id: number | undefined; ms: number }[] = []; // interactions
+let longest: { id: number; ms: number }[] = []; // interactions
 let countedBefore = 0; // interactions before the last restore
 
 const observers: [PerformanceObserver, (entry: never) => void][] = [];
@@ -43,13 +41,14 @@ function observe(type: string, callback: (entry: never) => void): void {
 }
 
 function onPaint({ startTime }: PerformanceEntry): void {
-  if (!isLcpFinal && startTime < hiddenAt) lcp = Math.max(startTime - activatedAt(), 0);
+  // The browser itself tells of no paint after the first input.
+  if (!isRestored && startTime < hiddenAt) lcp = Math.max(startTime - activatedAt(), 0);
 }
 
 function onShift({ hadRecentInput, startTime, value }: Shift): void {
   if (hadRecentInput) return;
   // A window ends after a second without shifts, or after five seconds. The worst one counts.
-  if (startTime - windowEnded >= 1000 || startTime - windowBegan >= 5000) {
+  if (!windowScore || startTime - windowEnded >= 1000 || startTime - windowBegan >= 5000) {
     windowScore = 0;
     windowBegan = startTime;
   }
@@ -60,8 +59,8 @@ function onShift({ hadRecentInput, startTime, value }: Shift): void {
 
 function onInteraction({ duration, entryType, interactionId: id, processingStart, startTime }: Timing): void {
   const isFirst = entryType === "first-input";
-  if (isFirst && startTime < hiddenAt) fid ??= Math.max(processingStart - startTime, 0);
-  if (!id && !isFirst) return;
+  if (isFirst && startTime < hiddenAt) fid ??= processingStart - startTime;
+  if (!id) return;
   const same = longest.find((each) => each.id === id);
   if (same) same.ms = Math.max(same.ms, duration);
   else longest.push({ id, ms: duration });
@@ -74,22 +73,22 @@ const countInteractions = (): number => (performance as { interactionCount?: num
 export function readVitals(): CollectorFields {
   for (const [observer, callback] of observers) observer.takeRecords().forEach(callback as never);
   const { responseStart } = navigation();
-  const isPainted = performance.getEntriesByName("first-contentful-paint")[0];
-  const at = Math.floor((countInteractions() - countedBefore) / INTERACTIONS_EACH);
+  const paint = performance.getEntriesByName("first-contentful-paint")[0];
+  const count = countInteractions() - countedBefore;
+  const at = Math.floor(count / INTERACTIONS_EACH);
   return {
     lcp,
     fid,
-    cls: canObserve("layout-shift") && isPainted ? cls : undefined,
-    inp: longest[Math.min(longest.length - 1, at)]?.ms,
+    cls: canObserve("layout-shift") && paint?.startTime! < hiddenAt ? cls : undefined,
+    // No first input is told of a restored page. 8 ms is the least that an interaction takes.
+    inp: longest[Math.min(longest.length - 1, at)]?.ms ?? (isRestored && count ? 8 : undefined),
     ttfb: isRestored ? 0 : responseStart ? Math.max(responseStart - activatedAt(), 0) : undefined,
   };
 }
 
-/** The page is hidden, or has its first input: the largest paint is found. */
-export function endLcp(hidden = Infinity): void {
-  readVitals();
-  hiddenAt = Math.min(hiddenAt, hidden);
-  isLcpFinal = true;
+/** The page is hidden. */
+export function noteHidden(at: number): void {
+  hiddenAt = Math.min(hiddenAt, at);
 }
 
 /** The page came back from the bfcache, which counts as a navigation of its own. */
@@ -106,13 +105,15 @@ export function restartVitals(shownAt: number): void {
 }
 
 export function watchVitals(): void {
-  // Hidden before this script ran, but for a time of prerendering.
-  for (const { name, startTime } of performance.getEntriesByType("visibility-state")) {
-    if (name === "hidden" && startTime >= activatedAt()) hiddenAt = Math.min(hiddenAt, startTime);
+  // Hidden before this script ran. A page that is being prerendered is, too, but nobody has seen it yet.
+  if (!(document as { prerendering?: boolean }).prerendering) {
+    const hidden = performance
+      .getEntriesByType("visibility-state")
+      .find(({ name, startTime }) => name === "hidden" && startTime >= activatedAt());
+    hiddenAt = hidden?.startTime ?? (document.hidden ? 0 : Infinity);
   }
   observe("largest-contentful-paint", onPaint);
   observe("layout-shift", onShift);
   observe("first-input", onInteraction);
   observe("event", onInteraction);
-  listen("keydown click", ({ isTrusted }: Event) => isTrusted && !isLcpFinal && endLcp());
 }
