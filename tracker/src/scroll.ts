@@ -51,6 +51,8 @@ export function watchScroll(onMark: (mark: number) => void): void {
   soon(() => (lastY = scrollY)); // after paint: now it would lay out the page
   listen("scroll", (event: Event) => {
     if (event.target !== document) return;
+    // No visitor begins with a scroll to the top: an app did, which shows a new page there.
+    if (!endedAt && !scrollY) return void (lastY = 0);
     const now = performance.now();
     if (now - endedAt > PAUSE_MS) {
       if (endedAt) {
