@@ -29,10 +29,11 @@ function look(): void {
 
 function onInput(): void {
   const now = performance.now();
-  const wasIdle = now - inputAt > IDLE_MS;
+  // Firefox tells nobody that a restored page has the focus again, or one whose frame has it.
+  const wasIdle = !isActive || now - inputAt > IDLE_MS;
   if (wasIdle) count();
   inputAt = now;
-  if (wasIdle) arm();
+  if (wasIdle) look();
 }
 
 /** Set the timer for the next beat, if the time goes on. */
