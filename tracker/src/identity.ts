@@ -14,7 +14,8 @@ let domain: string | undefined; // the attribute, empty for the host alone; unde
 let renewedAt = 0;
 let seen: CollectorFields["visitor_id_source"]; // of the last pageview of this document
 
-const read = (name: string): string => new RegExp(`(?:^|; )${name}=([\\w.-]+)`).exec(document.cookie)?.[1] ?? "";
+/** The value of a cookie; empty if there is none, or one that is none of ours. */
+const read = (name: string): string => new RegExp(`(?:^|; )${name}=([\\w.-]{8,64})(?:;|$)`).exec(document.cookie)?.[1] ?? "";
 
 function write(name: string, value: string, maxAgeS: number, attribute = domain): void {
   const secure = location.protocol === "https:" ? ";secure" : "";
@@ -28,7 +29,7 @@ function findDomain(): void {
     .map((_, at) => `;domain=${labels.slice(at).join(".")}`)
     .reverse()
     .find((attribute) => {
-      write("_cdom", "1", 9, attribute);
+      write("_cdom", "probing-", 9, attribute);
       const isSet = read("_cdom");
       write("_cdom", "", 0, attribute);
       return isSet;
@@ -52,7 +53,7 @@ function hash(text: string): string {
 
 /** The ids from the cookies, which are made or renewed. Throws in a sandboxed frame, which has no cookies. */
 function identifyByCookie(isPageview: boolean): CollectorFields | undefined {
-  const visitor = /^[\w-]{8,64}$/.exec(read(VISITOR))?.[0] ?? randomId();
+  const visitor = read(VISITOR) || randomId();
   const [known, before] = read(SESSION).split(".");
   const session = known || randomId();
   // A visit that began without a cookie has had its entry.

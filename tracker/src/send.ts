@@ -42,7 +42,7 @@ function ask(name: string, event: CollectorEvent): CollectorEvent | null {
     const sent = (window as unknown as Record<string, (event: CollectorEvent) => CollectorEvent | null>)[name]!(event);
     return typeof sent === "object" ? sent : null;
   } catch (error) {
-    console.warn("collector: event dropped:", error);
+    console.warn(error);
     return null;
   }
 }

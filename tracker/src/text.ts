@@ -9,7 +9,7 @@ const EMAIL = /[^\s@]+@[^\s@]*/g;
 export const maskEmails = (text: string): string => text.replace(EMAIL, "***");
 
 /** E-mail addresses hidden, and numbers of seven or more digits: telephones, cards and accounts have as many. */
-export const mask = (text: string): string => maskEmails(text).replace(/\p{Nd}(?:[\s().\/-]*\p{Nd}){6,}/gu, "***");
+export const mask = (text: string): string => maskEmails(text).replace(/\p{Nd}(?:[\s()./-]*\p{Nd}){6,}/gu, "***");
 
 /** Text for a field: on one line, masked, cut, null if nothing is left. Mask first: half an address is one, too. */
 export const tidy = (text: string | null | undefined, max: number): string | null =>

@@ -31,6 +31,8 @@ const navigation = (): Navigation => (performance.getEntriesByType("navigation")
 /** When the visitor saw the page: after 0 only if it was rendered before. */
 const activatedAt = (): number => navigation().activationStart ?? 0;
 
+const sinceActivation = (at: number): number => Math.max(at - activatedAt(), 0);
+
 const canObserve = (type: string): boolean => PerformanceObserver.supportedEntryTypes.includes(type);
 
 function observe(type: string, callback: (entry: never) => void): void {
@@ -42,7 +44,7 @@ function observe(type: string, callback: (entry: never) => void): void {
 
 function onPaint({ startTime }: PerformanceEntry): void {
   // The browser itself tells of no paint after the first input.
-  if (!isRestored && startTime < hiddenAt) lcp = Math.max(startTime - activatedAt(), 0);
+  if (!isRestored && startTime < hiddenAt) lcp = sinceActivation(startTime);
 }
 
 function onShift({ hadRecentInput, startTime, value }: Shift): void {
@@ -82,7 +84,7 @@ export function readVitals(): CollectorFields {
     cls: canObserve("layout-shift") && paint?.startTime! < hiddenAt ? cls : undefined,
     // No first input is told of a restored page. 8 ms is the least that an interaction takes.
     inp: longest[Math.min(longest.length - 1, at)]?.ms ?? (isRestored && count ? 8 : undefined),
-    ttfb: isRestored ? 0 : responseStart ? Math.max(responseStart - activatedAt(), 0) : undefined,
+    ttfb: isRestored ? 0 : responseStart ? sinceActivation(responseStart) : undefined,
   };
 }
 
