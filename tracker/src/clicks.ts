@@ -3,7 +3,7 @@
 import type { CollectorFields } from "./api";
 import type { EventType } from "./contract";
 import { watchForEffect } from "./dead";
-import { describe, findActing, findIn, isPrivate, LINK, pathOf } from "./element";
+import { describe, findActing, findIn, hrefOf, isPrivate, LINK, pathOf } from "./element";
 import { listen } from "./listen";
 import { bare, hostOf } from "./page";
 import { addToBurst } from "./rage";
@@ -16,8 +16,7 @@ const FILES =
 
 /** The type of a click on a link, and the fields that only links have. */
 function readLink(link: Element): [EventType, CollectorFields?] {
-  // An SVG link may have its attribute in a namespace.
-  const href = link.getAttribute("href") ?? link.getAttributeNS("http://www.w3.org/1999/xlink", "href") ?? "";
+  const href = hrefOf(link);
   const target = bare(href); // null for `blob:`, `data:`, `javascript:` and the like
   if (!target) {
     const [scheme, address] = href.trim().split(/[:?]/);
@@ -59,8 +58,9 @@ function onClick(event: MouseEvent): void {
   const isMiddle = type === "auxclick";
   if (isMiddle && (button !== 1 || !link)) return;
   const isRepeated = target === labelled;
-  const control = (findIn(path, "label") as HTMLLabelElement | undefined)?.control;
-  labelled = control === target ? undefined : control;
+  labelled = (findIn(path, "label") as HTMLLabelElement | undefined)?.control;
+  // The browser clicks it at once, or not at all.
+  setTimeout(() => (labelled = undefined));
   if (isRepeated) return;
 
   const acting = link ?? findActing(path);

@@ -1,7 +1,7 @@
 // Dead clicks: on something that acts, and then nothing happens. Observers run only while a click waits for its effect.
 
 import type { CollectorFields } from "./api";
-import { LINK } from "./element";
+import { BUTTON_INPUTS, hrefOf, LINK } from "./element";
 import { listen } from "./listen";
 import { endpoint } from "./options";
 import { onLeave, trackHere } from "./view";
@@ -9,10 +9,10 @@ import { onLeave, trackHere } from "./view";
 const WAIT_MS = 2500;
 
 /** What acts without anything to see from here: fields, and choices, whose lists are drawn by the browser. */
-const QUIET = "textarea,select,label,input:not([type=button],[type=submit])";
+const QUIET = `textarea,select,label,input:not(${BUTTON_INPUTS})`;
 
 const EFFECTS =
-  "scroll focusin focusout blur visibilitychange popstate hashchange input change submit invalid toggle play copy";
+  "scroll focusin focusout blur visibilitychange popstate hashchange input change submit formdata reset invalid toggle play copy";
 
 const waiting = new Map<Element, ReturnType<typeof setTimeout>>();
 let watching = new AbortController();
@@ -62,8 +62,7 @@ function unwatch(): void {
 
 /** A link that the browser follows acts, however long the next page takes. */
 function isFollowed(event: Event, link: Element): boolean {
-  const href = link.getAttribute("href");
-  return link.matches(LINK) && !event.defaultPrevented && !/^(#|javascript:|$)/.test(href ?? "#");
+  return link.matches(LINK) && !event.defaultPrevented && !/^(#|javascript:|$)/.test(hrefOf(link));
 }
 
 /** Wait for an effect of the click. Called before the page's own listeners. */

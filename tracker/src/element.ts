@@ -3,7 +3,7 @@
 import type { CollectorFields } from "./api";
 import { cut, tidy } from "./text";
 
-const BUTTON_INPUTS = "input:is([type=button],[type=submit],[type=reset],[type=image])";
+export const BUTTON_INPUTS = "input:is([type=button],[type=submit],[type=reset],[type=image])";
 const CHOICES = "[type=checkbox],[type=radio],[type=file],[type=color],[type=range]";
 
 const EDITABLE = "[contenteditable]:not([contenteditable=false])";
@@ -24,8 +24,13 @@ const SEEN_TEXT = 400; // characters that are looked at: more than 100, because 
 export const pathOf = (event: Event): Element[] =>
   event.composedPath().filter((node): node is Element => node instanceof Element);
 
+// Not `matches`, which may be a field of a form.
 export const findIn = (path: Element[], selector: string): Element | undefined =>
-  path.find((element) => element.matches(selector));
+  path.find((element) => element.closest(selector) === element);
+
+/** Where a link leads. One of SVG may have its attribute in a namespace. */
+export const hrefOf = (link: Element): string =>
+  link.getAttribute("href") ?? link.getAttributeNS("http://www.w3.org/1999/xlink", "href") ?? "";
 
 /** Whether the page has marked the element, or what it is in, as private. */
 export const isPrivate = (path: Element[]): boolean => findIn(path, "[data-private]") !== undefined;
@@ -54,7 +59,8 @@ function selectorOf(element: Element): string {
       break;
     }
     const [name] = at.classList;
-    const same = parentElement ? [...parentElement.children].filter((each) => each.localName === localName) : [];
+    // Not `children`, which may be a field of a form: how many come along.
+    const same = [...(parentElement?.childNodes ?? [])].filter((each) => (each as Element).localName === localName);
     const nth = same.length > 1 ? `:nth-of-type(${same.indexOf(at) + 1})` : "";
     levels.unshift(localName + (name ? `.${name}` : "") + nth);
   }
@@ -65,8 +71,7 @@ function selectorOf(element: Element): string {
 export function textOf(element: Element): string {
   const label = element.getAttribute("aria-label");
   if (label) return label;
-  if (element.matches(BUTTON_INPUTS)) return (element as HTMLInputElement).value;
-  let text = "";
+  let text = element.matches(BUTTON_INPUTS) ? (element as HTMLInputElement).value : "";
   const add = (node: Node): void => {
     if (node instanceof Text) text += ` ${node.data}`;
     else if (!(node instanceof Element && node.matches(`${UNTOLD},script,style`))) {

@@ -2,14 +2,14 @@
 
 import type { CollectorFields } from "./api";
 import type { EventType } from "./contract";
-import { isPrivate, pathOf } from "./element";
+import { BUTTON_INPUTS, isPrivate, pathOf } from "./element";
 import { listen } from "./listen";
 import { soon } from "./schedule";
 import { tidy } from "./text";
 import { onLeave, trackHere } from "./view";
 
 const FIELDS = "input,select,textarea";
-const NOT_FILLED_IN = "[type=hidden],[type=submit],[type=button],[type=reset],[type=image],:disabled";
+const NOT_FILLED_IN = `${BUTTON_INPUTS},:not(${FIELDS}),[type=hidden],:disabled`;
 const MAX_FIELDS = 200; // that are looked at for the completion rate: a form of thousands would take too long
 const AGAIN_MS = 2000; // the same error of a field is told once until so long without errors
 const MAX_ERRORS = 20; // that are told in this time
@@ -24,16 +24,20 @@ let forgetting: ReturnType<typeof setTimeout> | undefined;
 let used: Field | undefined; // the field with the focus, once something was put in
 let focusedAt = 0;
 
+/** The controls of a form. A field called "elements" hides that property. */
+const controlsOf = (form: HTMLFormElement): Iterable<Field> =>
+  Reflect.get(HTMLFormElement.prototype, "elements", form) as unknown as Iterable<Field>;
+
 /** Percent of the fields that have a value. The radio buttons of a name are one field. */
-function completion(form: Element): number | null {
+function completion(form: HTMLFormElement): number | null {
   const filled: Record<string, boolean> = {};
   let at = 0;
-  for (const field of form.querySelectorAll<Field>(FIELDS)) {
+  for (const field of controlsOf(form)) {
     if (field.matches(NOT_FILLED_IN)) continue;
     if (++at > MAX_FIELDS) break;
     const isChoice = field.matches("[type=checkbox],[type=radio]");
     const group = field.type === "radio" ? `radio ${field.name}` : at;
-    filled[group] ||= isChoice ? (field as HTMLInputElement).checked : field.value !== "";
+    filled[group] ||= isChoice ? (field as HTMLInputElement).checked : !!field.value;
   }
   const all = Object.values(filled);
   return all.length ? Math.round((all.filter(Boolean).length / all.length) * 100) : null;
@@ -101,7 +105,7 @@ function onSubmit(event: Event): void {
   if (isPrivate([form, ...above])) return;
   // After the page's listeners: one that stops the form with fields that are wrong has validated it itself.
   soon(() => {
-    if (!event.defaultPrevented || !form.matches(":invalid")) end("form_submit", form);
+    if (!event.defaultPrevented || !form.closest(":invalid")) end("form_submit", form);
   });
 }
 

@@ -17,10 +17,11 @@ export function readPage(): [Page, string] {
   const address = bare(location.href);
   if (!address) return [{ page_path: "/" }, "/"];
   const { hash, pathname, search } = location;
+  // A parameter with an e-mail address goes as a whole.
   const kept = search
     .slice(1)
     .split("&")
-    .filter((each) => keepsQuery || each.startsWith("utm_"))
+    .filter((each) => keepsQuery || (each.startsWith("utm_") && !/@|%40/.test(each)))
     .join("&");
   const query = kept && `?${kept}`;
   const route = spa === "hash" ? (/^#!?\/[^?&]*/.exec(hash)?.[0] ?? "") : "";
@@ -92,5 +93,5 @@ export function readSource(referrer: string): CollectorFields {
   };
 }
 
-/** The page's title. */
-export const readTitle = (): string => cut(maskEmails(document.title), 500);
+/** The page's title. A form of that name hides it. */
+export const readTitle = (): string => cut(maskEmails(`${document.title}`), 500);

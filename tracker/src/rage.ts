@@ -10,7 +10,7 @@ const APART_PX = 30;
 
 /** What is clicked again and again on purpose. */
 const STEPPER = "[role=spinbutton],[role=slider],[type=range],video,audio";
-const STEPPER_TEXT = /^\W{1,3}$|^(next|prev|more|less|add|remove)/i;
+const STEPPER_TEXT = /^[^\p{L}\d]{1,3}$|^(next|prev|increase|decrease)/iu;
 
 let clicks = 0;
 let facts: CollectorFields = {}; // of the last click
@@ -20,8 +20,7 @@ let timer: ReturnType<typeof setTimeout> | undefined;
 /** A click of the visitor's. */
 export function addToBurst(path: Element[], acting: Element | undefined, click: CollectorFields): void {
   const now = Date.now();
-  const isNear =
-    Math.hypot(click.click_x! - (facts.click_x ?? NaN), click.click_y! - (facts.click_y ?? NaN)) < APART_PX;
+  const isNear = Math.hypot(click.click_x! - facts.click_x!, click.click_y! - facts.click_y!) < APART_PX;
   if (!isNear || now - at >= APART_MS) endBurst();
   clearTimeout(timer);
   if (findIn(path, `${TEXT_FIELD},${STEPPER}`) || (acting && STEPPER_TEXT.test(textOf(acting).trim()))) return;
