@@ -30,7 +30,7 @@ export const findIn = (path: Element[], selector: string): Element | undefined =
 
 /** Where a link leads. One of SVG may have its attribute in a namespace. */
 export const hrefOf = (link: Element): string =>
-  link.getAttribute("href") ?? link.getAttributeNS("http://www.w3.org/1999/xlink", "href") ?? "";
+  [...link.attributes].find(({ localName }) => localName === "href")?.value ?? "";
 
 /** Whether the page has marked the element, or what it is in, as private. */
 export const isPrivate = (path: Element[]): boolean => findIn(path, "[data-private]") !== undefined;

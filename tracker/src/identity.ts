@@ -15,7 +15,8 @@ let renewedAt = 0;
 let seen: CollectorFields["visitor_id_source"]; // of the last pageview of this document
 
 /** The value of a cookie; empty if there is none, or one that is none of ours. */
-const read = (name: string): string => new RegExp(`(?:^|; )${name}=([\\w.-]{8,64})(?:;|$)`).exec(document.cookie)?.[1] ?? "";
+const read = (name: string): string =>
+  new RegExp(`(?:^|; )${name}=([\\w.-]{8,64})(?:;|$)`).exec(document.cookie)?.[1] ?? "";
 
 function write(name: string, value: string, maxAgeS: number, attribute = domain): void {
   const secure = location.protocol === "https:" ? ";secure" : "";
