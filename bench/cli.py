@@ -25,6 +25,7 @@ from bench.server import NoResult
 from bench.subject import Settings, Setup, parse_setting, with_binary
 from bench.suite import SUSTAINED_CONNECTIONS, run_all
 from bench.sustained import paced, sustained
+from bench.tracker import SCRIPT, tracker
 
 QUICK = FOLDER / "quick"
 
@@ -116,10 +117,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
     scenario("micro", "CPU time of each stage on its own", lambda arguments: micro(arguments.python))
+    command = scenario(
+        "tracker",
+        "the tracker in Chromium: bytes, tasks, and INP with and without it",
+        lambda arguments: tracker(arguments.rounds, arguments.pairs, arguments.script),
+    )
+    command.add_argument(
+        "--rounds", type=int, default=3, help="visits of each page for its tasks; default: %(default)s"
+    )
+    command.add_argument("--pairs", type=int, default=10, help="pairs of visits for INP; default: %(default)s")
+    command.add_argument("--script", type=Path, default=SCRIPT, metavar="FILE", help="default: collector/tracker/t.js")
 
     command = scenarios.add_parser("all", help="run every scenario in full; results go to bench/results/")
     _common(command)
-    command.add_argument("--quick", action="store_true", help="a four-minute pass; results go to bench/results/quick/")
+    command.add_argument("--quick", action="store_true", help="a five-minute pass; results go to bench/results/quick/")
     command.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,NAME")
     command.set_defaults(run=_all, seconds=0, connections=128, sites=1, size=0)
 

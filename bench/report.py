@@ -12,10 +12,11 @@ from statistics import median
 from bench.results import FOLDER, Result
 from bench.stages import STAGES
 from bench.sustained import HELD_P99_MS
+from bench.tracker_tables import interactions, sizes, tasks
 
 TEMPLATE = Path(__file__).with_name("README.template.md")
 PAGE = Path(__file__).with_name("README.md")
-SCENARIOS = ("peak", "sustained", "half", "compare", "fast-path", "growth", "recovery", "micro")
+SCENARIOS = ("peak", "sustained", "half", "compare", "fast-path", "growth", "recovery", "micro", "tracker")
 
 
 def render(results: Path = FOLDER, page: Path = PAGE) -> str:
@@ -287,6 +288,18 @@ def _micro(runs: Sequence[Result], where: str) -> str:
     return table(["stage", "CPU us/event", "what it does"], rows)
 
 
+def _tracker(runs: Sequence[Result], where: str) -> str:
+    found = [
+        sizes(runs),
+        "**Tasks**: CPU ms of the longest, median of the visits, and in brackets its wall time:",
+        table(*tasks(runs)),
+    ]
+    head, rows = interactions(runs)
+    if rows:  # the quick pass has none
+        found += ["**Interactions**, CPU four times slower, median of the pairs:", table(head, rows)]
+    return "\n\n".join(found)
+
+
 _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
     "peak": _peak,
     "sustained": _sustained,
@@ -296,6 +309,7 @@ _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
     "growth": _growth,
     "recovery": _recovery,
     "micro": _micro,
+    "tracker": _tracker,
 }
 
 

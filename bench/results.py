@@ -46,6 +46,9 @@ def save(path: Path, scenario: str, command_line: str, runs: list[Result], setup
     about = {"scenario": scenario, "command": command_line, **machine(setup, folder), "runs": runs}
     if scenario == "versus":  # its runs say what each side is
         del about["collector"], about["python"]
+    if scenario == "tracker":  # runs in a browser, and its runs say which
+        del about["collector"]
+        about["python"] = about["wrk"] = None
     path.write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.browser import missing
 from bench.compare import compare
 from bench.growth import AXES, growth
 from bench.half import half
@@ -17,6 +18,7 @@ from bench.results import Result, save
 from bench.server import NoResult
 from bench.subject import Setup
 from bench.sustained import sustained
+from bench.tracker import tracker
 
 # No request may wait for a free connection: 40,000 a second at 5 ms each are 200 in flight.
 SUSTAINED_CONNECTIONS = 256
@@ -33,6 +35,8 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
             "fast-path": lambda: fast_path(setup, replace(shape, seconds=4), pairs=1),
             "growth": lambda: growth(setup, replace(shape, seconds=5), ["sites"], [1, 100], longest_s=5),
             "micro": lambda: micro(setup.python),
+            # One visit of a page that costs much, in half a minute. Not every machine has a browser.
+            **({} if missing() else {"tracker": lambda: tracker(rounds=1, pairs=0, pages=["large"], slowdowns=[4])}),
         }
     return {
         "peak": lambda: [peak(setup, replace(shape, seconds=15)) for _ in range(3)],
@@ -43,6 +47,7 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
         "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
         "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
         "micro": lambda: micro(setup.python),
+        "tracker": lambda: tracker(rounds=3, pairs=10),
     }
 
 
@@ -52,6 +57,8 @@ def run_all(
     """Run the scenarios and save their results. Returns the names of those without a result."""
     console = Console(highlight=False)
     failed = []
+    if quick and (lacking := missing()):
+        console.print(f"tracker is left out: {lacking}")
     for name, run in scenarios(setup, shape, quick=quick).items():
         if only and name not in only:
             continue

@@ -87,6 +87,18 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
             "segment_bytes_per_event": 1000.0,
         }
     ],
+    "tracker": [
+        {"kind": "bytes", "bytes": 18_900, "gzip_bytes": 9_013, "brotli_bytes": 8_180, "sha256": "abcdef012345"},
+        {"kind": "versions", "Chromium": "156.0"},
+        *(
+            {"kind": "task", "page": "small", "phase": "click", "visits": 3, "slowdown": slowdown}
+            | {"cpu_ms": 2.5 * slowdown, "wall_ms": 3.5 * slowdown, "lowest_ms": 1.0, "highest_ms": 90.0}
+            for slowdown in (4, 1)
+        ),
+        {"kind": "inp", "page": "large", "slowdown": 4, "pairs": 3, "inp_with_ms": 56.0, "inp_without_ms": 48.0}
+        | {"more_ms": 8.0, "lowest_ms": -8.0, "highest_ms": 16.0}
+        | {"median_with_ms": 24.0, "median_without_ms": 24.0, "median_more_ms": 0.0},
+    ],
     "micro": [{"stage": "parse", "what": "not printed", "cpu_us_per_event": 2.5}],
 }
 
@@ -111,6 +123,9 @@ def test_report_shows_measurements_and_versions(page: str) -> None:
         "| ratio, median of the pairs | 0.55 (0.51 to 0.60) |",
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
+        "`t.js` has 18,900 bytes, 9,013 with gzip, 8,180 with brotli. Its hash begins with abcdef012345.",
+        "| clicks on two buttons | 1 | **2.5** (3.5) |\n| clicks on two buttons | 4 | **10.0** (14.0) |",
+        "| 3,000 rows | 48 | 56 | **+8** (-8 to +16) | 24 | 24 | **+0** |",
         f"| `parse` | 2.50 | {STAGES['parse']} |",
         "*`python -m bench all`, 2026-11-24 10:00 UTC, commit abc1234, load average 0.1;"
         " measured python -m collector: collector 0.1.0*",
