@@ -30,8 +30,8 @@ NONCE = "harness"
 # Before everything else on a page: what goes wrong on it is reported to the page server, also while it is left.
 WATCH = """
 (() => {
-  const tell = (kind, text) =>
-    navigator.sendBeacon(ERRORS, JSON.stringify({kind, text: String(text), url: location.href}));
+  const send = navigator.sendBeacon.bind(navigator);  // tests replace it
+  const tell = (kind, text) => send(ERRORS, JSON.stringify({kind, text: String(text), url: location.href}));
   addEventListener("error", event => {
     if (event instanceof ErrorEvent) tell("error", `${event.message} (${event.filename}:${event.lineno})`);
   }, true);

@@ -5,6 +5,7 @@ Pointer and keys are real input: they are trusted, go through the browser's even
 """
 
 import base64
+import errno
 import http.client
 import json
 import socket
@@ -338,8 +339,14 @@ def _argument(value: Any) -> Any:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago; a driver takes no socket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free a moment ago; a driver takes no socket. Free for IPv6 too, which chromedriver insists on."""
+    while True:
+        with socket.socket() as probe, socket.socket(socket.AF_INET6) as probe6:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            try:
+                probe6.bind(("::1", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+            return port
