@@ -58,6 +58,8 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     f"--window-size={WIDTH},{HEIGHT}",
+    # `data:` pages may not ask the local network, where this collector is, unlike real ones.
+    "--disable-features=LocalNetworkAccessChecks",
     # Names resolve here only, so no test depends on the network.
     "--host-resolver-rules=MAP *.localhost 127.0.0.1, MAP *.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
