@@ -6,6 +6,7 @@ tests see both sides. It can also fail in the collector's place: an error status
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -130,7 +131,7 @@ class Recorder:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         site, rest = request.match_info["site"], request.match_info["rest"]
-        if rest == "t.js":
+        if re.fullmatch(r"t(-[0-9a-f]+)?\.js", rest):
             return await self._handle_script(request)
         headers = {name.lower(): value for name, value in request.headers.items()}
         # Noted when its headers are there, so requests keep their order whatever their bodies take.
