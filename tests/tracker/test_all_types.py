@@ -80,7 +80,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fid": ("cwv", is_number(0, 5_000)),
     "cls": ("cwv", is_number(0, 2)),
     "ttfb": ("cwv", is_number(1, 30_000)),
-    "inp": ("cwv", is_number(1, 5_000)),
+    "inp": ("cwv", is_number(0, 5_000)),
     **{f"utm_{n}": ("pageview", one_of(f"the-{n}")) for n in ("source", "medium", "campaign", "term", "content")},
     "traffic_source": ("pageview", one_of("internal")),
     "device_type": ("click", one_of("desktop", "laptop")),
@@ -145,8 +145,9 @@ def make_visit(visit: Visit) -> None:
     visit.wait("click")
     visit.advance(3)
     browser.click("#dead", times=3, pause_ms=20)
-    visit.advance(3)
-    for link in ("#out", "#mail", "#call", "#file", "#text"):
+    visit.advance(16)
+    visit.wait("heartbeat")
+    for link in ("#out", "#mail", "#call", "#text"):
         browser.click(link)
     visit.wait("heatmap_click")
     browser.run("getSelection().selectAllChildren(document.querySelector('#text'))")
@@ -164,10 +165,12 @@ def make_visit(visit: Visit) -> None:
     visit.wait("form_submit")
     browser.click("#note")
     browser.press("x")
-    visit.advance(16)
-    visit.wait("heartbeat")
     browser.wheel(1500)
     visit.wait("scroll")
+    # Late: it takes the focus from the page in Firefox, and in WebKitGTK a `fetch` that is under way never ends.
+    visit.settle()
+    browser.click("#file")
+    visit.wait("file_download")
     with visit.hidden():
         visit.wait("time_on_page")
     visit.leave()

@@ -112,10 +112,11 @@ def test_only_pageviews_say_whether_they_are_an_entry(visit: Visit) -> None:
 
 
 def test_two_tabs_are_one_session(visit: Visit) -> None:
-    visit.open().first("pageview")
-    with visit.browser.other_window():
-        visit.go("/")
-        events = visit.wait("pageview", 2)
+    visit.page(path="/next")
+    visit.open("<a id=next href='/next' target=_blank>Next</a>").first("pageview")
+    visit.browser.click("#next")
+    visit.wait_for_windows(1)
+    events = visit.wait("pageview", 2)
     assert 1 == len({ids(event) for event in events})
     assert [True, False] == [event["is_entry"] for event in events]
 
