@@ -22,7 +22,7 @@ BODY = """
 <a id=out data-stop href="https://partner.example/offer?code=secret">Partner</a>
 <a id=mail data-stop href="mailto:sales@shop.example?subject=Offer">Write</a>
 <a id=call data-stop href="tel:+49301234567">Call</a>
-<a id=file href="/files/Price%20list.PDF?v=2">Price list</a>
+<a id=file data-stop href="/files/Price%20list.PDF?v=2">Price list</a>
 <form id=order name=order-form>
   <input id=email name=email type=email required> <input id=city name=city>
   <button id=send>Send</button>
@@ -90,7 +90,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "os_version": ("pageview", is_text),
     "screen_width": ("pageview", is_number(500, 10_000)),
     "screen_height": ("pageview", is_number(500, 10_000)),
-    "language": ("pageview", lambda value: value.startswith("en")),
+    "language": ("pageview", one_of("en-US", "en-GB", "en", "C")),
     "timezone": ("pageview", is_text),
     "referrer_domain": ("pageview", lambda value: value.endswith(".localhost") or ".localhost:" in value),
     "is_entry": ("pageview", one_of(True)),
@@ -130,9 +130,12 @@ UNKNOWN = {
 
 
 def make_visit(visit: Visit) -> None:
-    """Do all of it. The clock makes it short."""
+    """Do all of it. The clock makes it short.
+
+    The page stops its links. A download would take the focus in Firefox, and in WebKitGTK a `fetch` that is under way
+    when one begins never ends.
+    """
     browser = visit.browser
-    visit.download("/files/Price list.PDF")
     visit.page(
         BODY, "/prices", title="Prices", csp=POLICY, before=SCRIPT, clock=True, attributes={"on": "heatmap_click"}
     )
@@ -147,7 +150,7 @@ def make_visit(visit: Visit) -> None:
     browser.click("#dead", times=3, pause_ms=20)
     visit.advance(16)
     visit.wait("heartbeat")
-    for link in ("#out", "#mail", "#call", "#text"):
+    for link in ("#out", "#mail", "#call", "#file", "#text"):
         browser.click(link)
     visit.wait("heatmap_click")
     browser.run("getSelection().selectAllChildren(document.querySelector('#text'))")
@@ -167,10 +170,6 @@ def make_visit(visit: Visit) -> None:
     browser.press("x")
     browser.wheel(1500)
     visit.wait("scroll")
-    # Late: it takes the focus from the page in Firefox, and in WebKitGTK a `fetch` that is under way never ends.
-    visit.settle()
-    browser.click("#file")
-    visit.wait("file_download")
     with visit.hidden():
         visit.wait("time_on_page")
     visit.leave()
