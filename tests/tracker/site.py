@@ -157,6 +157,10 @@ class Servers:
         await self._stop.wait()
         for runner, _ in runners:
             await runner.cleanup()
+        hanging = asyncio.all_tasks() - {asyncio.current_task()}  # requests whose fault it was to get no answer
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
 
     async def _take_problem(self, request: web.Request) -> web.Response:
         self.problems[request.match_info["site"]].append(Problem(**json.loads(await request.read())))

@@ -68,9 +68,10 @@ def sends_and_stores_nothing(visit: Visit, agent: str = "") -> bool:
 
 def test_driven_browser_sends_and_stores_nothing(visit: Visit) -> None:
     """It says so by `navigator.webdriver`. A page that calls the tracker is answered, and nothing comes of it."""
-    visit.page("<button id=buy>Buy</button>", attributes={"automation": None})
+    usual = f"Object.defineProperty(Navigator.prototype, 'userAgent', {{get: () => '{VISITORS[0]}'}});"
+    visit.page("<button id=buy>Buy</button>", attributes={"automation": None}, before=usual)
     assert sends_and_stores_nothing(visit)
-    visit.open(attributes={"automation": True})
+    visit.open(attributes={"automation": True}, before=usual)
     assert "pageview" == visit.wait_for(bool, "an event")[0]["event_type"]
 
 
