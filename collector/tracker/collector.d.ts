@@ -89,8 +89,11 @@ export interface CollectorMethods {
   isEnabled(): boolean;
 }
 
-/** `window.collector`. Before the script has loaded it may be `{q: []}`; calls in `q` are made when it loads. */
-export interface Collector extends CollectorMethods {
+/**
+ * `window.collector`. Before the script has loaded it may be `{q: []}`, without methods; calls in `q` are made when it
+ * loads, and at once after that.
+ */
+export interface Collector extends Partial<CollectorMethods> {
   q: { push(call: CollectorCall): unknown };
 }
 
@@ -99,6 +102,6 @@ export type CollectorBeforeSend = (event: CollectorEvent) => CollectorEvent | nu
 
 declare global {
   interface Window {
-    collector?: Collector | { q: CollectorCall[] };
+    collector?: Collector;
   }
 }

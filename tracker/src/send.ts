@@ -1,6 +1,6 @@
 // The way of an event: its facts now, the rest of its fields after the next paint, then to the transport.
 
-import type { CollectorFields } from "./api";
+import type { CollectorBeforeSend, CollectorFields } from "./api";
 import { maySend } from "./consent";
 import type { CollectorEvent, EventType } from "./contract";
 import { readDevice } from "./device";
@@ -27,22 +27,14 @@ function finish(facts: CollectorFields & { event_type: EventType }): void {
   // Asked again, because the visitor may have said no meanwhile.
   if (!maySend() || !takeToken()) return;
   const isPageview = facts.event_type === "pageview";
-  const event = {
-    ...identify(isPageview),
-    ...readDevice(isPageview),
-    ...facts,
-  } as CollectorEvent;
-  const sent = beforeSend === undefined ? event : ask(beforeSend, event);
-  if (sent) send(JSON.stringify(sent));
-}
-
-/** What the page's function makes of an event. Nothing is sent if it fails, because it may be there to hide something. */
-function ask(name: string, event: CollectorEvent): CollectorEvent | null {
+  const event = { ...identify(isPageview), ...readDevice(isPageview), ...facts } as CollectorEvent;
   try {
-    const sent = (window as unknown as Record<string, (event: CollectorEvent) => CollectorEvent | null>)[name]!(event);
-    return typeof sent === "object" ? sent : null;
+    // Nothing is sent if the page's function fails or is missing, because it may be there to hide something.
+    const sent = beforeSend === undefined ? event : hooks[beforeSend]!(event);
+    if (sent?.event_type) send(JSON.stringify(sent));
   } catch (error) {
     console.warn(error);
-    return null;
   }
 }
+
+const hooks = window as unknown as Record<string, CollectorBeforeSend>;

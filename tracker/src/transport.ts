@@ -10,7 +10,7 @@ const BURST = 120;
 const REFILL_PER_S = 2;
 const FIRST_PAUSE_S = 2; // after a failure; doubled with each more, up to
 const LONGEST_PAUSE_S = 120;
-const TIMEOUT_MS = 30_000;
+const TIMEOUT_MS = 10_000; // WebKit's requests hang when a download begins
 
 const waiting: string[] = []; // the first one is on its way if `isSending`
 let isSending = false;
