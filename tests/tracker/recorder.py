@@ -44,7 +44,9 @@ class Received:
 
     def __str__(self) -> str:
         answer = f"{self.status} {self.reason or ''}{' (fault)' if self.faulty else ''}"
-        return f"{self.method} {self.path}: {answer}: {self.body.decode(errors='replace')[:300]}"
+        text = self.body.decode(errors="replace")
+        what = re.findall(r'"(?:event_type|event_time|page_path)":"([^"]*)"', text)
+        return f"{self.method} {self.path}: {answer}: {' '.join(what)} {text[:300]}"
 
     @property
     def is_event(self) -> bool:
