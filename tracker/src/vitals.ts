@@ -84,7 +84,7 @@ export function readVitals(): CollectorFields {
     cls: canObserve("layout-shift") && paint?.startTime! < hiddenAt ? cls : undefined,
     // No first input is told of a restored page. 8 ms is the least that an interaction takes.
     inp: longest[Math.min(longest.length - 1, at)]?.ms ?? (isRestored && count ? 8 : undefined),
-    ttfb: isRestored ? 0 : responseStart ? sinceActivation(responseStart) : undefined,
+    ttfb: isRestored ? 0 : responseStart! > 0 ? sinceActivation(responseStart!) : undefined,
   };
 }
 
