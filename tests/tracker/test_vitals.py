@@ -169,7 +169,7 @@ def test_later_values_are_those_of_web_vitals(visit: Visit, library: str) -> Non
 
 
 def test_page_in_the_background_tab_has_what_web_vitals_finds(visit: Visit, library: str) -> None:
-    """It was painted before anybody saw it, so there is neither LCP nor CLS."""
+    """In Chromium it was hidden from the start, so it has neither LCP nor CLS. Firefox does not always say so."""
     visit.needs("tabs")
     visit.page(SLOW_BUTTON, "/tab", head=google.head(visit, library))
     visit.open("<a id=tab href='/tab' target=_blank>Tab</a>", tracker=False)
@@ -189,7 +189,8 @@ def test_page_in_the_background_tab_has_what_web_vitals_finds(visit: Visit, libr
     visit.browser.close()
     visit.browser.switch(visit.browser.first_window)
     assert expected == values
-    assert set() == {"lcp", "cls"} & set(values)
+    if visit.engine.name == "chromium":
+        assert set() == {"lcp", "cls"} & set(values)
 
 
 def test_restored_page_has_vitals_of_its_own(visit: Visit, library: str) -> None:
