@@ -58,7 +58,8 @@ function onClick(event: MouseEvent): void {
   const isMiddle = type === "auxclick";
   if (isMiddle && (button !== 1 || !link)) return;
   const isRepeated = target === labelled;
-  labelled = (findIn(path, "label") as HTMLLabelElement | undefined)?.control;
+  const control = (findIn(path, "label") as HTMLLabelElement | undefined)?.control;
+  labelled = control === target ? undefined : control;
   // The browser clicks it at once, or not at all.
   setTimeout(() => (labelled = undefined));
   if (isRepeated) return;

@@ -9,13 +9,17 @@ const MAX_TEXT = 200;
 
 function onCopy(event: Event): void {
   const selection = getSelection();
-  const range = selection?.rangeCount ? selection.getRangeAt(0) : undefined;
+  // Firefox can select several ranges: none of their text is told.
+  const range = selection?.rangeCount === 1 ? selection.getRangeAt(0) : undefined;
   const path = pathOf(event);
   const common = range?.commonAncestorContainer;
   const element = (common instanceof Element ? common : common?.parentElement) ?? path[0]!;
   for (let at: Element | null = element; at; at = at.parentElement) path.push(at);
   const isAllowed =
-    element.closest("[data-copied-text]") && !findIn(path, UNTOLD) && !range?.cloneContents().querySelector(UNTOLD);
+    range &&
+    element.closest("[data-copied-text]") &&
+    !findIn(path, UNTOLD) &&
+    !range.cloneContents().querySelector(UNTOLD);
   trackHere("copy", {
     ...describe(path, element, false),
     copied_text: isAllowed ? tidy(String(selection), MAX_TEXT) : null,
