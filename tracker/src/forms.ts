@@ -4,7 +4,7 @@ import type { CollectorFields } from "./api";
 import type { EventType } from "./contract";
 import { BUTTON_INPUTS, isPrivate, pathOf } from "./element";
 import { listen } from "./listen";
-import { soon } from "./schedule";
+import { runAll, soon } from "./schedule";
 import { tidy } from "./text";
 import { onLeave, trackHere } from "./view";
 
@@ -121,6 +121,7 @@ export function watchForms(): void {
     if (known) known.isHandedOver = true;
   });
   onLeave(() => {
+    runAll(); // a submit of this moment
     for (const [form, { isHandedOver, last }] of begun) {
       if (isHandedOver) end("form_submit", form);
       else end("form_abandon", form, last);
