@@ -49,7 +49,7 @@ if (isTouchMac) os = "iOS";
 
 // Browsers do not tell laptops. Most have at most 1,680 CSS pixels, most desktop screens have more.
 const deviceType =
-  isTouchMac || /iPad|Android(?!.*Mobile)|Tablet/.test(agent)
+  isTouchMac || /iPad|Android(?!.*Mobile)/.test(agent)
     ? "tablet"
     : agentData?.mobile || /Mobi/.test(agent)
       ? "mobile"

@@ -11,7 +11,7 @@ let inputAt = 0;
 let isActive = false; // visible and focused
 
 let beat: (() => void) | undefined; // called when the engaged time reaches `beatMs`
-let beatMs = Infinity;
+let beatMs = 0;
 let timer: ReturnType<typeof setTimeout> | undefined;
 
 /** Add the time since it was last counted. */
@@ -39,7 +39,7 @@ function onInput(): void {
 /** Set the timer for the next beat, if the time goes on. */
 function arm(): void {
   clearTimeout(timer);
-  if (!isActive || beatMs === Infinity) return;
+  if (!isActive || !beat) return;
   timer = setTimeout(
     () => {
       count();
@@ -54,7 +54,6 @@ function arm(): void {
 export function restartEngagement(): void {
   startedAt = countedAt = inputAt = performance.now();
   engagedMs = 0;
-  beatMs = Infinity;
   look();
 }
 

@@ -94,18 +94,19 @@ function onInvalid(field: Field, form: HTMLFormElement): void {
 }
 
 /** The form is over. `last`: the field that was used last, of one that is abandoned. */
-function end(type: EventType, form: HTMLFormElement, last?: Field): void {
+function end(type: EventType, form: HTMLFormElement, last?: Field, rate = completion(form)): void {
   const at = begun.get(form)?.at ?? performance.now();
   begun.delete(form);
-  tell(type, form, last, { field_time: since(at), form_completion_rate: completion(form) });
+  tell(type, form, last, { field_time: since(at), form_completion_rate: rate });
 }
 
 function onSubmit(event: Event): void {
   const [form, ...above] = pathOf(event) as [HTMLFormElement, ...Element[]];
   if (isPrivate([form, ...above])) return;
+  const rate = completion(form); // a listener of the page may empty it
   // After the page's listeners: one that stops the form with fields that are wrong has validated it itself.
   soon(() => {
-    if (!event.defaultPrevented || !form.closest(":invalid")) end("form_submit", form);
+    if (!event.defaultPrevented || !form.closest(":invalid")) end("form_submit", form, undefined, rate);
   });
 }
 

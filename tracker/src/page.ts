@@ -56,7 +56,7 @@ const HOSTS = {
   ai: /chatgpt|openai|perplexity|claude\.ai|gemini\.google|copilot|deepseek/,
   organic: /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|naver)\./,
   social:
-    /^(.*\.)?(facebook|instagram|threads|twitter|x|t|linkedin|lnkd|reddit|pinterest|youtube|tiktok|whatsapp|bsky)\.(com?|in|net|app)$/,
+    /^(.*\.)?(facebook|instagram|threads|twitter|x|t|linkedin|reddit|pinterest|youtube|tiktok|bsky)\.(com?|net|app)$/,
 };
 const MEDIUMS = {
   paid: /^(cp[acmv]|ppc|paid|display|banner|ads?$)/i,
