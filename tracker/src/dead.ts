@@ -25,7 +25,7 @@ const requests = new PerformanceObserver((list) => {
   if ((list.getEntries() as PerformanceResourceTiming[]).some(isEffect)) stop();
 });
 
-/** The Navigation API, where there is one: it tells of navigations whose page is not here yet. */
+/** The Navigation API: it tells of navigations whose page is not here yet. Without it, elements may be called so. */
 const navigation = (window as { navigation?: EventTarget }).navigation;
 
 /** The page reacts, so no click that waits is dead. */
@@ -51,7 +51,7 @@ function watch(path: Element[]): void {
   requests.observe({ type: "resource" });
   listen(EFFECTS, stop, signal);
   listen("selectionchange", onSelection, signal);
-  navigation?.addEventListener("navigate", stop, { signal });
+  navigation?.addEventListener?.("navigate", stop, { signal });
 }
 
 function unwatch(): void {
