@@ -12,7 +12,7 @@ import { cut } from "./text";
 import { trackHere } from "./view";
 
 const FILES =
-  /\.(7z|avi|csv|dmg|docx?|exe|gz|key|midi|mov|mp[34]|mpeg|pdf|pkg|pp[st]x?|rar|rtf|txt|wav|wm[av]|xlsx?|zip)$/i;
+  /\.(7z|avi|csv|dmg|docx?|exe|gz|mov|mp[34]|mpeg|pdf|pp[st]x?|rar|rtf|txt|wav|xlsx?|zip)$/i;
 
 /** The type of a click on a link, and the fields that only links have. */
 function readLink(link: Element): [EventType, CollectorFields?] {
