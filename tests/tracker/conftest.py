@@ -21,7 +21,7 @@ from tests.tracker.site import Servers
 from tests.tracker.visits import Visit
 from tests.tracker.webdriver import Browser, WebDriverError
 
-SITES = [f"s{number:03}" for number in range(400)]  # more than there are tests
+SITES = [f"s{number:04}" for number in range(2000)]  # more than there are tests
 LAST = "test_rows.py"  # looks at what all other tests of its engine have stored
 
 

@@ -11,8 +11,7 @@ import { runAll } from "./schedule";
 import { cut } from "./text";
 import { trackHere } from "./view";
 
-const FILES =
-  /\.(7z|avi|csv|dmg|docx?|exe|gz|mov|mp[34]|mpeg|pdf|pp[st]x?|rar|rtf|txt|wav|xlsx?|zip)$/i;
+const FILES = /\.(7z|avi|csv|dmg|docx?|exe|gz|mov|mp[34]|mpeg|pdf|pp[st]x?|rar|rtf|txt|wav|xlsx?|zip)$/i;
 
 /** The type of a click on a link, and the fields that only links have. */
 function readLink(link: Element): [EventType, CollectorFields?] {
