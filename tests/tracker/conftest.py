@@ -4,6 +4,8 @@ Tests with the fixture `visit` run once in each chosen engine (`engines.chosen`)
 engine, side by side, with a collector of its own.
 """
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,19 +25,34 @@ from tests.tracker.webdriver import Browser, WebDriverError
 
 SITES = [f"s{number:04}" for number in range(2000)]  # more than there are tests
 LAST = "test_rows.py"  # looks at what all other tests of its engine have stored
+CASES = int(os.environ.get("ENGINE_CASES", "0"))  # of each table of cases, in the short form; 0: all
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """One engine after the other, so each browser starts once; the check of all rows comes last."""
     order = list(ENGINES)
+    if CASES:
+        seen: Counter[tuple[Path, str]] = Counter()
+        left_out = []
+        for item in (item for item in items if item.path.is_relative_to(Path(__file__).parent)):
+            of = (item.path, item.nodeid.partition("[")[0] + str(_engine_of(item)))
+            seen[of] += 1
+            if seen[of] > CASES:
+                left_out.append(item)
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
     def key(item: pytest.Item) -> tuple[int, bool]:
-        spec = getattr(item, "callspec", None)
-        name = spec.params.get("engine") if spec is not None else None
+        name = _engine_of(item)
         return (order.index(name) if name in order else -1, item.path.name == LAST)
 
     if items and all(item.path.is_relative_to(Path(__file__).parent) for item in items):
         items.sort(key=key)
+
+
+def _engine_of(item: pytest.Item) -> str:
+    spec = getattr(item, "callspec", None)
+    return "" if spec is None else str(spec.params.get("engine", ""))
 
 
 @dataclass

@@ -58,6 +58,7 @@ def sends_and_stores_nothing(visit: Visit, agent: str = "") -> bool:
     stored = visit.browser.run_async(
         "const done = arguments[0]; document.querySelector('#buy').click();"
         "window.collector.trackEvent({type: 'custom'}); window.collector.trackPageview(); window.collector.enable();"
+        "window.collector.consent(true); window.collector.q.push(['consent', true]);"
         "requestAnimationFrame(() => setTimeout(() =>"
         "done([document.cookie, localStorage.length, window.collector.isEnabled()]), 50))"
     )

@@ -32,6 +32,18 @@ def test_required_sends_and_stores_nothing_before_consent(visit: Visit) -> None:
     assert {"_cvid", "_csid"} == cookies(visit)
 
 
+@pytest.mark.parametrize("mode", ["Required", "cookie-less", "yes"])
+def test_unknown_mode_waits_for_consent(visit: Visit, mode: str) -> None:
+    """A typing error must not send what the site has promised to hold back."""
+    visit.open("<button id=buy>Buy</button>", attributes={"consent": mode})
+    visit.browser.click("#buy")
+    visit.leave()
+    visit.go("/")
+    assert (set(), []) == (cookies(visit), visit.requests())
+    visit.browser.run(NOW)
+    visit.first("pageview")
+
+
 def test_late_consent_sends_the_pageview_of_before(visit: Visit) -> None:
     """With the time at which the page was seen, and as the entry that it was. What else came before is not told."""
     visit.open("<button id=buy>Buy</button>", attributes={"consent": "required"}, clock=True)
@@ -144,6 +156,17 @@ def test_consent_of_the_vendors_manager_is_read(visit: Visit, text: str, granted
     assert granted is visit.browser.run("return collector.isEnabled()")
     visit.browser.run("window.collector.consent(true)")
     visit.wait("pageview")
+
+
+def test_refusal_counts_against_an_older_yes_of_the_vendors_manager(visit: Visit) -> None:
+    visit.page(before="localStorage.setItem('_lkw_consent', '{\"analytics\": true}')")
+    visit.go("/")
+    assert "cookie" == visit.first("pageview")["visitor_id_source"]
+    visit.browser.run(NEVER)
+    visit.leave()
+    visit.go("/")
+    assert "fingerprint" == visit.last("pageview", 2)["visitor_id_source"]
+    assert set() == cookies(visit)
 
 
 def test_refusal_of_the_vendors_manager_is_heeded(visit: Visit) -> None:

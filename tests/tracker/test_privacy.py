@@ -29,6 +29,8 @@ SECRETS = {
     "checkbox value": "checkboxsecret",
     "range": "8675309",
     "editable text": "editablesecret",
+    "link in editable text": "editedlink",
+    "button in editable text": "editedbutton",
     "private text": "privatesecret",
     "private id": "privateid",
     "private class": "privateclass",
@@ -37,6 +39,7 @@ SECRETS = {
     "private file": "privatefile",
     "private field": "privatefield",
     "private form": "privateform",
+    "field outside the private form": "outsidefield",
     "title attribute": "titlesecret",
     "label with an address": "label@secret.example",
     "placeholder": "placeholdersecret",
@@ -47,6 +50,8 @@ SECRETS = {
     "address in a utm parameter": "utm@secret.example",
     "address in the title": "title@secret.example",
     "id with an account": "12345678901",
+    "id that is an address": "id@secret.example",
+    "words of the site": "wordsofthesite",
     "message of the site": "message@secret.example",
     "typed e-mail address": "typed@secret.example",
     "data: URL": "dataurlsecret",
@@ -71,6 +76,11 @@ PAGE = f"""
 <button id=phone>{S["phone number with brackets"]} {S["half an e-mail address"]}</button>
 <button id=digits aria-label="Call {S["Arabic digits"]}">Call</button>
 <button id=account class="user-{S["id with an account"]}">Account</button>
+<button class="user-{S["id with an account"]} anonymous">Account</button>
+<button id="{S["id that is an address"]}" class=named>Named</button>
+<input id=outside form={S["private form"]} name={S["field outside the private form"]}>
+<div contenteditable><a id=editlink href="https://other.example/{S["link in editable text"]}">{S["editable text"]}</a>
+<button id=editbutton>{S["button in editable text"]}</button></div>
 <a id=out href="https://{S["user of a link"]}@other.example/x?q={S["query of an outbound link"]}#{
     S["fragment of an outbound link"]
 }">Out</a>
@@ -91,7 +101,7 @@ PAGE = f"""
 <p id=text>{S["plain text"]} <img id=img alt={S["alt text"]} src="data:," width=20 height=20></p>
 <script>
   for (const kind of ["click", "auxclick", "submit"]) addEventListener(kind, e => e.preventDefault());
-  document.querySelector("#own").setCustomValidity("No account {S["message of the site"]}");
+  document.querySelector("#own").setCustomValidity("{S["words of the site"]} {S["message of the site"]}");
   document.querySelector("#send").addEventListener("click", () => document.querySelector("#f").reportValidity());
 </script>
 """
@@ -106,6 +116,10 @@ def act_on_everything(visit: Visit) -> None:
         "#phone",
         "#digits",
         "#account",
+        ".anonymous",
+        ".named",
+        "#editlink",
+        "#editbutton",
         "#out",
         "#file",
         "#to",
@@ -125,7 +139,7 @@ def act_on_everything(visit: Visit) -> None:
     for selector, text in typed.items():
         browser.click(selector)
         browser.press(text, Key.TAB)
-    for selector, text in {"#secret": "x", "#inner": "x", "#area": "x", "#edit": "x"}.items():
+    for selector, text in {"#secret": "x", "#inner": "x", "#outside": "x", "#area": "x", "#edit": "x"}.items():
         browser.click(selector)
         browser.press(text, Key.TAB)
     browser.run("document.querySelector('#choice').focus()")

@@ -5,7 +5,7 @@ import type { EventType } from "./contract";
 import { watchForEffect } from "./dead";
 import { describe, findActing, findIn, hrefOf, isPrivate, LINK, pathOf } from "./element";
 import { listen } from "./listen";
-import { bare, hostOf } from "./page";
+import { bare, isHere } from "./page";
 import { addToBurst } from "./rage";
 import { runAll } from "./schedule";
 import { cut } from "./text";
@@ -26,7 +26,7 @@ function readLink(link: Element): [EventType, CollectorFields?] {
   const download = link.getAttribute("download");
   const last = target?.split("/").pop() ?? "";
   if (download === null && !FILES.test(last)) {
-    return [target && hostOf(target) !== location.host ? "outbound_link" : "click", { click_target_url: target }];
+    return [target && !isHere(target) ? "outbound_link" : "click", { click_target_url: target }];
   }
   let name = download || last;
   try {

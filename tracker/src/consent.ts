@@ -25,7 +25,8 @@ let isEnabled = true;
 /** Read the answer that the visitor gave on an earlier page. */
 export function readConsent(): void {
   const own = stored(OWN);
-  granted = findAnalytics(stored(LYNKOW)) ?? (typeof own === "boolean" ? own : undefined);
+  const lynkow = findAnalytics(stored(LYNKOW));
+  granted = own === false ? own : (lynkow ?? (own === true || undefined)); // a refusal counts, whoever heard it
 }
 
 /** The answer in an event of a consent manager, or in its storage. */
@@ -48,7 +49,7 @@ export const setEnabled = (value: boolean): void => {
 };
 
 /** Whether events may be sent. */
-export const maySend = (): boolean => isEnabled && (granted === true || consentMode !== "required");
+export const maySend = (): boolean => isEnabled && (granted === true || /^(none|cookieless)$/.test(consentMode));
 
 /** Whether cookies may be set. Without an answer: yes in the mode `none`, unless the browser says no (GPC). */
 export const mayStore = (): boolean =>

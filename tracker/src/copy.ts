@@ -1,6 +1,6 @@
 // Copied text: that something was copied, and what only where the page has allowed it.
 
-import { describe, findIn, pathOf, UNTOLD } from "./element";
+import { describe, findIn, pathFrom, pathOf, UNTOLD } from "./element";
 import { listen } from "./listen";
 import { tidy } from "./text";
 import { trackHere } from "./view";
@@ -11,10 +11,9 @@ function onCopy(event: Event): void {
   const selection = getSelection();
   // Firefox can select several ranges: none of their text is told.
   const range = selection?.rangeCount === 1 ? selection.getRangeAt(0) : undefined;
-  const path = pathOf(event);
   const common = range?.commonAncestorContainer;
-  const element = (common instanceof Element ? common : common?.parentElement) ?? path[0]!;
-  for (let at: Element | null = element; at; at = at.parentElement) path.push(at);
+  const element = (common instanceof Element ? common : common?.parentElement) ?? pathOf(event)[0]!;
+  const path = [...pathOf(event), ...pathFrom(element)];
   const isAllowed =
     range &&
     element.closest("[data-copied-text]") &&

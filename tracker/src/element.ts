@@ -1,7 +1,7 @@
 // Elements: how a click is described, and what is never told of them.
 
 import type { CollectorFields } from "./api";
-import { cut, tidy } from "./text";
+import { tidy } from "./text";
 
 export const BUTTON_INPUTS = "input:is([type=button],[type=submit],[type=reset],[type=image])";
 const CHOICES = "[type=checkbox],[type=radio],[type=file],[type=color],[type=range]";
@@ -9,8 +9,10 @@ const CHOICES = "[type=checkbox],[type=radio],[type=file],[type=color],[type=ran
 const EDITABLE = "[contenteditable]:not([contenteditable=false])";
 /** Fields that take text. */
 export const TEXT_FIELD = `textarea,input:not(${BUTTON_INPUTS},${CHOICES}),${EDITABLE}`;
-/** What is never told: what the page marks, and what a visitor has written or chosen. */
-export const UNTOLD = `[data-private],${EDITABLE},input,textarea,select`;
+/** What nothing is told of, and of what is in it: what the page marks, and what a visitor writes into. */
+const PRIVATE = `[data-private],${EDITABLE}`;
+/** What no text is told of: what a visitor has written or chosen. */
+export const UNTOLD = `${PRIVATE},input,textarea,select`;
 /** Links, those of SVG too. */
 export const LINK = "a[*|href],area[href]";
 const ACTING =
@@ -32,8 +34,12 @@ export const findIn = (path: Element[], selector: string): Element | undefined =
 export const hrefOf = (link: Element): string =>
   [...link.attributes].find(({ localName }) => localName === "href")?.value ?? "";
 
-/** Whether the page has marked the element, or what it is in, as private. */
-export const isPrivate = (path: Element[]): boolean => findIn(path, "[data-private]") !== undefined;
+/** Whether an element on the path is private. */
+export const isPrivate = (path: Element[]): boolean => findIn(path, PRIVATE) !== undefined;
+
+/** An element, and those that it is in, up to the root of its tree. */
+export const pathFrom = (element: Element | null): Element[] =>
+  element ? [element, ...pathFrom(element.parentElement)] : [];
 
 /** The element that acts when it is clicked: a control, or what the cursor says is one. */
 export function findActing(path: Element[]): Element | undefined {
@@ -87,7 +93,7 @@ export function describe(path: Element[], element: Element, isActing: boolean): 
   const click_element_tag = element.localName;
   if (isPrivate(path)) return { click_element_tag };
   return {
-    click_element: cut(selectorOf(element), 255),
+    click_element: tidy(selectorOf(element), 255),
     click_element_tag,
     click_element_id: tidy(element.getAttribute("id"), 128),
     click_element_class: tidy(element.getAttribute("class"), 255),

@@ -2,7 +2,7 @@
 
 import type { CollectorFields } from "./api";
 import type { EventType } from "./contract";
-import { BUTTON_INPUTS, isPrivate, pathOf } from "./element";
+import { BUTTON_INPUTS, isPrivate, pathFrom, pathOf } from "./element";
 import { listen } from "./listen";
 import { runAll, soon } from "./schedule";
 import { tidy } from "./text";
@@ -62,7 +62,10 @@ function listenToFields(types: string, callback: (field: Field, form: HTMLFormEl
   listen(types, (event: Event) => {
     const path = pathOf(event);
     const field = path[0] as Field | undefined;
-    if (field?.matches(FIELDS) && field.form && !isPrivate([...path, field.form])) callback(field, field.form);
+    // A field may be outside its form.
+    if (field?.matches(FIELDS) && field.form && !isPrivate([...path, ...pathFrom(field.form)])) {
+      callback(field, field.form);
+    }
   });
 }
 
@@ -87,10 +90,8 @@ function onInvalid(field: Field, form: HTMLFormElement): void {
   forgetting = setTimeout(() => errors.clear(), AGAIN_MS);
   if (errors.get(field) === key || errors.size >= MAX_ERRORS) return;
   errors.set(field, key);
-  // The browser's own words quote what was typed.
-  tell("form_error", form, field, {
-    error_message: key === "customError" ? tidy(field.validationMessage, 200) : key,
-  });
+  // Never the message: the browser's and the site's own may quote what was typed.
+  tell("form_error", form, field, { error_message: key });
 }
 
 /** The form is over. `last`: the field that was used last, of one that is abandoned. */

@@ -3,6 +3,7 @@
 import type { CollectorFields } from "./api";
 import { mayStore } from "./consent";
 import { siteId } from "./options";
+import { isHere } from "./page";
 
 const VISITOR = "_cvid";
 const SESSION = "_csid"; // `<id>.`, and `<id>.1` once the session has a pageview
@@ -84,7 +85,7 @@ function identifyByFingerprint(isPageview: boolean): CollectorFields {
   const id = hash([siteId, day, userAgent, languages, screen.width, screen.height, zone, hardwareConcurrency].join());
   // Without cookies, nobody can know whether a visit begins. It seems so if the visitor comes from elsewhere.
   const [navigation] = performance.getEntriesByType("navigation") as PerformanceNavigationTiming[];
-  const isEntry = !seen && document.referrer.split("/")[2] !== location.host && navigation?.type !== "reload";
+  const isEntry = !seen && !isHere(document.referrer) && navigation?.type !== "reload";
   return {
     session_id: `d-${id}`,
     visitor_id: id,

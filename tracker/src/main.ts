@@ -50,12 +50,11 @@ if (!isTwice) {
   // A call that is none is ignored, and those behind it are made.
   const push = (call: CollectorCall): void =>
     (methods[call?.[0]] as ((...given: unknown[]) => void) | undefined)?.(...call.slice(1));
-  window.collector = { ...methods, q: { push } };
+  const isOff = !siteId || (isAutomated() && !tracksAutomation);
   if (!siteId) console.warn("collector: no data-site");
-  if (!siteId || (isAutomated() && !tracksAutomation)) {
-    setEnabled(false);
-    methods.enable = window.collector.enable = () => {};
-  } else {
+  if (isOff) for (const name in methods) methods[name as "isEnabled"] = () => false;
+  window.collector = { ...methods, q: { push } };
+  if (!isOff) {
     readConsent();
     listen("lynkow:consent:update", ({ detail }: CustomEvent) => {
       const answer = consentIn(detail);

@@ -12,8 +12,8 @@ export const siteId = data.site ?? (scriptSite && decodeURIComponent(scriptSite)
 /** Where events go. */
 export const endpoint = `${(data.host ?? scriptHost).replace(/\/$/, "")}/public/${siteId}/${data.path ?? "e"}`;
 
-/** `none`: cookies at once; `cookieless`: no storage until consent; `required`: nothing is sent until consent. */
-export const consentMode = data.consent ?? "none";
+/** `none`: cookies at once; `cookieless`: no storage until consent. Anything else: nothing is sent until consent. */
+export const consentMode = data.consent || "none";
 
 /** Whether events are sent without calls of the page. */
 export const isAuto = data.auto !== "false";

@@ -45,18 +45,18 @@ export function bare(url: string): string | null {
   }
 }
 
-/** The host of a URL, with its port; undefined if it has none. */
-export const hostOf = (url: string): string | undefined => url.split("/")[2];
+/** The host of a URL with its port, without `www.`; undefined if it has none. */
+export const hostOf = (url: string): string | undefined => url.split("/")[2]?.replace(/^www\./, "");
 
-const withoutWww = (host: string | undefined): string | null => host?.replace(/^www\./, "") ?? null;
+/** Whether a URL is of this site. */
+export const isHere = (url: string): boolean => hostOf(url) === hostOf(location.href);
 
 // Hosts that bring visitors, without `www.`, and what campaigns say of themselves.
 const HOSTS = {
   email: /^(.*\.)?(mail|outlook|webmail)\./,
   ai: /chatgpt|openai|perplexity|claude\.ai|gemini\.google|copilot|deepseek/,
-  organic: /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|naver)\./,
-  social:
-    /^(.*\.)?(facebook|instagram|threads|twitter|x|t|linkedin|reddit|pinterest|youtube|tiktok|bsky)\.(com?|net|app)$/,
+  organic: /^(.*\.)?search\.|^(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|naver)\./,
+  social: /^(.*\.)?(facebook|instagram|twitter|x|t|linkedin|reddit|pinterest|youtube|tiktok|bsky)\.(com?|net|app)$/,
 };
 const MEDIUMS = {
   paid: /^(cp[acmv]|ppc|paid|display|banner|ads?$)/i,
@@ -75,8 +75,8 @@ let campaign: CollectorFields | undefined; // of this document; its later pages 
 
 /** Where the visitor came from: referrer, campaign, and the kind of source. */
 export function readSource(referrer: string): CollectorFields {
-  const host = withoutWww(hostOf(referrer));
-  let source = !host ? "direct" : host === withoutWww(location.host) ? "internal" : (find(HOSTS, host) ?? "referral");
+  const host = hostOf(referrer);
+  let source = !host ? "direct" : isHere(referrer) ? "internal" : (find(HOSTS, host) ?? "referral");
   if (!campaign) {
     campaign = {};
     for (const [name, value] of new URLSearchParams(location.search)) {
@@ -88,7 +88,7 @@ export function readSource(referrer: string): CollectorFields {
   return {
     ...campaign,
     page_referrer: referrer ? bare(referrer) : null,
-    referrer_domain: host,
+    referrer_domain: host ?? null,
     traffic_source: source as Source,
   };
 }
