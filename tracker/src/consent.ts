@@ -48,8 +48,11 @@ export const setEnabled = (value: boolean): void => {
   isEnabled = value;
 };
 
-/** Whether events may be sent. */
-export const maySend = (): boolean => isEnabled && (granted === true || /^(none|cookieless)$/.test(consentMode));
+/** Whether events may be sent. Nobody has seen a page that is being prerendered. */
+export const maySend = (): boolean =>
+  isEnabled &&
+  !(document as { prerendering?: boolean }).prerendering &&
+  (granted === true || /^(none|cookieless)$/.test(consentMode));
 
 /** Whether cookies may be set. Without an answer: yes in the mode `none`, unless the browser says no (GPC). */
 export const mayStore = (): boolean =>

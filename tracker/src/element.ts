@@ -16,11 +16,13 @@ export const UNTOLD = `${PRIVATE},input,textarea,select`;
 /** Links, those of SVG too. */
 export const LINK = "a[*|href],area[href]";
 const ACTING =
-  `${LINK},button,summary,label,select,input:is(${BUTTON_INPUTS},${CHOICES}),[onclick],` +
+  `${LINK},button,summary,label,select,input:is(${BUTTON_INPUTS},${CHOICES}),` +
   "[role=button],[role=link],[role=tab],[role=switch],[role^=menuitem]";
 
 const LEVELS = 5; // of a selector
 const SEEN_TEXT = 400; // characters that are looked at: more than 100, because an address cut in half is not masked
+
+const SEEN_NODES = 500;
 
 /** The elements that an event passed, from its target up, through shadow roots too. */
 export const pathOf = (event: Event): Element[] =>
@@ -77,11 +79,12 @@ function selectorOf(element: Element): string {
 export function textOf(element: Element): string {
   const label = element.getAttribute("aria-label");
   if (label) return label;
+  let left = SEEN_NODES;
   let text = element.matches(BUTTON_INPUTS) ? (element as HTMLInputElement).value : "";
   const add = (node: Node): void => {
     if (node instanceof Text) text += ` ${node.data}`;
     else if (!(node instanceof Element && node.matches(`${UNTOLD},script,style`))) {
-      for (const child of node.childNodes) if (text.length < SEEN_TEXT) add(child);
+      for (const child of node.childNodes) if (text.length < SEEN_TEXT && left-- > 0) add(child);
     }
   };
   add(element);

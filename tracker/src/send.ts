@@ -28,13 +28,10 @@ function finish(facts: CollectorFields & { event_type: EventType }): void {
   if (!maySend() || !takeToken()) return;
   const isPageview = facts.event_type === "pageview";
   const event = { ...identify(isPageview), ...readDevice(isPageview), ...facts } as CollectorEvent;
-  try {
-    // Nothing is sent if the page's function fails or is missing, because it may be there to hide something.
-    const sent = beforeSend === undefined ? event : hooks[beforeSend]!(event);
-    if (sent?.event_type) send(JSON.stringify(sent));
-  } catch (error) {
-    console.warn(error);
-  }
+  // Nothing is sent if the page's function fails or is missing, because it may be there to hide something.
+  const sent = beforeSend === undefined ? event : hooks[beforeSend]!(event);
+  const body = sent?.event_type && JSON.stringify(sent);
+  if (body) send(body);
 }
 
 const hooks = window as unknown as Record<string, CollectorBeforeSend>;

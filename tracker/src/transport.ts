@@ -12,7 +12,8 @@ const FIRST_PAUSE_S = 2; // after a failure; doubled with each more, up to
 const LONGEST_PAUSE_S = 120;
 const TIMEOUT_MS = 10_000; // WebKit's requests hang when a download begins
 
-const waiting: string[] = []; // the first one is on its way if `isSending`
+const waiting: string[] = [];
+let underWay: string | undefined; // the one whose answer is awaited
 let isSending = false;
 let timer: ReturnType<typeof setTimeout> | undefined; // set during a pause
 let isOrdered = false; // whether the collector has said how long the pause is
@@ -38,22 +39,20 @@ export function setLeaving(value: boolean): void {
 /** Send an event, or let it wait. */
 export function send(body: string): void {
   waiting.push(body);
-  if (waiting.length > MAX_WAITING) waiting.splice(+isSending, 1);
+  if (waiting.length > MAX_WAITING) waiting.shift();
   if (!isLeaving) void next();
   else if (!timer && navigator.onLine) sendWaiting();
 }
 
-/** Send what waits by beacon, as the page goes, unless the collector has said to wait. */
+/** Send what waits by beacon, as the page goes, unless the collector has said to wait. A request survives the page. */
 export function sendWaiting(): void {
-  // A request under way survives the page.
-  while (!isOrdered && waiting.length > +isSending && navigator.sendBeacon?.(endpoint, waiting[+isSending])) {
-    waiting.splice(+isSending, 1);
-  }
+  while (!isOrdered && waiting.length && navigator.sendBeacon?.(endpoint, waiting[0])) waiting.shift();
 }
 
-/** Drop what waits. */
+/** Drop what waits, and do not repeat what is under way. */
 export function dropWaiting(): void {
   waiting.length = 0;
+  underWay = undefined;
 }
 
 /** Try again, unless the collector has said to wait longer. */
@@ -70,31 +69,30 @@ function resume(): void {
 
 /** Send the first that waits, and then the others. */
 async function next(): Promise<void> {
-  const [body] = waiting;
-  if (isSending || timer || !body) return;
+  if (isSending || timer || !waiting.length) return;
   isSending = true;
-  let pauseS = Math.min(FIRST_PAUSE_S * 2 ** failures++, LONGEST_PAUSE_S);
+  underWay = waiting.shift();
+  let pauseS = 0;
   try {
     const { status, headers } = await fetch(endpoint, {
       method: "POST",
-      body,
+      body: underWay,
       keepalive: true,
       credentials: "omit",
       signal: AbortSignal.timeout?.(TIMEOUT_MS),
     });
-    if (status === 429 || status === 503) {
-      const orderedS = Number(headers.get("Retry-After"));
-      isOrdered = orderedS > 0;
-      if (isOrdered) pauseS = orderedS;
-    } else {
-      failures = pauseS = 0;
-      if (waiting[0] === body) waiting.shift();
-    }
+    if (status === 429 || status === 503) pauseS = Number(headers.get("Retry-After")) || -1;
   } catch {
-    // No answer: offline, or the collector is down, or a blocker has stopped it.
+    pauseS = -1; // no answer: offline, or the collector is down, or a blocker has stopped it
   }
   isSending = false;
+  if (!pauseS) {
+    failures = 0;
+    return next();
+  }
+  isOrdered = pauseS > 0;
+  if (!isOrdered) pauseS = Math.min(FIRST_PAUSE_S * 2 ** failures++, LONGEST_PAUSE_S);
+  if (underWay && waiting.length < MAX_WAITING) waiting.unshift(underWay); // else it is the oldest
   // Longer pauses than a month would overflow the timer.
-  if (pauseS) timer = setTimeout(resume, Math.min(pauseS, 2e6) * 1000);
-  else void next();
+  timer = setTimeout(resume, Math.min(pauseS, 2e6) * 1000);
 }

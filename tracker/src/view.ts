@@ -1,10 +1,10 @@
 // Page views: when one begins and ends, and the events of its life: pageview, scroll, heartbeat, time_on_page, cwv, exit.
 
 import type { CollectorFields } from "./api";
-import { maySend } from "./consent";
+import { maySend, readConsent } from "./consent";
 import type { EventType } from "./contract";
 import { readTimes, restartEngagement, watchEngagement, whenEngaged } from "./engagement";
-import { listen } from "./listen";
+import { listen, safely } from "./listen";
 import { isAuto, spa } from "./options";
 import { readPage, readSource, readTitle } from "./page";
 import { runAll } from "./schedule";
@@ -128,7 +128,7 @@ function watchRoutes(): void {
     const original = history[name];
     history[name] = function (this: History, ...given: Parameters<typeof original>) {
       original.apply(this, given);
-      onRoute();
+      safely(onRoute)();
     };
   }
   listen("popstate hashchange", onRoute);
@@ -150,6 +150,7 @@ function onHidden(event: Event): void {
 
 function onVisible(): void {
   setLeaving(false);
+  readConsent(); // another page or tab may have taken it back
   if (key) show();
   announce();
   resumeEarly();

@@ -107,13 +107,8 @@ export function restartVitals(shownAt: number): void {
 }
 
 export function watchVitals(): void {
-  // Hidden before this script ran. A page that is being prerendered is, too, but nobody has seen it yet.
-  if (!(document as { prerendering?: boolean }).prerendering) {
-    const hidden = performance
-      .getEntriesByType("visibility-state")
-      .find(({ name, startTime }) => name === "hidden" && startTime >= activatedAt());
-    hiddenAt = hidden?.startTime ?? (document.hidden ? 0 : Infinity);
-  }
+  // A page that is being prerendered is hidden, too, but nobody has seen it yet.
+  if (document.hidden && !(document as { prerendering?: boolean }).prerendering) hiddenAt = 0;
   observe("largest-contentful-paint", onPaint);
   observe("layout-shift", onShift);
   observe("first-input", onInteraction);
