@@ -38,7 +38,7 @@ def read_demo(tracker: Tracker) -> dict[str, bytes]:
 
 
 def _read(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Hidden files are left out: editors and version control make them."""
+    """Hidden files are left out, because editors and version control make them; links too."""
     left_bytes = MOST_BYTES
     for count, path in enumerate(_files(folder), start=1):
         with path.open("rb") as file:
@@ -47,14 +47,17 @@ def _read(folder: Path) -> Iterator[tuple[str, bytes]]:
         if count > MOST_FILES or left_bytes < 0:
             limits = f"{MOST_FILES} files and {MOST_BYTES >> 20} MB"
             raise ConfigError([f"tracker.demo_dir: {folder} is too large for a demo; it may have {limits}"])
-        yield path.relative_to(folder).as_posix(), content
+        name = path.relative_to(folder).as_posix()
+        if not name.isprintable():  # such as bytes that are not UTF-8
+            raise ConfigError([f"tracker.demo_dir: {name!a} in {folder} has a name that no URL can have"])
+        yield name, content
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.is_symlink():  # a link could lead out of the folder
             continue
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir():
             yield from _files(path)
         elif path.is_file():
             yield path

@@ -30,6 +30,7 @@ _TYPES = {
     ".woff2": "font/woff2",
     ".zip": "application/zip",
 }
+_PLAIN = "/!$&'()*+,:;=@"  # what browsers leave as it is in a path, beside letters, digits and `-._~` (WHATWG URL, 1.3)
 _UNKNOWN = "application/octet-stream"
 
 
@@ -46,7 +47,7 @@ def demo_files(content: Mapping[str, bytes]) -> dict[str, File | Redirect]:
             ("X-Content-Type-Options", "nosniff"),
         )
         file = File(headers, {IDENTITY: body})
-        found[ROOT + quote(name)] = file
+        found[ROOT + quote(name, _PLAIN)] = file
         if path.name == _INDEX:
-            found[ROOT + quote(name.removesuffix(_INDEX))] = file
+            found[ROOT + quote(name.removesuffix(_INDEX), _PLAIN)] = file
     return found

@@ -1,5 +1,6 @@
 """Reading the demo: its limits, and errors that name the setting."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,20 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(demo, "_read", broken)
     assert f"tracker.demo_dir: {tmp_path / 'a.txt'} cannot be read: Permission denied" == error_of(tmp_path)
+
+
+def test_links_are_left_out(tmp_path: Path) -> None:
+    """They could lead to any file of the machine."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "index.html").write_text("x")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret")
+    assert {"index.html": b"x"} == read_demo(Tracker(demo_dir=str(folder)))
+
+
+def test_name_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.html")).write_text("x")
+    with pytest.raises(ConfigError) as raised:
+        read_demo(Tracker(demo_dir=str(tmp_path)))
+    assert r"\udcff.html" in raised.value.errors[0]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from collector.edge.demo import demo_files
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, head, tally
 from tests.support import Running
@@ -128,3 +129,8 @@ async def test_files_are_read_at_the_start(wire: Wire, folder: Path) -> None:
     (folder / "new.html").write_bytes(b"new")
     assert FILES["index.html"] == (await wire.ask(head(method="GET", target="/demo/"))).body
     assert 404 == (await wire.ask(head(method="GET", target="/demo/new.html"))).status
+
+
+@pytest.mark.parametrize("name", ["a(1).png", "it's.txt", "a+b,c.txt", "me@2x.png"])
+def test_names_are_found_as_browsers_send_them(name: str) -> None:
+    assert f"/demo/{name}" in demo_files({name: b""})
