@@ -30,7 +30,7 @@ KINDS: list[tuple[str, str, str | None]] = [
     ("<details><summary>More</summary></details>", "click", None),
     ("<div role=button>Role</div>", "click", None),
     ("<div role=menuitemradio>Role</div>", "click", None),
-    ("<div onclick='void 0'>Handler</div>", "click", None),
+    ("<div onclick='void 0'>Handler</div>", "heatmap_click", None),
     ("<div style='cursor: pointer'>Cursor</div>", "click", None),
     ("<p>Text</p>", "heatmap_click", None),
     ("<a>No link</a>", "heatmap_click", None),

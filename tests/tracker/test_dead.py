@@ -21,7 +21,7 @@ DEAD = {
     "script link": "<a id=ID href='javascript:void 0'>Buy</a>",
     "role": "<div id=ID role=button>Buy</div>",
     "cursor": "<div id=ID style='cursor: pointer'>Buy</div>",
-    "unselects": "<div id=ID onclick='getSelection().removeAllRanges()'>Buy</div>",
+    "unselects": "<div id=ID style='cursor: pointer' onclick='getSelection().removeAllRanges()'>Buy</div>",
     "lies still": "<button id=ID onclick='scrollTo(scrollX, scrollY)'>Buy</button>",
 }
 

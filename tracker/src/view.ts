@@ -46,8 +46,8 @@ export function trackHere(type: EventType, fields: CollectorFields, at?: number)
 
 /** Send the pageview, if it is due and may be sent. */
 export function announce(): void {
-  clearTimeout(settling);
   if (isAnnounced || !shownAt || !maySend()) return;
+  clearTimeout(settling);
   isAnnounced = true;
   track("pageview", page, { page_title: readTitle(), ...readSource(referrer), ...extra }, shownAt);
 }
