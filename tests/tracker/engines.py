@@ -22,6 +22,7 @@ quotes are for `Engine.can` and `visit.needs`; without a word, all three can.
 - Downloads are saved in the driver's folder, and the page stays.
 - Names below `localhost` resolve and are a secure context. For cookies, `localhost` is a public suffix.
 - The driver runs scripts on pages whatever their CSP and Trusted Types say, and in sandboxed frames.
+- "navigation": the Navigation API.
 - "cdp": the DevTools protocol: offline, CPU throttling, freezing. Chromium only.
 - Chromium sends a POST again, once, if its connection closes without a response (recorder.BROKEN).
 """
@@ -288,7 +289,7 @@ CHROMIUM = Engine(
     capabilities=_chromium,
     environment={},
     needs_display=False,
-    can=frozenset({"tabs", "buttons", "close", "cdp"}),
+    can=frozenset({"tabs", "buttons", "close", "cdp", "navigation"}),
 )
 FIREFOX = Engine(
     name="firefox",
@@ -308,7 +309,7 @@ FIREFOX = Engine(
         "MOZ_CRASHREPORTER_DISABLE": "1",
     },
     needs_display=False,
-    can=frozenset({"tabs", "buttons"}),
+    can=frozenset({"tabs", "buttons", "navigation"}),
 )
 WEBKIT = Engine(
     name="webkit",

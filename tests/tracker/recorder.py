@@ -64,8 +64,9 @@ class Received:
 class Fault:
     """What a site's events get instead of the collector's response.
 
-    `kind`: `status` answers with `status` and `headers`; `hang` never answers; `broken` is a network error for the
-    page; `lost` too, but the collector has received the event. `times`: how many events; None is all, until `mend()`.
+    `kind`: `status` answers with `status` and `headers`; `hang` does not answer until `mend()`; `broken` is a network
+    error for the page; `lost` too, but the collector has received the event. `times`: how many events; None is all,
+    until `mend()`.
     """
 
     kind: str
@@ -157,7 +158,9 @@ class Recorder:
             cors = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After, Collect-Reason"}
             return web.Response(status=fault.status, headers=cors | fault.headers)
         if fault is not None and fault.kind == "hang":
-            await asyncio.sleep(3600)
+            # Until it is mended: in WebKitGTK, requests without an answer keep the next pages from loading.
+            while self._faults.get(received.site) is fault:  # noqa: ASYNC110 - mended by another thread
+                await asyncio.sleep(0.02)
         if fault is None or fault.kind == "lost":
             status, headers, body = await self._forward(request, received.path, received.body)
             received.status, received.reason = status, headers.get("Collect-Reason")
