@@ -44,7 +44,7 @@ run: $(VENV)/run.done  ## set up, and serve a demo site on 127.0.0.1:8080
 test: $(VENV)/dev.done check  ## set up, and run all checks and tests: a quarter of an hour
 	@! sh packaging/missing.sh || $(MAKE) --no-print-directory test-binary
 	$(MAKE) --no-print-directory test-compiled
-	ENGINE_CASES=2 $(MAKE) --no-print-directory $(if $(filter true,$(CI)),engines,engine-chromium)
+	ENGINE_CASES=1 $(MAKE) --no-print-directory $(if $(filter true,$(CI)),engines,engine-chromium)
 	$(BIN)/python -m pytest $(UNCOVERED_TESTS)
 	$(BIN)/python -m pytest --cov $(addprefix --ignore=,$(UNCOVERED_TESTS) tests/tracker)
 
