@@ -68,7 +68,7 @@ window.collector = { q: [["trackEvent", { type: "signup" }], ["consent", true]] 
 window.collector.q.push(["trackPageview", { page_title: "Prices" }], ["disable"]);
 declare const collector: Collector;
 const track = (): void => {
-  if (window.collector && "trackEvent" in window.collector) window.collector.trackEvent({ type: "pageview" });
+  window.collector?.trackEvent?.({ type: "pageview" });
 };
 collector.trackEvent({ type: "click", click_x: 7, click_element_id: "buy" });
 collector.trackEvent({ type: "newsletter signup" });

@@ -23,19 +23,19 @@ export interface CollectorMethods {
   isEnabled(): boolean;
 }
 
-/**
- * `window.collector`. Before the script has loaded it may be `{q: []}`, without methods; calls in `q` are made when it
- * loads, and at once after that.
- */
-export interface Collector extends Partial<CollectorMethods> {
-  q: { push(call: CollectorCall): unknown };
+/** `window.collector` once the script has loaded. A call that is pushed to `q` is made at once. */
+export interface Collector extends CollectorMethods {
+  q: CollectorCall[] | { push(...calls: CollectorCall[]): unknown };
 }
+
+/** `window.collector` at any time. Before the script has loaded it may be `{q: []}`: the calls are made when it loads. */
+export type CollectorOrStub = Partial<CollectorMethods> & Pick<Collector, "q">;
 
 /** The type of the function that `data-before-send` names. What is not an object, such as null, drops the event. */
 export type CollectorBeforeSend = (event: CollectorEvent) => CollectorEvent | null;
 
 declare global {
   interface Window {
-    collector?: Collector;
+    collector?: CollectorOrStub;
   }
 }

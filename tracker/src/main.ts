@@ -59,7 +59,7 @@ if (!isTwice) {
   const isOff = !siteId || (isAutomated() && !tracksAutomation);
   if (!siteId) console.warn("collector: no data-site");
   if (isOff) for (const name in methods) methods[name as "isEnabled"] = () => false;
-  window.collector = { ...methods, q: { push } };
+  window.collector = { ...methods, q: { push: (...more) => more.forEach(push) } };
   if (!isOff) {
     readConsent();
     listen("lynkow:consent:update", ({ detail }: CustomEvent) => {
