@@ -54,7 +54,8 @@ test-fast: $(VENV)/dev.done  ## set up, and run the tests without kills, proxies
 # The binary instead of `python -m collector`. Left out: what does not depend on how the collector is started.
 test-binary: $(VENV)/dev.done binary  ## run the process tests against the binary
 	COLLECTOR_COMMAND=$(CURDIR)/dist/collector $(BIN)/python -m pytest tests/system tests/crash/test_kill.py \
-	  --ignore=tests/system/test_elsewhere.py --ignore=tests/system/test_layout.py --ignore=tests/system/test_odd_files.py
+	  --ignore=tests/system/test_elsewhere.py --ignore=tests/system/test_layout.py --ignore=tests/system/test_odd_files.py \
+	  --ignore=tests/system/test_tracker_build.py
 
 # The compiled modules instead of their source. The binary has them too, and runs tests/crash/test_kill.py.
 test-compiled: $(VENV)/dev.done compiled  ## run the tests of the hot modules over their compiled form
