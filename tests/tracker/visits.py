@@ -137,8 +137,10 @@ class Visit:
         """The page is hidden, then visible again: its window is minimised. The session stays on the page."""
         self.browser.minimise()
         self.until("document.visibilityState === 'hidden'")
-        yield
-        self.browser.resize(WIDTH, HEIGHT)
+        try:
+            yield
+        finally:
+            self.browser.resize(WIDTH, HEIGHT)
         self.until("document.visibilityState === 'visible'")
 
     def advance(self, seconds: float) -> None:
@@ -287,8 +289,10 @@ class Visit:
         tell = "Object.defineProperty(navigator, 'onLine', {configurable: true, get: () => %s});"
         self.fail("broken")
         self.browser.run(tell % "false" + "window.dispatchEvent(new Event('offline'))")
-        yield
-        self.mend()
+        try:
+            yield
+        finally:
+            self.mend()
         self.browser.run(tell % "true" + "window.dispatchEvent(new Event('online'))")
 
     # The end
