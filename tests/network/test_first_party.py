@@ -199,9 +199,14 @@ def test_tag_of_the_own_domain_sends_events_there(shop: Proxied, tmp_path_factor
         browser = stack.enter_context(driver.browser(acceptInsecureCerts=True))
         browser.open(f"https://{HOST}:{shop.port}/prices")
         wait_until(lambda: shop.process.metrics().value("collector_stored_events_total", site="demo") >= 1, "an event")
-        asked = browser.run("return performance.getEntriesByType('resource').map(each => new URL(each.name).pathname)")
+        resources = "return performance.getEntriesByType('resource').map(each => new URL(each.name).pathname)"
+
+        def asked() -> set[str]:
+            return set(browser.run(resources)) - {"/favicon.ico"}
+
+        # The browser lists a request once it has the response, which comes after the event is stored.
+        wait_until(lambda: {"/c/public/demo/t.js", "/c/public/demo/e"} == asked(), "the script and an event, no more")
         cookies = browser.cookies()
-    assert {"/c/public/demo/t.js", "/c/public/demo/e"} == set(asked) - {"/favicon.ico"}
     assert {"_cvid": True, "_csid": True} == {name: each["secure"] for name, each in cookies.items()}
     assert 0 == shop.process.stop()
     assert ("pageview", "/prices", "Shop", "127.0.0.1") == tuple(
