@@ -26,7 +26,7 @@ from tests.tracker.webdriver import Browser, WebDriverError
 SITES = [f"s{number:04}" for number in range(2000)]  # more than there are tests
 LAST = "test_rows.py"  # looks at what all other tests of its engine have stored
 # On a busy machine, one of some 150 pages that Firefox leaves loses its last beacon, or is not kept in the bfcache. In
-# the other engines one of some 300 tests failed that passed when it was run again.
+# Chromium one of 540 tests failed for a reason that was not found. pytest lists each test that it runs again.
 RERUNS = {"chromium": 1, "firefox": 2, "webkit": 1}
 CASES = int(os.environ.get("ENGINE_CASES", "0"))  # of each table of cases, in the short form; 0: all
 
