@@ -73,11 +73,11 @@ class SignalController:
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
-        StopSignals(self._clock, worker.stop, worker.exit_at_once).listen()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
-        worker.stages.metrics.workers.labels("configured").set(1)
-        async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
-            yield
+        with StopSignals(self._clock, worker.stop, worker.exit_at_once).listening():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
+            worker.stages.metrics.workers.labels("configured").set(1)
+            async with serving_admin(worker.stages, self._admin), self._reporter.reporting():
+                yield
 
     def serving(self) -> None:
         log.info("listening on %s", url(self._public))

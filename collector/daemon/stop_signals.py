@@ -6,9 +6,9 @@ that second, or the other signal at any time, means that someone does not want t
 """
 
 import asyncio
-import atexit
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from collector.clock import Clock
 
@@ -25,26 +25,26 @@ class StopSignals:
         self._exit_at_once = exit_at_once
         self._first: tuple[int, int] | None = None  # the signal, and its time on the monotonic clock
 
-    def listen(self) -> None:
-        """Receive stop signals in the running loop from now on.
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Receive stop signals in the running loop. Leave the block before the loop closes, with nothing left to drain.
 
-        This avoids `add_signal_handler`: a loop restores the default action when it closes. A repeated signal after the
-        drain would then kill the process before it returns its exit code.
+        From then on the kernel ignores these signals, so that none kills the process before it returns its exit code.
+        A handler in Python would still run while the loop closes, and Python removes its handlers before it exits.
+        `add_signal_handler` would restore the default action when the loop closes.
         """
         loop = asyncio.get_running_loop()
 
         def arrived(number: int, _: object) -> None:
-            at_ns = self._clock.monotonic_ns()
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self.receive, number, at_ns)
-            elif not self._is_same_stop(number, at_ns):
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
+            loop.call_soon_threadsafe(self.receive, number, self._clock.monotonic_ns())
 
         for number in STOP_SIGNALS:
             signal.signal(number, arrived)
-        # Python removes its handlers shortly before the process exits. By then there is nothing left to drain.
-        atexit.register(_ignore_all)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def receive(self, number: int, at_ns: int) -> None:
         """Handle a signal that arrived at `at_ns` on the monotonic clock."""
@@ -59,8 +59,3 @@ class StopSignals:
             return False
         first, first_ns = self._first
         return number == first and at_ns - first_ns < SAME_STOP_S * 1e9
-
-
-def _ignore_all() -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

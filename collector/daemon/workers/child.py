@@ -85,18 +85,18 @@ class SupervisorController:
 
     @asynccontextmanager
     async def attached(self, worker: Worker) -> AsyncIterator[None]:
-        StopSignals(self._clock, worker.stop, worker.stop).listen()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them before it started us
-        self._channel = await Channel.over(self._end)
-        self._listening = asyncio.create_task(self._listen(worker))
-        try:
-            yield
-        finally:
-            tasks = [self._listening, *self._reloading]
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)  # asyncio logs a task that failed earlier
-            self._channel.close()
+        with StopSignals(self._clock, worker.stop, worker.stop).listening():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the supervisor blocked them before it started us
+            self._channel = await Channel.over(self._end)
+            self._listening = asyncio.create_task(self._listen(worker))
+            try:
+                yield
+            finally:
+                tasks = [self._listening, *self._reloading]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)  # asyncio logs a task that failed earlier
+                self._channel.close()
 
     async def commands(self, worker: Worker) -> None:
         await asyncio.shield(self._listening)

@@ -110,33 +110,33 @@ class Supervisor:
 
     async def run(self, public: socket.socket, admin: socket.socket) -> int:
         """Serve until stopped, then wait until all workers have drained. Returns the exit code. Raises StartError."""
-        self._signals.listen()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
-        runs = [asyncio.create_task(handle.run()) for handle in self._handles]
-        duties = [asyncio.create_task(duty) for duty in (self._heartbeat(), self._reloads.run(self._hand_over))]
-        greetings = [
-            asyncio.create_task(self._say_when_one_serves()),
-            asyncio.create_task(self._say_when_all_serve(public)),
-        ]
-        async with serving_admin(self, admin), self._reporter.reporting():
-            stop = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([stop, *runs, *duties], return_when=asyncio.FIRST_COMPLETED)
-            self._stop.set()
-            self._reporter.drain()
-            for handle in self._handles:
-                handle.drain()
-            public.close()  # otherwise clients would wait in its queue for workers that are gone
-            await asyncio.wait(runs)
-        failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
-        for task in (stop, *greetings, *duties):
-            task.cancel()
-        await asyncio.gather(stop, *greetings, *duties, return_exceptions=True)
-        for exc in failed:
-            raise exc or AssertionError
-        undrained = [handle for handle in self._handles if handle.exit_code]
-        for handle in undrained:
-            log.error("worker %d did not drain: %s", handle.number, describe_exit(handle.exit_code))
-        return 1 if undrained else 0
+        with self._signals.listening():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
+            runs = [asyncio.create_task(handle.run()) for handle in self._handles]
+            duties = [asyncio.create_task(duty) for duty in (self._heartbeat(), self._reloads.run(self._hand_over))]
+            greetings = [
+                asyncio.create_task(self._say_when_one_serves()),
+                asyncio.create_task(self._say_when_all_serve(public)),
+            ]
+            async with serving_admin(self, admin), self._reporter.reporting():
+                stop = asyncio.create_task(self._stop.wait())
+                await asyncio.wait([stop, *runs, *duties], return_when=asyncio.FIRST_COMPLETED)
+                self._stop.set()
+                self._reporter.drain()
+                for handle in self._handles:
+                    handle.drain()
+                public.close()  # otherwise clients would wait in its queue for workers that are gone
+                await asyncio.wait(runs)
+            failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
+            for task in (stop, *greetings, *duties):
+                task.cancel()
+            await asyncio.gather(stop, *greetings, *duties, return_exceptions=True)
+            for exc in failed:
+                raise exc or AssertionError
+            undrained = [handle for handle in self._handles if handle.exit_code]
+            for handle in undrained:
+                log.error("worker %d did not drain: %s", handle.number, describe_exit(handle.exit_code))
+            return 1 if undrained else 0
 
     def unready_reason(self) -> str | None:
         """Why no worker accepts events; None if at least one does."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ async def test_worker_answers_heartbeats_and_drains_while_a_disk_holds_up_its_re
     collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the supervisor would kill it, as if it hung. Reloads take effect in order."""
-    monkeypatch.setattr("collector.daemon.stop_signals.StopSignals.listen", lambda signals: None)
+    monkeypatch.setattr("collector.daemon.stop_signals.StopSignals.listening", lambda signals: nullcontext())
     held, taken = asyncio.Event(), list[str]()
     ours, supervisor = await peers()
     worker = Worker(config(collector.data_dir), collector.stages, UNUSED_DATA_DIR, clock)
@@ -151,7 +152,7 @@ async def test_worker_validates_a_configuration_in_a_thread(
             return Config.model_validate_json(text)
 
     monkeypatch.setattr("collector.daemon.workers.child.Config", Patient)
-    monkeypatch.setattr("collector.daemon.stop_signals.StopSignals.listen", lambda signals: None)
+    monkeypatch.setattr("collector.daemon.stop_signals.StopSignals.listening", lambda signals: nullcontext())
     ours, supervisor = await peers()
     new = config(collector.data_dir, {"new": {}})
     async with SupervisorController(ours, clock).attached(Worker(new, collector.stages, UNUSED_DATA_DIR, clock)):
