@@ -63,6 +63,8 @@ def test_released_key_can_be_claimed_again(store: AnswerStore, tmp_path: Path) -
     store.release(KEY)
     assert [] == claims(tmp_path)
     assert store.claim(KEY) is None
+    assert store.claim(OTHER) is None
+    assert [KEY, OTHER] == claims(tmp_path), "the release is over"
 
 
 def test_answer_is_remembered_through_a_restart_and_by_every_worker(
@@ -498,3 +500,27 @@ def test_file_without_a_wal_that_another_process_reads_is_an_error_until_it_has_
         db.execute("ROLLBACK")
     assert store.claim(KEY) is None
     assert [("wal",)] == rows(tmp_path, "PRAGMA journal_mode")
+
+
+def test_folder_that_is_moved_takes_the_file_with_it(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process works in data_dir. Nothing is written in its old place, and what is put there is left alone."""
+    old, new = tmp_path / "data", tmp_path / "moved"
+    old.mkdir()
+    monkeypatch.chdir(old)
+    with opened(Path(), clock) as store, opened(old, clock) as another:
+        store.claim(KEY)
+        old.rename(new)
+        store.claim(OTHER)
+        assert not old.exists()
+        old.mkdir()
+        another.remember([(KEY, b"another")])
+        store.settle(KEY, ANSWER)
+        store.close()
+        assert [f"{ANSWERS}{end}" for end in ("", "-shm", "-wal")] == sorted(path.name for path in old.iterdir())
+        store.release(OTHER)
+        assert ANSWER == store.claim(KEY)
+        assert b"another" == another.claim(KEY)
+    assert [(KEY, ANSWER)] == rows(new, "SELECT key, answer FROM answers")
+    assert [] == claims(new)
