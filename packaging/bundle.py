@@ -30,8 +30,8 @@ GLIBC = re.compile(r"(ld-linux-.*|lib(c|m|dl|rt|pthread|resolv|util))\.so\.\d+")
 UNUSED_LIBRARY = re.compile(
     # for development, tests or graphics, or in need of more shared libraries (of which readline is under the GPL)
     r"(test|unittest|idlelib|lib2to3|distutils|ensurepip|venv|tkinter|turtle|turtledemo|pydoc_data|config-3.*|dbm|curses"
-    r"|sqlite3|sitecustomize"
-    r"|lib-dynload/(_test.*|_ctypes_test|_xx.*|xx.*|_sqlite3|_curses.*|_dbm|_gdbm|_crypt|nis|readline|ossaudiodev|_tkinter))"
+    r"|sitecustomize"
+    r"|lib-dynload/(_test.*|_ctypes_test|_xx.*|xx.*|_curses.*|_dbm|_gdbm|_crypt|nis|readline|ossaudiodev|_tkinter))"
     r"([./].*)?"
 )
 UNUSED_PACKAGE = re.compile(

@@ -56,6 +56,15 @@ def test_binary_contains_the_tracker(binary: Path, unpack_dir: Path) -> None:
             assert path.read_bytes() == (packed / path.relative_to(source)).read_bytes()
 
 
+def test_binary_contains_sqlite(binary: Path, unpack_dir: Path) -> None:
+    """With a library of its own: `journal/answers.py` needs it, and nothing else would miss it at the start."""
+    subprocess.run([binary, "--unpack-only"], capture_output=True, timeout=60, check=True)
+    (folder,) = unpack_dir.iterdir()
+    program = "import sqlite3; sqlite3.connect(':memory:'); print(open('/proc/self/maps').read())"
+    maps = subprocess.check_output([folder / "bin/collector", "-I", "-S", "-B", "-c", program], text=True, timeout=60)
+    assert {str(folder / "lib/libsqlite3.so.0")} == {part for part in maps.split() if "libsqlite3" in part}
+
+
 def test_binary_contains_the_licence_of_every_package(binary: Path, unpack_dir: Path) -> None:
     subprocess.run([binary, "--unpack-only"], capture_output=True, timeout=60, check=True)
     (folder,) = unpack_dir.iterdir()
@@ -65,4 +74,4 @@ def test_binary_contains_the_licence_of_every_package(binary: Path, unpack_dir: 
     assert modules - own - {"attr"} <= licensed  # attr belongs to the distribution attrs
     assert "mypy" in licensed, "compiled modules contain mypyc's C code"
     of_debian = {path.name for path in (folder / "licences" / "debian").iterdir()}
-    assert {"python3.11", "libzstd1", "libssl3", "libstdc++6", "GPL-3"} <= of_debian
+    assert {"python3.11", "libzstd1", "libsqlite3-0", "libssl3", "libstdc++6", "GPL-3"} <= of_debian
