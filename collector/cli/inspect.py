@@ -26,7 +26,7 @@ from collector.cli.files import Listing, is_gone, not_a_file, open_file, walk
 from collector.cli.progress import with_progress
 from collector.daemon.resources import StartError
 from collector.journal.flush.quarantine import QUARANTINE
-from collector.journal.record import HEADER_BYTES, Record, decode_header, scan
+from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
 from collector.journal.segment import SEGMENT_NAME
 from collector.log.setup import escape as on_one_line
 from collector.parts.naming import STAGING
@@ -143,9 +143,9 @@ def look_at_segment(path: Path) -> Health:
                 if isinstance(found, Record):
                     rows += 1
                     moments = _ends([*moments, found.received_us])
-                elif found.tail:
+                elif isinstance(found, Damage) and found.tail:
                     torn = found.end - found.start
-                else:
+                elif isinstance(found, Damage):
                     damaged += found.end - found.start
             size_bytes = file.tell()  # not by name, which may be deleted already
     except Exception as exc:  # noqa: BLE001 - whatever is wrong with this file, the others are still shown

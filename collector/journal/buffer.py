@@ -39,10 +39,12 @@ class Buffer:
         self.sections = [Section() for _ in range(SECTIONS if by_site else 1)]
         self.rows = 0
         self.size_bytes = 0  # what the events are charged: no less than they take in memory or in a segment's file
+        self.answers: list[tuple[bytes, bytes]] = []  # the key and the answer of each batch that has a key
         self._section_of: dict[Group, Section] = {}
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._columns_bytes = 0  # what they take as columns: about half of the charge, or less if compressed
+        self._answers_bytes = 0
         self._decoded_bytes = 0  # what the largest compressed section takes when decoded
 
     def append(self, event: Event) -> None:
@@ -61,15 +63,21 @@ class Buffer:
         elif self._waiting_rows >= WAITING_ROWS:
             self._to_columns(max(self.sections, key=lambda each: len(each.rows)))
 
+    def remember(self, key: bytes, answer: bytes) -> None:
+        """Add the key and the answer of a batch."""
+        self.answers.append((key, answer))
+        self.size_bytes += len(key) + len(answer)
+        self._answers_bytes += len(key) + len(answer)
+
     @property
     def held_bytes(self) -> int:
-        """The size of the columns, plus the charge of the rows that are not columns yet.
+        """The size of the columns and the answers, plus the charge of the rows that are not columns yet.
 
         A flush holds one compressed section decoded as well. What the largest takes above SECTION_FREE_BYTES counts, so
         one large site among many small ones cannot make a flush take much more memory.
         """
         decoded_bytes = max(0, self._decoded_bytes - SECTION_FREE_BYTES)
-        return self._columns_bytes + self._waiting_bytes + decoded_bytes
+        return self._columns_bytes + self._waiting_bytes + self._answers_bytes + decoded_bytes
 
     @property
     def rows_of(self) -> dict[Group, int]:

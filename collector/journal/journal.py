@@ -1,16 +1,18 @@
 """The journal: makes accepted events durable, before they are acknowledged.
 
 One segment is open at a time. Commits are grouped: while one runs, events gather for the next. An event is stored when
-its commit has finished. The journal seals a segment and takes its buffer in one step, between two commits, so the parts
-of a flush hold exactly the segment's events. All unpublished events count against one limit. At each of its limits, the
-journal refuses events instead of growing.
+its commit has finished. A batch of events is the end of its commit, so it is in one segment, or in none. The journal
+seals a segment and takes its buffer in one step, between two commits, so the parts of a flush hold exactly the
+segment's events. All unpublished events count against one limit. At each of its limits, the journal refuses events
+instead of growing.
 
-With durability `memory` there is no file: an event is stored as soon as it is in the buffer.
+With durability `memory` there is no file: an event is stored as soon as it is in the buffer, and a batch once all its
+events are.
 """
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from time import perf_counter
@@ -19,8 +21,9 @@ from typing import Final
 from collector.clock import Clock
 from collector.events import Event
 from collector.journal.buffer import Buffer
+from collector.journal.record import EncodedBatch
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore, count_by_site
-from collector.journal.submission import AwaitedSubmission, Submission
+from collector.journal.submission import AwaitedSubmission, BatchSubmission, Submission
 from collector.metrics import Metrics
 from collector.threads import UNJOINED, CallThread
 
@@ -70,8 +73,11 @@ class Journal:
         self._buffer = self._new_buffer()
         self._file: SegmentFile | None = None
         self._waiting: list[Submission] = []
+        # Each batch that waits, with the events that came before it: one commit each.
+        self._waiting_batches: deque[tuple[list[Submission], BatchSubmission]] = deque()
         self._committing: Iterator[Submission] = iter(())  # those whose `done` has not been called yet
-        self._waiting_bytes = 0  # of `_waiting` and `_committing`
+        self._committing_batch: BatchSubmission | None = None  # likewise
+        self._waiting_bytes = 0  # of all these
         self._committer: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # guards the file: held for a commit, a change of segments, or a probe
         # A separate thread, so that acknowledgements wait for neither a flush nor any other work.
@@ -119,17 +125,22 @@ class Journal:
         self.submit(submission)
         return await submission.stored
 
-    def submit(self, submission: Submission) -> None:
-        """Store the event and call `done`, possibly at once. `unready_reason()` must be None."""
-        event = submission.event
-        if self.in_memory:
-            self._buffer.append(event)
-            if self._filled() >= 1:
-                self._take_buffer()
-            submission.done(True)
-            return
-        self._waiting.append(submission)
-        self._waiting_bytes += event.size_bytes + WAITING_EVENT_BYTES
+    def submit(self, submission: Submission | BatchSubmission) -> None:
+        """Store the event or the batch and call `done`, possibly at once. `unready_reason()` must be None."""
+        if isinstance(submission, BatchSubmission):
+            self._waiting_batches.append((self._waiting, submission))
+            self._waiting = []
+            self._waiting_bytes += _charge_of(submission)
+        else:
+            event = submission.event
+            if self.in_memory:
+                self._buffer.append(event)
+                if self._filled() >= 1:
+                    self._take_buffer()
+                submission.done(True)
+                return
+            self._waiting.append(submission)
+            self._waiting_bytes += event.size_bytes + WAITING_EVENT_BYTES
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_rounds())
 
@@ -242,7 +253,7 @@ class Journal:
         if self._buffer.size_bytes + self._sealed_bytes + self._waiting_bytes >= self.max_bytes:
             return "the buffers are full" if self.in_memory else "the journal is full"
         if self._waiting_bytes >= WAITING_MAX_BYTES:
-            return "too many events wait for the disk"
+            return "too many events wait" if self.in_memory else "too many events wait for the disk"
         if self._overdue and self._buffer.held_bytes >= 2 * self._segment_max_bytes:
             return "no new segment can be made"
         return None
@@ -250,7 +261,7 @@ class Journal:
     async def _commit_rounds(self) -> None:
         """Commit waiting events, round after round, until none are left."""
         try:
-            while self._waiting:
+            while self._waiting or self._waiting_batches:
                 await asyncio.sleep(GATHER_S)
                 async with self._turn:
                     await self._commit()
@@ -259,26 +270,30 @@ class Journal:
         except BaseException as exc:
             # A bug. Committed events are safe in the journal; the next process publishes them.
             self._fail(SegmentBroken(f"{type(exc).__name__}: {exc}"))
-            for submission in (*self._committing, *self._waiting):
-                submission.done(False)
+            self._give_up()
             raise
         finally:
             self._committer = None
 
+    def _give_up(self) -> None:
+        """Answer all that wait: nothing is committed any more."""
+        for submission in (*self._committing, *self._waiting):
+            submission.done(False)
+        if self._committing_batch is not None:
+            self._committing_batch.done(False)
+        for submissions, batch in self._waiting_batches:
+            for submission in submissions:
+                submission.done(False)
+            batch.done(False)
+
     async def _commit(self) -> None:
-        group, self._waiting = self._waiting, []
-        self._committing = iter(group)
-        started = perf_counter()
-        stored = not self.broken.is_set()
-        if stored:
-            assert self._file is not None  # without a file, no event is accepted
-            try:
-                await self._commit_thread.call(self._file.commit, await self._encode(self._file, group))
-            except (OSError, SegmentBroken) as exc:
-                self._fail(exc)
-                stored = False
-        (self._commits_done if stored else self._commits_failed).inc()
-        self._commit_seconds.observe(perf_counter() - started)
+        """Commit what waits, up to the first batch."""
+        if self._waiting_batches:
+            group, batch = self._waiting_batches.popleft()
+        else:
+            group, batch, self._waiting = self._waiting, None, []
+        self._committing, self._committing_batch = iter(group), batch
+        stored = self.in_memory or await self._write(group, batch)
         for start in range(0, len(group), TAKEN_OVER_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
@@ -288,22 +303,69 @@ class Journal:
                 self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 if stored:
                     self._buffer.append(event)
+        if batch is not None:
+            await self._take_over(batch, stored)
 
-    async def _encode(self, file: SegmentFile, group: list[Submission]) -> bytes:
+    async def _write(self, group: list[Submission], batch: BatchSubmission | None) -> bool:
+        """Write the group and the batch to the file. Returns whether they are in it."""
+        started = perf_counter()
+        stored = not self.broken.is_set()
+        if stored:
+            file = self._file
+            assert file is not None  # without a file, no event is accepted
+            records = b"".join(await self._encode(file, [submission.event for submission in group]))
+            encoded = None
+            if batch is not None:
+                pieces = await self._encode(file, batch.events)
+                encoded = EncodedBatch(batch.key, batch.answer, len(batch.events), pieces)
+            try:
+                await self._commit_thread.call(file.commit, records, encoded)
+            except (OSError, SegmentBroken) as exc:
+                self._fail(exc)
+                stored = False
+        (self._commits_done if stored else self._commits_failed).inc()
+        self._commit_seconds.observe(perf_counter() - started)
+        return stored
+
+    async def _encode(self, file: SegmentFile, events: list[Event]) -> list[bytes]:
         """Encode here, and not in the thread: there it would wait for the GIL, and then hold it."""
         pieces: list[bytes] = []
-        events: list[Event] = []
+        at_once: list[Event] = []
         size_bytes = 0
-        for submission in group:
-            event = submission.event
+        for event in events:
             if size_bytes >= ENCODED_AT_ONCE_BYTES:
-                pieces.append(file.encode(events))
-                events, size_bytes = [], 0
+                pieces.append(file.encode(at_once))
+                at_once, size_bytes = [], 0
                 await asyncio.sleep(0)
-            events.append(event)
+            at_once.append(event)
             size_bytes += event.size_bytes
-        pieces.append(file.encode(events))
-        return b"".join(pieces)
+        pieces.append(file.encode(at_once))
+        return pieces
+
+    async def _take_over(self, batch: BatchSubmission, stored: bool) -> None:
+        """Answer the batch, and buffer its events. In memory, they are stored once that is done."""
+        if not self.in_memory:
+            self._answer(batch, stored)
+        if not stored:
+            self._waiting_bytes -= _charge_of(batch)
+            return
+        if batch.key:
+            self._buffer.remember(batch.key, batch.answer)
+        self._waiting_bytes -= len(batch.key) + len(batch.answer)
+        events = iter(batch.events)
+        for _ in range(0, len(batch.events), TAKEN_OVER_AT_ONCE):
+            await asyncio.sleep(0)
+            for event in islice(events, TAKEN_OVER_AT_ONCE):
+                self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
+                self._buffer.append(event)
+            if self.in_memory and self._filled() >= 1:
+                self._take_buffer()
+        if self.in_memory:
+            self._answer(batch, stored)
+
+    def _answer(self, batch: BatchSubmission, stored: bool) -> None:
+        self._committing_batch = None
+        batch.done(stored)
 
     async def _in_turn(self, step: Callable[[], Awaitable[None]]) -> None:
         """Run a step that touches the file. It finishes even if the caller is cancelled."""
@@ -410,3 +472,9 @@ class Journal:
         elif why != self._failing:
             log.error("refusing events: %s", why)
         self._failing = why
+
+
+def _charge_of(batch: BatchSubmission) -> int:
+    """What a waiting batch is charged."""
+    waiting_bytes = len(batch.events) * WAITING_EVENT_BYTES + len(batch.key) + len(batch.answer)
+    return waiting_bytes + sum(event.size_bytes for event in batch.events)

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from collector.events import Event
+from collector.journal.record import ANSWER_MAX_BYTES, KEY_MAX_BYTES
 
 
 class Submission:
@@ -22,6 +23,37 @@ class AwaitedSubmission(Submission):
 
     def __init__(self, event: Event) -> None:
         super().__init__(event)
+        self.stored: Final[asyncio.Future[bool]] = asyncio.get_running_loop().create_future()
+
+    def done(self, stored: bool) -> None:
+        if not self.stored.done():  # it is done if the request was cancelled
+            self.stored.set_result(stored)
+
+
+class BatchSubmission:
+    """Events on their way into the journal, stored together or not at all.
+
+    `key` identifies the batch, if it has one, and `answer` is what its sender gets: a recovery hands out both. Raises
+    ValueError if there is no event, or if key or answer are larger than KEY_MAX_BYTES and ANSWER_MAX_BYTES.
+    """
+
+    def __init__(self, events: list[Event], key: bytes = b"", answer: bytes = b"") -> None:
+        if not events or len(key) > KEY_MAX_BYTES or len(answer) > ANSWER_MAX_BYTES:
+            raise ValueError(f"{len(events)} events, a key of {len(key)} bytes, an answer of {len(answer)} bytes")
+        self.events: Final = events
+        self.key: Final = key
+        self.answer: Final = answer
+
+    def done(self, stored: bool) -> None:
+        """Called once, with True if every event is stored, with False if none is. Must not raise."""
+        raise NotImplementedError
+
+
+class AwaitedBatch(BatchSubmission):
+    """Its outcome is the result of a future."""
+
+    def __init__(self, events: list[Event], key: bytes = b"", answer: bytes = b"") -> None:
+        super().__init__(events, key, answer)
         self.stored: Final[asyncio.Future[bool]] = asyncio.get_running_loop().create_future()
 
     def done(self, stored: bool) -> None:

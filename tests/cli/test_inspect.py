@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from collector.cli.files import Listing, walk
-from collector.journal.record import HEADER_BYTES, Damage, Header, Record, encode_header, scan
+from collector.journal.record import HEADER_BYTES, Batch, Damage, Header, Record, encode_header, scan
 from collector.parts.table import EVENT_SCHEMA
 from tests.cli.in_process import Capture, run
 from tests.support import FakeClock, config, event, running
@@ -157,7 +157,7 @@ def test_inspect_finishes_a_segment_that_is_deleted_while_it_is_read(
     segment = tmp_path / "20260528T202640Z-0123456789abcdef.segment"
     segment.write_bytes(encode_header(Header("0123456789abcdef", by_site=True)))
 
-    def delete_and_scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Damage]:
+    def delete_and_scan(file: BinaryIO, segment_id: str) -> Iterator[Record | Batch | Damage]:
         segment.unlink()
         return scan(file, segment_id)
 

@@ -15,7 +15,7 @@ from collector.events import Event
 from collector.journal import journal as module
 from collector.journal.buffer import BATCH_BYTES
 from collector.journal.journal import Journal
-from collector.journal.record import HEADER_BYTES, Record, scan
+from collector.journal.record import HEADER_BYTES, EncodedBatch, Record, scan
 from collector.journal.segment import Segment, SegmentBroken, SegmentFile, SegmentStore
 from collector.metrics import Metrics
 from collector.publish.local import Folders
@@ -61,8 +61,8 @@ class File(SegmentFile):
         encoded: bytes = self._store.run("encode", super().encode, events)
         return encoded
 
-    def commit(self, records: bytes) -> None:
-        self._store.run("commit", super().commit, records)
+    def commit(self, records: bytes, batch: EncodedBatch | None = None) -> None:
+        self._store.run("commit", super().commit, records, batch)
 
     def probe(self) -> None:
         self._store.run("probe", super().probe)
@@ -181,11 +181,12 @@ class Gate:
         self.entered, self.opened = threading.Event(), threading.Event()
         store.instead["commit"] = self._hold
 
-    def _hold(self, commit: Callable[[bytes], None], records: bytes) -> None:
-        self.groups.append(records.count(b"\xffREC"))
+    def _hold(self, commit: Callable[..., None], records: bytes, batch: EncodedBatch | None) -> None:
+        pieces = (records, *(batch.records if batch else ()))
+        self.groups.append(sum(piece.count(b"\xffREC") for piece in pieces))
         self.entered.set()
         assert self.opened.wait(10)
-        commit(records)
+        commit(records, batch)
 
 
 async def test_event_is_acknowledged_after_its_commit_and_later_ones_share_the_next(

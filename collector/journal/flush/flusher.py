@@ -44,7 +44,9 @@ class Flusher:
         interval_s: float,
         clock: Clock,
         metrics: Metrics,
+        recovered: Callable[[], None] = lambda: None,
     ) -> None:
+        """`recovered` is called in the flush thread, once no segment of a dead process is left."""
         self._journal = journal
         self._flush_segment = flush_segment
         self._rejects = rejects
@@ -52,6 +54,8 @@ class Flusher:
         self._interval_s = interval_s
         self._clock = clock
         self._metrics = metrics
+        self._recovered = recovered
+        self._is_recovered = False  # `recovered` has been called
         self._running: asyncio.Future[bool] | None = None
         self._thread = FlushThread()
         self._lost = 0  # acknowledged events whose segment has disappeared
@@ -65,6 +69,7 @@ class Flusher:
     async def flush(self) -> bool:
         """Publish all sealed segments, and the rejects. Returns False if any segment could not be published."""
         done = await self._flush_while(lambda segment: True)
+        await self._end_recovery()
         await self._write_rejects()
         return done
 
@@ -100,6 +105,7 @@ class Flusher:
         ):
             await self._clock.sleep(retry_s)
             waited_s += retry_s
+        await self._end_recovery()
         await self._write_rejects()
 
     async def _watch(self, publishing: asyncio.Task[None], patience_s: float) -> None:
@@ -192,6 +198,16 @@ class Flusher:
         self._metrics.published_events.inc(rows)
         self._metrics.parts.inc(len(parts))
         self._metrics.part_bytes.inc(sum(part.size_bytes for part in parts))
+
+    async def _end_recovery(self) -> None:
+        if self._is_recovered or any(segment.left_over for segment in self._journal.sealed):
+            return
+        try:
+            await self._thread.call(lambda _: self._recovered(), None)
+        except Exception as exc:  # noqa: BLE001 - whatever failed, the next flush tries again
+            log.warning("the recovery could not be completed: %s", exc)
+        else:
+            self._is_recovered = True
 
     async def _write_rejects(self) -> None:
         taken = self._rejects.take()

@@ -33,6 +33,10 @@ class SegmentReader(FileIO):
         self._around = around_bad_blocks
         self.bad: set[int] = set()  # offsets of the blocks that were read as zeros
 
+    def is_bad(self, start: int, end: int) -> bool:
+        """Whether a block with some of these bytes was read as zeros."""
+        return any(block < end and start < block + BLOCK_BYTES for block in self.bad)
+
     def readinto(self, buffer: "WriteableBuffer") -> int:
         at = self.tell()
         wanted = memoryview(buffer).cast("B")

@@ -15,7 +15,7 @@ from collector.events import Event
 from collector.journal.buffer import Buffer
 from collector.journal.flush.quarantine import DAMAGED, TORN, UNFIT, Quarantine, Ranges
 from collector.journal.flush.salvage import BLOCK_BYTES, SegmentReader, Unreadable
-from collector.journal.record import HEADER_BYTES, Damage, Record, decode_header, scan
+from collector.journal.record import HEADER_BYTES, Batch, Damage, Record, decode_header, scan
 from collector.journal.segment import Segment, SegmentStore
 from collector.parts.section import Part
 from collector.parts.writer import PartConflict, PartWriter
@@ -30,6 +30,13 @@ FAILED_READS = 3
 Decode = Callable[[Record], tuple[Event, bool]]
 """Turns a record into its event. Also returns whether every value still fits its column."""
 
+Remember = Callable[[list[tuple[bytes, bytes]]], None]
+"""Keeps the key and the answer of each batch. Blocks. Raises OSError."""
+
+
+def forget(answers: list[tuple[bytes, bytes]]) -> None:
+    """Keep nothing."""
+
 
 class SegmentGone(Exception):
     """The segment's file is missing, and its events exist nowhere else."""
@@ -38,11 +45,20 @@ class SegmentGone(Exception):
 class SegmentFlush:
     """Publishes one segment with each call."""
 
-    def __init__(self, store: SegmentStore, writer: PartWriter, quarantine: Quarantine, decode: Decode) -> None:
+    def __init__(
+        self,
+        store: SegmentStore,
+        writer: PartWriter,
+        quarantine: Quarantine,
+        decode: Decode,
+        remember: Remember = forget,
+    ) -> None:
+        """`remember` gets the answers of a segment's batches before its file is deleted, maybe more than once."""
         self._store = store
         self._writer = writer
         self._quarantine = quarantine
         self._decode = decode
+        self._remember = remember
 
     def __call__(self, segment: Segment) -> list[Part]:
         """Publish the segment's parts, delete its file, and return the parts.
@@ -60,6 +76,8 @@ class SegmentFlush:
             log.error("%s; moving the segment to quarantine", exc)
             self._quarantine.keep_whole(segment, segment.path)
             parts = []
+        if buffer.answers:
+            self._remember(buffer.answers)
         if segment.path is not None:
             self._store.release(segment.path)
         return parts
@@ -93,11 +111,15 @@ def replay(
         header = file.read(HEADER_BYTES)
         if len(header) == HEADER_BYTES and decode_header(header) is None:
             kept[DAMAGED].append((0, HEADER_BYTES))
-        for found in scan(file, segment.id):
+        for found in scan(file, segment.id, lambda start, end: not segment.left_over or reader.is_bad(start, end)):
             if isinstance(found, Damage):
                 # A commit cut off by a crash was not acknowledged. A block that the disk cannot read may have been.
-                torn = found.tail and not any(start + BLOCK_BYTES > found.start for start in reader.bad)
+                torn = found.tail and not reader.is_bad(found.start, found.end)
                 kept[TORN if torn else DAMAGED].append((found.start, found.end))
+                continue
+            if isinstance(found, Batch):
+                if found.key:
+                    buffer.remember(found.key, found.answer)
                 continue
             event, fits = decode(found)
             if not fits:

@@ -16,7 +16,7 @@ from collector.journal.buffer import Buffer
 from collector.journal.flush.quarantine import Quarantine
 from collector.journal.flush.salvage import BLOCK_BYTES
 from collector.journal.flush.segment_flush import FAILED_READS, SegmentFlush
-from collector.journal.record import HEADER_BYTES, Damage, Record, scan
+from collector.journal.record import HEADER_BYTES, Batch, Damage, Record, scan
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import PartConflict, PartWriter
@@ -358,7 +358,7 @@ def bad_sectors(monkeypatch: pytest.MonkeyPatch, *blocks: int) -> None:
     monkeypatch.setattr(os, "preadv", flaky)
 
 
-def records(path: Path) -> list[Record | Damage]:
+def records(path: Path) -> list[Record | Batch | Damage]:
     with path.open("rb") as file:
         file.seek(HEADER_BYTES)
         return list(scan(file, path.stem[-16:]))
