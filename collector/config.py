@@ -21,6 +21,7 @@ from pydantic import (
 from collector.addresses import Network, parse_address, parse_network
 from collector.events import CONTRACT
 from collector.paths import pieces
+from collector.sender_keys import FINGERPRINT
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # browsers send other letters as punycode
 _ORIGIN = re.compile(
@@ -182,6 +183,13 @@ def _demo_dir(value: str) -> str:
     return str(_path(value)) if value else value
 
 
+def _key(value: str) -> str:
+    """The fingerprint of a key. An error never repeats the value, which may be the key itself."""
+    if not FINGERPRINT.fullmatch(value):
+        raise ValueError('should be "sha256:" and 64 lower-case hex digits, as `collector key` prints it')
+    return value
+
+
 def _workers(value: object) -> int | str:
     if value == "auto" or (type(value) is int and 1 <= value <= MAX_WORKERS):
         return value
@@ -195,6 +203,7 @@ HostText = Annotated[str, AfterValidator(_host)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
 SiteId = Annotated[str, AfterValidator(_site_id)]
 PathText = Annotated[Path, PlainValidator(_path)]
+KeyText = Annotated[str, AfterValidator(_key)]
 SegmentText = Annotated[str, AfterValidator(_segment)]
 ScriptPathText = Annotated[SegmentText, AfterValidator(_script_path)]
 DemoDirText = Annotated[str, AfterValidator(_demo_dir)]
@@ -218,6 +227,12 @@ class Server(Section):
     )
     max_body_bytes: int = Field(
         65536, ge=1, le=16 * 2**20, description="largest request body accepted, in bytes; a larger one gets 413"
+    )
+    max_batch_bytes: int = Field(
+        4 * 2**20,
+        ge=1,
+        le=16 * 2**20,
+        description="largest batch of events accepted, in bytes, unpacked; a larger one gets 413",
     )
     body_timeout_s: float = Field(
         10,
@@ -382,6 +397,12 @@ class SiteSettings(Section):
         False,
         description="whether an invalid event gets 422 with every error, instead of 202 with the first; meant for "
         "testing a new site",
+    )
+    keys: tuple[KeyText, ...] = Field(
+        (),
+        strict=False,
+        description="fingerprints of the keys of senders that are no browsers, such as servers and imports, as "
+        "`collector key` prints them; events with a key have no rate limit",
     )
 
 

@@ -79,6 +79,8 @@ def _sentence(path: Path, origins: dict[Key, str], error: ErrorDetails) -> str:
 
 
 def _what_is_wrong(loc: Key, error: ErrorDetails) -> str:
+    if loc[:1] == ("sites",) and loc[2:3] == ("keys",):  # the value may be a key, which must not get into a log
+        return 'should be a list of "sha256:" and 64 lower-case hex digits each, as `collector key` prints them'
     match error["type"]:
         case "extra_forbidden":
             return _unknown_key(loc, error["input"])

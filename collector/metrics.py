@@ -24,6 +24,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 COMMIT_BUCKETS_S = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 LAG_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+BATCH_BUCKETS = (1, 10, 100, 1_000, 3_000, 10_000)
 FLUSH_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -100,6 +101,18 @@ class Metrics:
             "collector_rejected_lost_events",
             "Invalid events not written to rejected/: a limit was hit, the write failed, or rejected_max_bytes is 0.",
             registry=self.registry,
+        )
+        self.batches = Counter(
+            "collector_batches",
+            "Batches, by outcome: stored (all events), partial (not all), refused (none) or repeated (answered before; "
+            "its Idempotency-Key is known). Those refused before they are read are counted as one dropped event each.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("stored", "partial", "refused", "repeated"):
+            self.batches.labels(outcome)
+        self.batch_events = Histogram(
+            "collector_batch_events", "Events in a batch.", buckets=BATCH_BUCKETS, registry=self.registry
         )
         self.bad_requests = Counter(
             "collector_bad_requests",
@@ -192,14 +205,18 @@ class _Moment(Collector):
     def collect(self) -> Iterator[Metric]:
         received = CounterMetricFamily(
             "collector_received_events",
-            "Requests to store an event, by site; (unknown): no known site, a wrong path or a wrong method; (other): "
-            "sites beyond the first 1,000 of the configuration.",
+            "Events received, by site; a batch that is refused unread counts as one; (unknown): no known site, a wrong "
+            "path or a wrong method; (other): sites beyond the first 1,000 of the configuration.",
             labels=["site"],
         )
-        stored = CounterMetricFamily("collector_stored_events", "Events stored and answered with 201.", labels=["site"])
+        stored = CounterMetricFamily(
+            "collector_stored_events",
+            "Events stored. Each was answered with 201, or in the answer to its batch.",
+            labels=["site"],
+        )
         dropped = CounterMetricFamily(
             "collector_dropped_events",
-            "Requests whose event was not stored, by site and by reason, as in the Collect-Reason header.",
+            "Events not stored, by site and by reason, as in the Collect-Reason header.",
             labels=["site", "reason"],
         )
         waiting = GaugeMetricFamily(

@@ -1,6 +1,6 @@
 """How many events of each site were stored, and how many were dropped for which reason: plain integers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from collector.events import Reason
@@ -27,6 +27,13 @@ class SiteCounts:
     def count_stored(self) -> None:
         self.received += 1
         self.stored += 1
+
+    def count_batch(self, stored: int, dropped: Mapping[Reason, int]) -> None:
+        """Count the events of a batch."""
+        self.received += stored + sum(dropped.values())
+        self.stored += stored
+        for reason, events in dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + events
 
     def count_dropped(self, reason: Reason) -> None:
         self.received += 1

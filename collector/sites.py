@@ -34,6 +34,7 @@ class Site:
     allowed_origins: "OriginSet | None"
     allow_localhost: bool
     strict: bool
+    keys: frozenset[str]  # fingerprints
 
 
 Sites = Mapping[str, Site]
@@ -53,6 +54,7 @@ def build_site(site_id: str, settings: SiteSettings) -> Site:
         allowed_origins=OriginSet(settings.allowed_origins) if settings.allowed_origins else None,
         allow_localhost=settings.allow_localhost,
         strict=settings.strict,
+        keys=frozenset(settings.keys),
     )
 
 

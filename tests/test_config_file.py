@@ -22,6 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "workers": 1,
         "trusted_proxies": (),
         "max_body_bytes": 65536,
+        "max_batch_bytes": 4194304,
         "body_timeout_s": 10,
         "max_connections_per_client": 1000,
         "keepalive_timeout_s": 75,
@@ -52,6 +53,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
             "allowed_origins": (),
             "allow_localhost": False,
             "strict": False,
+            "keys": (),
         }
     },
 }
@@ -80,6 +82,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         workers = 1
         trusted_proxies = ["10.0.0.0/8", "::1"]
         max_body_bytes = 1
+        max_batch_bytes = 2
         body_timeout_s = 0.5
         max_connections_per_client = 20
         keepalive_timeout_s = 1
@@ -116,6 +119,7 @@ def test_every_key_can_be_set(read: Load) -> None:
         allowed_origins = ["HTTPS://Example.com:443/", "*.Example.com", "null"]
         allow_localhost = true
         strict = true
+        keys = ["sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"]
         """
     ).model_dump()
     assert {
@@ -125,6 +129,7 @@ def test_every_key_can_be_set(read: Load) -> None:
             "workers": 1,
             "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("::1/128")),
             "max_body_bytes": 1,
+            "max_batch_bytes": 2,
             "body_timeout_s": 0.5,
             "max_connections_per_client": 20,
             "keepalive_timeout_s": 1,
@@ -155,6 +160,7 @@ def test_every_key_can_be_set(read: Load) -> None:
                 "allowed_origins": ("https://example.com", "*.example.com", "null"),
                 "allow_localhost": True,
                 "strict": True,
+                "keys": ("sha256:" + 4 * "0123456789abcdef",),
             }
         },
     } == settings
@@ -199,6 +205,10 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + "[server]\nport = 65536", "server.port: should be less than or equal to 65535; got 65536"),
         (SITE + "[admin]\nport = -1", "admin.port: should be greater than or equal to 0; got -1"),
         (SITE + "[server]\nmax_body_bytes = 0", "server.max_body_bytes: "),
+        (
+            SITE + "[server]\nmax_batch_bytes = 16777217",
+            "server.max_batch_bytes: should be less than or ",
+        ),
         (SITE + "[server]\nshutdown_timeout_s = 0", "server.shutdown_timeout_s: should be greater than 0"),
         (SITE + "[storage]\nflush_interval_s = 0", "storage.flush_interval_s: should be greater than 0"),
         (SITE + '[storage]\ncompression = "rar"', "storage.compression: should be 'zstd', "),

@@ -50,7 +50,10 @@ def run(arguments: Namespace) -> int:
                 rows += events
                 if not sys.stderr.isatty():
                     print(f"{data_dir / str(segment.path)}: {count(events, 'event')}")
-    left += stages.store.newer
+        left += stages.store.newer
+        if not left:
+            stages.answers.resolve()
+        stages.answers.close()
     print(_summary(rows, len(segments) + stages.store.newer - left, left))
     return 1 if left else 0
 

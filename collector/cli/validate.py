@@ -13,7 +13,7 @@ from collector.cli.ndjson import Line, lines
 from collector.config import Config, Server, SiteSettings
 from collector.config_file import ConfigError, load
 from collector.daemon.resources import StartError
-from collector.edge.decide import too_large
+from collector.edge.outcomes import too_large
 from collector.events import Event, Refused
 from collector.ingest.pipeline import Arrival, accept, tracking_enabled
 from collector.sites import Site, build_site

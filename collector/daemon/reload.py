@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 # A reload applies these settings of `_FIXED_SECTIONS`, and every setting of the other sections.
 APPLIED_BY_RELOAD = {
     ("server", "max_body_bytes"),
+    ("server", "max_batch_bytes"),
     ("server", "body_timeout_s"),
     ("server", "max_connections_per_client"),
     ("server", "trusted_proxies"),

@@ -13,16 +13,20 @@ from collector.addresses import AddressSet
 from collector.clock import Clock
 from collector.config import DEFAULT_COLLECT_PATH, Config
 from collector.daemon.status import Stats
+from collector.edge.batch import Batches
 from collector.edge.client_ip import Peers
-from collector.edge.decide import Decider, Rules
+from collector.edge.decide import Decider
 from collector.edge.demo import demo_files
 from collector.edge.files import Files
+from collector.edge.invalid_events import InvalidEvents
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.edge.routes import Routes
+from collector.edge.rules import Rules
 from collector.edge.script import scripts
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy, needs_keys
 from collector.ingest.pipeline import replay
+from collector.journal.answers import AnswerStore
 from collector.journal.flush.flusher import Flusher
 from collector.journal.flush.quarantine import Quarantine
 from collector.journal.flush.rejects import RejectedStore, Rejects
@@ -54,6 +58,7 @@ class Stages:
     flusher: Flusher
     decider: Decider
     keys: DailyKeys
+    answers: AnswerStore
     slot: WorkerSlot
     min_free_bytes: int
 
@@ -181,7 +186,9 @@ def build_stages(
         durability=storage.durability,
         adopts=slot.adopts,
     )
-    flush_segment = SegmentFlush(store, writer, Quarantine(folders, slot.folder, metrics), replay)
+    answers = AnswerStore(root, slot, clock)
+    quarantine = Quarantine(folders, slot.folder, metrics)
+    flush_segment = SegmentFlush(store, writer, quarantine, replay, answers.remember)
     journal = Journal(
         store,
         segment_max_bytes=min(storage.segment_max_bytes, journal_max_bytes),
@@ -198,13 +205,17 @@ def build_stages(
         interval_s=storage.flush_interval_s,
         clock=clock,
         metrics=metrics,
+        # A segment of a later version may hold a batch that was claimed.
+        recovered=lambda: None if store.newer else answers.resolve(),
     )
     keys = DailyKeys(root, clock)
     rules = build_rules(config, clock, table or BucketTable(), keys)
     named, others = scripts(config.tracker), demo_files(demo or {})
     routes = Routes((DEFAULT_COLLECT_PATH, config.tracker.collect_path), named, others)
     files = Files({f"/{name}": file for name, file in named.items()} | others)
-    decider = Decider(rules, routes, files, journal, rejects, metrics, clock)
+    invalid_events = InvalidEvents(rejects, metrics)
+    batches = Batches(journal, invalid_events, metrics, clock, answers)
+    decider = Decider(rules, routes, files, journal, invalid_events, batches, metrics, clock)
     return Stages(
         metrics,
         writer,
@@ -214,6 +225,7 @@ def build_stages(
         flusher,
         decider,
         keys,
+        answers,
         slot,
         storage.min_free_bytes,
     )
@@ -227,6 +239,8 @@ def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKey
         peers=Peers(AddressSet(config.server.trusted_proxies)),
         client_ip=client_ip_policy(config.privacy.client_ip, keys or DailyKeys(config.storage.data_dir, clock)),
         max_body_bytes=config.server.max_body_bytes,
+        max_batch_bytes=config.server.max_batch_bytes,
+        retention_days=config.storage.retention_days,
         body_timeout_s=config.server.body_timeout_s,
         max_connections_per_client=config.server.max_connections_per_client,
     )

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -187,6 +187,9 @@ class Worker:
             log.error("the disk does not respond: exiting; acknowledged events are in the journal or in parts")
             sys.stderr.flush()
             os._exit(1)  # an orderly exit would wait forever for the thread that hangs
+        with suppress(TimeoutError):  # what it could not write is in a segment, or in its log
+            async with asyncio.timeout(patience_s):
+                await asyncio.get_running_loop().run_in_executor(UNJOINED, self.stages.answers.close)
         if lost:
             log.error("stopped; lost %s that could not be written", count(lost, "acknowledged event"))
         elif journal.broken.is_set():

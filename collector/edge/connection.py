@@ -18,10 +18,10 @@ from typing import Final
 
 from collector.edge import responses
 from collector.edge.client_protocol import ClientProtocol
-from collector.edge.decide import late_body, unavailable
 from collector.edge.exchange import Exchange
 from collector.edge.fast_path import END
 from collector.edge.framing import Framing
+from collector.edge.outcomes import late_body, unavailable
 from collector.edge.refusal import MAX_HEAD_BYTES, is_broken, is_http_1, is_too_large
 from collector.edge.request import Request
 from collector.edge.responses import Response

@@ -4,58 +4,60 @@
 the first one that returns something decides. `_finish` counts every request and decides whether its connection closes.
 """
 
+import asyncio
+import hmac
 import logging
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 from collector.clock import Clock
 from collector.edge import responses
-from collector.edge.client_ip import Peers
+from collector.edge.batch import Batches
+from collector.edge.content_coding import GZIP, NOT_GZIP, BrokenCoding, UnpackedTooLarge, codings, unpack
 from collector.edge.files import Files
 from collector.edge.in_flight import InFlight
-from collector.edge.rate_limit import TokenBuckets, too_many
+from collector.edge.invalid_events import InvalidEvents
+from collector.edge.outcomes import too_large, unavailable
+from collector.edge.rate_limit import too_many
 from collector.edge.refusal import read_refusal
 from collector.edge.request import Request
 from collector.edge.responses import Replier, Response
 from collector.edge.routes import Endpoint, Routes
+from collector.edge.rules import Rules
 from collector.events import Dropped, Event, Ignored, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
-from collector.ingest.enrich import ClientIpPolicy
-from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, origin_allowed, tracking_enabled
-from collector.journal.flush.rejects import Rejected, Rejects
+from collector.ingest.pipeline import (
+    accept,
+    invalid,
+    ip_not_excluded,
+    not_localhost,
+    origin_allowed,
+    tracking_enabled,
+)
+from collector.ingest.schema import InvalidEvent
+from collector.ingest.sender import accept_from_sender
 from collector.journal.journal import Journal
 from collector.journal.submission import Submission
 from collector.metrics import Metrics
-from collector.sites import Sites
+from collector.sender_keys import fingerprint
 
 log = logging.getLogger(__name__)
-
-RETRY_STORING_S = 5
 
 # After a response that did not wait for the body, the connection stays open if the body has at most this many bytes,
 # which are read and dropped. (The length of a chunked body is unknown, so its connection closes.)
 UNREAD_KEPT_BYTES: Final = 16_384
 
-EVENT: Final = Endpoint.EVENT  # looking up an Enum's member costs 50 ns
+# gzip is unpacked in the loop if it can be no larger: in at most 0.5 ms.
+UNPACKED_AT_ONCE_BYTES: Final = 128 << 10
+
+# Looking up an Enum's member costs 50 ns.
+EVENT: Final = Endpoint.EVENT
+BATCH: Final = Endpoint.BATCH
 
 STORED: Final = object()
 """The outcome when the event is stored."""
 
 GONE = Ignored(Reason.ABORTED, "Client has gone")  # its response is never sent
 BROKEN = Refused(Reason.INVALID, "Bad request")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that a reload can change. Every request reads the current ones."""
-
-    sites: Sites
-    buckets: TokenBuckets
-    peers: Peers
-    client_ip: ClientIpPolicy
-    max_body_bytes: int
-    body_timeout_s: float
-    max_connections_per_client: int
 
 
 class Decider:
@@ -67,7 +69,8 @@ class Decider:
         routes: Routes,
         files: Files,
         journal: Journal,
-        rejects: Rejects,
+        invalid_events: InvalidEvents,
+        batches: Batches,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -78,7 +81,9 @@ class Decider:
         self._files: Final = files
         self._counts: Final = metrics.counts
         self.in_flight = InFlight()
-        self._rejects = rejects
+        self._invalid_events = invalid_events
+        self.batches: Final = batches
+        self._in_steps: Final[set[asyncio.Task[None]]] = set()
         self._clock = clock
 
     def before_body(self, request: Request) -> Response | None:
@@ -96,15 +101,24 @@ class Decider:
 
     def with_body(self, request: Request, body: bytes, replier: Replier) -> None:
         """Reply now, or once the event is stored."""
+        if request.in_steps:
+            task = asyncio.get_running_loop().create_task(self._by_steps(request, body, replier))
+            self._in_steps.add(task)
+            task.add_done_callback(self._in_steps.discard)
+            return
         outcome: Event | Dropped
         try:
             received_us = self._clock.now_us()
-            outcome = accept(request, body, received_us, self.rules.client_ip)
+            if request.has_key:
+                rules = self.rules
+                outcome = accept_from_sender(request.site, body, received_us, rules.retention_days, rules.client_ip)
+            else:
+                outcome = accept(request, body, received_us, self.rules.client_ip)
             if isinstance(outcome, Event):
                 self.journal.submit(_Submitted(outcome, self, request, replier))
                 return
             if outcome.reason is Reason.INVALID:
-                self._keep(request, Rejected(received_us, outcome.message, body))
+                self._invalid_events.keep(request, received_us, outcome.message, body)
         except KeyMissing as exc:
             log.warning("an event was refused: its address cannot be hashed: %s", exc)
             outcome = unavailable()
@@ -120,6 +134,35 @@ class Decider:
             self.with_body(request, body, replier)
         else:
             replier.reply(request, self._finish(request, refused))
+
+    async def _by_steps(self, request: Request, body: bytes, replier: Replier) -> None:
+        """Reply to a batch, or to an event whose body is packed."""
+        outcome: Response | Dropped
+        try:
+            if request.route.endpoint is Endpoint.BATCH:
+                outcome = await self.batches.respond(request, body, self.rules)
+            else:
+                unpacked = await self._unpacked(request, body)
+                if isinstance(unpacked, bytes):
+                    request.in_steps = False
+                    self.with_late_body(request, unpacked, replier)
+                    return
+                outcome = unpacked
+        except Exception:  # noqa: BLE001 - `fail` logs it
+            replier.reply(request, self.fail(request))
+            return
+        replier.reply(request, self._finish(request, outcome))
+
+    async def _unpacked(self, request: Request, packed: bytes) -> bytes | Dropped:
+        max_bytes = self.rules.max_body_bytes
+        try:
+            if max_bytes <= UNPACKED_AT_ONCE_BYTES:
+                return unpack(packed, max_bytes)
+            return await self.batches.unpack(packed, max_bytes)
+        except UnpackedTooLarge:
+            return too_large(max_bytes)
+        except BrokenCoding:
+            return invalid(request.site, InvalidEvent(NOT_GZIP))
 
     def drop(self, request: Request, outcome: Dropped) -> Response:
         """The response to a request whose body is late, is too large, or finds no room."""
@@ -163,15 +206,31 @@ class Decider:
         depend on HTTP are methods here, the others are steps of the pipeline. docs/contributing.md lists what a new
         check needs.
         """
+        if request.route.endpoint is BATCH:
+            return self._check_batch(request)
         return (
             self.is_event(request)
             or self.known_site(request)  # sets `site` and `counts`, which later checks use
-            or self.within_rate(request)  # sets `client`
+            or self.within_rate(request)  # sets `client` and `has_key`
+            or self.key_known(request)
             or self.able_to_store(request)
             or tracking_enabled(request)
             or not_localhost(request)
             or origin_allowed(request)
             or ip_not_excluded(request)
+            or self.size_allowed(request)
+            or self.encoding_known(request)
+        )
+
+    def _check_batch(self, request: Request) -> Response | Dropped | None:
+        """The same for a batch. Checks that only make its events ignored (202) come later: its answer counts them."""
+        request.in_steps = True
+        return (
+            self.known_site(request)
+            or self.within_rate(request)
+            or self.key_known(request)
+            or self.able_to_store(request)
+            or origin_allowed(request)
             or self.size_allowed(request)
             or self.encoding_known(request)
         )
@@ -194,7 +253,7 @@ class Decider:
                 return Refused(Reason.METHOD, "Method not allowed")
             case Endpoint.NOTHING:  # counted, so that operators see pages that send to a wrong path
                 return Refused(Reason.NOT_FOUND, "Not found")
-            case Endpoint.EVENT:
+            case Endpoint.EVENT | Endpoint.BATCH:
                 raise AssertionError
             case _:
                 assert_never(endpoint)
@@ -218,30 +277,45 @@ class Decider:
         return None
 
     def within_rate(self, request: Request) -> Refused | None:
-        """Take one of the client's tokens."""
+        """Take one of the client's tokens, unless it has a key."""
+        if request.site.keys and has_key(request):
+            request.has_key = True
+            return None
         rules = self.rules
         client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
         request.client = client.address
         wait_ns = rules.buckets.take(client)
         return too_many(rules.buckets, wait_ns) if wait_ns else None
 
+    def key_known(self, request: Request) -> Refused | None:
+        """Refuse a key that is not the site's. Other schemes, and sites without keys, ignore the header."""
+        if not request.site.keys or request.has_key or bearer(request) is None:
+            return None
+        return Refused(Reason.UNAUTHORIZED, "The key is not one of this site's")
+
     def able_to_store(self, request: Request) -> Refused | None:
         return None if self.journal.unready_reason() is None else unavailable()
 
     def size_allowed(self, request: Request) -> Refused | None:
-        body_bytes, max_bytes = request.body_bytes, self.rules.max_body_bytes
+        body_bytes, max_bytes = request.body_bytes, self.max_bytes(request)
         return None if body_bytes is None or body_bytes <= max_bytes else too_large(max_bytes)
 
     def encoding_known(self, request: Request) -> Refused | None:
-        codings = request.headers.get("content-encoding")
-        if codings is None or not {each.strip() for each in codings.lower().split(",")} - {"", "identity"}:
+        header = request.headers.get("content-encoding")
+        if header is None:
+            return None
+        found = codings(header)
+        if not found:
+            return None
+        if len(found) == 1 and found[0] in GZIP:
+            request.in_steps = True
             return None
         return Refused(Reason.ENCODING, "Content-Encoding is not supported")
 
-    def _keep(self, request: Request, rejected: Rejected) -> None:
-        """Keep an invalid event for its site's owner to inspect."""
-        if not self._rejects.keep(request.site.id, rejected):
-            self.metrics.rejected_lost.inc()
+    def max_bytes(self, request: Request) -> int:
+        """The largest body that the request may have."""
+        rules = self.rules
+        return rules.max_batch_bytes if request.route.endpoint is BATCH else rules.max_body_bytes
 
     def committed(self, request: Request, replier: Replier, stored: bool) -> None:
         """Reply once the event is stored or has failed. Never raises: the journal would treat it as its own failure."""
@@ -276,6 +350,22 @@ class Decider:
         return response
 
 
+def bearer(request: Request) -> str | None:
+    """The key that the request brings, which may be empty. None: it brings none, or uses another scheme."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
+
+
+def has_key(request: Request) -> bool:
+    """Whether the request brings one of its site's keys. Takes as long for each wrong key."""
+    key = bearer(request)
+    if key is None:
+        return False
+    found = fingerprint(key).encode()
+    matches = [hmac.compare_digest(found, known.encode()) for known in request.site.keys]
+    return any(matches)
+
+
 class _Submitted(Submission):
     """The event of a request that waits for its response."""
 
@@ -287,16 +377,3 @@ class _Submitted(Submission):
 
     def done(self, stored: bool) -> None:
         self._decider.committed(self._request, self._replier, stored)
-
-
-def unavailable() -> Refused:
-    """The refusal when there is no room for an event at the moment."""
-    return Refused(Reason.UNAVAILABLE, "Collector temporarily unavailable", retry_after_s=RETRY_STORING_S)
-
-
-def late_body() -> Refused:
-    return Refused(Reason.TIMEOUT, "Body was not received in time")
-
-
-def too_large(max_bytes: int) -> Refused:
-    return Refused(Reason.TOO_LARGE, f"Body is larger than {max_bytes} bytes")

@@ -41,7 +41,10 @@ _LEFT_TO_AIOHTTP: Final = frozenset(
     )
 )
 # Not remembered, because they differ for every client or request.
-_SELDOM_TWICE: Final = frozenset(("cookie", "cf-ray", "forwarded", "x-request-id", "traceparent"))
+# Keys are not kept in memory either.
+_SELDOM_TWICE: Final = frozenset(
+    ("authorization", "cf-ray", "cookie", "forwarded", "idempotency-key", "traceparent", "x-request-id")
+)
 
 END: Final = b"\r\n\r\n"
 LONGEST_HEAD_BYTES: Final = 4_096  # half of aiohttp's limit for one line

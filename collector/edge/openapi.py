@@ -3,14 +3,24 @@
 from typing import Any
 
 from collector import VERSION
+from collector.edge.batch_answer import MAX_ERRORS, MAX_EVENTS, MAX_KEY_CHARACTERS
 from collector.edge.responses import COLLECT_REASON, FORMS, FORMS_OF_HEADS, late_head, not_http
 from collector.events import CONTRACT, Reason
 
 _HEADER = {"schema": {"type": "string"}}
 
+_SITE_ID = {
+    "name": "siteId",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+}
+
+_SECURITY: list[dict[str, list[str]]] = [{}, {"key": []}]  # with or without a key
+
 
 def openapi() -> dict[str, Any]:
-    """The public endpoint, at both paths, in OpenAPI 3.1, whose schema dialect accepts the contract unchanged."""
+    """The public endpoints, in OpenAPI 3.1, whose schema dialect accepts the contract unchanged."""
     event = {key: value for key, value in CONTRACT.items() if key != "$schema"}
     return {
         "openapi": "3.1.0",
@@ -19,10 +29,14 @@ def openapi() -> dict[str, Any]:
             "/public/{siteId}/analytics/collect": {"post": _collect("collect", "Collect an analytics event")},
             # By default; `tracker.collect_path` may add another.
             "/public/{siteId}/e": {"post": _collect("collectShort", "The same at a path that blockers do not know")},
+            "/public/{siteId}/batch": {"post": _batch()},
         },
         "components": {
+            # For servers and imports. Browsers send events without a key.
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Event": event,
+                "BatchAnswer": _batch_answer(),
                 "Message": {
                     "type": "object",
                     "required": ["message"],
@@ -48,31 +62,88 @@ def openapi() -> dict[str, Any]:
                         },
                     },
                 },
-            }
+            },
+        },
+    }
+
+
+def _batch_answer() -> dict[str, Any]:
+    index = {"type": "integer", "minimum": 0, "maximum": MAX_EVENTS - 1}
+    return {
+        "type": "object",
+        "required": ["message", "stored"],
+        "additionalProperties": False,
+        "properties": {
+            "message": {"type": "string"},
+            "stored": {"type": "integer", "minimum": 0, "maximum": MAX_EVENTS},
+            "dropped": {"type": "integer", "minimum": 1, "maximum": MAX_EVENTS},
+            "errors": {
+                "type": "array",
+                "maxItems": MAX_ERRORS,
+                "items": {
+                    "type": "object",
+                    "required": ["index", "reason", "message"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "index": index,
+                        "reason": {"enum": [reason.value for reason in Reason]},
+                        "message": {"type": "string"},
+                    },
+                },
+            },
+            "dropped_indexes": {"type": "array", "minItems": MAX_ERRORS + 1, "maxItems": MAX_EVENTS, "items": index},
         },
     }
 
 
 def _collect(operation: str, summary: str) -> dict[str, Any]:
+    event = {"$ref": "#/components/schemas/Event"}
     return {
         "operationId": operation,
         "summary": summary,
         "description": "Any Content-Type is read as JSON. 202 means not stored; the message says why.",
+        "security": _SECURITY,
+        "parameters": [_SITE_ID],
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": event} for kind in ("application/json", "text/plain")},
+        },
+        "responses": _responses(),
+    }
+
+
+def _batch() -> dict[str, Any]:
+    events = {"type": "array", "items": {"$ref": "#/components/schemas/Event"}, "minItems": 1, "maxItems": MAX_EVENTS}
+    answers = {
+        "201": _response("All events are stored", "BatchAnswer"),
+        "202": _response("Not all events are stored; the answer says which, and why", "BatchAnswer", COLLECT_REASON),
+        "422": _response("The same on a strict site", "BatchAnswer", COLLECT_REASON),
+    }
+    return {
+        "operationId": "collectBatch",
+        "summary": "Collect many events",
+        "description": "A JSON array, or newline-delimited JSON; the first character tells. Any Content-Type will do. "
+        "Each event is judged by itself.",
+        "security": _SECURITY,
         "parameters": [
+            _SITE_ID,
             {
-                "name": "siteId",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-            }
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "A second batch with the same key within a day gets the same answer, and nothing is "
+                "stored.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS},
+            },
         ],
         "requestBody": {
             "required": True,
             "content": {
-                kind: {"schema": {"$ref": "#/components/schemas/Event"}} for kind in ("application/json", "text/plain")
+                "application/json": {"schema": events},
+                "application/x-ndjson": {"schema": {"type": "string"}},
             },
         },
-        "responses": _responses(),
+        "responses": dict(sorted((_responses() | answers).items())),
     }
 
 

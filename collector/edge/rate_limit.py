@@ -101,30 +101,39 @@ class TokenBuckets:
         """The number of clients whose bucket is not full. Slow (9 ms): for metrics only."""
         return self.table.clients(self._now_ns())
 
-    def take(self, client: Client) -> int:
-        """Take a token and return 0. If there is none, return the nanoseconds until the next one."""
+    def take(self, client: Client, tokens: int = 1) -> int:
+        """Take tokens, at most `burst`, and return 0. If there are too few, return the nanoseconds until there are."""
         interval_ns = self._interval_ns
         if not interval_ns:
             return 0
+        cost_ns = tokens * interval_ns
         table = self.table
         now = self._now_ns()
         # Usually the bucket is where it was. Searching its set takes 0.3 us.
         if client.uses_left > 0 and client.limiter is self and table.keys[client.slot] == client.key:
             client.uses_left -= 1
         elif not self._find(client):
-            self._enter(client, now + interval_ns)
+            self._enter(client, now + cost_ns)
             return 0
         slot = client.slot
         known = table.full_at_ns[slot]
-        full_at = (known if known > now else now) + interval_ns
+        full_at = (known if known > now else now) + cost_ns
         wait_ns = full_at - now - self._bucket_ns
         if wait_ns <= 0:
             table.full_at_ns[slot] = full_at
             return 0
-        if wait_ns > interval_ns:  # drained under an earlier limit: count it as just drained under this one
+        if wait_ns > cost_ns:  # drained under an earlier limit: count it as just drained under this one
             table.full_at_ns[slot] = now + self._bucket_ns
-            return interval_ns
+            return cost_ns
         return wait_ns
+
+    def take_rest(self, client: Client, events: int) -> int:
+        """Take the tokens of a batch of `events`, at most `burst`, whose first one is taken. Return 0.
+
+        If there are too few, return the nanoseconds until there are enough for the batch to be sent again.
+        """
+        wait_ns = self.take(client, events - 1) if events > 1 else 0
+        return wait_ns and wait_ns + self._interval_ns
 
     def client_of(self, address: Address) -> tuple[int, int]:
         """The client that the address belongs to: the IP version, and the IPv4 address or IPv6 network."""

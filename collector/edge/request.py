@@ -9,10 +9,12 @@ from collector.site_counts import SiteCounts
 ONCE: Final = frozenset(
     (
         "access-control-request-headers",
+        "authorization",
         "connection",
         "content-encoding",
         "content-length",
         "host",
+        "idempotency-key",
         "origin",
         "referer",
         "user-agent",
@@ -30,14 +32,15 @@ ONCE: Final = frozenset(
 
 
 class Request(Arrival):
-    """A request. Checks set `site`, `client` and `counts` when they look them up.
+    """A request. Checks set `site`, `client`, `counts` and `has_key` when they look them up.
 
     `peer` is the address of the other end of the connection. `headers` has lower-case names. A repeated header has its
     first value, or all values joined by commas if it is a list. `body_bytes` is the declared length, None for chunks.
-    `close`: the connection closes after the response.
+    `close`: the connection closes after the response. `in_steps`: its body takes longer than one turn of the event loop
+    may, or has to be unpacked.
     """
 
-    __slots__ = ("body_bytes", "close", "counts", "headers", "method", "peer", "route")
+    __slots__ = ("body_bytes", "close", "counts", "headers", "in_steps", "method", "peer", "route")
 
     def __init__(
         self,
@@ -54,6 +57,8 @@ class Request(Arrival):
         self.headers = headers
         self.body_bytes = body_bytes
         self.close = close
+        self.in_steps = False
+        self.has_key = False
         self.counts: SiteCounts | None = None
         self.origin = headers.get("origin")
         self.referer = headers.get("referer")

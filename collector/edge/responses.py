@@ -95,13 +95,14 @@ class Form:
 
 FORMS = {
     Reason.INVALID: Form(422, "VALIDATION_ERROR"),
+    Reason.UNAUTHORIZED: Form(401, "UNAUTHORIZED", headers=((hdrs.WWW_AUTHENTICATE, "Bearer"),)),
     Reason.UNKNOWN_SITE: Form(404, "NOT_FOUND"),
     Reason.NOT_FOUND: Form(404, "NOT_FOUND"),
     Reason.ORIGIN_NOT_ALLOWED: Form(403, "FORBIDDEN"),
     Reason.METHOD: Form(405, "METHOD_NOT_ALLOWED"),
     Reason.TIMEOUT: Form(408, "TIMEOUT", close=True),
     Reason.TOO_LARGE: Form(413, "PAYLOAD_TOO_LARGE", close=True),
-    Reason.ENCODING: Form(415, "UNSUPPORTED_ENCODING", headers=((hdrs.ACCEPT_ENCODING, "identity"),)),
+    Reason.ENCODING: Form(415, "UNSUPPORTED_ENCODING", headers=((hdrs.ACCEPT_ENCODING, "gzip"),)),
     Reason.RATE_LIMITED: Form(429, "RATE_LIMITED"),
     Reason.INTERNAL: Form(500, "INTERNAL_ERROR"),
     Reason.UNAVAILABLE: Form(503, "SERVICE_UNAVAILABLE"),
@@ -189,10 +190,26 @@ def preflight(origin: str | None, asked: str | None) -> Response:
     """
     headers = _headers(origin)
     headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = COLLECT_METHODS
-    headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked if asked and _echoes(asked) else hdrs.CONTENT_TYPE
+    headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = _allowed(asked) if asked and _echoes(asked) else hdrs.CONTENT_TYPE
     headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(PREFLIGHT_MAX_AGE_S)
     headers[hdrs.VARY] = f"{hdrs.ORIGIN}, {hdrs.ACCESS_CONTROL_REQUEST_HEADERS}"
     return Response(204, headers)
+
+
+def _allowed(asked: str) -> str:
+    """The headers that a page may send: those it asks for. Keys are for servers: one in a page is no secret."""
+    if "authorization" not in asked.lower():
+        return asked
+    names = [name for each in asked.split(",") if (name := each.strip()) and name.lower() != "authorization"]
+    return ", ".join(names) or hdrs.CONTENT_TYPE
+
+
+def batch(origin: str | None, status: int, reason: str | None, body: bytes) -> Response:
+    """The response to a batch that was read. `reason`: why its first event was not stored, if any was not."""
+    headers = _headers(origin)
+    if reason is not None:
+        headers[COLLECT_REASON] = reason
+    return Response(status, headers, body)
 
 
 def _text(status: int, text: bytes, *, close: bool = False) -> Response:

@@ -10,6 +10,7 @@ COLLECT_METHODS = "POST, OPTIONS"
 READ_METHODS = "GET, HEAD"
 
 _CONTRACT = "analytics/collect"
+_BATCH = "batch"
 _HEALTH = "/healthz"
 _BELOW_SITE = re.compile("/public/([^/]*)(/[^/]*)")
 
@@ -18,6 +19,7 @@ class Endpoint(Enum):
     """What a method and a path request."""
 
     EVENT = auto()  # store an event
+    BATCH = auto()  # store several
     PREFLIGHT = auto()
     HEALTH = auto()
     FILE = auto()  # the tracker's script, or a page of the demo
@@ -45,10 +47,10 @@ class Routes:
         self, collect_paths: Iterable[str] = (), scripts: Iterable[str] = (), files: Iterable[str] = ()
     ) -> None:
         ends = "|".join(map(re.escape, (_CONTRACT, *collect_paths)))
-        self._collect: Final = re.compile(f"/public/([^/]*)/(?:{ends})/?")
+        self._collect: Final = re.compile(f"/public/([^/]*)/(?:{ends}|({_BATCH}))/?")
         # The target of a head that nothing has parsed: it may be a URL, and have a query.
         self._collect_target: Final = re.compile(
-            f"(?:https?://[^/?#]*)?/public/([^/?#]*)/(?:{ends})/?(?:[?#].*)?".encode(), re.IGNORECASE
+            f"(?:https?://[^/?#]*)?/public/([^/?#]*)/(?:{ends}|{_BATCH})/?(?:[?#].*)?".encode(), re.IGNORECASE
         )
         self._scripts: Final = frozenset(f"/{name}" for name in scripts)
         self._files: Final = self._scripts | {*files}
@@ -57,7 +59,8 @@ class Routes:
         """The route of a raw path without its query. A collect path may end in one slash."""
         match = self._collect.fullmatch(path)
         if match is not None:
-            endpoint = {"POST": Endpoint.EVENT, "OPTIONS": Endpoint.PREFLIGHT}.get(method, Endpoint.WRONG_METHOD)
+            post = Endpoint.EVENT if match[2] is None else Endpoint.BATCH
+            endpoint = {"POST": post, "OPTIONS": Endpoint.PREFLIGHT}.get(method, Endpoint.WRONG_METHOD)
             return Route(endpoint, unquote(match[1]))
         reads = method in ("GET", "HEAD")
         if path == _HEALTH:

@@ -12,8 +12,9 @@ from typing import Any, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from collector.edge.bodies import Bodies
-from collector.edge.decide import Decider, late_body, too_large, unavailable
+from collector.edge.decide import Decider
 from collector.edge.exchange import Exchange
+from collector.edge.outcomes import late_body, too_large, unavailable
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host
 from collector.edge.request import Request
 from collector.edge.responses import AwaitedReply, Response
@@ -119,7 +120,7 @@ class StandardPath:
             loop=asyncio.get_running_loop(),
             keepalive_timeout=0,  # there is no second request
             lingering_time=0,  # the connection does it
-            auto_decompress=False,  # an encoding is refused, never unpacked
+            auto_decompress=False,  # the decider unpacks it, within the limit
             access_log=cast(logging.Logger, None),
             # aiohttp limits each line separately; the connection limits the entire head.
             max_line_size=MAX_HEAD_BYTES,
@@ -161,10 +162,9 @@ class StandardPath:
     async def _with_body(self, request: web.Request) -> web.StreamResponse:
         """Read the body and decide."""
         asked, decider = request[ASKED], self._decider
-        rules = decider.rules
         response: Response | None
         try:
-            body = await read_body(request, self._bodies, rules.max_body_bytes, rules.body_timeout_s)
+            body = await read_body(request, self._bodies, decider.max_bytes(asked), decider.rules.body_timeout_s)
         except BodyBroken:
             response = decider.refuse_body(asked)
         except BodyLost:
@@ -210,8 +210,9 @@ def to_request(request: web.BaseRequest, peer: str | None, routes: Routes) -> Re
         if name in headers:
             headers[name] = ",".join(request.headers.getall(name))
     is_chunked = "transfer-encoding" in headers
-    if is_chunked:  # other transfer codings are refused like content codings
-        others = [each for each in headers["transfer-encoding"].split(",") if each.strip().lower() != "chunked"]
+    if is_chunked:  # other transfer codings are refused like unknown content codings, gzip too
+        names = (each.strip().lower() for each in headers["transfer-encoding"].split(","))
+        others = [f"transfer {name}" for name in names if name not in ("", "chunked")]
         headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
     route = routes.find(request.method, request.rel_url.raw_path)
     body_bytes = None if is_chunked else request.content_length or 0

@@ -137,5 +137,25 @@ class _DailyHash:
         self._keys = keys
 
     def __call__(self, address: Address, received_us: int) -> str:
-        key = self._keys.of(received_us // US_PER_DAY)
-        return hashlib.blake2b(address.packed, key=key, digest_size=16).hexdigest()
+        return _hash(address, self._keys.of(received_us // US_PER_DAY))
+
+    def of_day(self, address: Address, day: int, today: int) -> str:
+        """The hash of an address of another day."""
+        key = self._keys.of(today)
+        return _hash(address, hashlib.blake2b(day.to_bytes(8, "big", signed=True), key=key, person=b"day").digest())
+
+
+def _hash(address: Address, key: bytes) -> str:
+    return hashlib.blake2b(address.packed, key=key, digest_size=16).hexdigest()
+
+
+def imported_client_ip(policy: ClientIpPolicy, address: Address, received_us: int, now_us: int) -> str | None:
+    """What may be stored of the address of an event that is brought in later. Raises KeyMissing; does not block.
+
+    Hashes of an earlier day have a key that is derived from today's key and that day, as the day's own key is deleted.
+    So all events of that day that are brought in today have the same hash, and nobody can trace it after today.
+    """
+    day, today = received_us // US_PER_DAY, now_us // US_PER_DAY
+    if day != today and isinstance(policy, _DailyHash):
+        return policy.of_day(address, day, today)
+    return policy(address, received_us)

@@ -31,9 +31,12 @@ _PAGE_PATH: Final = FIRST_FIELD + _FIELD_NAMES.index("page_path")
 
 
 class Arrival:
-    """What is known about an event before its body is read: the site, the client and three request headers."""
+    """What is known about an event before its body is read: the site, the client and three request headers.
 
-    __slots__ = ("client", "origin", "referer", "site", "user_agent")
+    `has_key`: the sender has one of the site's keys, so it is no page, and its events may be a visitor's.
+    """
+
+    __slots__ = ("client", "has_key", "origin", "referer", "site", "user_agent")
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Arrival:
         self.origin = origin
         self.referer = referer
         self.user_agent = user_agent
+        self.has_key = False
 
 
 def tracking_enabled(arrival: Arrival) -> Ignored | None:
@@ -62,7 +66,7 @@ def not_localhost(arrival: Arrival) -> Ignored | None:
     An origin that the site lists by name is let in, because apps use origins such as `capacitor://localhost`.
     """
     site = arrival.site
-    if site.allow_localhost:
+    if site.allow_localhost or arrival.has_key:
         return None
     by_origin = known_host(arrival.origin or "")
     if not (by_origin if by_origin.name else known_host(arrival.referer or "")).is_local:
@@ -76,12 +80,14 @@ def not_localhost(arrival: Arrival) -> Ignored | None:
 
 def origin_allowed(arrival: Arrival) -> Refused | None:
     allowed, origin = arrival.site.allowed_origins, arrival.origin
-    if allowed is None or origin is None or origin in allowed:
+    if allowed is None or origin is None or arrival.has_key or origin in allowed:
         return None
     return Refused(Reason.ORIGIN_NOT_ALLOWED, "Origin not allowed")
 
 
 def ip_not_excluded(arrival: Arrival) -> Ignored | None:
+    if arrival.has_key:  # its own address is no visitor's; `accept_from_sender` checks those that its events give
+        return None
     is_excluded = arrival.client in arrival.site.excluded_ips
     return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if is_excluded else None
 

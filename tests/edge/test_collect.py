@@ -18,7 +18,7 @@ RECEIVED = {"message": "Event received"}
 EXTRA_HEADERS = {
     405: {"Allow": "POST, OPTIONS"},
     413: {"Connection": "close"},
-    415: {"Accept-Encoding": "identity"},
+    415: {"Accept-Encoding": "gzip"},
     429: {"Retry-After": "60", "RateLimit-Limit": "1", "RateLimit-Remaining": "0", "RateLimit-Reset": "60"},
     503: {"Retry-After": "5"},
 }

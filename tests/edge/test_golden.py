@@ -22,6 +22,7 @@ import pytest
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from collector.edge.script import current, pinned_name
 from collector.events import Reason
+from collector.sender_keys import fingerprint
 from tests.edge.conftest import Serve
 from tests.edge.faults import LOOPBACK
 from tests.edge.wire import PATIENCE_S, chunk, head, request
@@ -43,6 +44,10 @@ Every response of the collector, byte for byte. tests/edge/test_golden.py sends 
 this file. `>` begins a line of the request, `<` one of the response. Lines end in CR LF, except the last of each; other
 control characters are escaped. The value of `Date` is replaced.
 """
+
+
+def batch(data: bytes) -> bytes:
+    return request(data, ORIGIN, target="/public/demo/batch")
 
 
 def fail(*_: object) -> NoReturn:
@@ -94,12 +99,31 @@ ROWS = {
     "201 stored, short path": Row(
         "`/public/{siteId}/e` is the same in everything.", request(body(), ORIGIN, target="/public/demo/e")
     ),
+    "201 batch": Row("A batch, here as NDJSON.", batch(body() + b"\n" + body())),
+    "202 batch, in part": Row("Some events of a batch are not stored.", batch(body() + b"\n{}\n" + body())),
+    "202 batch, not JSON": Row("A batch begins as a JSON array, but is not one.", batch(b"[{}")),
+    "422 batch, strict": Row("The same in part, and the site is `strict`.", batch(b"{}\n" + body()), {"strict": True}),
+    "413 batch": Row(
+        "The batch has more than `server.max_batch_bytes`, here 100.",
+        batch(body()),
+        sections={"server": {"max_batch_bytes": 100}},
+    ),
+    "429 batch": Row(
+        "The client cannot pay for the batch. It has `rate_limit.burst`, here 1.",
+        batch(body() + b"\n" + body()),
+        sections={"rate_limit": {"burst": 1}},
+    ),
     "202 not JSON": Row("The body is not one JSON object.", request(b"{", ORIGIN)),
     "202 breaks the schema": Row("The event breaks the schema.", request(body(session_id=1), ORIGIN)),
     "202 tracking disabled": Row("The site has `tracking = false`.", EVENT, {"tracking": False}),
     "202 localhost": Row("The page is on localhost, and the site does not allow that.", request(body(), LOCALHOST)),
     "202 excluded address": Row('The site has `excluded_ips = ["127.0.0.1"]`.', EVENT, {"excluded_ips": ["127.0.0.1"]}),
     "202 excluded path": Row('The site has `excluded_paths = ["/pri*"]`.', EVENT, {"excluded_paths": ["/pri*"]}),
+    "401 wrong key": Row(
+        "The site has `keys`, and this is none of them.",
+        request(body(), ORIGIN, b"Authorization: Bearer wrong"),
+        {"keys": [fingerprint("right")]},
+    ),
     "403 origin not allowed": Row(
         'The site has `allowed_origins = ["https://www.example"]`.', EVENT, {"allowed_origins": ["https://www.example"]}
     ),
@@ -116,7 +140,7 @@ ROWS = {
         head(ORIGIN, UNSENT),
         sections={"server": {"max_body_bytes": 200}},
     ),
-    "415 encoding": Row("The body is compressed.", request(b"", ORIGIN, b"Content-Encoding: gzip")),
+    "415 encoding": Row("The body has another encoding than gzip.", request(b"", ORIGIN, b"Content-Encoding: br")),
     "422 strict site": Row(
         "The event breaks the schema, and the site has `strict = true`. Every error is named.",
         request(body(session_id=1, page_path=None), ORIGIN),

@@ -195,9 +195,9 @@ class TestOpenApi:
     async def test_every_status_is_described(self, document: dict[str, Any]) -> None:
         """405 does not belong under `post`. The statuses added below come from no fault in `FAULTS`."""
         met = {str(status) for status, _, _ in ANSWERS.values()} - {"405"}
-        for path in ("/public/{siteId}/analytics/collect", "/public/{siteId}/e"):
+        for path in ("/public/{siteId}/analytics/collect", "/public/{siteId}/e", "/public/{siteId}/batch"):
             described = document["paths"][path]["post"]["responses"]
-            assert met | {"201", "400", "408", "422", "431", "500"} == described.keys()
+            assert met | {"201", "400", "401", "408", "422", "431", "500"} == described.keys()
 
     async def test_plain_texts_are_described(self, document: dict[str, Any]) -> None:
         """A request that is not HTTP gets the one, and a head that is late the other."""

@@ -253,19 +253,19 @@ async def test_http_1_0_client_never_gets_100_continue(small: Running, connect: 
     assert 408 == (await wire.ask(head(EXPECT, LENGTH, version="1.0"))).status
 
 
-@pytest.mark.parametrize("encoding", [b"gzip", b"GZIP", b"deflate", b"br", b"zstd", b"identity, gzip", b"x"])
+@pytest.mark.parametrize("encoding", [b"deflate", b"br", b"ZSTD", b"gzip, gzip", b"gzip, br", b"x", b"gzip;q=1"])
 async def test_encoded_body_is_refused_and_never_decoded(collector: Running, wire: Wire, encoding: bytes) -> None:
     """Decoding this body would fail and close the connection."""
     answer = await wire.ask(request(b"not encoded at all", b"Content-Encoding: " + encoding))
-    assert (415, "encoding", "identity") == (answer.status, answer.reason, answer.headers["Accept-Encoding"])
+    assert (415, "encoding", "gzip") == (answer.status, answer.reason, answer.headers["Accept-Encoding"])
     assert 201 == (await wire.ask(request(body()))).status
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        (b"Content-Encoding: gzip", b"Content-Encoding: identity"),
-        (b"Content-Encoding: identity", b"Content-Encoding: gzip"),
+        (b"Content-Encoding: br", b"Content-Encoding: gzip"),
+        (b"Content-Encoding: gzip", b"Content-Encoding: gzip"),
     ],
 )
 async def test_encoding_is_found_in_any_of_several_headers(

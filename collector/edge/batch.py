@@ -1,0 +1,259 @@
+"""Batches: many events in one request, a JSON array or NDJSON.
+
+Each event is judged by itself. All that are stored are in one commit of the journal, which a crash leaves whole or not
+at all. The answer says which were not stored, and why.
+
+Reading a batch takes longer than one turn of the event loop may. So its events are judged in slices, one batch after
+the other, and only one batch at a time is in memory unpacked.
+
+With an `Idempotency-Key`, the answer is remembered for a day (collector/journal/answers.py), so that a sender whose
+answer was lost can send the batch again.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Final
+
+import msgspec
+
+from collector.clock import Clock
+from collector.edge import responses
+from collector.edge.batch_answer import MAX_EVENTS, MAX_KEY_CHARACTERS, Answer, Verdicts, unread
+from collector.edge.content_coding import NOT_GZIP, BrokenCoding, UnpackedTooLarge, codings, unpack
+from collector.edge.invalid_events import InvalidEvents
+from collector.edge.outcomes import too_large, unavailable
+from collector.edge.rate_limit import too_many
+from collector.edge.request import Request
+from collector.edge.responses import Response
+from collector.edge.rules import Rules
+from collector.events import Dropped, Event, FieldError, Reason, Refused
+from collector.ingest.daily_key import KeyMissing
+from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, tracking_enabled
+from collector.ingest.schema import UTF8_BOM, InvalidEvent
+from collector.ingest.sender import accept_from_sender
+from collector.journal.answers import AnswerStore, InProgress
+from collector.journal.journal import Journal
+from collector.journal.submission import AwaitedBatch
+from collector.metrics import Metrics
+from collector.threads import CallThread
+
+log = logging.getLogger(__name__)
+
+KEY_DIGEST_BYTES = 16
+
+# How long a slice of a batch may hold the event loop. Other requests wait that long in each turn.
+SLICE_S = 0.0005
+
+# The size of all batches that wait for their turn, as they were received: 16 of the largest.
+WAITING_MAX_BYTES = 64 << 20
+
+_split_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode  # raw: slices of the body
+_BROKEN_AT: Final = re.compile(r"\(byte ([0-9]+)\)")
+_BLANKS: Final = b" \t\r\n"
+
+
+class RefusedWhole(Exception):
+    """The batch is refused, and nothing of it is stored. `dropped`: its events, by reason."""
+
+    def __init__(self, outcome: Refused, dropped: Counter[Reason]) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
+        self.dropped = dropped
+
+
+class Batches:
+    """Takes the batches of one worker. The event loop's thread owns it."""
+
+    def __init__(
+        self, journal: Journal, invalid_events: InvalidEvents, metrics: Metrics, clock: Clock, answers: AnswerStore
+    ) -> None:
+        self._journal = journal
+        self._invalid_events = invalid_events
+        self._metrics = metrics
+        self._clock = clock
+        self._answers = answers
+        self._turn = asyncio.Lock()  # held from unpacking to the journal: one batch at a time is in memory
+        self._waiting_bytes = 0
+        self._unpacking = CallThread("unpack")
+        self._answering = CallThread("answers")
+
+    async def respond(self, request: Request, body: bytes, rules: Rules) -> Response:
+        """Store the batch, count its events, and return the response."""
+        if self._waiting_bytes + len(body) > WAITING_MAX_BYTES:
+            return self._refuse(request, RefusedWhole(unavailable(), Counter([Reason.UNAVAILABLE])))
+        self._waiting_bytes += len(body)
+        try:
+            return await self._respond(request, body, rules)
+        except InvalidEvent as exc:
+            self._count(request, "refused", 0, Counter([Reason.INVALID]))
+            return responses.batch(request.origin, *unread(str(exc), strict=request.site.strict))
+        except RefusedWhole as exc:
+            return self._refuse(request, exc)
+        finally:
+            self._waiting_bytes -= len(body)
+
+    async def unpack(self, packed: bytes, max_bytes: int) -> bytes:
+        """Unpack a body beside the event loop. Raises as `content_coding.unpack`."""
+        return await self._unpacking.call(unpack, packed, max_bytes)
+
+    async def _respond(self, request: Request, body: bytes, rules: Rules) -> Response:
+        """Raises InvalidEvent and RefusedWhole."""
+        key = _key_digest(request)
+        if key:
+            known = await self._claim(key)
+            if known is not None:
+                self._metrics.batches.labels("repeated").inc()
+                return responses.batch(request.origin, *Answer.from_bytes(known))
+        try:
+            verdicts, answer = await self._store(request, body, rules, key)
+        except Exception:  # not if cancelled: the batch may be stored, and the next start finds out
+            if key:
+                await self._answering.call(self._answers.release, key)
+            raise
+        if key:
+            # A batch of which nothing is stored gets the same answer again without being remembered.
+            step = (self._answers.settle, key, answer.to_bytes()) if verdicts.stored else (self._answers.release, key)
+            await self._answering.call(*step)
+        self._count(request, "partial" if verdicts.dropped else "stored", len(verdicts.stored), verdicts.reasons())
+        return responses.batch(request.origin, *answer)
+
+    async def _claim(self, key: bytes) -> bytes | None:
+        """The remembered answer to the batch with this key. None: it is new, and this request owns the key."""
+        try:
+            return await self._answering.call(self._answers.claim, key)
+        except InProgress:
+            refused = Refused(Reason.UNAVAILABLE, "A batch with this key is in progress", retry_after_s=1)
+            raise RefusedWhole(refused, Counter([Reason.UNAVAILABLE])) from None
+        except OSError as exc:
+            log.warning("a batch was refused: its Idempotency-Key cannot be looked up: %s", exc)
+            raise RefusedWhole(unavailable(), Counter([Reason.UNAVAILABLE])) from None
+
+    async def _store(self, request: Request, body: bytes, rules: Rules, key: bytes) -> tuple[Verdicts, Answer]:
+        """Raises InvalidEvent and RefusedWhole; then nothing is stored."""
+        async with self._turn:
+            bodies = split(await self._read(request, body, rules.max_batch_bytes))
+            self._metrics.batch_events.observe(len(bodies))
+            self._pay(request, len(bodies), rules)
+            verdicts = await self._judge(request, bodies, rules)
+            answer = verdicts.answer(strict=request.site.strict)
+            if not verdicts.stored:
+                return verdicts, answer
+            del bodies
+            if self._journal.unready_reason() is not None:
+                raise self._not_stored(verdicts)
+            submission = AwaitedBatch(verdicts.stored, key, answer.to_bytes() if key else b"")
+            self._journal.submit(submission)
+        if not await submission.stored:
+            raise self._not_stored(verdicts)
+        return verdicts, answer
+
+    async def _read(self, request: Request, body: bytes, max_bytes: int) -> bytes:
+        """The batch, unpacked."""
+        if not codings(request.headers.get("content-encoding")):
+            return body
+        try:
+            return await self.unpack(body, max_bytes)
+        except BrokenCoding:
+            raise InvalidEvent(NOT_GZIP) from None
+        except UnpackedTooLarge:
+            raise RefusedWhole(too_large(max_bytes), Counter([Reason.TOO_LARGE])) from None
+
+    def _pay(self, request: Request, events: int, rules: Rules) -> None:
+        """Check the number of events, and take their tokens; that of the first one is taken. Raises RefusedWhole."""
+        if events > MAX_EVENTS:
+            refused = Refused(Reason.TOO_LARGE, f"Batch has more than {MAX_EVENTS} events: split it")
+            raise RefusedWhole(refused, Counter({Reason.TOO_LARGE: events}))
+        if request.has_key:
+            return
+        buckets = rules.buckets
+        dropped = Counter({Reason.RATE_LIMITED: events})
+        if events > buckets.limit.burst and buckets.limit.requests_per_minute:
+            refused = Refused(Reason.RATE_LIMITED, f"Batch has more than {buckets.limit.burst} events: split it")
+            raise RefusedWhole(refused, dropped)
+        client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        wait_ns = buckets.take_rest(client, events)
+        if wait_ns:
+            raise RefusedWhole(too_many(buckets, wait_ns), dropped)
+
+    async def _judge(self, request: Request, bodies: Sequence[bytes | msgspec.Raw], rules: Rules) -> Verdicts:
+        """Judge each event, in slices. Raises RefusedWhole if an address cannot be hashed."""
+        verdicts = Verdicts([], [])
+        ignored = tracking_enabled(request) or not_localhost(request) or ip_not_excluded(request)
+        now_us = self._clock.now_us()
+        started = perf_counter()
+        for index, body in enumerate(bodies):
+            try:
+                outcome = ignored or self._judge_one(request, bytes(body), rules, now_us)
+            except KeyMissing as exc:
+                log.warning("a batch was refused: an address cannot be hashed: %s", exc)
+                raise RefusedWhole(unavailable(), Counter({Reason.UNAVAILABLE: len(bodies)})) from None
+            if isinstance(outcome, Event):
+                verdicts.stored.append(outcome)
+            else:
+                verdicts.dropped.append((index, outcome))
+            if perf_counter() - started >= SLICE_S:
+                await asyncio.sleep(0)
+                started = perf_counter()
+        return verdicts
+
+    def _judge_one(self, request: Request, body: bytes, rules: Rules, now_us: int) -> Event | Dropped:
+        if len(body) > rules.max_body_bytes:
+            return too_large(rules.max_body_bytes)
+        outcome: Event | Dropped
+        if request.has_key:
+            outcome = accept_from_sender(request.site, body, now_us, rules.retention_days, rules.client_ip)
+        else:
+            outcome = accept(request, body, now_us, rules.client_ip)
+        if not isinstance(outcome, Event) and outcome.reason is Reason.INVALID:
+            self._invalid_events.keep(request, now_us, outcome.message, body)
+        return outcome
+
+    def _not_stored(self, verdicts: Verdicts) -> RefusedWhole:
+        dropped = verdicts.reasons()
+        dropped[Reason.UNAVAILABLE] += len(verdicts.stored)
+        return RefusedWhole(unavailable(), dropped)
+
+    def _refuse(self, request: Request, refused: RefusedWhole) -> Response:
+        self._count(request, "refused", 0, refused.dropped)
+        return responses.dropped(request.origin, refused.outcome)
+
+    def _count(self, request: Request, outcome: str, stored: int, dropped: Counter[Reason]) -> None:
+        self._metrics.batches.labels(outcome).inc()
+        assert request.counts is not None  # its site is known
+        request.counts.count_batch(stored, dropped)
+
+
+def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """The events of a batch: the elements of an array, or the lines that are not blank. They are not parsed yet.
+
+    Raises InvalidEvent if there are none, or the array is broken. Takes 4 ms for 4 MiB.
+    """
+    body = body.removeprefix(UTF8_BOM).strip(_BLANKS)
+    if body.startswith(b"["):
+        try:
+            bodies: Sequence[bytes | msgspec.Raw] = _split_array(body)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            at = _BROKEN_AT.search(str(exc))
+            where = f"; it is broken at byte {at[1]}" if at else ""
+            raise InvalidEvent(FieldError(None, f"is not a JSON array{where}")) from None
+    else:
+        bodies = [line for each in body.split(b"\n") if (line := each.strip(_BLANKS))]
+    if not bodies:
+        raise InvalidEvent(FieldError(None, "holds no events"))
+    return bodies
+
+
+def _key_digest(request: Request) -> bytes:
+    """The digest of the request's Idempotency-Key, which holds for its site. Empty if it has none."""
+    text = request.headers.get("idempotency-key")
+    if text is None:
+        return b""
+    if not 1 <= len(text) <= MAX_KEY_CHARACTERS:
+        raise InvalidEvent(FieldError("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
+    named = request.site.id.encode() + b"\0" + text.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(named, digest_size=KEY_DIGEST_BYTES).digest()
