@@ -65,7 +65,8 @@ class Bench:
     def read(self, data: bytes) -> list[list[Any]]:
         """Write these bytes as a segment and return its rows in order."""
         self._path.write_bytes(data)
-        buffer = read_back(Segment(ID, self._path, False, len(data), {}, None), self._path, replay, self._quarantine)
+        segment = Segment(ID, self._path, False, len(data), {}, None, left_over=True)
+        buffer = read_back(segment, self._path, replay, self._quarantine)
         return [
             list(row)
             for section in buffer.sections

@@ -3,7 +3,8 @@
 Hypothesis runs the real stages of a worker, from `Journal.append` to the published part. The disk fails, the process
 dies in a call or between two, the power is cut, and another process starts. The model is the set of events that were
 sent, acknowledged and refused. Before every start and at the end a recovery of a copy of the folder must give every
-acknowledged event exactly once, no event that was not sent, and no refused one.
+acknowledged event exactly once, no event that was not sent, and no refused one. A batch is there whole or not at all,
+and the answers of acknowledged batches with it.
 
 Everything runs in one thread, so that a failure can be repeated. `TORTURE=1` runs many more
 examples with new seeds, for a quarter of an hour:
@@ -34,8 +35,9 @@ from collector.daemon.wiring import build_stages
 from collector.events import Event
 from collector.journal.record import HEADER_BYTES, Record, scan
 from collector.journal.segment import SEGMENT_NAME, SegmentBroken
+from collector.journal.submission import AwaitedBatch
 from tests.crash.conftest import LONG, times
-from tests.crash.rounds import SITES, Ledger, came_back, verdict
+from tests.crash.rounds import SITES, Ledger, came_back, published, verdict
 from tests.journal.flush.test_segment_flush import stored
 from tests.journal.simulated_disk import FAULTS, Fault, Killed, SimulatedDisk
 from tests.support import FakeClock, body, config
@@ -52,6 +54,9 @@ STOP_PATIENCE_S = 15  # on a fake clock
 CALLS_TO_LIVE = st.integers(0, 6) | st.integers(7, 30)
 CHANCE = st.integers(0, 9_999)  # seeds what survives a power cut
 MOST_TURNS = 10_000  # turns of the event loop, after which a task counts as stuck
+
+
+Answers = list[tuple[bytes, bytes]]
 
 
 class HastyClock(FakeClock):
@@ -86,12 +91,15 @@ class SameThread(Executor):
 class Process:
     """A worker without sockets and timers, which can be abandoned at any turn of its event loop."""
 
-    def __init__(self, data_dir: Path, durability: str, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, data_dir: Path, durability: str, new_id: Callable[[], str], remember: Callable[[Answers], None]
+    ) -> None:
         made = config(data_dir, {site: {} for site in SITES}, storage={"durability": durability})
         limits = {"segment_max_bytes": SEGMENT_MAX_BYTES, "journal_max_bytes": JOURNAL_MAX_BYTES}
         storage = made.storage.model_copy(update=limits)  # model_copy does not check the limits
         self.stages = build_stages(made.model_copy(update={"storage": storage}), HastyClock())
         self.stages.store.new_id = new_id
+        self.stages.flush_segment._remember = remember
         self._errors: list[BaseException] = []
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda _, context: self._note(context.get("exception")))
@@ -154,6 +162,9 @@ class JournalModel(RuleBasedStateMachine):
             self._patch.setattr("collector.journal.buffer.BATCH_ROWS", 2)
             self._patch.setattr("collector.journal.buffer.COMPRESSED_FROM_PARTS", len(SITES))
         self._patch.setattr("collector.journal.journal.GATHER_S", 0)
+        # A batch is encoded, written and buffered in several steps.
+        self._patch.setattr("collector.journal.journal.ENCODED_AT_ONCE_BYTES", 3_000)
+        self._patch.setattr("collector.journal.journal.TAKEN_OVER_AT_ONCE", 2)
         self._patch.setattr("collector.journal.journal.UNJOINED", SameThread())
         self._patch.setattr("collector.journal.journal.CallThread", SameThread)
         self._patch.setattr("collector.journal.flush.thread.ThreadPoolExecutor", SameThread)
@@ -163,6 +174,9 @@ class JournalModel(RuleBasedStateMachine):
         self._safe: set[str] = set()  # acknowledged events that a power cut must not lose, with durability `write`
         self._tried: set[str] = set()  # events refused after a commit was tried
         self._may_return: set[str] = set()  # refused events that the disk did not let the journal remove
+        self._batches: dict[bytes, set[str]] = {}  # the session ids of each batch that was sent, by its key
+        self._may_be_split: set[bytes] = set()  # batches that a power cut may have split, with durability `write`
+        self._remembered: dict[bytes, bytes] = {}  # answers that processes have handed out, by the batch's key
         self.process: Process | None = None
 
     @property
@@ -182,6 +196,20 @@ class JournalModel(RuleBasedStateMachine):
             session_id = self._ledger.next_id()
             data = body(session_id=session_id, page_referrer=text * "x")
             self._running.begin(self._send(session_id, stored(site, len(self._ledger.sent), data)))
+
+    @precondition(alive)
+    @rule(count=st.integers(1, 12), text=st.sampled_from((0, 900)), then_commits=st.booleans())
+    def append_batch(self, count: int, text: int, then_commits: bool) -> None:
+        """Send a batch. The largest is larger than a segment."""
+        sent = [self._ledger.next_id() for _ in range(count)]
+        first = len(self._ledger.sent)
+        bodies = [body(session_id=session_id, page_referrer=text * "x") for session_id in sent]
+        events = [stored(SITES[number % 2], first + number, data) for number, data in enumerate(bodies)]
+        key = sent[0].encode()
+        self._batches[key] = set(sent)
+        self._running.begin(self._send_batch(sent, events, key))
+        if then_commits:
+            self.commit()
 
     @precondition(alive)
     @rule(count=st.integers(1, 6))
@@ -205,14 +233,30 @@ class JournalModel(RuleBasedStateMachine):
     async def _send(self, session_id: str, event: Event) -> None:
         journal = self._running.stages.journal
         is_tried = journal.can_append()
-        is_stored = await journal.append(event)
+        self._answered([session_id], is_tried, await journal.append(event))
+
+    async def _send_batch(self, sent: list[str], events: list[Event], key: bytes) -> None:
+        journal = self._running.stages.journal
+        is_tried = journal.can_append()
+        batch = AwaitedBatch(events, key, _answer_of(key))
+        if is_tried:
+            journal.submit(batch)
+        self._answered(sent, is_tried, is_tried and await batch.stored)
+
+    def _answered(self, sent: list[str], is_tried: bool, is_stored: bool) -> None:
         if self.disk.is_dead:  # the client gets no response
             return
-        self._ledger.answered(session_id, 201 if is_stored else 503)
+        for session_id in sent:
+            self._ledger.answered(session_id, 201 if is_stored else 503)
         if is_tried and not is_stored:
-            self._tried.add(session_id)
+            self._tried.update(sent)
             if self.disk.segment_cut_failed:
-                self._may_return.add(session_id)
+                self._may_return.update(sent)
+
+    def _remember(self, answers: Answers) -> None:
+        if self.disk.is_dead:
+            raise Killed
+        self._remembered.update(answers)
 
     @precondition(alive)
     @rule(count=st.integers(1, 12))
@@ -345,13 +389,23 @@ class JournalModel(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6), calls=st.integers(0, 3), chance=CHANCE)
     def lose_power_in_a_commit(self, count: int, calls: int, chance: int) -> None:
         """Cut the power before or during the write of a commit, or before or after its sync."""
+        self._die_in_a_commit(lambda: self.append_and_commit(count), calls)
+        self.recover(power_cut=True, chance=chance, repaired=True, calls_to_live=None)
+
+    @precondition(alive)
+    @rule(count=st.integers(2, 12), calls=st.integers(0, 8), power_cut=st.booleans(), chance=CHANCE)
+    def die_in_the_commit_of_a_batch(self, count: int, calls: int, power_cut: bool, chance: int) -> None:
+        """Before, during or after the writes and syncs of its frame and its records."""
+        self._die_in_a_commit(lambda: self.append_batch(count, 900, then_commits=True), calls)
+        self.recover(power_cut=power_cut, chance=chance, repaired=True, calls_to_live=None)
+
+    def _die_in_a_commit(self, commit: Callable[[], None], calls: int) -> None:
         self._settle()
         if alive(self):
             self.die_in_a_call(calls)
-            self.append_and_commit(count)
+            commit()
         if alive(self):
             self.kill()
-        self.recover(power_cut=True, chance=chance, repaired=True, calls_to_live=None)
 
     @precondition(alive)
     @rule()
@@ -382,12 +436,13 @@ class JournalModel(RuleBasedStateMachine):
             if self._durability == "write":
                 self._ledger.acked &= self._safe
                 self._may_return |= self._tried  # the file was truncated, but not synced
+                self._may_be_split |= {key for key, sent in self._batches.items() if not sent <= self._safe}
             self.disk.cut_power(Random(chance))
         if repaired:
             self.disk.faults.clear()
         self._check()
         self.disk.start(calls_to_live)
-        self.process = Process(self._data_dir, self._durability, self._new_id)
+        self.process = Process(self._data_dir, self._durability, self._new_id, self._remember)
         try:
             self.process.stages.open()
         except (Killed, OSError, SegmentBroken):  # the process ends, and its supervisor starts another
@@ -431,7 +486,8 @@ class JournalModel(RuleBasedStateMachine):
         with self.disk.not_watching():
             shutil.rmtree(self._copy, ignore_errors=True)
             shutil.copytree(self._data_dir, self._copy)
-            other = Process(self._copy, self._durability, self._new_id)
+            remembered = dict(self._remembered)
+            other = Process(self._copy, self._durability, self._new_id, remembered.update)
             other.stages.open()
             assert other.run(other.stages.flusher.flush()), "a segment cannot be published"
             assert other.run(other.stages.journal.append(stored("a", 0, body(session_id="last")))), "accepts no events"
@@ -439,13 +495,28 @@ class JournalModel(RuleBasedStateMachine):
             other.end()
             ledger = Ledger(self._ledger.sent | {"last"}, self._ledger.acked | {"last"}, self._ledger.refused)
             assert self._problem_in(self._copy, ledger) is None
+            acked = {key for key, sent in self._batches.items() if sent <= self._ledger.acked}
+            assert acked <= remembered.keys(), "the answer of an acknowledged batch is lost"
+            assert all(_answer_of(key) == answer for key, answer in remembered.items())
 
     def _problem_in(self, data_dir: Path, ledger: Ledger) -> str | None:
         problem, stays_out = verdict(data_dir, ledger), ledger.refused - self._may_return
-        return came_back(data_dir, Ledger(refused=stays_out)) if problem is None and stays_out else problem
+        if problem is None and stays_out:
+            problem = came_back(data_dir, Ledger(refused=stays_out))
+        return problem or self._split_in(data_dir)
+
+    def _split_in(self, data_dir: Path) -> str | None:
+        """Return which batches are there in part, or None."""
+        there = published(data_dir).keys()
+        split = [key for key, sent in self._batches.items() if 0 < len(sent & there) < len(sent)]
+        return f"in part: {split}" if not self._may_be_split.issuperset(split) else None
 
     def _segments(self) -> list[Path]:
         return sorted(self._data_dir.glob("journal/0/*.segment"))
+
+
+def _answer_of(key: bytes) -> bytes:
+    return b"the answer of " + key
 
 
 def session_ids(segment: Path) -> Iterator[str]:

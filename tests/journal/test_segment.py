@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collector.journal.record import HEADER_BYTES, Header, Record, encode_header, scan
+from collector.journal.record import HEADER_BYTES, Batch, Damage, EncodedBatch, Header, Record, encode_header, scan
 from collector.journal.segment import SegmentBroken, SegmentFile, SegmentStore
 from collector.publish.local import Folders
 from collector.worker_slot import WorkerSlot
@@ -51,11 +51,26 @@ def commit(file: SegmentFile, *bodies: bytes) -> None:
     file.commit(file.encode([make_event(body=body) for body in bodies]))
 
 
+def commit_batch(file: SegmentFile, *bodies: bytes) -> None:
+    """Commit an event with the body `before`, and a batch of these, each written by itself."""
+    pieces = [file.encode([make_event(body=body)]) for body in bodies]
+    file.commit(file.encode([make_event(body=b"before")]), EncodedBatch(b"key", b"answer", len(bodies), pieces))
+
+
 def bodies(file: SegmentFile) -> list[bytes]:
-    """The bodies that a replay would find."""
+    """The bodies that a replay would find, and the keys of batches."""
     with file.path.open("rb") as opened:
         opened.seek(HEADER_BYTES)
-        return [found.body if isinstance(found, Record) else b"damage" for found in scan(opened, file.id)]
+        return [_told(found) for found in scan(opened, file.id)]
+
+
+def _told(found: Record | Batch | Damage) -> bytes:
+    match found:
+        case Record():
+            return found.body
+        case Batch():
+            return found.key
+    return b"damage"
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -105,6 +120,50 @@ def test_failed_write_leaves_no_byte_of_its_events(
     syscalls()
     commit(file, b"later")
     assert [b"kept", b"later"] == bodies(file)
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3])
+def test_failed_write_leaves_no_byte_of_a_batch(store: SegmentStore, syscalls: Callable[..., None], call: int) -> None:
+    """Neither of its frame nor of the records that were written before it failed."""
+    file, calls = store.create(), 0
+
+    def write(descriptor: int, data: memoryview) -> int:
+        nonlocal calls
+        calls += 1
+        if calls - 1 == call:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+        return REAL_WRITE(descriptor, data)
+
+    commit(file, b"kept")
+    size_bytes = file.path.stat().st_size
+    syscalls(write=write)
+    with pytest.raises(OSError, match="No space"):
+        commit_batch(file, b"1", b"2", b"3")
+    assert (size_bytes, call + 1) == (file.path.stat().st_size, calls)
+    syscalls()
+    commit_batch(file, b"4", b"5")
+    assert [b"kept", b"before", b"key", b"4", b"5"] == bodies(file)
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_failed_fsync_of_a_batch_breaks_the_segment_and_cuts_it_off(
+    store: SegmentStore, syscalls: Callable[..., None], call: int
+) -> None:
+    """That of its frame, or that of its records."""
+    file, sync, calls = store.create(), os.fdatasync, 0
+
+    def fail_once(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls - 1 == call:
+            raise OSError(EIO, os.strerror(EIO))
+        sync(descriptor)
+
+    commit(file, b"kept")
+    syscalls(fdatasync=fail_once)
+    with pytest.raises(SegmentBroken, match="fsync failed"):
+        commit_batch(file, b"1", b"2")
+    assert [b"kept"] == bodies(file)
 
 
 def test_cut_is_synced_before_the_error_is_raised(store: SegmentStore, syscalls: Callable[..., None]) -> None:
@@ -167,6 +226,7 @@ def test_write_durability_syncs_only_when_sealing(tmp_path: Path, syscalls: Call
     syscalls(fdatasync=synced.append)
     file = SegmentStore(Folders(tmp_path), "0", by_site=True, durability="write").create()
     commit(file, b"{}")
+    commit_batch(file, b"1", b"2")
     assert [] == synced
     file.seal()
     assert 1 == len(synced)

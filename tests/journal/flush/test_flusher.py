@@ -76,6 +76,7 @@ class Bench:
     def __init__(self, data_dir: Path, journal: Journal, clock: FakeClock, *, rejected_max_bytes: int = 10**9) -> None:
         self.journal, self.clock, self.disk, self.metrics = journal, clock, FlakyWriter(), Metrics()
         self.flush_segment: FlushSegment = self.disk  # runs in the flush thread; tests may replace it
+        self.recovered: Callable[[], None] = lambda: None  # likewise
         self.rejects = Rejects(enabled=True)
         self.writer = PartWriter(Folders(data_dir), "0", compression="zstd")
         self.writer.prepare()
@@ -87,6 +88,7 @@ class Bench:
             interval_s=INTERVAL_S,
             clock=clock,
             metrics=self.metrics,
+            recovered=lambda: self.recovered(),
         )
 
     @asynccontextmanager
@@ -453,3 +455,52 @@ async def test_rejects_are_written_with_the_flush_and_never_stop_it(bench: Bench
         await bench.pass_time(INTERVAL_S)
         assert [1] == bench.disk.written
         assert (1, 1) == bench.rejected()
+
+
+async def test_end_of_the_recovery_is_told_once_in_the_flush_thread(bench: Bench) -> None:
+    """After the last segment of a dead process is published, whatever becomes of the process's own."""
+    told: list[tuple[str, int]] = []
+    bench.recovered = lambda: told.append((threading.current_thread().name, len(bench.disk.written)))
+    bench.disk.failures, bench.disk.broken = 1, -1
+    async with bench.running():
+        bench.journal.adopt(on_disk(3))
+        await bench.settled()
+        assert [] == told
+        await bench.pass_time(FIRST_RETRY_S)
+        assert [("flush_0", 3)] == told
+        await bench.journal.append(make_event())
+        await bench.pass_time(INTERVAL_S)
+        assert 1 == len(told)
+
+
+async def test_recovery_of_nothing_ends_with_the_first_flush(bench: Bench) -> None:
+    told: list[None] = []
+    bench.recovered = lambda: told.append(None)
+    async with bench.running():
+        bench.journal.adopt([])
+        await bench.settled()
+    assert [None] == told
+
+
+async def test_end_of_the_recovery_is_told_again_if_that_failed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[None] = []
+
+    def fail_once() -> None:
+        told.append(None)
+        if len(told) == 1:
+            raise OSError(5, "Input/output error")
+
+    bench.recovered = fail_once
+    for _ in range(3):
+        await bench.flusher.flush()
+    assert 2 == len(told)
+    assert "the recovery could not be completed" in caplog.text
+
+
+async def test_drain_that_ends_the_recovery_tells_it(bench: Bench) -> None:
+    told: list[None] = []
+    bench.recovered = lambda: told.append(None)
+    bench.disk.broken = -1
+    bench.journal.adopt(on_disk(2))
+    assert 0 == await bench.flusher.drain(15)
+    assert [None] == told

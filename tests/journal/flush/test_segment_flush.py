@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EIO
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from collector.journal.buffer import Buffer
 from collector.journal.flush.quarantine import Quarantine
 from collector.journal.flush.salvage import BLOCK_BYTES
 from collector.journal.flush.segment_flush import FAILED_READS, SegmentFlush
-from collector.journal.record import HEADER_BYTES, Batch, Damage, Record, scan
+from collector.journal.record import HEADER_BYTES, Batch, Damage, EncodedBatch, Record, scan
 from collector.journal.segment import Segment, SegmentStore
 from collector.metrics import Metrics
 from collector.parts.writer import PartConflict, PartWriter
@@ -43,7 +43,10 @@ class Bench:
         self.store = SegmentStore(folders, "0", by_site=by_site, durability="fsync")
         self.writer = PartWriter(folders, "0", compression="zstd")
         self.writer.prepare()
-        self.flush = SegmentFlush(self.store, self.writer, Quarantine(folders, "0", self.metrics), replay)
+        self.answers: list[tuple[bytes, bytes]] = []
+        self.remember: Callable[[list[tuple[bytes, bytes]]], None] = self.answers.extend
+        quarantine = Quarantine(folders, "0", self.metrics)
+        self.flush = SegmentFlush(self.store, self.writer, quarantine, replay, lambda each: self.remember(each))
 
     def sealed(self, events: list[Event] = EVENTS, *, in_memory: bool = True) -> Segment:
         """A sealed segment of these events."""
@@ -55,6 +58,16 @@ class Bench:
             buffer.append(each)
         rows_of, size_bytes = buffer.rows_of, buffer.size_bytes
         return Segment(file.id, file.path, self.store.by_site, size_bytes, rows_of, buffer if in_memory else None)
+
+    def with_batches(self, *batches: tuple[bytes, list[Event]], left_over: bool = True) -> Segment:
+        """A segment on disk of batches, each with its key."""
+        file = self.store.create()
+        for key, events in batches:
+            pieces = [file.encode([each]) for each in events]
+            file.commit(b"", EncodedBatch(key, b"answer to " + key, len(events), pieces))
+        file.seal()
+        size_bytes = file.path.stat().st_size
+        return Segment(file.id, file.path, self.store.by_site, size_bytes, {}, None, left_over=left_over)
 
     def parts(self) -> list[Path]:
         return sorted((self.data_dir / "events").rglob("*.parquet"))
@@ -435,3 +448,100 @@ def test_salvaged_segment_that_is_put_back_becomes_complete(bench: Bench, monkey
     (again,) = bench.store.left_over()
     bench.flush(again)
     assert [each.row[2] for each in MANY] == [row["session_id"] for row in read_rows(bench.data_dir / "events")]
+
+
+def session_ids(bench: Bench) -> list[str]:
+    return sorted(row["session_id"] for row in read_rows(bench.data_dir / "events"))
+
+
+def test_answers_of_batches_are_remembered_before_the_segment_is_deleted(bench: Bench) -> None:
+    segment = bench.with_batches((b"1", EVENTS[:1]), (b"", EVENTS[1:2]), (b"3", EVENTS[2:]))
+    assert segment.path is not None
+    there = []
+
+    def remember(answers: list[tuple[bytes, bytes]]) -> None:
+        assert segment.path is not None
+        there.append(segment.path.exists())
+        bench.answers.extend(answers)
+
+    bench.remember = remember
+    bench.flush(segment)
+    assert ([True], [(b"1", b"answer to 1"), (b"3", b"answer to 3")]) == (there, bench.answers)
+    assert (4, False) == (len(session_ids(bench)), segment.path.exists())
+
+
+def test_segment_whose_answers_cannot_be_remembered_is_kept_for_a_retry(bench: Bench) -> None:
+    segment = bench.with_batches((b"1", EVENTS))
+    assert segment.path is not None
+
+    def fail(answers: list[tuple[bytes, bytes]]) -> None:
+        raise OSError(EIO, "Input/output error")
+
+    bench.remember = fail
+    with pytest.raises(OSError, match="Input/output"):
+        bench.flush(segment)
+    assert segment.path.exists()
+    bench.remember = bench.answers.extend
+    bench.flush(segment)
+    assert ([(b"1", b"answer to 1")], 4) == (bench.answers, len(session_ids(bench)))
+    assert not segment.path.exists()
+
+
+def test_answers_are_remembered_from_memory_too(bench: Bench) -> None:
+    """The process may be killed between the release of the segment and the note of an answer elsewhere."""
+    segment = bench.sealed()
+    assert segment.buffer is not None
+    segment.buffer.remember(b"1", b"answer")
+    bench.flush(segment)
+    assert [(b"1", b"answer")] == bench.answers
+
+
+def test_answers_of_a_segment_in_quarantine_are_remembered(bench: Bench) -> None:
+    segment = bench.with_batches((b"1", EVENTS))
+    taken = bench.data_dir / "events" / "site=a" / "date=2026-05-28" / f"{segment.id}.parquet"
+    taken.parent.mkdir(parents=True)
+    taken.write_bytes(b"in the way")
+    bench.flush(segment)
+    assert (["segment"], [(b"1", b"answer to 1")]) == (list(bench.quarantined()), bench.answers)
+
+
+def test_torn_batch_is_neither_published_nor_answered(bench: Bench) -> None:
+    segment = bench.with_batches((b"1", EVENTS[:2]), (b"2", EVENTS[2:]))
+    assert segment.path is not None
+    os.truncate(segment.path, segment.size_bytes - 1)
+    bench.flush(segment)
+    assert (["s-1", "s-2"], [(b"1", b"answer to 1")]) == (session_ids(bench), bench.answers)
+    assert ["torn"] == list(bench.quarantined())
+
+
+def test_damaged_batch_of_this_process_keeps_its_intact_records(bench: Bench) -> None:
+    """A sealed segment holds only what was committed, so its last batch was acknowledged."""
+    segment = bench.with_batches((b"1", EVENTS), left_over=False)
+    assert segment.path is not None
+    data = bytearray(segment.path.read_bytes())
+    data[-1] ^= 1
+    segment.path.write_bytes(data)
+    bench.flush(segment)
+    assert (["s-1", "s-2", "s-3"], [(b"1", b"answer to 1")]) == (session_ids(bench), bench.answers)
+
+
+@pytest.mark.parametrize("block", [1, 4, -1])
+def test_unreadable_block_of_the_last_batch_loses_only_its_own_records(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """The batch may have been acknowledged, and a crash makes no block unreadable."""
+    segment = bench.with_batches((b"1", MANY))
+    assert segment.path is not None
+    block %= -(-segment.size_bytes // BLOCK_BYTES)
+    start, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
+    kept = [
+        each for each in records(segment.path) if isinstance(each, Record) and (each.end <= start or each.start >= end)
+    ]
+    assert 40 < len(kept) < 60
+    bad_sectors(monkeypatch, block)
+    for _ in range(FAILED_READS):
+        with pytest.raises(OSError, match="Input/output"):
+            bench.flush(segment)
+    bench.flush(segment)
+    assert (len(kept), [(b"1", b"answer to 1")]) == (len(session_ids(bench)), bench.answers)
+    assert ["damaged", "segment"] == sorted(bench.quarantined())
