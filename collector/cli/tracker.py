@@ -1,21 +1,16 @@
 """`collector tracker`: print the line of HTML that loads the tracker, or the TypeScript types of its API."""
 
-import json
-import re
 import sys
 from argparse import ArgumentParser, Namespace
 from html import escape
-from urllib.parse import urlsplit
 
 from collector.cli.config_argument import add_config_argument
+from collector.cli.url_argument import base_of
 from collector.config import DEFAULT_COLLECT_PATH, SITE_ID, Tracker
 from collector.config_file import ConfigError, load
 from collector.edge.script import current, pinned_name, types
 
 PLACEHOLDER = "https://collect.example.com"
-
-# What may stand in a URL (RFC 3986, 2), without what would begin a query or a fragment.
-_URL = re.compile(r"https?://[A-Za-z0-9._~:/@!$&'()*+,;=%\[\]-]+", re.IGNORECASE)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -67,17 +62,6 @@ def snippet(site_id: str, base: str, tracker: Tracker) -> str:
             _script(pinned | path),
         )
     )
-
-
-def base_of(url: str) -> str:
-    """The URL without a slash at its end. A proxy may serve the collector below a path. Raises ConfigError."""
-    try:
-        parts = urlsplit(url) if _URL.fullmatch(url) else None
-        if parts is not None and parts.hostname and parts.port != 0 and "@" not in parts.netloc:
-            return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-    except ValueError:  # the port is no number, or an address has no closing bracket
-        pass
-    raise ConfigError([f'--url: should be "https://host", or "http://host:port/path"; got {json.dumps(url[:80])}'])
 
 
 def _script(attributes: dict[str, str]) -> str:
