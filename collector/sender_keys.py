@@ -1,14 +1,27 @@
-"""Keys of senders that are no browsers: servers and imports. The configuration holds only their fingerprints."""
+"""Keys of senders that are no browsers, such as servers and imports.
+
+A sender has the key's text. The configuration has only its fingerprint, so who reads the configuration cannot send.
+A fast hash is enough: a key is 32 random bytes, which nobody can guess, unlike a password.
+"""
 
 import hashlib
 import re
+import secrets
+from typing import Final
 
-FINGERPRINT = re.compile("sha256:[0-9a-f]{64}")
+# Programs that look for leaked secrets recognise a key by its prefix.
+PREFIX: Final = "ck_"
+KEY_BYTES: Final = 32
+
+KEY_FORMAT: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+"""A fingerprint, as `fingerprint` returns it. Use `fullmatch`."""
+
+
+def new_key() -> str:
+    """A new key: 46 characters that are safe in URLs, headers and shells."""
+    return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
 def fingerprint(key: str) -> str:
-    """The fingerprint of a key, as the setting `sites.<id>.keys` lists it.
-
-    A plain hash is enough: a key has 256 random bits, so no dictionary holds it.
-    """
+    """What the configuration has of this key: "sha256:" and the SHA-256 of its UTF-8, as 64 lower-case hex digits."""
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"

@@ -22,6 +22,7 @@ COMMANDS = {
     "worker": None,  # started by the supervisor, not by people, so the help leaves it out
     "check-config": "check a configuration file and print every error",
     "validate": "report which events of a file would be stored, and why not",
+    "key": "make a key for a sender that is no browser",
     "inspect": "show the rows, times, sizes and health of a data_dir, segment or part",
     "recover": "publish the events left in the journal, without serving",
     "expire": "delete the parts of old days",
