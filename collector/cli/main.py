@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from collector.build import BUILD_LINE
 from collector.cli.streams import set_up_streams, unwritten
@@ -16,12 +17,13 @@ from collector.config_file import ConfigError
 from collector.daemon.resources import StartError
 from collector.log.setup import complain
 
-# Each command and its line in the help. Its module has the same name, with `_` for `-`.
+# Each command and its line in the help. `module_of` finds its module.
 COMMANDS = {
     "serve": "run the collector until SIGTERM",
     "worker": None,  # started by the supervisor, not by people, so the help leaves it out
     "check-config": "check a configuration file and print every error",
     "validate": "report which events of a file would be stored, and why not",
+    "import": "send the events of a file to a collector",
     "key": "make a key for a sender that is no browser",
     "inspect": "show the rows, times, sizes and health of a data_dir, segment or part",
     "recover": "publish the events left in the journal, without serving",
@@ -31,6 +33,9 @@ COMMANDS = {
     "tracker": "print the HTML that loads the tracker on a site's pages, or its TypeScript types",
     "schema": "print the JSON Schema of an event, or the columns of a part",
 }
+
+# The module of a command has its name, with `_` for `-`. Python keeps the name `import` for itself.
+_MODULES = {"import": "importing"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +79,11 @@ def _code_of(argv: Sequence[str]) -> int:
     return code
 
 
+def module_of(command: str) -> ModuleType:
+    """Import the module of a command."""
+    return import_module(f"collector.cli.{_MODULES.get(command, command.replace('-', '_'))}")
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for these arguments. It knows every command by name, but only the called one's arguments."""
     parser = argparse.ArgumentParser(
@@ -94,7 +104,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if argv[:1] == [command]:
             # Import this command's module only: a supervisor without pyarrow and rich, which it does not use, takes a
             # third of the memory that it would take with them.
-            module = import_module(f"collector.cli.{command.replace('-', '_')}")
+            module = module_of(command)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser

@@ -26,10 +26,12 @@ def lines(source: BinaryIO, largest_bytes: int) -> Iterator[Line]:
         number += 1
         body = _without_end(piece if number > 1 else piece.removeprefix(UTF8_BOM))
         is_blank = not body.strip()
-        while not piece.endswith(b"\n") and (piece := source.readline(_SKIPPED_BYTES)):
-            is_blank = is_blank and not piece.strip()
         if not is_blank:
-            yield Line(number, body)
+            yield Line(number, body)  # before the rest is skipped: it may be the whole file
+        while not piece.endswith(b"\n") and (piece := source.readline(_SKIPPED_BYTES)):
+            if is_blank and piece.strip():
+                is_blank = False
+                yield Line(number, body)
 
 
 def _without_end(line: bytes) -> bytes:

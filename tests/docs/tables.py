@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from collector.cli.main import COMMANDS
+from collector.cli.main import COMMANDS, module_of
 from collector.config import Config, Section, SiteSettings
 from collector.daemon.reload import applied_by_reload
 from collector.daemon.wiring import build_stages
@@ -107,7 +106,7 @@ def _commands() -> Iterator[list[str]]:
     for command, summary in COMMANDS.items():
         if summary is None:
             continue
-        module = import_module(f"collector.cli.{command.replace('-', '_')}")
+        module = module_of(command)
         parser = argparse.ArgumentParser(prog=f"collector {command}", add_help=False)
         module.add_arguments(parser)
         usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
