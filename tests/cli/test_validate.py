@@ -107,6 +107,10 @@ FILES: dict[str, tuple[bytes, list[str]]] = {
     "many times the largest": (sized(10 * LARGEST + 7) + b"\n" + body(), ["1: too_large: ", "2: stored"]),
     "blank lines": (b"\n\r\n" + body() + b"\n \t \n\n{}\n\n", ["3: stored", "6: invalid: "]),
     "a blank line without end": (b" " * (3 * LARGEST) + b"\n" + body(), ["2: stored"]),
+    "an event behind more blanks than the largest": (
+        b" " * (3 * LARGEST) + body() + b"\n" + body(),
+        ["1: too_large: ", "2: stored"],
+    ),
     "a byte order mark and nothing": (BOM, []),
     "a byte order mark alone in its line": (BOM + b"\n" + body(), ["2: stored"]),
     "two files that were joined": (BOM + body() + b"\n" + BOM + body(), ["1: stored", "2: stored"]),

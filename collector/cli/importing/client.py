@@ -55,10 +55,10 @@ async def connected(url: str, key: str | None, request_s: float = REQUEST_S) -> 
                     return Answer(response.status, {name.lower(): v for name, v in response.headers.items()}, body)
             except TimeoutError:
                 raise Unanswered(f"no answer within {request_s:g} s") from None
-            except aiohttp.ClientConnectorCertificateError as exc:
-                raise GaveUp(f"the certificate is not valid: {exc.certificate_error}") from None
-            except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as exc:
-                raise GaveUp(f"cannot connect: {exc}") from None
+            except aiohttp.ClientSSLError as exc:  # a certificate that is not valid, or a server without TLS
+                raise GaveUp(f"no secure connection: {exc}") from None
+            except (aiohttp.InvalidURL, UnicodeError):  # a label of the host is empty or longer than 63 characters
+                raise GaveUp(f"--url: has a host that cannot be looked up: {urlsplit(url).hostname}") from None
             except aiohttp.ClientError as exc:
                 raise Unanswered(_reason(exc)) from None
 

@@ -71,14 +71,14 @@ def run(arguments: Namespace) -> int:
     preparer = Preparer(site_id, use_gzip=not is_loopback(base))
     tally = Tally(arguments.from_line)
     with Source(arguments.file) as source, shown(source.size_bytes) as advance:
-        if key is None:
-            complain(
-                "without --key-file, received_at, client_ip and user_agent of the events are ignored, and the rate "
-                "limit applies"
-            )
         reading = Reading(source, arguments.from_line, preparer, LIMITS)
 
         async def sending() -> None:
+            if key is None:
+                complain(
+                    "without --key-file, received_at, client_ip and user_agent of the events are ignored, and the rate "
+                    "limit applies"
+                )
             async with connected(url, key, min(REQUEST_S, patience_s)) as post:
                 sender = Sender(
                     preparer.request, post, SystemClock(), patience_s=patience_s, jitter=random.random, tell=complain

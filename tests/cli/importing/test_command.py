@@ -204,6 +204,7 @@ HOPELESS: dict[str, tuple[Answer, str]] = {
     "method": (refused(405, "Use GET"), "405 Method Not Allowed: Use GET"),
     "type": (refused(415, "No"), "415 Unsupported Media Type: No"),
     "conflict": (refused(409, "No"), "409 Conflict: No"),
+    "unknown status": (lambda _: web.Response(status=499), "499"),
     "page": (lambda _: web.Response(status=404, text="<html>"), "404 Not Found"),
     "redirect": (
         lambda _: web.Response(status=301, headers={"Location": "https://a.example/public/demo/batch"}),
@@ -355,6 +356,21 @@ def test_file_that_cannot_be_read_exits_1(
         file.write_bytes(content)
     assert 1 == importing(file, server, "--key-file", key_file)
     assert ("", f"collector: {file}: {why}\n") == capsys.readouterr()
+
+
+def test_server_without_tls_stops_the_import(events: Path, server: Scripted, capsys: Capture) -> None:
+    url = server.url.replace("http", "https")
+    assert 1 == run("import", events, "--site", "demo", "--url", url)
+    why, stopped = capsys.readouterr().err.removeprefix(NOTICE).splitlines()
+    assert why.startswith("collector: no secure connection: Cannot connect to host 127.0.0.1:")
+    assert "stopped: 0 events stored, 0 not stored; go on with --from-line 1" == stopped
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+def test_host_that_is_no_name_stops_the_import(host: str, events: Path, capsys: Capture) -> None:
+    assert 1 == run("import", events, "--site", "demo", "--url", f"http://{host}")
+    why, _ = capsys.readouterr().err.removeprefix(NOTICE).splitlines()
+    assert f"collector: --url: has a host that cannot be looked up: {host}" == why
 
 
 def test_empty_file_exits_0(tmp_path: Path, key_file: Path, server: Scripted, capsys: Capture) -> None:
