@@ -23,5 +23,8 @@ def new_key() -> str:
 
 
 def fingerprint(key: str) -> str:
-    """What the configuration has of this key: "sha256:" and the SHA-256 of its UTF-8, as 64 lower-case hex digits."""
+    """What `sites.<id>.keys` has of this key: "sha256:" and the SHA-256 of its UTF-8, as 64 lower-case hex digits.
+
+    Bytes of a header that are not UTF-8 are surrogates in `key`, and count as those bytes.
+    """
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"

@@ -12,6 +12,12 @@ def test_fingerprint_is_the_sha256_of_the_text() -> None:
     assert f"sha256:{hashlib.sha256('é'.encode()).hexdigest()}" == fingerprint("é")
 
 
+def test_bytes_that_are_not_utf8_have_a_fingerprint_too() -> None:
+    """A header may bring any bytes."""
+    text = b"\xff".decode("utf-8", "surrogateescape")
+    assert f"sha256:{hashlib.sha256(bytes([255])).hexdigest()}" == fingerprint(text)
+
+
 def test_format_matches_fingerprints_only() -> None:
     good = fingerprint("abc")
     assert KEY_FORMAT.fullmatch(good)
