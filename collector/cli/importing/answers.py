@@ -103,9 +103,8 @@ def _judged(answer: Answer, events: int) -> Judged | Hopeless:
         not_stored.setdefault(error.index, []).append(f"{error.reason}: {error.message}")
     for index in judged.dropped_indexes:
         not_stored.setdefault(index, [UNEXPLAINED])
-    if not judged.stored + judged.dropped == judged.stored + len(not_stored) == events or not all(
-        0 <= index < events for index in not_stored
-    ):
+    is_complete = judged.dropped == len(not_stored) and judged.stored + judged.dropped == events
+    if not is_complete or not all(0 <= index < events for index in not_stored):
         return Hopeless(
             f"the answer does not fit {events} events: {judged.stored} stored, {judged.dropped} not stored, "
             f"{len(not_stored)} explained: {_message(answer)}"

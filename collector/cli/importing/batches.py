@@ -97,8 +97,9 @@ def _unsendable(body: bytes, limits: Limits) -> str | None:
         return (
             f"{Reason.TOO_LARGE.value}: line is longer than {limits.line_bytes} bytes, the most that a batch can have"
         )
-    if is_array(body):  # as the first line of a batch, it would make the whole batch a JSON array
-        return f"{Reason.INVALID.value}: line is a JSON array, not one JSON object"
+    # As the first line of a batch, one would make the whole batch a JSON array, and the other would not be counted.
+    if is_array(body) or not body.removeprefix(UTF8_BOM).strip():
+        return f"{Reason.INVALID.value}: line is not one JSON object"
     return None
 
 

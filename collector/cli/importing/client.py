@@ -13,7 +13,7 @@ from collector import VERSION
 from collector.cli.importing.answers import Answer
 from collector.cli.importing.sender import GaveUp, Post, Request, Unanswered
 
-# The collector answers 10,000 events in a second. A slow line needs the rest: 4 MiB packed are 0.5 MB.
+# The collector answers 10,000 events in a second. A slow line needs the rest: 4 MiB packed are 0.6 MB.
 REQUEST_S = 120.0
 CONNECT_S = 10.0
 

@@ -20,6 +20,7 @@ from collector.cli.url_argument import base_of
 from collector.clock import SystemClock
 from collector.config import SITE_ID
 from collector.config_file import ConfigError
+from collector.daemon.stop_signals import STOP_SIGNALS
 from collector.log.setup import complain
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -108,7 +109,11 @@ def _run(sending: Callable[[], Awaitable[None]], tally: Tally) -> int:
 
 
 async def _until_stopped(sending: Callable[[], Awaitable[None]], received: list[int]) -> None:
-    """Cancel it at the first stop signal, which is added to `received`."""
+    """Cancel it at the first stop signal, which is added to `received`.
+
+    Once it has ended the exit code is known, and the kernel ignores these signals, so that none changes it.
+    `add_signal_handler` would restore the default action when the loop closes.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
@@ -117,9 +122,13 @@ async def _until_stopped(sending: Callable[[], Awaitable[None]], received: list[
             task.cancel()
         received.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    await sending()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda number, _: loop.call_soon_threadsafe(stop, number))
+    try:
+        await sending()
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _positive_int(text: str) -> int:

@@ -32,13 +32,13 @@ def test_batch_ends_before_the_byte_that_would_be_too_many() -> None:
     limits = Limits(100, 10)
     assert [[1, 2], [3]] == cut(lines(b"1234", b"5678", b"9"), limits)
     assert [[1], [2, 3]] == cut(lines(b"12345", b"6789", b"0"), limits)
-    assert [[1], [2]] == cut(lines(b"123456789", b""), limits)
+    assert [[1], [2]] == cut(lines(b"123456789", b"0"), limits)
     assert all(len(body_of(batch.lines)) <= 10 for batch in batches(lines(b"1234", b"5678", b"9"), limits))
 
 
 def test_batch_says_where_it_begins_and_where_the_file_goes_on() -> None:
     given = [Line(3, b"[1]"), Line(5, b"{}"), Line(9, b"x" * 10), Line(12, b"{}")]
-    why = "invalid: line is a JSON array, not one JSON object"
+    why = "invalid: line is not one JSON object"
     large = "too_large: line is longer than 9 bytes, the most that a batch can have"
     assert [
         Batch(3, 10, (Line(5, b"{}"),), (NotStored(3, why), NotStored(9, large))),
@@ -55,6 +55,13 @@ def test_lines_before_an_unreadable_one_are_a_batch() -> None:
     with pytest.raises(Unreadable):
         found.extend(len(batch.lines) for batch in batches(broken(), Limits(2, 100)))
     assert [2, 1] == found
+
+
+def test_line_that_a_collector_would_not_count_is_not_sent() -> None:
+    """Files that were joined have a byte order mark in the middle. The collector drops that of a batch."""
+    (batch,) = batches(lines(b"{}", b"\xef\xbb\xbf", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf \t"), Limits())
+    assert [1, 3] == [line.number for line in batch.lines]
+    assert [2, 4] == [number for number, _ in batch.not_sent]
 
 
 @pytest.mark.parametrize("limits", [Limits(3, 1_000), Limits(100, 50)])

@@ -32,6 +32,15 @@ def server() -> Iterator[Scripted]:
 
 
 @pytest.fixture(autouse=True)
+def same_signal_handlers() -> Iterator[None]:
+    """A command that ends ignores stop signals from then on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "FIRST_WAIT_S", 0.001)
 
@@ -289,7 +298,7 @@ def test_line_that_is_too_large_or_an_array_is_reported_and_not_sent(
     assert [[lines[0]], [lines[1]]] == server.bodies()
     assert (
         "2: too_large: line is longer than 199 bytes, the most that a batch can have\n"
-        "3: invalid: line is a JSON array, not one JSON object\n",
+        "3: invalid: line is not one JSON object\n",
         "2 of 4 events stored\n",
     ) == capsys.readouterr()
 
@@ -410,6 +419,7 @@ def test_stop_signal_names_the_line_to_go_on_with(
     out, err = capsys.readouterr()
     assert "1: invalid: bad 0\n" == out
     assert err.endswith("stopped: 1 event stored, 1 not stored; go on with --from-line 3\n")
+    assert signal.SIG_IGN == signal.getsignal(number)
     assert 0 == importing(events, server, "--key-file", key_file, "--from-line", "3")
     assert [numbered(2), *([numbered(2, 3)] * 2), numbered(1, 5)] == server.bodies()
     assert server.keys()[1] == server.keys()[2]

@@ -99,7 +99,7 @@ def test_terminal_shows_the_progress(tmp_path: Path, server: Scripted) -> None:
     finally:
         os.close(terminal)
     text = shown.decode()
-    assert (1, b"4: invalid: line is a JSON array, not one JSON object\n") == (process.returncode, output)
+    assert (1, b"4: invalid: line is not one JSON object\n") == (process.returncode, output)
     assert "importing" in text
     assert "4 events, " in text
     assert "3 of 4 events stored" in text
