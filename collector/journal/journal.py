@@ -281,10 +281,12 @@ class Journal:
             submission.done(False)
         if self._committing_batch is not None:
             self._committing_batch.done(False)
+            self._committing_batch.over()
         for submissions, batch in self._waiting_batches:
             for submission in submissions:
                 submission.done(False)
             batch.done(False)
+            batch.over()
 
     async def _commit(self) -> None:
         """Commit what waits, up to the first batch."""
@@ -346,22 +348,32 @@ class Journal:
         """Answer the batch, and buffer its events. In memory, they are stored once that is done."""
         if not self.in_memory:
             self._answer(batch, stored)
-        if not stored:
-            self._waiting_bytes -= _charge_of(batch)
-            return
+        try:
+            if stored:
+                await self._buffer_all(batch)
+            else:
+                self._waiting_bytes -= _charge_of(batch)
+        finally:
+            if self._committing_batch is None:
+                batch.over()
+        if self.in_memory:
+            self._answer(batch, stored)
+            batch.over()
+
+    async def _buffer_all(self, batch: BatchSubmission) -> None:
         if batch.key:
             self._buffer.remember(batch.key, batch.answer)
         self._waiting_bytes -= len(batch.key) + len(batch.answer)
-        events = iter(batch.events)
-        for _ in range(0, len(batch.events), TAKEN_OVER_AT_ONCE):
+        events = batch.events
+        events.reverse()
+        while events:
             await asyncio.sleep(0)
-            for event in islice(events, TAKEN_OVER_AT_ONCE):
+            for _ in range(min(len(events), TAKEN_OVER_AT_ONCE)):
+                event = events.pop()  # freeing 10,000 events at once would take 6 ms
                 self._waiting_bytes -= event.size_bytes + WAITING_EVENT_BYTES
                 self._buffer.append(event)
             if self.in_memory and self._filled() >= 1:
                 self._take_buffer()
-        if self.in_memory:
-            self._answer(batch, stored)
 
     def _answer(self, batch: BatchSubmission, stored: bool) -> None:
         self._committing_batch = None

@@ -31,7 +31,7 @@ class AwaitedSubmission(Submission):
 
 
 class BatchSubmission:
-    """Events on their way into the journal, stored together or not at all.
+    """Events on their way into the journal, stored together or not at all. The journal empties the list.
 
     `key` identifies the batch, if it has one, and `answer` is what its sender gets: a recovery hands out both. Raises
     ValueError if there is no event, or if key or answer are larger than KEY_MAX_BYTES and ANSWER_MAX_BYTES.
@@ -47,6 +47,9 @@ class BatchSubmission:
     def done(self, stored: bool) -> None:
         """Called once, with True if every event is stored, with False if none is. Must not raise."""
         raise NotImplementedError
+
+    def over(self) -> None:
+        """Called once, after `done`, when the journal has let go of the events. Must not raise."""
 
 
 class AwaitedBatch(BatchSubmission):

@@ -1,8 +1,8 @@
 """Batches over HTTP: each event is judged by itself, and the answer says which were not stored, and why."""
 
 import asyncio
+import gc
 import gzip
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from collector.edge import batch
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Answer, Wire, head, request, tally, until
-from tests.support import Running, body, event
+from tests.support import Running, body
 
 BATCH = "/public/demo/batch"
 BROKEN = b'{"session_id": 1}'
@@ -266,6 +266,37 @@ async def test_failed_commit_stores_nothing_and_says_so(
     assert {"received": 3, "unavailable": 2, "invalid": 1} == tally(collector)
 
 
+@pytest.mark.parametrize("durability", ["write", "memory"])
+async def test_next_batch_gets_its_turn_after_any_outcome(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    """A batch holds the turn, and the garbage collector, until the journal has let go of its events."""
+    collector = await serve(
+        {"demo": {}}, storage={"durability": durability}, server={"max_batch_bytes": 10_000}, rate_limit={"burst": 20}
+    )
+    wire = await connect(collector)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("injected bug")
+
+    for data, status in [
+        (body(), 201),
+        (array(body(), BROKEN), 202),
+        (BROKEN, 202),
+        (b"[", 202),
+        (b"x" * 10_001, 413),
+        (array(*numbered(21)), 429),
+    ]:
+        assert status == (await wire.ask(batch_request(data))).status
+        wire = await connect(collector)
+    monkeypatch.setattr("collector.edge.batch.accept", fail)
+    assert 500 == (await wire.ask(batch_request(body()))).status
+    monkeypatch.undo()
+    await until(gc.isenabled)
+    assert 201 == (await wire.ask(batch_request(body()))).status
+    await until(gc.isenabled)
+
+
 async def test_invalid_events_of_a_batch_are_kept(collector: Running, wire: Wire) -> None:
     await wire.ask(batch_request(array(body(), BROKEN)))
     await collector.flush()
@@ -327,9 +358,3 @@ async def test_batch_leaves_the_loop_to_others(serve: Serve, connect: Connect) -
     await until(lambda: collector.stages.decider.in_flight.count)
     await asyncio.gather(batches, ask("single", single, request(body())))
     assert ["single", "batch"] == order
-
-
-def test_events_are_split_as_a_json_parser_does() -> None:
-    tricky = [event(page_title='],[{"\\'), event(page_title="\n"), {}, [[1], {}], 1.5, None, "a"]
-    assert tricky == [json.loads(bytes(each)) for each in batch.split(json.dumps(tricky, indent=1).encode())]
-    assert tricky == [json.loads(bytes(each)) for each in batch.split(lines(*[json.dumps(e).encode() for e in tricky]))]

@@ -35,6 +35,7 @@ INTERPRETED = {
     "edge/script": "once a process",
     "edge/server": "once a process, or a connection",
     "edge/shared": "holds objects, and runs nothing",
+    "edge/split": "a piece of a batch",
     "edge/standard_path": "standard path; aiohttp",
     "ingest/daily_key": "once a day",
     "ingest/sender": "events with a key",
