@@ -9,6 +9,7 @@ import pytest
 
 from collector.events import Event
 from collector.journal import journal as module
+from collector.journal.buffer import BATCH_BYTES
 from collector.journal.journal import WAITING_EVENT_BYTES, Journal
 from collector.journal.record import ANSWER_MAX_BYTES, HEADER_BYTES, KEY_MAX_BYTES, Batch, Record, scan
 from collector.journal.segment import Segment, SegmentBroken
@@ -184,25 +185,20 @@ async def test_batches_that_wait_while_a_segment_breaks_are_refused(journal: Jou
 
 
 @pytest.mark.parametrize("in_memory", [False, True], ids=["on disk", "in memory"])
-async def test_bug_in_a_commit_leaves_no_batch_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
-) -> None:
+async def test_bug_in_a_commit_leaves_no_batch_waiting(tmp_path: Path, in_memory: bool) -> None:
     store = Store(tmp_path)
-    journal = journal_in_memory(10**9) if in_memory else make_journal(tmp_path, store=store)
-    store.instead["commit"] = fail(RuntimeError("a bug"))
-    if in_memory:
-        monkeypatch.setattr(journal, "_filled", fail(RuntimeError("a bug")))
+    journal = journal_in_memory(3_000) if in_memory else make_journal(tmp_path, store=store)
+    store.instead["commit"] = journal._store.new_id = fail(RuntimeError("a bug"))
     outcomes = [submit(journal, named("a", 3)), submit(journal, named("b", 3))]
     assert [False, False] == await asyncio.gather(*outcomes)
     assert journal.broken.is_set()
 
 
-async def test_bug_after_the_commit_of_a_batch_does_not_refuse_it(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bug_after_the_commit_of_a_batch_does_not_refuse_it(journal: Journal) -> None:
     """It is in the file, so the next start publishes it. A retry would store it twice."""
-    monkeypatch.setattr(journal._buffer, "remember", fail(RuntimeError("a bug")))
-    outcomes = [submit(journal, named("a", 3), b"key"), submit(journal, named("b", 3))]
+    bad = make_event(size_bytes=BATCH_BYTES)  # becomes columns at once
+    bad.row[-1] = 5  # no text
+    outcomes = [submit(journal, [*named("a", 3), bad]), submit(journal, named("b", 3))]
     assert [True, False] == await asyncio.gather(*outcomes)
     assert journal.broken.is_set()
 
