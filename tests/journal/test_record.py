@@ -28,6 +28,7 @@ from collector.journal.record import (
 
 ID = "0123456789abcdef"
 GOLDEN = Path(__file__).parents[1] / "golden" / "segment-v1.segment"
+GOLDEN_BATCHES = GOLDEN.with_name("segment-v1-batches.segment")
 RECEIVED_US = 1_780_000_000_000_000
 
 
@@ -75,6 +76,16 @@ def make_batch(events: list[Event], key: bytes = b"k", answer: bytes = b"ok") ->
     seed = crc_seed(ID)
     pieces = [encode([each], seed) for each in events]
     return encode_frame(EncodedBatch(key, answer, len(events), pieces), seed) + b"".join(pieces)
+
+
+def test_golden_segment_with_batches_is_written_and_read_unchanged() -> None:
+    data = GOLDEN_BATCHES.read_bytes()
+    batches = make_batch(GOLDEN_EVENTS, bytes(range(16)), b'{"stored": 3}') + make_batch(GOLDEN_EVENTS[:1], b"", b"")
+    assert data == golden() + batches
+    found = read(data[36:])
+    assert [*3 * [Record], Batch, *3 * [Record], Batch, Record] == [type(each) for each in found]
+    answers = [(each.key, each.answer) for each in found if isinstance(each, Batch)]
+    assert [(bytes(range(16)), b'{"stored": 3}'), (b"", b"")] == answers
 
 
 def test_samples_in_the_description_of_the_format_are_true() -> None:
