@@ -190,7 +190,8 @@ async def test_bug_in_a_commit_leaves_no_batch_waiting(tmp_path: Path, in_memory
     journal = journal_in_memory(3_000) if in_memory else make_journal(tmp_path, store=store)
     store.instead["commit"] = journal._store.new_id = fail(RuntimeError("a bug"))
     outcomes = [submit(journal, named("a", 3)), submit(journal, named("b", 3))]
-    assert [False, False] == await asyncio.gather(*outcomes)
+    async with asyncio.timeout(10):
+        assert [False, False] == await asyncio.gather(*outcomes)
     assert journal.broken.is_set()
 
 
@@ -199,7 +200,8 @@ async def test_bug_after_the_commit_of_a_batch_does_not_refuse_it(journal: Journ
     bad = make_event(size_bytes=BATCH_BYTES)  # becomes columns at once
     bad.row[-1] = 5  # no text
     outcomes = [submit(journal, [*named("a", 3), bad]), submit(journal, named("b", 3))]
-    assert [True, False] == await asyncio.gather(*outcomes)
+    async with asyncio.timeout(10):
+        assert [True, False] == await asyncio.gather(*outcomes)
     assert journal.broken.is_set()
 
 
