@@ -15,7 +15,6 @@ import gc
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
 from time import perf_counter
 
 from collector.clock import Clock
@@ -163,7 +162,7 @@ class Batches:
             refused = RefusedWhole(unavailable(), dropped + Counter({Reason.UNAVAILABLE: stored}))
             if self._journal.unready_reason() is not None:
                 raise refused
-            submission = _Submitted(verdicts.stored, key, answer.to_bytes() if key else b"", self._end_turn)
+            submission = AwaitedBatch(verdicts.stored, key, answer.to_bytes() if key else b"", self._end_turn)
             self._journal.submit(submission)
             is_submitted = True
         finally:
@@ -256,17 +255,6 @@ class Batches:
         self._metrics.batches.labels(outcome).inc()
         assert request.counts is not None  # its site is known
         request.counts.count_batch(stored, dropped)
-
-
-class _Submitted(AwaitedBatch):
-    """The accepted events of a batch that has its turn."""
-
-    def __init__(self, events: list[Event], key: bytes, answer: bytes, over: Callable[[], None]) -> None:
-        super().__init__(events, key, answer)
-        self._over = over
-
-    def over(self) -> None:
-        self._over()
 
 
 def _key_digest(request: Request) -> bytes:

@@ -1,6 +1,7 @@
 """Submissions: events on their way into the journal, and what happens once they are committed."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from collector.events import Event
@@ -53,12 +54,19 @@ class BatchSubmission:
 
 
 class AwaitedBatch(BatchSubmission):
-    """Its outcome is the result of a future."""
+    """Its outcome is the result of a future. `over` is called once the journal has let go of the events."""
 
-    def __init__(self, events: list[Event], key: bytes = b"", answer: bytes = b"") -> None:
+    def __init__(
+        self, events: list[Event], key: bytes = b"", answer: bytes = b"", over: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(events, key, answer)
         self.stored: Final[asyncio.Future[bool]] = asyncio.get_running_loop().create_future()
+        self._over: Final = over
 
     def done(self, stored: bool) -> None:
         if not self.stored.done():  # it is done if the request was cancelled
             self.stored.set_result(stored)
+
+    def over(self) -> None:
+        if self._over is not None:
+            self._over()
