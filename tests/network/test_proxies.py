@@ -100,7 +100,7 @@ def test_responses_pass_unchanged_and_only_public_paths_are_exposed(proxy: Proxi
         201: request(body(), origin),
         202: request(b"{", origin),
         404: request(body(), origin, site="nobody"),
-        415: request(body(), origin, b"Content-Encoding: gzip"),
+        415: request(body(), origin, b"Content-Encoding: br"),
         413: request(body().ljust(70_000), origin),
     }
     for status, data in sent.items():
