@@ -223,7 +223,7 @@ class Batches:
         turn = Slices()
         for index, body in enumerate(bodies):
             try:
-                outcome = ignored or self._judge_one(request, bytes(body), rules, now_us)
+                outcome = ignored or self._judge_one(request, body, rules, now_us)
             except KeyMissing as exc:
                 log.warning("a batch was refused: an address cannot be hashed: %s", exc)
                 raise RefusedWhole(unavailable(), Counter({Reason.UNAVAILABLE: len(bodies)})) from None

@@ -1,9 +1,8 @@
 """Splitting a batch into its events, without parsing them: the elements of a JSON array, or lines.
 
 A batch is split piece by piece, so that other requests get their turns in between, and a batch of two million tiny
-elements is given up early. A piece of an array ends between two objects: at `}`, a comma and `{`. That may also be text
-inside a string, or deeper in an object. Whether it is, the decoder tells: what comes before is a valid list only if the
-cut is between two elements.
+elements is given up early. No byte of an array is read twice, whatever it holds: the decoder is asked for one element,
+and its complaint about what follows tells where that element ends. This takes 1.5 us an element.
 """
 
 import re
@@ -15,20 +14,18 @@ import msgspec
 from collector.events import FieldError
 from collector.ingest.schema import UTF8_BOM, InvalidEvent
 
-Bodies = list[bytes | msgspec.Raw]
-"""Events as they were sent. A `Raw` is a slice of the piece that it was in."""
+Bodies = list[bytes]
+"""Events as they were sent."""
 
-PIECE_BYTES: Final = 32_768  # takes 0.03 ms with usual events, and 1 ms with the tiniest
-CUTS_TRIED: Final = 8  # the last ones of a piece
+PIECE_BYTES: Final = 32_768  # takes 0.03 ms with usual events, and 1 ms with blank lines
+PIECE_ELEMENTS: Final = 100
 
-# Without a cut, an array is decoded at once. An element takes 100 bytes and 0.03 us, and this many at most 6 ms.
-MOST_AT_ONCE: Final = 200_000
-
-_CUT: Final = re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{")
+_FOLLOWED: Final = re.compile(r"trailing characters \(byte ([0-9]+)\)")
 _BROKEN_AT: Final = re.compile(r"\(byte ([0-9]+)\)")
-_BLANKS: Final = b" \t\r\n"
+_EMPTY: Final = re.compile(rb"\[[ \t\r\n]*+\]")
+_COMMA, _END = b",]"
 
-_decode: Final[Callable[[bytes], Bodies]] = msgspec.json.Decoder(list[msgspec.Raw]).decode  # type: ignore[assignment]
+_decode: Final[Callable[[memoryview], object]] = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def split(batch: bytes) -> Iterator[Bodies]:
@@ -36,7 +33,7 @@ def split(batch: bytes) -> Iterator[Bodies]:
 
     Raises InvalidEvent if the batch begins as an array but is not one. The events before the fault may be yielded then.
     """
-    batch = batch.removeprefix(UTF8_BOM).strip(_BLANKS)
+    batch = batch.removeprefix(UTF8_BOM).strip()
     return _elements(batch) if batch.startswith(b"[") else _lines(batch)
 
 
@@ -48,40 +45,43 @@ def _lines(batch: bytes) -> Iterator[Bodies]:
             end = batch.find(b"\n", at)
         if end < 0:
             end = len(batch)
-        yield [body for line in batch[at:end].split(b"\n") if (body := line.strip(_BLANKS))]
+        yield [body for line in batch[at:end].split(b"\n") if (body := line.strip())]
         at = end + 1
 
 
 def _elements(batch: bytes) -> Iterator[Bodies]:
-    at = len(b"[")
-    while len(batch) - at > PIECE_BYTES:
-        size_bytes = PIECE_BYTES
-        while (found := _up_to_a_cut(batch, at, size_bytes)) is None and len(batch) - at > size_bytes:
-            size_bytes *= 2
-        if found is None:
+    if _EMPTY.fullmatch(batch):
+        return
+    view = memoryview(batch)
+    piece: Bodies = []
+    begun = at = len(b"[")
+    while True:
+        end = _end_of_element(view, at)
+        piece.append(batch[at:end].strip())
+        at = end + 1
+        if batch[end] != _COMMA:
             break
-        bodies, at = found
-        yield bodies
-    yield _rest(batch, at)
+        if len(piece) == PIECE_ELEMENTS or at - begun >= PIECE_BYTES:
+            yield piece
+            piece, begun = [], at
+    if batch[end] != _END or at < len(batch):
+        raise _not_an_array(end if batch[end] != _END else at)
+    yield piece
 
 
-def _up_to_a_cut(batch: bytes, at: int, size_bytes: int) -> tuple[Bodies, int] | None:
-    """The elements from `at` to the last cut in that many bytes, and where the next element begins. None: no cut."""
-    cuts = [cut.start(1) for cut in _CUT.finditer(batch, at, at + size_bytes)]
-    for comma in reversed(cuts[-CUTS_TRIED:]):
-        try:
-            return _decode(b"[%b]" % batch[at:comma]), comma + 1
-        except (msgspec.DecodeError, RecursionError):
-            continue
-    return None
-
-
-def _rest(batch: bytes, at: int) -> Bodies:
-    if batch.count(b",", at) > MOST_AT_ONCE:
-        raise InvalidEvent(FieldError(None, "has too many elements that are not events"))
+def _end_of_element(view: memoryview, at: int) -> int:
+    """Where the element that begins at `at` has ended, and something else follows. Raises InvalidEvent."""
     try:
-        return _decode(b"[%b" % batch[at:])
+        _decode(view[at:])
     except (msgspec.DecodeError, RecursionError) as exc:
+        followed = _FOLLOWED.search(str(exc))
+        if followed:
+            return at + int(followed[1]) - 1  # the decoder has read one byte more
         fault = _BROKEN_AT.search(str(exc))
-        where = f"; it is broken at byte {int(fault[1]) + at - 1}" if fault else ""
-        raise InvalidEvent(FieldError(None, f"is not a JSON array{where}")) from None
+        raise _not_an_array(at + int(fault[1]) if fault else None) from None
+    raise _not_an_array(None)  # nothing follows
+
+
+def _not_an_array(fault: int | None) -> InvalidEvent:
+    where = "" if fault is None else f"; it is broken at byte {fault}"
+    return InvalidEvent(FieldError(None, f"is not a JSON array{where}"))

@@ -1,16 +1,18 @@
 """Splitting batches: the same events as a JSON parser finds, piece by piece."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collector.edge import split as module
-from collector.edge.split import PIECE_BYTES, Bodies, split
-from collector.ingest.schema import InvalidEvent
+from collector.edge.split import PIECE_BYTES, PIECE_ELEMENTS, Bodies, split
+from collector.ingest.schema import UTF8_BOM, InvalidEvent
 
 TRICKY = st.text(st.sampled_from('},{ "\\[]:\n\t1aé'), max_size=12)
 VALUES = st.recursive(
@@ -90,11 +92,59 @@ def test_fault_is_told_with_its_place() -> None:
         pieces(batch + b" x]")
 
 
-def test_millions_of_tiny_elements_are_given_up_early() -> None:
-    """Two million numbers in 4 MiB would take 200 MB, and hold the loop for 60 ms."""
-    with pytest.raises(InvalidEvent, match="too many elements that are not events"):
-        pieces(b"[%b]" % b",".join([b"1"] * 2_000_000))
-    tiny = split(b"[%b]" % b",".join([b"{}"] * 1_000_000))
-    assert len(next(tiny)) <= PIECE_BYTES // 3
+def test_millions_of_tiny_elements_come_in_small_pieces() -> None:
+    """So a batch of two million numbers, which would take 200 MB, is given up after the first of them."""
+    for element in (b"1", b"{}", b'""'):
+        tiny = split(b"[%b]" % b",".join([element] * 1_000_000))
+        assert [element] * PIECE_ELEMENTS == next(tiny)
     blank = split(b"{}" + b"\n" * 4_000_000 + b"{}")
     assert [b"{}"] == next(blank)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"list": [%b]}' % b",".join([b"{}"] * 15_000),
+        b'{"text": "%b"}' % (b"},{" * 15_000),
+        b'{"text": "%b"}' % (b"\\n},{" * 9_000),
+        b'{"a": %b}' % (b"[{},[" * 100 + b"{}" + b"],{}]" * 100),
+    ],
+    ids=["objects", "string", "escapes", "nested"],
+)
+def test_events_that_are_full_of_seeming_ends_are_split_like_any(event: bytes) -> None:
+    """4 MiB of them, each small enough to be stored. Every byte is looked at once."""
+    sent = [event] * (4_000_000 // len(event))
+    found = pieces(b"[%b]" % b",".join(sent))
+    assert sent == [body for piece in found for body in piece]
+    assert max(sum(map(len, piece)) for piece in found) <= PIECE_BYTES + len(event)
+
+
+def test_large_array_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop would be held for half a second if parts were decoded again and again in search of an end."""
+    read_bytes = 0
+    decode = module._decode
+
+    def counting(view: memoryview) -> object:
+        nonlocal read_bytes
+        try:
+            return decode(view)
+        except msgspec.DecodeError as exc:
+            followed = re.search(r"trailing characters \(byte (\d+)", str(exc))
+            read_bytes += int(followed[1]) if followed else len(view)
+            raise
+
+    monkeypatch.setattr(module, "_decode", counting)
+    batch = b'[{"a":[%b]}]' % b",".join([b"{}"] * 1_300_000)
+    assert 1 == len(events(batch))
+    assert read_bytes <= len(batch)
+
+
+def test_blank_array_has_no_events() -> None:
+    for batch in (b"[]", b" [ \r\n\t ] ", UTF8_BOM + b"[]"):
+        assert [] == pieces(batch)
+
+
+@pytest.mark.parametrize("batch", [b"[", b"[,]", b"[{},]", b"[,{}]", b"[{}", b"[{}}", b"[{}]]", b"[{} {}]", b"[{}],{}"])
+def test_almost_an_array_is_none(batch: bytes) -> None:
+    with pytest.raises(InvalidEvent, match="is not a JSON array"):
+        pieces(batch)
