@@ -13,6 +13,7 @@ import pytest
 
 from collector.config import DEFAULT_SCRIPT_PATH
 from collector.edge.script import current, pinned_name
+from collector.sender_keys import fingerprint
 from tests.crash.conftest import need
 from tests.edge.wire import head, request
 from tests.network.proxies import (
@@ -38,6 +39,7 @@ from tests.network.test_attacks import BROKEN
 from tests.support import body
 from tests.system.process import Answer, serving, wait_until
 
+KEY = "ck_test"
 SMUGGLING = (
     "both lengths",
     "both lengths, chunks first",
@@ -61,7 +63,7 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
     documented = tomllib.loads(block("toml"))
     with serving(
         tmp_path,
-        {"demo": {}, "hidden": {}},
+        {"demo": {}, "hidden": {}, "keyed": {"keys": [fingerprint(KEY)]}},
         server=documented["server"] | {"port": 0},
         admin=documented["admin"] | {"port": 0},
         privacy={"client_ip": "full"},
@@ -114,6 +116,29 @@ def test_responses_pass_unchanged_and_only_public_paths_are_exposed(proxy: Proxi
     for path in ("/metrics", "/healthz", "/"):
         answer = proxy.ask(head(method="GET", target=path))
         assert (404, None) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
+
+
+def full_batch() -> bytes:
+    """The largest batch. It leaves one token in the bucket."""
+    return b"\n".join([body(file_name="x" * 60_000)] * (BURST - 1)).ljust(4 << 20)
+
+
+def test_largest_batch_passes(proxy: Proxied) -> None:
+    assert 201 == proxy.ask(request(full_batch(), target="/public/demo/batch")).status
+
+
+@pytest.mark.parametrize("proxy", [nginx], indirect=True)
+def test_batch_over_the_limit_gets_its_response_from_the_collector(proxy: Proxied) -> None:
+    """So pages can read it. Caddy and HAProxy may close the connection while the batch is sent."""
+    answer = proxy.ask(request(full_batch() + b" ", b"Origin: " + ORIGIN.encode(), target="/public/demo/batch"))
+    assert (413, ORIGIN) == (answer.status, answer.headers["Access-Control-Allow-Origin"])
+
+
+def test_key_of_a_sender_passes(proxy: Proxied) -> None:
+    """With it, a batch may have more events than tokens."""
+    batch = b"\n".join([body()] * (BURST + 1))
+    for line, status in ((b"Authorization: Bearer " + KEY.encode(), 201), (b"X-Key: none", 429)):
+        assert status == proxy.ask(request(batch, line, target="/public/keyed/batch")).status
 
 
 def test_script_is_served_as_the_collector_sends_it(proxy: Proxied) -> None:
