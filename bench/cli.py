@@ -12,9 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from bench.batch import batch
 from bench.compare import compare
 from bench.growth import AXES, growth
 from bench.half import half
+from bench.history import EVENTS, import_history
 from bench.micro import micro
 from bench.pairs import fast_path, versus
 from bench.peak import Shape, peak
@@ -116,6 +118,18 @@ def parser() -> argparse.ArgumentParser:
         lambda arguments: [recovery(setup_of(arguments), shape_of(arguments), arguments.events)],
     )
     command.add_argument("--events", type=int, default=200_000, help="default: %(default)s")
+    command = scenario(
+        "batch",
+        "batches of many sizes in turn with single requests, and single requests beside batches",
+        lambda arguments: batch(setup_of(arguments), shape_of(arguments), arguments.rounds),
+    )
+    command.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    command = scenario(
+        "import",
+        "`collector import` of a file of history, on all cores",
+        lambda arguments: [import_history(setup_of(arguments), shape_of(arguments), arguments.events)],
+    )
+    command.add_argument("--events", type=int, default=EVENTS, help="default: %(default)s")
     scenario("micro", "CPU time of each stage on its own", lambda arguments: micro(arguments.python))
     command = scenario(
         "tracker",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -23,6 +24,8 @@ from bench.subject import Setup
 from bench.wrk import run_wrk
 
 OURS = "collector"
+
+T = TypeVar("T")
 
 
 def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
@@ -51,14 +54,14 @@ def compare(setup: Setup, shape: Shape, rounds: int) -> list[Result]:
     return [*results, *ratios(results)]
 
 
-def in_order(rivals: Sequence[Rival], number: int) -> list[tuple[int, Rival | None]]:
-    """Return what a round runs, and the pair that each run belongs to. None is the collector.
+def in_order(others: Sequence[T], number: int) -> list[tuple[int, T | None]]:
+    """Return what a round runs, and the pair that each run belongs to. None is what the others are compared with.
 
-    One run of the collector serves the rivals on both sides of it.
+    One run of it serves the others on both sides.
     """
-    order: list[tuple[int, Rival | None]] = []
-    for pair, at in enumerate(range(0, max(1, len(rivals)), 2)):
-        order += [(pair, rival) for rival in (*rivals[at : at + 1], None, *rivals[at + 1 : at + 2])]
+    order: list[tuple[int, T | None]] = []
+    for pair, at in enumerate(range(0, max(1, len(others)), 2)):
+        order += [(pair, other) for other in (*others[at : at + 1], None, *others[at + 1 : at + 2])]
     return order[::-1] if number % 2 else order
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 
-from bench.requests import requests, site_name
+from bench.requests import header, requests, site_name
 from bench.results import Result
 from bench.sample import bodies
 from bench.server import ROOT, NoResult, environment
@@ -29,6 +29,7 @@ from collector.edge.client_ip import Peers
 from collector.edge.fast_path import END, FastPath
 from collector.edge.rate_limit import TokenBuckets
 from collector.edge.routes import Routes
+from collector.edge.split import split
 from collector.events import Event
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy
@@ -43,6 +44,7 @@ from collector.ingest.pipeline import (
 )
 from collector.ingest.reader import read as read_event
 from collector.ingest.schema import check, parse
+from collector.ingest.sender import accept_from_sender
 from collector.journal.record import encode
 from collector.journal.segment import SegmentStore
 from collector.parts.naming import new_segment_id
@@ -78,12 +80,12 @@ def micro(python: str = sys.executable) -> list[Result]:
 async def _micro() -> list[Result]:
     site = build_site(site_name(0), SiteSettings.model_validate(_SETTINGS))
     heads = list(requests(EVENTS))
-    forwarded = [_header(head, b"X-Forwarded-For") for head in heads]
+    forwarded = [header(head, b"X-Forwarded-For") for head in heads]
     trusted = AddressSet([parse_network("127.0.0.1")])
     peers = Peers(trusted)
     clients = [peers.client("127.0.0.1", address) for address in forwarded]
     arrivals = [
-        Arrival(site, client.address, _header(head, b"Origin"), _header(head, b"Referer"), _header(head, b"User-Agent"))
+        Arrival(site, client.address, header(head, b"Origin"), header(head, b"Referer"), header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
     ]
     raw = list(bodies(EVENTS))
@@ -92,6 +94,7 @@ async def _micro() -> list[Result]:
     read = [parse(body) for body in raw]
     events = [_event(accept(arrival, body, NOON_US, policy)) for arrival, body in zip(arrivals, raw, strict=True)]
     rows = [event.row for event in events]
+    batch_of_all = b"\n".join(raw)
 
     def http() -> None:
         loop = asyncio.get_running_loop()
@@ -137,6 +140,11 @@ async def _micro() -> list[Result]:
         for arrival, body in zip(arrivals, raw, strict=True):
             accept(arrival, body, NOON_US, policy)
 
+    def batch() -> None:
+        for piece in split(batch_of_all):
+            for body in piece:
+                accept_from_sender(site, bytes(body), NOON_US, 0, policy)
+
     def encoded() -> None:
         encode(events, 1)
 
@@ -155,6 +163,7 @@ async def _micro() -> list[Result]:
         "values": values,
         "read": read_at_once,
         "accept": accepted,
+        "batch": batch,
         "encode": encoded,
         "columns": columns,
     }
@@ -209,8 +218,3 @@ def _timed(name: str, stage: Callable[[], object]) -> Result:
 def _event(outcome: object) -> Event:
     assert isinstance(outcome, Event), outcome
     return outcome
-
-
-def _header(head: bytes, name: bytes) -> str:
-    start = head.index(b"\r\n" + name + b": ") + len(name) + 4
-    return head[start : head.index(b"\r\n", start)].decode()

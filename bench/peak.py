@@ -5,6 +5,7 @@ events answered with 201 in that time. It includes the flush at shutdown.
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bench.requests import COUNT, write_requests
 from bench.results import Result
 from bench.server import MemoryWatch
 from bench.subject import Collector, Setup, collecting, parts
-from bench.wrk import run_wrk
+from bench.wrk import Load, run_wrk
 
 WARM_UP_S = 1.0
 
@@ -40,23 +41,27 @@ def peak(setup: Setup, shape: Shape) -> Result:
         requests = folder / "requests"
         body_bytes = write_requests(requests, shape.requests, setup.sites, shape.size_bytes, shape.seed)
         with collecting(folder, setup) as collector:
-            return {**shape.labels, "body_bytes": body_bytes, **_measure(collector, shape, requests)}
+
+            def load(seconds: float, start: int) -> Load:
+                return run_wrk(
+                    collector.url,
+                    requests,
+                    seconds,
+                    connections=shape.connections,
+                    threads=shape.load_threads,
+                    start=start,
+                    cores=shape.load_cores,
+                )
+
+            return {**shape.labels, "body_bytes": body_bytes, **measured(collector, shape, load)}
 
 
-def _measure(collector: Collector, shape: Shape, requests: Path) -> Result:
+def measured(collector: Collector, shape: Shape, load: Callable[[float, int], Load]) -> Result:
+    """Measure one run, and end the collector. `load` gets the seconds, and the number of the request to start with.
+
+    Raises NoResult.
+    """
     server = collector.server
-
-    def load(seconds: float, start: int) -> Any:
-        return run_wrk(
-            collector.url,
-            requests,
-            seconds,
-            connections=shape.connections,
-            threads=shape.load_threads,
-            start=start,
-            cores=shape.load_cores,
-        )
-
     warm = load(WARM_UP_S, 0)
     before = server.cpu_s()
     with MemoryWatch(server.pid) as memory:
@@ -93,23 +98,24 @@ COMMITS = "collector_journal_commit_duration_seconds_bucket"
 
 def event_loop_lag(collector: Collector) -> Result | None:
     """Summarise the collector's own histogram of event-loop lag; None if this version has no such metric."""
-    buckets = _buckets(collector, LAG)
-    return lag_of(buckets) if buckets else None
+    found = buckets(collector, LAG)
+    return lag_of(found) if found else None
 
 
 def commits(collector: Collector) -> Result | None:
     """Summarise the durations of commits, which every response waits for. Only a slow disk takes over 30 ms."""
-    buckets = _buckets(collector, COMMITS)
-    if not buckets:
+    found = buckets(collector, COMMITS)
+    if not found:
         return None
-    count, over, at_most = beyond(buckets, 0.03)
+    count, over, at_most = beyond(found, 0.03)
     return {"count": count, "over_30_ms": over, "at_most_ms": at_most}
 
 
 def lag_of(buckets: dict[float, float]) -> Result:
-    """Summarise a lag histogram's buckets. `late_over_20_ms` counts ticks of the event loop."""
+    """Summarise a lag histogram's buckets. `late_over_5_ms` and `late_over_20_ms` count ticks of the event loop."""
     count, over, at_most = beyond(buckets, 0.02)
-    return {"ticks": count, "late_over_20_ms": over, "at_most_ms": at_most}
+    _, over_5_ms, _ = beyond(buckets, 0.005)
+    return {"ticks": count, "late_over_5_ms": over_5_ms, "late_over_20_ms": over, "at_most_ms": at_most}
 
 
 def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, float, float | None]:
@@ -124,11 +130,11 @@ def beyond(buckets: dict[float, float], tolerated_s: float) -> tuple[float, floa
     return total, total - buckets[tolerated], longest * 1e3 if longest != float("inf") else None
 
 
-def _buckets(collector: Collector, name: str) -> dict[float, float]:
-    """Return one histogram's buckets, summed over all workers."""
-    buckets: dict[float, float] = {}
-    for (found, labels), value in collector.metrics().items():
-        if found == name:
+def buckets(collector: Collector, name: str) -> dict[float, float]:
+    """Return one histogram's cumulative buckets, keyed by upper bound and summed over all workers."""
+    found: dict[float, float] = {}
+    for (metric, labels), value in collector.metrics().items():
+        if metric == name:
             bound = float(dict(labels)["le"])
-            buckets[bound] = buckets.get(bound, 0) + value
-    return buckets
+            found[bound] = found.get(bound, 0) + value
+    return found

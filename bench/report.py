@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from bench.batch_tables import beside, cost, imports
+from bench.markdown import bold, late, millions, share, spread, table
 from bench.results import FOLDER, Result
 from bench.stages import STAGES
 from bench.sustained import HELD_P99_MS
@@ -16,7 +18,19 @@ from bench.tracker_tables import interactions, sizes, tasks
 
 TEMPLATE = Path(__file__).with_name("README.template.md")
 PAGE = Path(__file__).with_name("README.md")
-SCENARIOS = ("peak", "sustained", "half", "compare", "fast-path", "growth", "recovery", "micro", "tracker")
+SCENARIOS = (
+    "peak",
+    "sustained",
+    "half",
+    "compare",
+    "fast-path",
+    "growth",
+    "batch",
+    "import",
+    "recovery",
+    "micro",
+    "tracker",
+)
 
 
 def render(results: Path = FOLDER, page: Path = PAGE) -> str:
@@ -41,12 +55,6 @@ def write(results: Path = FOLDER, page: Path = PAGE) -> None:
     page.write_text(render(results, page))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table with the first column left-aligned and the others right-aligned."""
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _measured(results: Path) -> dict[str, Result]:
     """Load the results of every scenario that has some."""
     return {
@@ -64,13 +72,13 @@ def _summary(measured: dict[str, Result]) -> str:
         found.append(f"**{cost_us:.0f} us of CPU time per event** at full load (`peak`).")
     held = [run for run in measured.get("sustained", {"runs": []})["runs"] if run["kind"] == "held"]
     if held:
-        rate = _millions(held[-1]["rate_per_second"] * 60)
+        rate = millions(held[-1]["rate_per_second"] * 60)
         limits = f"{held[-1]['seconds']:.0f} s with p99 under {HELD_P99_MS:.0f} ms"
         found.append(f"**{rate} requests a minute** held for {limits} (`sustained`).")
     if "half" in measured:
         runs = measured["half"]["runs"]
         p99_ms = median(run["p99_ms"] for run in runs if run["what"] == runs[0]["what"])
-        rate = _millions(runs[0]["rate_per_second"] * 60)
+        rate = millions(runs[0]["rate_per_second"] * 60)
         found.append(f"**p99 {p99_ms:.1f} ms** at half the peak rate, {rate} requests a minute (`half`).")
     return "\n".join(f"- {line}" for line in found) or "*Not measured yet: `python -m bench all`.*"
 
@@ -119,11 +127,11 @@ def _peak(runs: Sequence[Result], where: str) -> str:
         [
             [
                 f"{run['connections']:,}",
-                _millions(run["per_minute"]),
+                millions(run["per_minute"]),
                 f"**{run['cpu_us_per_event']:.1f}**",
                 f"{run['p50_ms']:.1f}",
                 f"{run['p99_ms']:.1f}",
-                _lag(run),
+                late(run),
                 f"{run['rss_peak_mb']:.0f}",
                 f"{run['part_bytes_per_event']:.0f}",
             ]
@@ -139,16 +147,16 @@ def _sustained(runs: Sequence[Result], where: str) -> str:
         rows.append(
             [
                 "**held**" if run["kind"] == "held" else ("held in a trial" if not run["broken"] else run["broken"][0]),
-                _millions(run["rate_per_second"] * 60),
+                millions(run["rate_per_second"] * 60),
                 f"{run['seconds']:.0f}",
-                *(_bold(f"{run['cpu_us_per_event']:.1f}", run["kind"] == "held"),),
+                *(bold(f"{run['cpu_us_per_event']:.1f}", run["kind"] == "held"),),
                 *(f"{quantiles[name]:.1f}" for name in ("p50", "p99", "p99.9", "p100")),
-                _lag(run),
+                late(run),
                 f"{run['rss_peak_mb']:.0f}",
             ]
         )
     held = [run for run in runs if run["kind"] == "held"]
-    result = f"**{_millions(held[-1]['rate_per_second'] * 60)} requests a minute.**\n\n" if held else ""
+    result = f"**{millions(held[-1]['rate_per_second'] * 60)} requests a minute.**\n\n" if held else ""
     head = ["", "requests/min", "s", "CPU us/event", "p50 ms", "p99", "p99.9", "max", "loop over 20 ms", "RSS MB"]
     plot = f"\n\n![Latency and memory over time]({where}/sustained.svg)" if held else ""
     return result + table(head, rows) + plot
@@ -167,13 +175,13 @@ def _half(runs: Sequence[Result], where: str) -> str:
                 f"**{median(p99s):.1f}**",
                 ", ".join(f"{p99:.1f}" for p99 in p99s),
                 f"{sum(run['flushes'] for run in of):.0f}",
-                _share(of, "commits", "over_30_ms", "count"),
-                _share(of, "event_loop_lag", "late_over_20_ms", "ticks"),
+                share(of, "commits", "over_30_ms", "count"),
+                share(of, "event_loop_lag", "late_over_20_ms", "ticks"),
             ]
         )
     head = ["", "CPU us/event", "p50 ms", "p99 ms, median", "p99 of each run", "flushes"]
     head += ["commits over 30 ms", "loop over 20 ms"]
-    return f"At {_millions(runs[0]['rate_per_second'] * 60)} requests a minute:\n\n{table(head, rows)}"
+    return f"At {millions(runs[0]['rate_per_second'] * 60)} requests a minute:\n\n{table(head, rows)}"
 
 
 def _compare(runs: Sequence[Result], where: str) -> str:
@@ -190,8 +198,8 @@ def _compare(runs: Sequence[Result], where: str) -> str:
             [
                 middle["title"],
                 f"**{middle['cpu_us_per_event']:.1f}**",
-                _ratio(ours, "cpu_ratio") if ours else "",
-                _millions(middle["per_minute"]),
+                spread(ours, "cpu_ratio") if ours else "",
+                millions(middle["per_minute"]),
                 f"{middle['p99_ms']:.1f}",
                 f"{middle['rss_peak_mb']:.0f}",
             ]
@@ -211,9 +219,9 @@ def _fast_path(runs: Sequence[Result], where: str) -> str:
     ratios = [run for run in runs if run["kind"] == "ratio"]
     rows = []
     for side, name in enumerate(ratios[0]["name"].split(" / ")):
-        medians = (_bold(f"{run['medians'][side]:.1f}", run["figure"] == "cpu_us_per_event") for run in ratios)
-        rows.append([name, *medians, _millions(median(run["per_minute"] for run in runs if run["name"] == name))])
-    rows.append(["ratio, median of the pairs", *(_ratio(run, "ratio") for run in ratios), ""])
+        medians = (bold(f"{run['medians'][side]:.1f}", run["figure"] == "cpu_us_per_event") for run in ratios)
+        rows.append([name, *medians, millions(median(run["per_minute"] for run in runs if run["name"] == name))])
+    rows.append(["ratio, median of the pairs", *(spread(run, "ratio") for run in ratios), ""])
     return table(["", "CPU us/event", "p50 ms", "p99 ms", "requests/min"], rows)
 
 
@@ -254,17 +262,30 @@ def _axis(axis: str, runs: Sequence[Result]) -> tuple[list[str], list[list[str]]
             [
                 value if isinstance(value, str) else f"{value:,}",
                 *([run["partition_by"]] if partitions else []),
-                _millions(run["per_minute"]),
+                millions(run["per_minute"]),
                 f"**{run['cpu_us_per_event']:.1f}**",
                 f"{run['p99_ms']:.1f}",
                 f"{run['quantiles_ms']['p100'] if partitions else run['max_ms']:.0f}",
-                _lag(run),
+                late(run),
                 f"{run['rss_peak_mb']:.0f}",
                 f"{run['parts']:,}",
                 f"{run['part_bytes_per_event']:.0f}",
             ]
         )
     return head, rows
+
+
+def _batch(runs: Sequence[Result], where: str) -> str:
+    both = next(run for run in runs if "batches_per_second" in run)
+    title = (
+        f"**Single requests, {both['rate_per_second']:.0f} a second**, without batches and beside them "
+        f"({both['batches_per_second']:.1f} batches a second, one after the other, p50 {both['batch_p50_ms']:.0f} ms):"
+    )
+    return "\n\n".join((table(*cost(runs)), title, table(*beside(runs))))
+
+
+def _import(runs: Sequence[Result], where: str) -> str:
+    return table(*imports(runs))
 
 
 def _recovery(runs: Sequence[Result], where: str) -> str:
@@ -307,32 +328,9 @@ _SECTIONS: dict[str, Callable[[Sequence[Result], str], str]] = {
     "compare": _compare,
     "fast-path": _fast_path,
     "growth": _growth,
+    "batch": _batch,
+    "import": _import,
     "recovery": _recovery,
     "micro": _micro,
     "tracker": _tracker,
 }
-
-
-def _ratio(run: Result, name: str) -> str:
-    spread = f" ({run['lowest']:.2f} to {run['highest']:.2f})" if run["lowest"] < run["highest"] else ""
-    return f"{run[name]:.2f}{spread}"
-
-
-def _millions(per_minute: float) -> str:
-    return f"{per_minute / 1e6:.2f} M" if per_minute >= 1e6 else f"{per_minute:,.0f}"
-
-
-def _bold(text: str, yes: bool) -> str:
-    return f"**{text}**" if yes else text
-
-
-def _lag(run: Result) -> str:
-    """Format how many ticks of the event loop were over 20 ms late, as counted by the collector."""
-    return _share([run], "event_loop_lag", "late_over_20_ms", "ticks")
-
-
-def _share(runs: Sequence[Result], what: str, part: str, total: str) -> str:
-    """Format `part` of `total`, summed over the runs; `-` if a run did not count them."""
-    if not all(run.get(what) for run in runs):
-        return "-"
-    return f"{sum(run[what][part] for run in runs):,.0f} of {sum(run[what][total] for run in runs):,.0f}"

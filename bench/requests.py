@@ -82,6 +82,17 @@ def read_requests(path: Path) -> list[bytes]:
     return found
 
 
+def body(request: bytes) -> bytes:
+    """Return the body of a request."""
+    return request.partition(b"\r\n\r\n")[2]
+
+
+def header(request: bytes, name: bytes) -> str:
+    """Return the value of a header that the request has once."""
+    start = request.index(b"\r\n" + name + b": ") + len(name) + 4
+    return request[start : request.index(b"\r\n", start)].decode()
+
+
 def _browser(source: random.Random) -> tuple[str, tuple[str, ...]]:
     """Return a user agent and the headers specific to its browser."""
     version = source.randrange(100, 150)

@@ -53,10 +53,15 @@ class Server:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait, and return the exit code. Raises NoResult if the process does not exit."""
-        before = cpu_s(self.pid)
         self.popen.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until the process exits, and return the exit code. Raises NoResult if it takes too long."""
         until = time.monotonic() + STOP_S
+        before = 0.0
         while True:
+            before = max(before, cpu_s(self.pid))
             # Popen.wait does not return the resource usage; wait4 does.
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:

@@ -15,6 +15,7 @@ STAGES = {
     "values": "build a row of column values; only for events that `read` does not accept",
     "read": "parse, validate and build the row in one pass, for ordinary events",
     "accept": "read, check excluded paths and build the event",
+    "batch": "split a batch of NDJSON, and read each event as one of a sender with a key",
     "encode": "encode the journal record",
     "columns": f"turn rows into columns, {ROWS_PER_BATCH} at a time",
     "commit_write": f"encode and write records with durability `write`, {EVENTS_PER_COMMIT} at a time",

@@ -38,6 +38,7 @@ class Setup:
     cores: str | None = None
     root: Path = ROOT
     binary: Path | None = None  # runs instead of `python -m collector` in `root`
+    keys: tuple[str, ...] = ()  # fingerprints, of every site
 
 
 @dataclass(slots=True)
@@ -121,18 +122,19 @@ def configure(folder: Path, setup: Setup) -> Path:
     for name, table in setup.settings.items():
         sections[name] = sections.get(name, {}) | table
     tables = {f"[{name}]": table for name, table in sections.items()}
-    tables |= {f"[sites.{site_name(number)}]": _site(number) for number in range(setup.sites)}
+    tables |= {f"[sites.{site_name(number)}]": _site(number, setup.keys) for number in range(setup.sites)}
     path = folder / "collector.toml"
     path.write_text("\n".join(line for head, table in tables.items() for line in (head, *_lines(table))) + "\n")
     return path
 
 
-def _site(number: int) -> dict[str, Any]:
+def _site(number: int, keys: tuple[str, ...]) -> dict[str, Any]:
     host = f"{site_name(number)}.example"
     return {
         "allowed_origins": [f"https://www.{host}", f"*.{host}"],
         "excluded_ips": ["192.0.2.7", "198.51.100.0/24", "2001:db8:dead::/48"],
         "excluded_paths": ["/preview", "/admin/*"],
+        **({"keys": list(keys)} if keys else {}),  # older versions do not know the setting
     }
 
 

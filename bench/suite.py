@@ -6,10 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.batch import FORMS, batch
 from bench.browser import missing
 from bench.compare import compare
 from bench.growth import AXES, growth
 from bench.half import half
+from bench.history import import_history
 from bench.micro import micro
 from bench.pairs import fast_path
 from bench.peak import Shape, peak
@@ -34,6 +36,8 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
             "sustained": lambda: sustained(setup, replace(open_loop, seconds=15), trial_s=4),
             "fast-path": lambda: fast_path(setup, replace(shape, seconds=4), pairs=1),
             "growth": lambda: growth(setup, replace(shape, seconds=5), ["sites"], [1, 100], longest_s=5),
+            "batch": lambda: batch(setup, replace(shape, seconds=3), rounds=1, forms=FORMS[:2], beside_s=5),
+            "import": lambda: [import_history(setup, shape, events=60_000)],
             "micro": lambda: micro(setup.python),
             # One visit of a page that costs much, in half a minute. Not every machine has a browser.
             **({} if missing() else {"tracker": lambda: tracker(rounds=1, pairs=0, pages=["large"], slowdowns=[4])}),
@@ -46,6 +50,8 @@ def scenarios(setup: Setup, shape: Shape, *, quick: bool) -> dict[str, Callable[
         "fast-path": lambda: fast_path(setup, replace(shape, seconds=10), pairs=7),
         "growth": lambda: growth(setup, replace(shape, seconds=10), AXES),
         "recovery": lambda: [recovery(setup, shape, events) for events in (100_000, 400_000)],
+        "batch": lambda: batch(setup, replace(shape, seconds=4), rounds=3),
+        "import": lambda: [import_history(setup, shape)],
         "micro": lambda: micro(setup.python),
         "tracker": lambda: tracker(rounds=3, pairs=10),
     }

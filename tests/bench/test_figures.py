@@ -96,7 +96,7 @@ def test_memory_that_rises_and_falls_is_not_growth() -> None:
 
 def test_lag_is_read_from_cumulative_buckets() -> None:
     lag = lag_of({0.005: 90, 0.02: 97, 0.05: 100, float("inf"): 100})
-    assert {"ticks": 100, "late_over_20_ms": 3, "at_most_ms": 50} == lag
+    assert {"ticks": 100, "late_over_5_ms": 10, "late_over_20_ms": 3, "at_most_ms": 50} == lag
     assert (100, 0, None) == beyond({0.005: 90, float("inf"): 100}, 0.02), (
         "values in the last bucket are not counted as late"
     )

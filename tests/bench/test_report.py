@@ -32,6 +32,7 @@ ABOUT = {
 LOAD = {
     "connections": 64,
     "body_bytes": 859,
+    "per_second": 20_576.1,
     "per_minute": 1_234_567.0,
     "rate_per_second": 20_576.0,
     "seconds": 60.0,
@@ -45,8 +46,14 @@ LOAD = {
     "part_bytes_per_event": 31.0,
     "flushes": 2.0,
     "commits": {"count": 3000.0, "over_30_ms": 1.0, "at_most_ms": 100.0},
-    "event_loop_lag": {"ticks": 5000, "late_over_20_ms": 3, "at_most_ms": 50},
+    "event_loop_lag": {"ticks": 5000, "late_over_5_ms": 8, "late_over_20_ms": 3, "at_most_ms": 50},
     "broken": [],
+}
+WAITS = {
+    "p50_ms": 3.1,
+    "p99_ms": 24.2,
+    "p100_ms": 60.5,
+    "event_loop_lag": {"ticks": 700, "late_over_5_ms": 4, "late_over_20_ms": 2, "at_most_ms": 50},
 }
 RESULTS: dict[str, list[dict[str, Any]]] = {
     "peak": [LOAD],
@@ -77,6 +84,21 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
         LOAD | {"axis": "sites", "value": 1_000, "partition_by": "date"},
         {"axis": "sites", "value": 10_000, "partition_by": "date", "no_result": "lost"},
         LOAD | {"axis": "durability", "value": "write"},
+    ],
+    "batch": [
+        LOAD | {"kind": "run", "title": "4 MiB", "round": 0, "cpu_us_per_event": 8.5, "events_per_batch": 4_895.2},
+        LOAD | {"kind": "run", "title": "single requests", "round": 0, "cpu_us_per_event": 24.6},
+        LOAD | {"kind": "run", "title": "ten", "round": 0, "cpu_us_per_event": 30.2, "events_per_batch": 10.0},
+        {"kind": "ratio", "title": "4 MiB", "cpu_ratio": 0.34, "lowest": 0.3, "highest": 0.38},
+        {"kind": "ratio", "title": "ten", "cpu_ratio": 1.23, "lowest": 1.23, "highest": 1.23},
+        {"kind": "beside", "rate_per_second": 20.0, "title": "alone", **WAITS},
+        {"kind": "beside", "rate_per_second": 20.0, "title": "beside batches of 4,895", **WAITS}
+        | {"batches_per_second": 5.5, "batch_p50_ms": 181.0},
+    ],
+    "import": [
+        LOAD
+        | {"events": 1_000_000, "took_s": 39.4, "until_parquet_s": 41.2, "importer_cpu_us_per_event": 5.4}
+        | {"importer_rss_peak_mb": 80.0}
     ],
     "recovery": [
         {
@@ -123,6 +145,12 @@ def test_report_shows_measurements_and_versions(page: str) -> None:
         "| ratio, median of the pairs | 0.55 (0.51 to 0.60) |",
         "| 1,000 | date | 1.23 M | **23.4** |",
         "| no result |",
+        "| single requests | 1 | **24.6** |  | 20,576 | 1.0 | 7.8 | 8 of 5,000 | 3 of 5,000 | 222 |\n"
+        "| 4 MiB | 4,895 | **8.5** | **0.34 (0.30 to 0.38)** | 20,576 |",
+        "| ten | 10 | **30.2** | 1.23 |",
+        "(5.5 batches a second, one after the other, p50 181 ms)",
+        "| beside batches of 4,895 | 3.1 | 24.2 | 60.5 | 4 of 700 | 2 of 700 |",
+        "| 1,000,000 | **39** | 41 | 20,576 | 23.4 | 5.4 | 222 | 80 | 5 | 3 of 5,000 |",
         "`t.js` has 18,900 bytes, 9,013 with gzip, 8,180 with brotli. Its hash begins with abcdef012345.",
         "| clicks on two buttons | 1 | **2.5** (3.5) |\n| clicks on two buttons | 4 | **10.0** (14.0) |",
         "| 3,000 rows | 48 | 56 | **+8** (-8 to +16) | 24 | 24 | **+0** |",
