@@ -1,11 +1,13 @@
 """The parts of every crash test: a victim, load on it, a ledger of what it acknowledged, and a verdict.
 
+The load is single events and batches. A batch with an Idempotency-Key that was not answered is sent again, also to the
+next victim, until it is answered.
+
 The ledger is kept in the test, outside the victim. The verdict after each round: every acknowledged event is stored
-exactly once, nothing is stored that was not sent, and every part opens.
+exactly once, nothing is stored that was not sent, each batch is stored whole or not at all, and every part opens.
 """
 
 import asyncio
-import json
 import random
 import signal
 import sys
@@ -19,22 +21,29 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.support import event
+from tests.crash.batches import SentBatch, make_batch, one_event
 from tests.system import wire
-from tests.system.process import COMMAND, Process, Settings, run, serving, wait_until
+from tests.system.process import COMMAND, READY_S, Process, Settings, run, serving, wait_until
 
 SITES = ("a", "b")
+BATCH_SHARE = 0.2
 STORAGE = {"flush_interval_s": 0.3, "segment_max_bytes": 65_536}
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The session ids of events sent, acknowledged and refused."""
+    """The session ids of valid events sent, acknowledged and refused, alone or in batches."""
 
     sent: set[str] = field(default_factory=set)
     acked: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # answered with another status than 201
-    statuses: Counter[int] = field(default_factory=Counter)
+    statuses: Counter[int] = field(
+        default_factory=Counter
+    )  # of events; 201 for each that a batch's answer calls stored
+    batches: list[SentBatch] = field(default_factory=list)
+    unanswered: list[SentBatch] = field(default_factory=list)  # with a key, to be sent again
+    repeated: int = 0  # batches that were sent more than once
+    wrong_answers: list[str] = field(default_factory=list)
 
     def next_id(self) -> str:
         """Make a new session id and record it as sent."""
@@ -45,6 +54,27 @@ class Ledger:
     def answered(self, session_id: str, status: int) -> None:
         (self.acked if status == 201 else self.refused).add(session_id)
         self.statuses[status] += 1
+
+    def next_batch(self) -> SentBatch:
+        """Make a new batch and record its valid events as sent. Two in three have a key."""
+        key = f"key-{len(self.batches)}" if random.random() < 0.67 else None
+        made = make_batch(random.choice(SITES), self.next_id, key)
+        self.batches.append(made)
+        return made
+
+    def batch_answered(self, batch: SentBatch, reply: wire.Reply) -> None:
+        """Enter the answer. Refused batches with a key are sent again."""
+        if reply.status in (201, 202):
+            wrong = batch.problem_with(reply)
+            if wrong is not None:
+                self.wrong_answers.append(wrong)
+            for session_id in batch.session_ids:
+                self.answered(session_id, 201)
+        elif batch.key is not None:
+            self.unanswered.append(batch)
+        else:
+            for session_id in batch.session_ids:
+                self.answered(session_id, reply.status)
 
 
 def victim(without: str = "none") -> tuple[str, ...]:
@@ -78,10 +108,13 @@ def kill(process: Process) -> None:
 
 
 @contextmanager
-def load(url: str, ledger: Ledger, connections: int = 8) -> Iterator[None]:
-    """Send events, one at a time on each connection, until the block ends or the victim is gone."""
+def load(url: str, ledger: Ledger, connections: int = 8, *, reconnects: bool = False) -> Iterator[None]:
+    """Send events and batches, one at a time on each connection, until the block ends or the victim is gone.
+
+    `reconnects`: a connection that is lost does not mean that the victim is gone.
+    """
     stop = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_send(url, ledger, connections, stop)))
+    thread = threading.Thread(target=lambda: asyncio.run(_send(url, ledger, connections, stop, reconnects)))
     thread.start()
     try:
         yield
@@ -91,27 +124,78 @@ def load(url: str, ledger: Ledger, connections: int = 8) -> Iterator[None]:
         assert not thread.is_alive(), "every request gets a response or its connection closes"
 
 
-async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Event) -> None:
+def send_unanswered(url: str, ledger: Ledger) -> None:
+    """Send each unanswered batch with a key again, on new connections, until it is answered."""
+
+    async def send() -> None:
+        async with asyncio.timeout(READY_S):
+            while ledger.unanswered:
+                reader, writer = await wire.connect(url)
+                await _send_batch(reader, writer, ledger, ledger.unanswered.pop(0))
+                writer.close()
+                await asyncio.sleep(0.01)
+
+    asyncio.run(send())
+
+
+async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Event, reconnects: bool) -> None:
     async def one_connection() -> None:
-        try:
-            reader, writer = await wire.connect(url)
-        except ConnectionError:
-            return
-        try:
-            while not stop.is_set():
-                session_id = ledger.next_id()
-                data = json.dumps(event(session_id=session_id, page_referrer=random.randint(0, 900) * "x")).encode()
-                writer.write(wire.request(random.choice(SITES), data))
-                reply = await wire.read_reply(reader)
-                ledger.answered(session_id, reply.status)
-                if reply.status != 201:
-                    await asyncio.sleep(0.01)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the victim is gone; its last, unacknowledged event may be stored or not
-        finally:
-            writer.close()
+        while not stop.is_set():
+            try:
+                reader, writer = await wire.connect(url)
+            except ConnectionError:
+                if not reconnects:
+                    return
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                while not stop.is_set() and await _send_one(reader, writer, ledger):
+                    pass
+            except (ConnectionError, asyncio.IncompleteReadError):
+                # The victim is gone. Its last event or batch, which is not acknowledged, may be stored or not.
+                if not reconnects:
+                    return
+            finally:
+                writer.close()
 
     await asyncio.gather(*(one_connection() for _ in range(connections)))
+
+
+async def _send_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ledger: Ledger) -> bool:
+    """Send an event or a batch. Returns whether the client keeps the connection: one in fifty leaves a batch alone."""
+    if ledger.unanswered and random.random() < 0.5:
+        ledger.repeated += 1
+        await _send_batch(reader, writer, ledger, ledger.unanswered.pop(0))
+    elif random.random() < BATCH_SHARE:
+        batch = ledger.next_batch()
+        if batch.key is not None and random.random() < 0.02:  # the next request with this key meets the first
+            writer.write(batch.request)
+            ledger.unanswered.append(batch)
+            return False
+        await _send_batch(reader, writer, ledger, batch)
+    else:
+        session_id = ledger.next_id()
+        writer.write(wire.request(random.choice(SITES), one_event(session_id)))
+        reply = await wire.read_reply(reader)
+        ledger.answered(session_id, reply.status)
+        if reply.status != 201:
+            await asyncio.sleep(0.01)
+    return True
+
+
+async def _send_batch(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ledger: Ledger, batch: SentBatch
+) -> None:
+    writer.write(batch.request)
+    try:
+        reply = await wire.read_reply(reader)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        if batch.key is not None:
+            ledger.unanswered.append(batch)
+        raise
+    ledger.batch_answered(batch, reply)
+    if reply.status not in (201, 202):
+        await asyncio.sleep(0.01)
 
 
 class NotRecovered(Exception):
@@ -152,7 +236,10 @@ def verdict(data_dir: Path, ledger: Ledger) -> str | None:
             f"of {len(ledger.acked)} acknowledged events {len(lost)} are lost; "
             f"{len(twice)} are there twice, and {len(invented)} were never sent"
         )
-    return None
+    torn = [batch for batch in ledger.batches if 0 < len(found.keys() & batch.session_ids) < len(batch.session_ids)]
+    if torn:
+        return f"of {len(ledger.batches)} batches {len(torn)} are there in part"
+    return ledger.wrong_answers[0] if ledger.wrong_answers else None
 
 
 def came_back(data_dir: Path, ledger: Ledger) -> str | None:

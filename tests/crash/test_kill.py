@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.crash.conftest import times
-from tests.crash.rounds import Ledger, acknowledged, kill, load, recover, verdict, victim, victim_serving
+from tests.crash.rounds import (
+    Ledger,
+    acknowledged,
+    kill,
+    load,
+    recover,
+    send_unanswered,
+    verdict,
+    victim,
+    victim_serving,
+)
 from tests.system.process import Process, environment
 
 BACKLOG = {"flush_interval_s": 3600, "segment_max_bytes": 65_536}
@@ -58,9 +68,14 @@ def test_kills_neither_lose_nor_duplicate_nor_invent_events(tmp_path: Path, dura
             assert verdict(tmp_path / "data", ledger) is None
     recover(tmp_path)
     assert verdict(tmp_path / "data", ledger) is None
+    with victim_serving(tmp_path, storage={"durability": durability}) as process:
+        send_unanswered(process.url, ledger)
+        assert 0 == process.stop()
+    assert verdict(tmp_path / "data", ledger) is None
     assert len(ledger.acked) > 50 * kills
     print(
-        f"\n{durability}: {kills} kills, {in_recovery} of them in a recovery; {len(ledger.acked)} acknowledged events"
+        f"\n{durability}: {kills} kills, {in_recovery} of them in a recovery; {len(ledger.acked)} acknowledged events; "
+        f"{len(ledger.batches)} batches, of which {ledger.repeated} were sent again"
     )
 
 

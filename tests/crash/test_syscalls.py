@@ -23,7 +23,7 @@ import pytest
 
 from tests.crash.conftest import LONG, need, times
 from tests.crash.rounds import SITES, STORAGE, Ledger, load, recover, verdict, victim, victim_serving
-from tests.crash.tracing import calls, ended, may_trace, nth_call, options, traced
+from tests.crash.tracing import calls, ended, failing, may_trace, nth_call, options, traced
 from tests.system.process import Process, configure, environment, run, wait_until
 from tests.system.test_storage import failing_disk
 
@@ -218,7 +218,7 @@ def test_kill_at_each_call_of_a_serving_collector(tmp_path: Path, backlog: Backl
         return killed
 
     if not LONG:
-        sweep(partial(kill, FSYNC, None), [14]) if recovers else sweep(partial(kill, FDATASYNC, None), [4])
+        sweep(partial(kill, FSYNC, None), [14]) if recovers else sweep(partial(kill, FDATASYNC, None), [12])
     else:
         for call, path in ((FSYNC, None), (FSYNC, "journal/0"), (LINK, None), (UNLINK, None), (MKDIR, None)):
             assert sweep(partial(kill, call, path), range(1, 200)), f"{call} has more calls than this sweeps"
@@ -279,17 +279,14 @@ def test_kill_while_a_short_write_is_cut_back(tmp_path: Path) -> None:
         folder, ledger = tmp_path / str(n), Ledger()
         folder.mkdir()
         log = folder / "strace"
-        prefix = traced(log, *options(TRUNCATE, f"signal=KILL:when={n}"))
         storage = {"flush_interval_s": 3600, "segment_max_bytes": 16 << 20}
-        with (
-            victim_serving(folder, prefix=prefix, storage=storage) as process,
-            load(process.url, ledger, CONNECTIONS),
-        ):
+        with victim_serving(folder, storage=storage) as process, load(process.url, ledger, CONNECTIONS):
             wait_until(lambda: len(ledger.acked) >= ACKED_BEFORE_STOP, "it serves")
             (segment,) = (folder / "data" / "journal" / "0").iterdir()
-            prlimit(process.popen.pid, RLIMIT_FSIZE, (segment.stat().st_size + 1_500, RLIM_INFINITY))
-            assert KILLED == process.exit_code()
-            wait_until(lambda: ended(log, process.popen.pid), "strace has ended")
+            with failing(process.popen.pid, log, *options(TRUNCATE, f"signal=KILL:when={n}", path=segment)):
+                prlimit(process.popen.pid, RLIMIT_FSIZE, (segment.stat().st_size + 1_500, RLIM_INFINITY))
+                assert KILLED == process.exit_code()
+                wait_until(lambda: ended(log, process.popen.pid), "strace has ended")
         kills.add(log, folder / "data", n)
         check(folder, ledger)
         return True
