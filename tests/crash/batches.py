@@ -45,6 +45,12 @@ def make_batch(site: str, next_id: Callable[[], str], key: str | None) -> SentBa
     return SentBatch(session_ids, broken, batch_request(site, data, key, packed=random.random() < 0.3), key)
 
 
+def large_batch(site: str, session_ids: list[str], key: str) -> SentBatch:
+    """Make a batch of valid events of 1 KB. 700 of them are more than one write to the segment."""
+    data = b"\n".join(json.dumps(event(session_id=each, page_referrer=900 * "x")).encode() for each in session_ids)
+    return SentBatch(session_ids, [], batch_request(site, data, key), key)
+
+
 def one_event(session_id: str) -> bytes:
     """Return an event of 150 to 1,050 bytes."""
     made: dict[str, Any] = event(session_id=session_id, page_referrer=random.randint(0, 900) * "x")

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,18 +124,29 @@ def load(url: str, ledger: Ledger, connections: int = 8, *, reconnects: bool = F
         assert not thread.is_alive(), "every request gets a response or its connection closes"
 
 
-def send_unanswered(url: str, ledger: Ledger) -> None:
-    """Send each unanswered batch with a key again, on new connections, until it is answered."""
+def send_batch(url: str, ledger: Ledger, batch: SentBatch) -> None:
+    """Send the batch on a new connection. If it is not answered, it is in `ledger.unanswered` then."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        asyncio.run(_send_alone(url, ledger, batch))
+
+
+def send_unanswered(url: str, ledger: Ledger, within_s: float = READY_S) -> None:
+    """Send each unanswered batch again, on new connections, until it is answered. Raises TimeoutError."""
 
     async def send() -> None:
-        async with asyncio.timeout(READY_S):
+        async with asyncio.timeout(within_s):
             while ledger.unanswered:
-                reader, writer = await wire.connect(url)
-                await _send_batch(reader, writer, ledger, ledger.unanswered.pop(0))
-                writer.close()
-                await asyncio.sleep(0.01)
+                await _send_alone(url, ledger, ledger.unanswered.pop(0))
 
     asyncio.run(send())
+
+
+async def _send_alone(url: str, ledger: Ledger, batch: SentBatch) -> None:
+    reader, writer = await wire.connect(url)
+    try:
+        await _send_batch(reader, writer, ledger, batch)
+    finally:
+        writer.close()
 
 
 async def _send(url: str, ledger: Ledger, connections: int, stop: threading.Event, reconnects: bool) -> None:

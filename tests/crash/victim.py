@@ -16,6 +16,7 @@ from typing import Any
 from collector.build import CODE
 from collector.cli.main import main
 
+answers: Any = import_module("collector.journal.answers")
 segment: Any = import_module("collector.journal.segment")
 writer: Any = import_module("collector.parts.writer")
 local: Any = import_module("collector.publish.local")
@@ -71,9 +72,47 @@ def cut() -> None:
     segment.SegmentFile._cut = nothing
 
 
+def frame() -> None:
+    """Write a batch as single records."""
+    segment.encode_frame = lambda batch, seed: b""
+
+
+def claim() -> None:
+    """Process a batch whose key another process may have."""
+
+    def claimed(self: Any, key: bytes) -> bytes | None:
+        with self._turn, self._transaction() as db:
+            answer: bytes | None = self._answer(db, key)
+            return answer
+
+    answers.AnswerStore.claim = claimed
+
+
+def remember() -> None:
+    """Delete a segment although the answers to its batches are only there."""
+    answers.AnswerStore.remember = nothing
+
+
+def resolve() -> None:
+    """Keep the claims of dead processes for ever."""
+    answers.AnswerStore.resolve = nothing
+
+
 WITHOUT: dict[str, Callable[[], None]] = {
     function.__name__: function
-    for function in (commit_fsync, part_fsync, part_folder_fsync, journal_folder_fsync, crc, publish_if_absent, cut)
+    for function in (
+        commit_fsync,
+        part_fsync,
+        part_folder_fsync,
+        journal_folder_fsync,
+        crc,
+        publish_if_absent,
+        cut,
+        frame,
+        claim,
+        remember,
+        resolve,
+    )
 }
 
 if __name__ == "__main__":
