@@ -118,8 +118,10 @@ class Batches:
                 return responses.batch(request.origin, *Answer.from_bytes(known))
         try:
             answer, stored, dropped = await self._store(request, body, rules, key)
-        except Exception:  # not if cancelled: the batch may be stored, and the next start finds out
-            if key:
+        except Exception:
+            # Keep the claim if the journal is broken, or if cancelled: the batch may be in its segment although it was
+            # not acknowledged. The next start finds out.
+            if key and not self._journal.broken.is_set():
                 await self._answering.call(self._answers.release, key)
             raise
         if key:

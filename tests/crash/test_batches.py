@@ -186,6 +186,21 @@ def test_batch_that_is_sent_again_to_either_worker_is_stored_once(tmp_path: Path
     assert verdict(tmp_path / "data", ledger) is None
 
 
+def test_batch_whose_commit_may_have_failed_is_not_stored_twice(tmp_path: Path) -> None:
+    """Its sync failed, and it cannot be cut off. So the segment has it although it was refused."""
+    ledger = Ledger()
+    with victim_serving(tmp_path, storage=NEVER) as process:
+        send_batch(process.url, ledger, new_batch(ledger))
+        (segment,) = (tmp_path / "data" / "journal" / "0").iterdir()
+        faults = ("fdatasync:error=EIO:when=2+", "ftruncate:error=EIO")  # the first sync is that of the frame
+        fault = options("fdatasync,ftruncate", *faults, path=segment)
+        with failing(process.popen.pid, tmp_path / "strace", *fault):
+            send_batch(process.url, ledger, new_batch(ledger))
+            assert 1 == process.exit_code()
+    assert 1 == len(ledger.unanswered)
+    assert problem_after(tmp_path, ledger, too_early) is None
+
+
 @pytest.mark.parametrize(
     ("without", "point", "again", "found"),
     [
