@@ -25,6 +25,7 @@ from tests.crash.rounds import (
     victim,
     victim_serving,
 )
+from tests.crash.test_syscalls import recover_killed
 from tests.crash.tracing import ended, failing, may_trace, options, traced
 from tests.system.process import READY_S, environment, wait_until
 from tests.system.test_workers import workers
@@ -68,6 +69,8 @@ SWEPT = (
     (ANSWERS, "fdatasync", "stopping"),
     ("segment", "unlink,unlinkat", "stopping"),
 )
+
+SWEPT_IN_RECOVERY = ((ANSWERS, "pwrite64"), (ANSWERS, "fdatasync"), ("segment", "unlink,unlinkat"))
 
 
 def new_batch(ledger: Ledger, events: int = 2) -> SentBatch:
@@ -165,6 +168,20 @@ def test_kill_at_each_call_around_a_batch(tmp_path: Path, file: str, calls: str,
         assert problem_after(folder, ledger, random.choice((after_recover, at_once, too_early))) is None, f"call {n}"
     assert n > 1, "nothing was killed"
     print(f"\n{phase}: killed at {n - 1} calls of {calls} on {file}")
+
+
+@pytest.mark.parametrize(("file", "calls"), SWEPT_IN_RECOVERY[: times(1, 3)])
+def test_kill_of_the_recovery_too(tmp_path: Path, file: str, calls: str) -> None:
+    """The answer is remembered before the segment is deleted."""
+    for n in count(1) if LONG else [1]:
+        folder, ledger = tmp_path / str(n), Ledger()
+        assert killed(folder, ledger, COMMITTED)
+        (segment,) = (folder / "data" / "journal" / "0").iterdir()
+        path = segment if file == "segment" else folder / "data" / file
+        if 0 == recover_killed(folder, *options(calls, f"signal=KILL:when={n}", path=path)):
+            assert n > 1, "nothing was killed"
+            break
+        assert problem_after(folder, ledger, after_recover) is None, f"call {n}"
 
 
 @pytest.mark.parametrize("point", [COMMITTED, CLAIMED, SETTLED][: times(1, 3)], ids=lambda point: point.name)
