@@ -20,6 +20,7 @@ import duckdb
 import pytest
 
 from collector.sender_keys import fingerprint
+from tests.crash.conftest import need
 from tests.docs.tables import ROOT
 from tests.docs.test_examples import blocks
 from tests.system.process import Process, run, serving
@@ -208,8 +209,8 @@ def test_pageviews_of_google_analytics(process: Process) -> None:
     )
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq, which CI does not have")
 def test_pageviews_of_matomo(process: Process) -> None:
+    need(shutil.which("jq") is not None, "jq")
     visit = {
         "idVisit": "25811492",
         "visitIp": "192.0.2.0",
