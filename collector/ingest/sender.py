@@ -104,7 +104,7 @@ def _without_personal(body: bytes) -> bytes:
 def _read(body: bytes) -> _Given:
     try:
         return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         event = parse(body)
     for name in _NAMES:
         if not isinstance(event.get(name), str | None):

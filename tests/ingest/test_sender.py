@@ -193,6 +193,18 @@ def test_rejected_body_never_shows_an_address(values: dict[str, Any], cut: int) 
             assert json.loads(shown).keys() <= values.keys() - {"client_ip", "user_agent"}
 
 
+@pytest.mark.parametrize("depth", [900, 1_100, 30_000])
+def test_deep_event_is_judged_like_any(depth: int) -> None:
+    """msgspec raises RecursionError for it. That would cost all events of its batch, which would be sent for ever."""
+    body = json.dumps(event(client_ip="203.0.113.77")).encode()
+    deep = body[:-1] + b', "z": ' + b"[" * depth + b"]" * depth + b"}"
+    outcome = accepted(deep)
+    if isinstance(outcome, Ignored):
+        assert "Validation error: body is not one JSON object" == outcome.message
+    else:
+        assert "203.0.113.77" == outcome.client_ip
+
+
 def test_days_are_those_of_utc() -> None:
     found = accepted(event(received_at="2026-01-01T00:30:00+01:00"))
     assert datetime(2025, 12, 31, tzinfo=UTC) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
