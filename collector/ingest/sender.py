@@ -85,8 +85,10 @@ def presentable(body: bytes) -> bytes | None:
 
 
 def _may_be_personal(body: bytes) -> bool:
-    """Whether the body may have one of the fields. JSON can write their names with escapes."""
-    return body.find(b"client_ip") >= 0 or body.find(b"user_agent") >= 0 or body.find(b"\\u") >= 0
+    """Whether the body may have one of the fields. JSON can write their names with escapes, or in UTF-16 or UTF-32."""
+    return (
+        body.find(b"client_ip") >= 0 or body.find(b"user_agent") >= 0 or body.find(b"\\u") >= 0 or body.find(b"\0") >= 0
+    )
 
 
 def _without_personal(body: bytes) -> bytes:

@@ -205,6 +205,13 @@ def test_deep_event_is_judged_like_any(depth: int) -> None:
         assert "203.0.113.77" == outcome.client_ip
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_rejected_body_in_another_encoding_is_not_kept(encoding: str) -> None:
+    sent = json.dumps(event(client_ip="203.0.113.77", user_agent="visitor/1")).encode(encoding)
+    assert isinstance(accepted(sent), Ignored)
+    assert presentable(sent) is None
+
+
 def test_days_are_those_of_utc() -> None:
     found = accepted(event(received_at="2026-01-01T00:30:00+01:00"))
     assert datetime(2025, 12, 31, tzinfo=UTC) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
