@@ -4,26 +4,33 @@ Each depends only on the run's seed and its number, so any one can be reproduced
 wild conversation one of them is then mutated (tests/fuzz/mutations.py); from that one on no response is predicted.
 """
 
-from dataclasses import dataclass
+import gzip
+import re
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any
 
 from bench.requests import requests as sample_requests
 from collector.edge.decide import UNREAD_KEPT_BYTES
-from tests.fuzz.bodies import identity, make_body
+from collector.sender_keys import fingerprint
+from tests.fuzz.bodies import Batch, identity, make_batch, make_body
 from tests.fuzz.mutations import mutate
 from tests.ingest.oracle import row_of
 from tests.support import NOON_US
 
+KEY = "ck_of-a-sender"
 SITES: dict[str, dict[str, Any]] = {
     "open": {},
     "off": {"tracking": False},
     "strict": {"strict": True},
     "listed": {"allowed_origins": ["https://shop.example", "*.shop.example"]},
+    "keyed": {"keys": [fingerprint(KEY)]},
     "narrow": {"excluded_paths": ["/pricing", "/docs/*"], "excluded_ips": ["192.0.2.8", "2001:db8::/32"]},
 }
 MAX_BODY_BYTES = 65_536
+MAX_BATCH_BYTES = 262_144
+MOST_EVENTS = 100  # in a batch
 MOST_WAITS = 20
 TRAILER = b"X-Trailer: t\r\n\r\n"
 
@@ -46,12 +53,21 @@ _EXTRA_LINES: tuple[tuple[bytes, ...], ...] = (
     (b"X-Forwarded-For: 2001:db8::1%eth0, , 192.0.2.8:80",),
     (b"X-Forwarded-For: unknown",),
     (b"Content-Encoding: identity",),
+    (b"Content-Encoding: gzip",),
+    (b"Content-Encoding: br",),
+    (b"Authorization: Bearer wrong",),
+    (b"Authorization: Bearer",),
+    (b"Authorization: Basic YTpi",),
+    *((b"Authorization: Bearer " + KEY.encode(),),) * 3,
+    (b"Idempotency-Key:",),
+    (b"Idempotency-Key: " + b"k" * 129,),
     (b"Content-Encoding: gzip, br",),
     (b"Access-Control-Request-Headers: x-a, x-b",),
     (b"Expect: 100-continue",),
     (b"Connection: keep-alive",),
     *(tuple(b"X-%d: v" % n for n in range(lines)) for lines in (30, 70)),
 )
+_KEY = re.compile(rb"Idempotency-Key: fz-[^\r]+")
 _METHODS = ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH")
 
 
@@ -66,12 +82,19 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `status`: the expected one, if known; `closes`: no request after it gets a response."""
+    """One request. `status`: the expected one, if known; `closes`: no request after it gets a response.
 
-    name: str
+    `names`: those of its events. `stored`: the names of those that a batch's answer must call stored, if known.
+    `repeats`: the key of the batch was used before, so that nothing is stored.
+    """
+
+    names: tuple[str, ...]
     data: bytes
     status: int | None = None
     closes: bool = False
+    stored: tuple[str, ...] | None = None
+    is_batch: bool = False
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +122,12 @@ def make(seed: str, number: int) -> Conversation:
     random = Random(f"{seed} {number}")
     requests: list[Request] = []
     for place in range(random.choice((1, 1, 2, 3, 3, 4, 6))):
-        requests.append(_request(random, identity(number, place)))
+        requests.append(_request(random, number, place))
         if requests[-1].closes:
             break
+        repeated = _repeat(random, requests[-1], number, place)
+        if repeated is not None:
+            requests.append(repeated)
     end = random.choices(list(End), (92, 4, 3.9, 0.1))[0]
     intact = len(requests)
     datas = [request.data for request in requests]
@@ -126,17 +152,33 @@ def _cut(random: Random, datas: list[bytes]) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True) if start < end]
 
 
-def _request(random: Random, name: str) -> Request:
-    site = random.choice(("open", "open", "open", "strict", "off", "listed", "narrow", "nobody"))
+def _request(random: Random, number: int, place: int) -> Request:
+    site = random.choice(("open", "open", "open", "strict", "off", "listed", "keyed", "narrow", "nobody"))
     method = "POST" if random.random() < 0.95 else random.choice(_METHODS)
-    target = f"/public/{site}/{random.choice(('analytics/collect', 'e'))}"
-    body, known = make_body(random, name)
+    name = identity(number, place)
+    batch = _batch(random, number, place) if random.random() < 0.25 else None
+    if batch is None:
+        target = f"/public/{site}/{random.choice(('analytics/collect', 'e'))}"
+        body, known = make_body(random, name)
+    else:
+        target = f"/public/{site}/batch"
+        body, known = batch.data, batch.stored is not None
+    status = _status(site, body) if batch is None else _status_of_batch(site, batch)
+    stored = None if batch is None else batch.stored
     lines = list(random.choice(_HEADS)) if random.random() < 0.7 else [b"Host: collector.example"]
-    plain = known and site in ("open", "strict") and method == "POST"
+    plain = known and site in ("open", "strict", "keyed") and method == "POST"
+    if batch is not None and random.random() < 0.4:
+        lines.append(b"Idempotency-Key: %b%b" % (name.encode(), random.choice((b"", b"", b"\xff"))))
+    if random.random() < (0.05 if batch is None else 0.3):
+        lines = [line for line in lines if not line.startswith(b"Content-Encoding")] + [b"Content-Encoding: gzip"]
+        body = gzip.compress(body, 1, mtime=0)
+        if random.random() < 0.2:
+            body = _broken_gzip(random, body)
+            plain = False
     if random.random() < 0.25:
         extra = random.choice(_EXTRA_LINES)
-        names = {line.partition(b":")[0] for line in extra}
-        lines = [line for line in lines if line.partition(b":")[0] not in names] + list(extra)
+        fields = {line.partition(b":")[0] for line in extra}
+        lines = [line for line in lines if line.partition(b":")[0] not in fields] + list(extra)
         plain = False
     version, closes = b"1.1", False
     match random.randrange(40):
@@ -153,7 +195,8 @@ def _request(random: Random, name: str) -> Request:
             lines.append(b"Connection: close")
             closes = True
         case 3:
-            body, plain, closes = bytes(random.choice((MAX_BODY_BYTES - 1, MAX_BODY_BYTES + 1, 300_000))), False, True
+            sizes = (MAX_BODY_BYTES - 1, MAX_BODY_BYTES + 1, MAX_BATCH_BYTES + 1, 300_000)
+            body, plain, closes = bytes(random.choice(sizes)), False, True
     if len(body) > UNREAD_KEPT_BYTES:
         closes = True  # a response that does not wait for the body closes the connection
     first = b"%b %b HTTP/%b" % (method.encode(), target.encode(), version)
@@ -168,12 +211,52 @@ def _request(random: Random, name: str) -> Request:
     data = b"\r\n".join((first, *lines, b"", b"")) + framed
     if random.random() < 0.02:
         data = b"\r\n" + data
-    return Request(name, data, _status(site, body) if plain else None, closes)
+    names = (name,) if batch is None else batch.names
+    return Request(names, data, status if plain else None, closes, stored if plain else None, batch is not None)
+
+
+def _batch(random: Random, number: int, place: int) -> Batch:
+    count = MOST_EVENTS if random.random() < 0.01 else random.choice((0, 1, 2, 3, 5, 8))
+    return make_batch(random, tuple(identity(number, 1_000 * (place + 1) + index) for index in range(count)))
+
+
+def _repeat(random: Random, request: Request, number: int, place: int) -> Request | None:
+    """Return a batch with the key of the last one, for one in three that has a key."""
+    key = _KEY.search(request.data)
+    if key is None or request.status is None or random.random() < 0.67:
+        return None
+    if request.stored and random.random() < 0.5:  # another batch: it gets the answer to the first one
+        other = _batch(random, number, 100 + place)
+        head = request.data.lstrip().partition(b" HTTP/")[0]
+        lines = (head + b" HTTP/1.1", b"Host: a", key[0], b"Content-Length: %d" % len(other.data), b"", other.data)
+        return replace(request, names=other.names, data=b"\r\n".join(lines), repeats=True)
+    return replace(request, repeats=bool(request.stored))
+
+
+def _broken_gzip(random: Random, packed: bytes) -> bytes:
+    at = random.randrange(len(packed))
+    return random.choice(
+        (
+            packed[:at],
+            packed[:at] + bytes([packed[at] ^ 1 << random.randrange(8)]) + packed[at + 1 :],
+            packed + packed,
+            packed + b"\0",
+            gzip.compress(bytes(10_000_000), 1, mtime=0),
+            b"",
+        )
+    )
 
 
 def _status(site: str, body: bytes) -> int:
     """Return the status for a body on a site without exclusions."""
     if row_of(body, NOON_US) is not None:
+        return 201
+    return 422 if site == "strict" else 202
+
+
+def _status_of_batch(site: str, batch: Batch) -> int:
+    """Return the status for a batch on a site without exclusions."""
+    if batch.stored and len(batch.stored) == len(batch.names):
         return 201
     return 422 if site == "strict" else 202
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from collector.edge.negotiation import IDENTITY
 from collector.edge.responses import JSON
@@ -18,6 +20,7 @@ REASONS: dict[int, set[Reason | None]] = {
     204: {None},
     304: {None},
     400: {Reason.INVALID, None},
+    401: {Reason.UNAUTHORIZED},
     403: {Reason.ORIGIN_NOT_ALLOWED},
     404: {Reason.UNKNOWN_SITE, Reason.NOT_FOUND},
     405: {Reason.METHOD},
@@ -29,6 +32,9 @@ REASONS: dict[int, set[Reason | None]] = {
     503: {Reason.UNAVAILABLE},
 }
 """The statuses that fuzzing can get, and the reasons that each may have."""
+
+REASONS_OF_EVENTS = REASONS[202] | {Reason.TOO_LARGE}
+"""The reasons for which an event of a batch may not be stored."""
 
 # aiohttp responds in the HTTP version of the request.
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2}) ([A-Z][A-Za-z -]+)")
@@ -52,6 +58,7 @@ _KNOWN = _ALWAYS | {
     "Etag",
     "Retry-After",
     "Vary",
+    "WWW-Authenticate",
     "X-Content-Type-Options",
 }
 _WITHOUT_BODY = (204, 304)
@@ -63,11 +70,12 @@ class Malformed(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One final response. `shown`: the part of it that must not contain request data."""
+    """One final response. `shown`: the part of it that must not contain request data. `stored`: the events it says."""
 
     status: int
     shown: bytes
     closes: bool
+    stored: int
 
 
 def read(data: bytes, *, cut: bool = False, heads: bool = False, interim: bool = False) -> list[Answer]:
@@ -114,32 +122,70 @@ def _read_one(data: bytes, heads: bool) -> tuple[Answer, bytes]:
     _demand(
         headers.keys() >= _ALWAYS - ({"Content-Type"} if status in _WITHOUT_BODY else set()), "missing header", data
     )
-    _demand(headers.get("Collect-Reason") in REASONS[status], "wrong Collect-Reason for this status", data)
+    _demand((status == 401) == ("WWW-Authenticate" in headers), "WWW-Authenticate belongs to 401, and only to it", data)
     _demand((status == 503) == ("Retry-After" in headers), "Retry-After belongs to 503, and only to it", data)
     length = int(headers.get("Content-Length", "0" if status in _WITHOUT_BODY else "-1"))
     body, rest = (b"", rest) if heads and (not rest or rest.startswith(b"HTTP/")) else (rest[:length], rest[length:])
+    stored = 0
     if not (heads and not body):
         _demand(len(body) == length, "wrong Content-Length", data)
-        _check_body(status, headers, body)
+        stored = _check_body(status, headers, body)
+    elif status not in (202, 422):
+        _check_reason(status, headers, REASONS[status], body)
     shown = b"".join(f"{name}: {value}\n".encode() for name, value in headers.items() if name not in _ECHOED) + body
-    return Answer(status, shown, headers.get("Connection") == "close"), rest
+    return Answer(status, shown, headers.get("Connection") == "close", stored), rest
 
 
-def _check_body(status: int, headers: dict[str, str], body: bytes) -> None:
+def _check_body(status: int, headers: dict[str, str], body: bytes) -> int:
+    """Check the body and the reason. Returns how many events are stored."""
+    is_json = status not in (200, *_WITHOUT_BODY) and not (status == 400 and "Collect-Reason" not in headers)
+    said: dict[str, Any] = json.loads(body) if is_json else {}
+    if "stored" in said:
+        _check_batch(status, headers, said, body)
+        return int(said["stored"])
+    _check_reason(status, headers, REASONS[status], body)
     if status in _WITHOUT_BODY:
-        return
+        return 0
     if status == 200:  # the script
         _demand(headers["Content-Type"] == "text/javascript; charset=utf-8", "wrong Content-Type", body)
         _demand(body == current().content[headers.get("Content-Encoding", IDENTITY)], "wrong script", body)
-        return
-    if status == 400 and "Collect-Reason" not in headers:
+        return 0
+    if not said:
         _demand(body == b"Bad request\n", "wrong text", body)
+        return 0
+    _check_message(headers, said, body)
+    _demand(said.keys() == ({"message"} if status < 400 else {"message", "errors"}), "wrong JSON members", body)
+    return int(status == 201)
+
+
+def _check_batch(status: int, headers: dict[str, str], said: dict[str, Any], body: bytes) -> None:
+    """Check the answer to a batch that was read."""
+    _check_message(headers, said, body)
+    _check_reason(status, headers, {None} if status == 201 else REASONS_OF_EVENTS, body)
+    if status == 201:
+        _demand(said.keys() == {"message", "stored"} and said["stored"] > 0, "wrong answer to a batch", body)
         return
+    _demand(status in (202, 422), "wrong status for a batch", body)
+    dropped, errors = said["dropped"], said["errors"]
+    indexes = said.get("dropped_indexes", [each["index"] for each in errors])
+    is_unread = (said["stored"], dropped, errors) == (0, 1, [])
+    _demand(said.keys() - {"dropped_indexes"} == {"message", "stored", "dropped", "errors"}, "wrong members", body)
+    _demand(("dropped_indexes" in said) == (dropped > 100), "dropped_indexes belongs to over 100", body)
+    _demand(is_unread or dropped == len(indexes) > 0, "wrong number of dropped events", body)
+    _demand(indexes == sorted(set(indexes)) and len(errors) == (0 if is_unread else min(dropped, 100)), "errors", body)
+    for index, each in zip(indexes, errors, strict=False):
+        _demand(each.keys() == {"index", "reason", "message"} and each["index"] == index, "wrong error", body)
+        _demand(Reason(each["reason"]) in REASONS_OF_EVENTS and 0 < len(each["message"]) <= 200, "wrong error", body)
+
+
+def _check_message(headers: dict[str, str], said: dict[str, Any], body: bytes) -> None:
     _demand(headers["Content-Type"] == JSON, "wrong Content-Type", body)
     _demand(headers.get("Access-Control-Allow-Credentials") == "true", "missing CORS headers", body)
-    said = json.loads(body)
-    _demand(said.keys() == ({"message"} if status < 400 else {"message", "errors"}), "wrong JSON members", body)
     _demand(0 < len(said["message"]) <= 200, "message empty or too long", body)
+
+
+def _check_reason(status: int, headers: dict[str, str], allowed: Collection[Reason | None], body: bytes) -> None:
+    _demand(headers.get("Collect-Reason") in allowed, f"wrong Collect-Reason for {status}", body)
 
 
 def _demand(holds: bool, what: str, data: bytes) -> None:

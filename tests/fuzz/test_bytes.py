@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tests.fuzz.conftest import FIRST, LAPS, SEED, lap_requests
-from tests.fuzz.conversations import MAX_BODY_BYTES, SITES, Conversation, make
+from tests.fuzz.conversations import MAX_BATCH_BYTES, MAX_BODY_BYTES, SITES, Conversation, make
 from tests.fuzz.drive import Received, converse
 from tests.fuzz.ledger import Ledger
 from tests.fuzz.strict import CONTINUE
@@ -24,6 +24,7 @@ ONE_READ_BYTES = 16_384  # the collector receives a write of up to this size in 
 SERVER: dict[str, Any] = {
     "trusted_proxies": ["127.0.0.1"],
     "max_body_bytes": MAX_BODY_BYTES,
+    "max_batch_bytes": MAX_BATCH_BYTES,
     "keepalive_timeout_s": 10,
 }
 STORAGE: dict[str, Any] = {"flush_interval_s": 1, "durability": "write"}
