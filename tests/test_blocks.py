@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# These check something after the block, which makes sense only if it succeeded.
-ONLY_AFTER_SUCCESS = {"costs_at_most", "counting", "draining", "regular_clients"}
+# These check or commit something after the block, which makes sense only if it succeeded.
+ONLY_AFTER_SUCCESS = {"_transaction", "costs_at_most", "counting", "draining", "regular_clients"}
 
 
 def test_context_managers_clean_up_when_their_block_raises() -> None:

@@ -76,7 +76,7 @@ def test_schema_of_parts_matches_the_golden_file(capsys: pytest.CaptureFixture[s
 def test_reasons_are_the_documented_ones() -> None:
     expected = (
         "invalid tracking_disabled excluded_ip excluded_path localhost unknown_site origin_not_allowed method timeout "
-        "too_large encoding aborted internal rate_limited unavailable not_found"
+        "too_large encoding aborted internal rate_limited unavailable not_found unauthorized"
     )
     assert set(expected.split()) == {reason.value for reason in Reason}
 

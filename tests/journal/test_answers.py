@@ -395,7 +395,6 @@ def locked(folder: Path, monkeypatch: pytest.MonkeyPatch, store: AnswerStore) ->
     with closing(sqlite3.connect(folder / ANSWERS, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         yield
-        db.execute("ROLLBACK")
 
 
 def test_answer_that_cannot_be_written_is_kept_and_written_later(
