@@ -260,11 +260,16 @@ class Batches:
 
 
 def _key_digest(request: Request) -> bytes:
-    """The digest of the request's Idempotency-Key, which holds for its site. Empty if it has none."""
+    """The digest of the request's Idempotency-Key, which holds for its site. Empty if it has none.
+
+    Senders with a key have Idempotency-Keys of their own. Otherwise anyone could send `orders-2026-05-12` before they
+    do: they would get the answer to that batch, and theirs would not be stored.
+    """
     text = request.headers.get("idempotency-key")
     if text is None:
         return b""
     if not 1 <= len(text) <= MAX_KEY_CHARACTERS:
         raise InvalidEvent(FieldError("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
-    named = request.site.id.encode() + b"\0" + text.encode("utf-8", "surrogateescape")
+    separator = b"\0\0" if request.has_key else b"\0"  # no header holds a zero byte
+    named = request.site.id.encode() + separator + text.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(named, digest_size=KEY_DIGEST_BYTES).digest()

@@ -222,3 +222,18 @@ async def test_reload_can_add_and_remove_keys(connect: Connect, collector: Runni
         settings = SiteSettings(keys=tuple(map(fingerprint, keys)))
         decider.rules = replace(decider.rules, sites=build_sites({"demo": settings}))
         assert status == (await wire.ask(sent(AUTHORIZED, LOCALHOST))).status
+
+
+async def test_nobody_without_a_key_can_take_the_idempotency_keys_of_senders(serve: Serve, connect: Connect) -> None:
+    """The sender would get the answer to the other batch, and lose its own."""
+    collector = await serve(site())
+    wire = await connect(collector)
+    named = b"Idempotency-Key: orders-2026-05-12"
+    other = await wire.ask(request(body(page_path="/other"), named, target="/public/demo/batch"))
+    assert (201, 1) == (other.status, json.loads(other.body)["stored"])
+    for _ in range(2):  # its own key still holds
+        events = b"\n".join([body(page_path="/orders")] * 2)
+        answer = await wire.ask(request(events, AUTHORIZED, named, target="/public/demo/batch"))
+        assert (201, 2) == (answer.status, json.loads(answer.body)["stored"])
+    await collector.flush()
+    assert ["/orders", "/orders", "/other"] == sorted(row["page_path"] for row in collector.rows())
