@@ -138,8 +138,7 @@ class Batches:
         except InProgress:
             refused = Refused(Reason.UNAVAILABLE, "A batch with this key is in progress", retry_after_s=1)
             raise RefusedWhole(refused, Counter([Reason.UNAVAILABLE])) from None
-        except OSError as exc:
-            log.warning("a batch was refused: its Idempotency-Key cannot be looked up: %s", exc)
+        except OSError:  # the store has logged it, once until it works again
             raise RefusedWhole(unavailable(), Counter([Reason.UNAVAILABLE])) from None
 
     async def _store(

@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import gzip
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from collector.edge import batch
+from collector.journal.answers import ANSWERS
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Answer, Wire, head, request, tally, until
 from tests.support import Running, body
@@ -358,3 +360,16 @@ async def test_batch_leaves_the_loop_to_others(serve: Serve, connect: Connect) -
     await until(lambda: collector.stages.decider.in_flight.count)
     await asyncio.gather(batches, ask("single", single, request(body())))
     assert ["single", "batch"] == order
+
+
+async def test_unusable_answers_are_logged_once(
+    collector: Running, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not for each batch: anyone can send them, as many as the rate limit allows."""
+    (collector.data_dir / ANSWERS).mkdir()
+    for index in range(5):
+        answer = await wire.ask(batch_request(body(), b"Idempotency-Key: key-%d" % index))
+        assert 503 == answer.status
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 1 == len(warnings), warnings
+    assert ANSWERS in warnings[0]
