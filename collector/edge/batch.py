@@ -44,10 +44,12 @@ log = logging.getLogger(__name__)
 KEY_DIGEST_BYTES = 16
 
 # How long a slice of a batch may hold the event loop. Other requests wait that long in each turn.
-SLICE_S = 0.0005
+# Not less than GIL_SWITCH_S of the worker: the threads of the journal would then hardly get the GIL between the slices.
+SLICE_S = 0.0015
 
 # The size of all batches that wait for their turn, as they were received: 16 of the largest.
 WAITING_MAX_BYTES = 64 << 20
+WAITING_MAX = 256  # a packed batch of 4 KB may take as long as one of 4 MiB: up to 0.1 s
 
 
 class Slices:
@@ -85,14 +87,16 @@ class Batches:
         self._answers = answers
         # Held until the journal has let go of the events: those of one batch are in memory at a time.
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self._waiting_bytes = 0
         self._unpacking = CallThread("unpack")
         self._answering = CallThread("answers")
 
     async def respond(self, request: Request, body: bytes, rules: Rules) -> Response:
         """Store the batch, count its events, and return the response."""
-        if self._waiting_bytes + len(body) > WAITING_MAX_BYTES:
+        if self._waiting >= WAITING_MAX or self._waiting_bytes + len(body) > WAITING_MAX_BYTES:
             return self._refuse(request, RefusedWhole(unavailable(), Counter([Reason.UNAVAILABLE])))
+        self._waiting += 1
         self._waiting_bytes += len(body)
         try:
             return await self._respond(request, body, rules)
@@ -102,6 +106,7 @@ class Batches:
         except RefusedWhole as exc:
             return self._refuse(request, exc)
         finally:
+            self._waiting -= 1
             self._waiting_bytes -= len(body)
 
     async def unpack(self, packed: bytes, max_bytes: int) -> bytes:

@@ -332,11 +332,14 @@ async def ask_many(collector: Running, connect: Connect, requests: list[bytes]) 
     return await asyncio.gather(*(wire.ask(sent) for wire, sent in zip(wires, requests, strict=True)))
 
 
+@pytest.mark.parametrize(("limit", "of_one"), [("WAITING_MAX_BYTES", 40_000), ("WAITING_MAX", 1)])
 async def test_waiting_batches_have_a_limit(
-    collector: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    collector: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch, limit: str, of_one: int
 ) -> None:
+    """Of their number too: packed ones are small, and take as long."""
     data = array(*numbered(300))
-    monkeypatch.setattr(batch, "WAITING_MAX_BYTES", 2 * len(data))
+    assert 40_000 < len(data) < 50_000
+    monkeypatch.setattr(batch, limit, 2 * of_one)
     answers = await ask_many(collector, connect, [batch_request(data)] * 5)
     statuses = sorted(answer.status for answer in answers)
     assert 201 == statuses[0]
