@@ -21,7 +21,7 @@ from pydantic import (
 from collector.addresses import Network, parse_address, parse_network
 from collector.events import CONTRACT
 from collector.paths import pieces
-from collector.sender_keys import KEY_FORMAT
+from collector.sender_keys import FINGERPRINT
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")  # browsers send other letters as punycode
 _ORIGIN = re.compile(
@@ -185,7 +185,7 @@ def _demo_dir(value: str) -> str:
 
 def _key(value: str) -> str:
     """The fingerprint of a key. An error never repeats the value, which may be the key itself."""
-    if not KEY_FORMAT.fullmatch(value):
+    if not FINGERPRINT.fullmatch(value):
         raise ValueError('should be "sha256:" and 64 lower-case hex digits, as `collector key` prints it')
     return value
 

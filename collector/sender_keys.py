@@ -13,7 +13,7 @@ from typing import Final
 PREFIX: Final = "ck_"
 KEY_BYTES: Final = 32
 
-KEY_FORMAT: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+FINGERPRINT: Final = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 """A fingerprint, as `fingerprint` returns it. Use `fullmatch`."""
 
 

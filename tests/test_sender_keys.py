@@ -2,7 +2,7 @@
 
 import hashlib
 
-from collector.sender_keys import KEY_FORMAT, fingerprint, new_key
+from collector.sender_keys import FINGERPRINT, fingerprint, new_key
 
 
 def test_fingerprint_is_the_sha256_of_the_text() -> None:
@@ -20,7 +20,7 @@ def test_bytes_that_are_not_utf8_have_a_fingerprint_too() -> None:
 
 def test_format_matches_fingerprints_only() -> None:
     good = fingerprint("abc")
-    assert KEY_FORMAT.fullmatch(good)
+    assert FINGERPRINT.fullmatch(good)
     for bad in (
         "",
         "abc",
@@ -31,7 +31,7 @@ def test_format_matches_fingerprints_only() -> None:
         good + "\n",
         new_key(),
     ):
-        assert not KEY_FORMAT.fullmatch(bad), bad
+        assert not FINGERPRINT.fullmatch(bad), bad
 
 
 def test_keys_differ_and_are_safe_in_headers_and_shells() -> None:

@@ -20,7 +20,7 @@ from time import perf_counter
 from collector.clock import Clock
 from collector.edge import responses
 from collector.edge.batch_answer import MAX_EVENTS, MAX_KEY_CHARACTERS, Answer, Verdicts, unread
-from collector.edge.content_coding import NOT_GZIP, BrokenCoding, UnpackedTooLarge, codings, unpack
+from collector.edge.content_coding import NOT_GZIP, BrokenCoding, UnpackedTooLarge, unpack
 from collector.edge.invalid_events import InvalidEvents
 from collector.edge.outcomes import too_large, unavailable
 from collector.edge.rate_limit import too_many
@@ -75,7 +75,11 @@ class RefusedWhole(Exception):
 
 
 class Batches:
-    """Takes the batches of one worker. The event loop's thread owns it."""
+    """Takes the batches of one worker. The event loop's thread owns it.
+
+    A batch with its turn pauses the garbage collector of the process. Both end in `_end_turn`, which the journal calls
+    once it has let go of the events.
+    """
 
     def __init__(
         self, journal: Journal, invalid_events: InvalidEvents, metrics: Metrics, clock: Clock, answers: AnswerStore
@@ -141,7 +145,7 @@ class Batches:
         try:
             return await self._answering.call(self._answers.claim, key)
         except InProgress:
-            refused = Refused(Reason.UNAVAILABLE, "A batch with this key is in progress", retry_after_s=1)
+            refused = Refused(Reason.UNAVAILABLE, "A batch with this Idempotency-Key is in progress", retry_after_s=1)
             raise RefusedWhole(refused, Counter([Reason.UNAVAILABLE])) from None
         except OSError:  # the store has logged it, once until it works again
             raise RefusedWhole(unavailable(), Counter([Reason.UNAVAILABLE])) from None
@@ -184,7 +188,7 @@ class Batches:
 
     async def _unpacked(self, request: Request, body: bytes, max_bytes: int) -> bytes:
         """Raises InvalidEvent and RefusedWhole."""
-        if not codings(request.headers.get("content-encoding")):
+        if not request.is_packed:
             return body
         try:
             return await self.unpack(body, max_bytes)
@@ -196,20 +200,20 @@ class Batches:
     async def _split(self, batch: bytes) -> Bodies:
         """Split the batch, in slices. Raises InvalidEvent, and RefusedWhole for too many."""
         bodies: Bodies = []
-        turn = Slices()
+        slices = Slices()
         for piece in split(batch):
             bodies += piece
             if len(bodies) > MAX_EVENTS:
                 refused = Refused(Reason.TOO_LARGE, f"Batch has more than {MAX_EVENTS} events: split it")
                 raise RefusedWhole(refused, Counter({Reason.TOO_LARGE: len(bodies)}))
-            await turn.end()
+            await slices.end()
         if not bodies:
             raise InvalidEvent(FieldError(None, "holds no events"))
         return bodies
 
     def _pay(self, request: Request, events: int, rules: Rules) -> None:
         """Take the tokens of the events; that of the first one is taken. Raises RefusedWhole."""
-        if request.has_key:
+        if request.is_sender:
             return
         buckets = rules.buckets
         dropped = Counter({Reason.RATE_LIMITED: events})
@@ -226,7 +230,7 @@ class Batches:
         verdicts = Verdicts([], [])
         ignored = tracking_enabled(request) or not_localhost(request) or ip_not_excluded(request)
         now_us = self._clock.now_us()
-        turn = Slices()
+        slices = Slices()
         for index, body in enumerate(bodies):
             try:
                 outcome = ignored or self._judge_one(request, body, rules, now_us)
@@ -238,14 +242,14 @@ class Batches:
             else:
                 verdicts.dropped.append((index, outcome))
             bodies[index] = b""  # freeing 10,000 bodies at once would take 2 ms
-            await turn.end()
+            await slices.end()
         return verdicts
 
     def _judge_one(self, request: Request, body: bytes, rules: Rules, now_us: int) -> Event | Dropped:
         if len(body) > rules.max_body_bytes:
             return too_large(rules.max_body_bytes)
         outcome: Event | Dropped
-        if request.has_key:
+        if request.is_sender:
             outcome = accept_from_sender(request.site, body, now_us, rules.retention_days, rules.client_ip)
         else:
             outcome = accept(request, body, now_us, rules.client_ip)
@@ -274,6 +278,6 @@ def _key_digest(request: Request) -> bytes:
         return b""
     if not 1 <= len(text) <= MAX_KEY_CHARACTERS:
         raise InvalidEvent(FieldError("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters"))
-    separator = b"\0\0" if request.has_key else b"\0"  # no header holds a zero byte
+    separator = b"\0\0" if request.is_sender else b"\0"  # no header holds a zero byte
     named = request.site.id.encode() + separator + text.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(named, digest_size=KEY_DIGEST_BYTES).digest()

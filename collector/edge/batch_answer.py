@@ -21,10 +21,12 @@ class Answer(NamedTuple):
     body: bytes
 
     def to_bytes(self) -> bytes:
+        """A line with the status and the reason, if any, and then the body. Segments and answers.sqlite keep it so."""
         return b"%d %s\n%s" % (self.status, (self.reason or "").encode(), self.body)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Answer":
+        """The opposite of `to_bytes`."""
         head, _, body = data.partition(b"\n")
         status, _, reason = head.partition(b" ")
         return cls(int(status), reason.decode() or None, body)

@@ -1,7 +1,8 @@
 """The decision: the disposition of each request, on the fast path and on the standard path.
 
-`before_body` decides what it can without the body, `with_body` the rest. `Decider._check` lists the checks in order;
-the first one that returns something decides. `_finish` counts every request and decides whether its connection closes.
+`before_body` decides what it can without the body, `with_body` the rest. `Decider._check` lists the checks of an event
+in order, `_check_batch` those of a batch; the first one that returns something decides. `_finish` counts every request
+and decides whether its connection closes.
 """
 
 import asyncio
@@ -109,7 +110,7 @@ class Decider:
         outcome: Event | Dropped
         try:
             received_us = self._clock.now_us()
-            if request.has_key:
+            if request.is_sender:
                 rules = self.rules
                 outcome = accept_from_sender(request.site, body, received_us, rules.retention_days, rules.client_ip)
             else:
@@ -139,7 +140,7 @@ class Decider:
         """Reply to a batch, or to an event whose body is packed."""
         outcome: Response | Dropped
         try:
-            if request.route.endpoint is Endpoint.BATCH:
+            if request.route.endpoint is BATCH:
                 outcome = await self.batches.respond(request, body, self.rules)
             else:
                 unpacked = await self._unpacked(request, body)
@@ -211,7 +212,7 @@ class Decider:
         return (
             self.is_event(request)
             or self.known_site(request)  # sets `site` and `counts`, which later checks use
-            or self.within_rate(request)  # sets `client` and `has_key`
+            or self.within_rate(request)  # sets `client` and `is_sender`
             or self.key_known(request)
             or self.able_to_store(request)
             or tracking_enabled(request)
@@ -278,8 +279,8 @@ class Decider:
 
     def within_rate(self, request: Request) -> Refused | None:
         """Take one of the client's tokens, unless it has a key."""
-        if request.site.keys and has_key(request):
-            request.has_key = True
+        if request.site.keys and brings_key(request):
+            request.is_sender = True
             return None
         rules = self.rules
         client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
@@ -289,7 +290,7 @@ class Decider:
 
     def key_known(self, request: Request) -> Refused | None:
         """Refuse a key that is not the site's. Other schemes, and sites without keys, ignore the header."""
-        if not request.site.keys or request.has_key or bearer(request) is None:
+        if not request.site.keys or request.is_sender or bearer(request) is None:
             return None
         return Refused(Reason.UNAUTHORIZED, "The key is not one of this site's")
 
@@ -308,7 +309,7 @@ class Decider:
         if not found:
             return None
         if len(found) == 1 and found[0] in GZIP:
-            request.in_steps = True
+            request.in_steps = request.is_packed = True
             return None
         return Refused(Reason.ENCODING, "Content-Encoding is not supported")
 
@@ -356,7 +357,7 @@ def bearer(request: Request) -> str | None:
     return key.strip() if scheme.lower() == "bearer" else None
 
 
-def has_key(request: Request) -> bool:
+def brings_key(request: Request) -> bool:
     """Whether the request brings one of its site's keys. Takes as long for each wrong key."""
     key = bearer(request)
     if key is None:

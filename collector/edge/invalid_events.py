@@ -15,6 +15,6 @@ class InvalidEvents:
 
     def keep(self, arrival: Arrival, received_us: int, message: str, body: bytes) -> None:
         """Keep the event. Those of senders with a key lose the visitor's address and user agent."""
-        kept = presentable(body) if arrival.has_key else body
+        kept = presentable(body) if arrival.is_sender else body
         if kept is None or not self._rejects.keep(arrival.site.id, Rejected(received_us, message, kept)):
             self._metrics.rejected_lost.inc()

@@ -1,4 +1,4 @@
-"""Outcomes of requests that HTTP or the machine decides, and not the event."""
+"""Refusals for which the content of an event does not matter."""
 
 from collector.events import Reason, Refused
 

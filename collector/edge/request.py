@@ -32,15 +32,15 @@ ONCE: Final = frozenset(
 
 
 class Request(Arrival):
-    """A request. Checks set `site`, `client`, `counts` and `has_key` when they look them up.
+    """A request. Checks set `site`, `client`, `counts` and `is_sender` when they look them up.
 
     `peer` is the address of the other end of the connection. `headers` has lower-case names. A repeated header has its
     first value, or all values joined by commas if it is a list. `body_bytes` is the declared length, None for chunks.
-    `close`: the connection closes after the response. `in_steps`: its body takes longer than one turn of the event loop
-    may, or has to be unpacked.
+    `close`: the connection closes after the response. `is_packed`: its body is gzip. `in_steps`: its body is packed, or
+    takes longer than one turn of the event loop may.
     """
 
-    __slots__ = ("body_bytes", "close", "counts", "headers", "in_steps", "method", "peer", "route")
+    __slots__ = ("body_bytes", "close", "counts", "headers", "in_steps", "is_packed", "method", "peer", "route")
 
     def __init__(
         self,
@@ -58,7 +58,8 @@ class Request(Arrival):
         self.body_bytes = body_bytes
         self.close = close
         self.in_steps = False
-        self.has_key = False
+        self.is_packed = False
+        self.is_sender = False
         self.counts: SiteCounts | None = None
         self.origin = headers.get("origin")
         self.referer = headers.get("referer")

@@ -33,10 +33,10 @@ _PAGE_PATH: Final = FIRST_FIELD + _FIELD_NAMES.index("page_path")
 class Arrival:
     """What is known about an event before its body is read: the site, the client and three request headers.
 
-    `has_key`: the sender has one of the site's keys, so it is no page, and its events may be a visitor's.
+    `is_sender`: the sender has one of the site's keys, so it is no page, and its events may be a visitor's.
     """
 
-    __slots__ = ("client", "has_key", "origin", "referer", "site", "user_agent")
+    __slots__ = ("client", "is_sender", "origin", "referer", "site", "user_agent")
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Arrival:
         self.origin = origin
         self.referer = referer
         self.user_agent = user_agent
-        self.has_key = False
+        self.is_sender = False
 
 
 def tracking_enabled(arrival: Arrival) -> Ignored | None:
@@ -66,7 +66,7 @@ def not_localhost(arrival: Arrival) -> Ignored | None:
     An origin that the site lists by name is let in, because apps use origins such as `capacitor://localhost`.
     """
     site = arrival.site
-    if site.allow_localhost or arrival.has_key:
+    if site.allow_localhost or arrival.is_sender:
         return None
     by_origin = known_host(arrival.origin or "")
     if not (by_origin if by_origin.name else known_host(arrival.referer or "")).is_local:
@@ -80,13 +80,13 @@ def not_localhost(arrival: Arrival) -> Ignored | None:
 
 def origin_allowed(arrival: Arrival) -> Refused | None:
     allowed, origin = arrival.site.allowed_origins, arrival.origin
-    if allowed is None or origin is None or arrival.has_key or origin in allowed:
+    if allowed is None or origin is None or arrival.is_sender or origin in allowed:
         return None
     return Refused(Reason.ORIGIN_NOT_ALLOWED, "Origin not allowed")
 
 
 def ip_not_excluded(arrival: Arrival) -> Ignored | None:
-    if arrival.has_key:  # its own address is no visitor's; `accept_from_sender` checks those that its events give
+    if arrival.is_sender:  # its own address is no visitor's; `accept_from_sender` checks those that its events give
         return None
     is_excluded = arrival.client in arrival.site.excluded_ips
     return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if is_excluded else None

@@ -5,7 +5,7 @@
       answers  id, key 16 bytes, stamp (us since the epoch, UTC), answer an answered batch
 
 A sample: `sqlite3 answers.sqlite 'SELECT hex(key), stamp, answer FROM answers'` prints
-`0A1B...|1780000000000000|{"message": "Batch received", "stored": 2}`.
+`0A1B...|1780000000000000|201` and a line `{"message":"Batch received","stored":2}`.
 
 All workers share the file. It holds digests of keys and answers, no events. It is made when the first key arrives.
 

@@ -21,7 +21,8 @@ A segment file is a header followed by records, with nothing in between. All num
       8  site       1  length of the site id
       9  client_ip  1  length of the stored address plus one; 0: no address is stored
      10  user_agent 2  length of the user agent plus one; 0: there was none
-     12  site id, client_ip, user_agent, and the body exactly as received
+     12  site id, client_ip, user_agent, and the body as received (of a sender with a key: without the visitor's
+         address and user agent)
 
     batch frame, in front of the records of a batch
       0  mark       4  FF "BAT"

@@ -97,8 +97,8 @@ class Model:
 
     def answer(self, sent: Sent, data: bytes, packed_bytes: int, first: int) -> tuple[Any, ...]:
         """Return what `seen` must return."""
-        has_key = sent.site == "keyed" and sent.authorization == KEY
-        if not has_key:
+        is_sender = sent.site == "keyed" and sent.authorization == KEY
+        if not is_sender:
             if not self.tokens:
                 return self._refused(sent, 429, "rate_limited", 1)
             self.tokens -= 1
@@ -121,7 +121,7 @@ class Model:
             return self._unread(sent)
         if len(reasons) > MAX_EVENTS:
             return self._refused(sent, 413, "too_large", len(reasons))
-        if not has_key:
+        if not is_sender:
             if len(reasons) > BURST or len(reasons) - 1 > self.tokens:
                 return self._refused(sent, 429, "rate_limited", len(reasons))
             self.tokens -= len(reasons) - 1

@@ -176,6 +176,15 @@ def test_number_that_is_none_keeps_its_message(number: str) -> None:
     assert "Validation error: lcp holds a number beyond the range of a float64" == outcome.message
 
 
+@pytest.mark.parametrize("other", ["1e999", "[1e999]", "-1e400", "12345678901234567890123", '{"a": [null, {}]}'])
+def test_unknown_field_may_hold_anything(other: str) -> None:
+    """With an address too: the body is written again then."""
+    text = json.dumps(event(client_ip="192.0.2.7"))[:-1]
+    found = accepted(f'{text}, "x": {other}}}'.encode())
+    assert ("192.0.2.7", "/pricing") == (found.client_ip, found.row[8])
+    assert other.encode() in found.body
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["client_ip", "user_agent", "received_at", "a"]),
