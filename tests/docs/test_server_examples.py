@@ -132,21 +132,28 @@ def test_example_does_not_repeat_what_is_hopeless(language: str, status: int, tm
 
 
 def test_curl_sends_an_event_on_behalf_of_a_visitor(process: Process) -> None:
-    single, _, _ = blocks(PAGE, "sh")
+    single, *_ = blocks(PAGE, "sh")
     assert "Event received" == json.loads(run_shell(single, process))["message"]
     assert [VISITOR] == [(row["client_ip"], row["user_agent"]) for row in stored(process)]
 
 
 def test_curl_sends_a_batch(process: Process) -> None:
-    _, array, _ = blocks(PAGE, "sh")
+    _, array, *_ = blocks(PAGE, "sh")
     assert {"message": "Batch received", "stored": 2} == json.loads(run_shell(array, process))
     assert ["/", "/order"] == [row["page_path"] for row in stored(process)]
+
+
+def test_curl_sends_a_file(process: Process) -> None:
+    (process.folder / "events.ndjson").write_bytes(b"\n".join([body(), b"", body()]))
+    _, _, file, _ = blocks(PAGE, "sh")
+    assert {"message": "Batch received", "stored": 2} == json.loads(run_shell(file, process))
+    assert 2 == len(stored(process))
 
 
 def test_curl_sends_a_packed_file_once(process: Process) -> None:
     """The second time, the key is known."""
     (process.folder / "events.ndjson").write_bytes(b"\n".join([body(), b"", body()]))
-    _, _, packed = blocks(PAGE, "sh")
+    *_, packed = blocks(PAGE, "sh")
     answers = [json.loads(run_shell(packed, process)) for _ in range(2)]
     assert 2 * [{"message": "Batch received", "stored": 2}] == answers
     assert 2 == len(stored(process))
@@ -154,7 +161,7 @@ def test_curl_sends_a_packed_file_once(process: Process) -> None:
 
 def test_answer_in_part_is_the_documented_one(process: Process) -> None:
     (documented,) = blocks(PAGE, "json")
-    _, array, _ = blocks(PAGE, "sh")
+    _, array, *_ = blocks(PAGE, "sh")
     events = json.loads(array.split("-d '")[1].split("'")[0])
     sent = json.dumps([events[0], events[0] | {"session_id": 1}, events[1]])
     answer = run_shell(f"curl {HOST}/public/example/batch -d '{sent}'", process)
