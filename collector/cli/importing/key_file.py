@@ -23,7 +23,7 @@ def read_key(path: Path) -> str:
         raise StartError(f"{path}: cannot be read: {exc.strerror}") from None
     key = content.removesuffix(b"\n").removesuffix(b"\r")
     if len(content) > _LARGEST_BYTES or not _KEY.fullmatch(key):
-        raise StartError(f"{path}: should have one line, the key as `collector key` prints it")
+        raise StartError(f"{path}: should have one line: the first that `collector key` prints")
     if is_public:
         complain(f"{path}: every user of this machine can read the key; `chmod o-r` changes that")
     return key.decode()

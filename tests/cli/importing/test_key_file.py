@@ -33,7 +33,7 @@ def test_file_that_is_no_key_is_an_error(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(StartError) as raised:
         read_key(file)
-    assert f"{file}: should have one line, the key as `collector key` prints it" == str(raised.value)
+    assert f"{file}: should have one line: the first that `collector key` prints" == str(raised.value)
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
