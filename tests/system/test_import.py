@@ -100,7 +100,7 @@ def test_wrong_key_and_unknown_site_stop_the_import(tmp_path: Path) -> None:
         assert done.stderr.startswith("collector: lines 1 to 3: 401 Unauthorized: ")
         done = run("import", file, "--site", "none", "--url", collector.url, folder=tmp_path)
         assert (1, "") == (done.returncode, done.stdout)
-        assert "collector: lines 1 to 3: 404 Not Found: " in done.stderr
+        assert f"collector: no site none at {collector.url}\n" in done.stderr
 
 
 def test_batch_that_is_too_large_for_the_bucket_or_the_body_is_halved(tmp_path: Path) -> None:

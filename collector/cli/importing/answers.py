@@ -81,7 +81,7 @@ def verdict(answer: Answer, events: int, now_s: float) -> Verdict:
     status = answer.status
     if status in (HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.UNPROCESSABLE_ENTITY):
         return _judged(answer, events)
-    why = _message(answer)
+    why = message_of(answer)
     after_s = _retry_after_s(answer.headers.get("retry-after"), now_s)
     if status >= 500 or status == HTTPStatus.REQUEST_TIMEOUT:
         return Again(why, after_s)
@@ -97,7 +97,7 @@ def _judged(answer: Answer, events: int) -> Judged | Hopeless:
     try:
         judged = msgspec.json.decode(answer.body, type=_Judged)
     except msgspec.MsgspecError:
-        return Hopeless(f"the answer is not a collector's: {_message(answer)}")
+        return Hopeless(f"the answer is not a collector's: {message_of(answer)}")
     not_stored: dict[int, list[str]] = {}
     for error in judged.errors:
         not_stored.setdefault(error.index, []).append(f"{error.reason}: {error.message}")
@@ -107,7 +107,7 @@ def _judged(answer: Answer, events: int) -> Judged | Hopeless:
     if not is_complete or not all(0 <= index < events for index in not_stored):
         return Hopeless(
             f"the answer does not fit {events} events: {judged.stored} stored, {judged.dropped} not stored, "
-            f"{len(not_stored)} explained: {_message(answer)}"
+            f"{len(not_stored)} explained: {message_of(answer)}"
         )
     return Judged(not_stored)
 
@@ -121,7 +121,7 @@ def _explained(answer: Answer, why: str) -> str:
     return why
 
 
-def _message(answer: Answer) -> str:
+def message_of(answer: Answer) -> str:
     """The status, and what the collector says; only the status if it was not the collector that answered."""
     try:
         refused = msgspec.json.decode(answer.body, type=_Refused)

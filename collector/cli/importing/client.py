@@ -4,14 +4,17 @@ import io
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from collector import VERSION
-from collector.cli.importing.answers import Answer
+from collector.cli.importing.answers import Answer, message_of
 from collector.cli.importing.sender import GaveUp, Post, Request, Unanswered
+from collector.edge.responses import COLLECT_REASON
+from collector.events import Reason
 
 # The collector answers 10,000 events in a second. A slow line needs the rest: 4 MiB packed are 0.6 MB.
 REQUEST_S = 120.0
@@ -32,8 +35,10 @@ def is_loopback(url: str) -> bool:
 
 
 @asynccontextmanager
-async def connected(url: str, key: str | None, request_s: float = REQUEST_S) -> AsyncIterator[Post]:
-    """A function that sends a request to this URL, with the sender's key if there is one."""
+async def connected(base: str, site_id: str, key: str | None, request_s: float = REQUEST_S) -> AsyncIterator[Post]:
+    """A function that sends a request to the site of the collector at `base`, with the sender's key if there is one."""
+    url = f"{base}/public/{site_id}/batch"
+    address = _address_of(base)
     headers = {
         "Content-Type": "application/x-ndjson",
         "Accept": "application/json",
@@ -52,15 +57,22 @@ async def connected(url: str, key: str | None, request_s: float = REQUEST_S) -> 
                     url, data=io.BytesIO(request.body), headers=own, allow_redirects=False
                 ) as response:
                     body = await _body(response)
-                    return Answer(response.status, {name.lower(): v for name, v in response.headers.items()}, body)
+                    answer = Answer(response.status, {name.lower(): v for name, v in response.headers.items()}, body)
+            except aiohttp.ConnectionTimeoutError:
+                raise Unanswered(f"no connection to {address} within {min(CONNECT_S, request_s):g} s") from None
             except TimeoutError:
-                raise Unanswered(f"no answer within {request_s:g} s") from None
+                raise Unanswered(f"no answer from {address} within {request_s:g} s") from None
             except aiohttp.ClientSSLError as exc:  # a certificate that is not valid, or a server without TLS
                 raise GaveUp(f"no secure connection: {exc}") from None
             except (aiohttp.InvalidURL, UnicodeError):  # a label of the host is empty or longer than 63 characters
                 raise GaveUp(f"--url: has a host that cannot be looked up: {urlsplit(url).hostname}") from None
             except aiohttp.ClientError as exc:
-                raise Unanswered(_reason(exc)) from None
+                raise Unanswered(f"no answer from {address}: {_reason(exc)}") from None
+            if answer.status == HTTPStatus.NOT_FOUND:
+                if answer.headers.get(COLLECT_REASON.lower()) == Reason.UNKNOWN_SITE.value:
+                    raise GaveUp(f"no site {site_id} at {base}")
+                raise GaveUp(f"no collector at {base}: {url}: {message_of(answer)}")
+            return answer
 
         yield post
 
@@ -73,6 +85,14 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         chunks.append(chunk)
         left -= len(chunk)
     return b"".join(chunks)
+
+
+def _address_of(base: str) -> str:
+    """The host and port of a URL: "collector.example:443"."""
+    parts = urlsplit(base)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reason(exc: aiohttp.ClientError) -> str:

@@ -56,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=_positive,
         default=600.0,
         metavar="SECONDS",
-        help="give up after this long without an answer that counts; default: %(default)g",
+        help="give up after this many seconds without progress; default: %(default)g",
     )
 
 
@@ -68,7 +68,6 @@ def run(arguments: Namespace) -> int:
     base = base_of(arguments.url)
     patience_s: float = arguments.patience
     key = None if arguments.key_file is None else read_key(arguments.key_file)
-    url = f"{base}/public/{site_id}/batch"
     preparer = Preparer(site_id, use_gzip=not is_loopback(base))
     tally = Tally(arguments.from_line)
     with Source(arguments.file) as source, shown(source.size_bytes) as advance:
@@ -80,7 +79,7 @@ def run(arguments: Namespace) -> int:
                     "without --key-file, received_at, client_ip and user_agent of the events are ignored, and the rate "
                     "limit applies"
                 )
-            async with connected(url, key, min(REQUEST_S, patience_s)) as post:
+            async with connected(base, site_id, key, min(REQUEST_S, patience_s)) as post:
                 sender = Sender(
                     preparer.request, post, SystemClock(), patience_s=patience_s, jitter=random.random, tell=complain
                 )

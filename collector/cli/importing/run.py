@@ -20,7 +20,8 @@ class Tally:
     """What became of the batches that are done."""
 
     next_line: int
-    """Every event before this line was judged."""
+    """Every event before this line was judged. Those of a batch in progress may be stored, too; they are not counted
+    here but by the run that goes on, so that the counts of all runs add up."""
     stored: int = 0
     not_stored: int = 0
 
@@ -39,18 +40,21 @@ class Tally:
 
     def stopped(self) -> str:
         return (
-            f"stopped: {count(self.stored, 'event')} stored, {self.not_stored} not stored; go on with --from-line "
-            f"{self.next_line}"
+            f"stopped: {count(self.stored, 'event')} stored and {self.not_stored} not stored before line "
+            f"{self.next_line}; go on with --from-line {self.next_line}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A batch, its request if it has lines to send, and how many bytes of the file had been read by then."""
+    """What one call of `Reading.next` read."""
 
     batch: Batch
     request: Request | None
+    """Ready to send. None if the batch has no lines to send."""
     read_bytes: int
+    """Bytes of the file read so far, as they are on disk: packed, if it is gzip. They end up to 256 KiB after the
+    batch, because the file is read in large pieces."""
 
 
 class Reading:
@@ -63,7 +67,11 @@ class Reading:
         self._batches = batches((line for line in lines if line.number >= from_line), limits)
 
     def next(self) -> Read | Unreadable | StartError | None:
-        """Blocks. Unreadable comes after all that could be read, StartError instead of all; None is the end."""
+        """Read and pack a batch. Blocks. None is the end of the file.
+
+        Unreadable comes after all that could be read, StartError instead of all. They are returned, not raised: after a
+        stop nobody asks for this result, and asyncio would log an exception that nobody asked for.
+        """
         try:
             batch = next(self._batches, None)
         except (Unreadable, StartError) as exc:

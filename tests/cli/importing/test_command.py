@@ -4,9 +4,11 @@ import gzip
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from collector.cli.importing import client, command, sender
 from collector.cli.importing.batches import Limits
 from tests.cli.importing.server import Answer, Received, Scripted, dropped, lost, numbered, refused, scripted, stored
 from tests.cli.in_process import Capture, run
+from tests.support import body
 
 KEY = "ck_test"
 NOTICE = (
@@ -150,7 +153,7 @@ TRY_AGAIN: dict[str, tuple[Answer, str]] = {
     "error": (refused(500, "Oops"), "500 Internal Server Error: Oops"),
     "proxy": (lambda _: web.Response(status=502, text="<html>Bad gateway"), "502 Bad Gateway"),
     "timeout": (refused(408, "Slow"), "408 Request Timeout: Slow"),
-    "lost": (lost, "Server disconnected"),
+    "lost": (lost, "no answer from URL: Server disconnected"),
 }
 
 
@@ -166,16 +169,19 @@ def test_batch_is_sent_again_with_the_same_key(
     out, err = capsys.readouterr()
     first, second, last = err.splitlines()
     assert ("", "5 of 5 events stored") == (out, last)
+    why = why.replace("URL", server.url.removeprefix("http://"))
     assert first == second == f"collector: lines 3 to 4: {why}; trying again in 0.0 s"
 
 
-def test_nobody_listens_and_patience_ends(events: Path, capsys: Capture) -> None:
+def test_address_where_nobody_listens_is_named(events: Path, capsys: Capture) -> None:
     with scripted() as gone:
         pass
     assert 1 == importing(events, gone, "--patience", "0.05")
-    *_, why, stopped = capsys.readouterr().err.splitlines()
-    assert why.startswith("collector: lines 1 to 5: Connection refused; it would have to wait ")
-    assert "stopped: 0 events stored, 0 not stored; go on with --from-line 1" == stopped
+    *_, first, why, stopped = capsys.readouterr().err.splitlines()
+    refused = f"collector: lines 1 to 5: no answer from {gone.url.removeprefix('http://')}: Connection refused; "
+    assert first.startswith(f"{refused}trying again in 0.0 s")
+    assert f"{refused}no request of this import was answered; is --url right?" == why
+    assert "stopped: 0 events stored and 0 not stored before line 1; go on with --from-line 1" == stopped
 
 
 def test_wait_that_is_longer_than_the_patience_is_not_begun(
@@ -184,8 +190,8 @@ def test_wait_that_is_longer_than_the_patience_is_not_begun(
     server.script = [stored, refused(503, "Full", Retry_After="601")]
     assert 1 == importing(events, server)
     assert (
-        "collector: lines 3 to 4: 503 Service Unavailable: Full; it would have to wait 601.0 s more, but --patience is "
-        "600 s\nstopped: 2 events stored, 0 not stored; go on with --from-line 3\n"
+        "collector: lines 3 to 4: 503 Service Unavailable: Full; the next try would be in 601.0 s, but --patience is "
+        "600 s\nstopped: 2 events stored and 0 not stored before line 3; go on with --from-line 3\n"
     ) == capsys.readouterr().err.removeprefix(NOTICE)
 
 
@@ -203,18 +209,59 @@ def test_server_that_never_answers_is_a_timeout(
         assert 1 == importing(events, server, "--patience", "0.04")
     finally:
         released.set()
-    assert "lines 1 to 5: no answer within 0.04 s" in capsys.readouterr().err
+    address = server.url.removeprefix("http://")
+    assert f"lines 1 to 5: no answer from {address} within 0.04 s" in capsys.readouterr().err
+
+
+def test_host_that_does_not_connect_is_a_timeout(
+    events: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Linux ignores whoever would connect while the queue of connections is full."""
+    monkeypatch.setattr(client, "CONNECT_S", 0.05)
+    with socket.socket() as full, ExitStack() as queue:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        for _ in range(4):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        assert 1 == run(
+            "import", events, "--site", "demo", "--url", f"http://127.0.0.1:{address[1]}", "--patience", "0.06"
+        )
+    assert f"lines 1 to 5: no connection to 127.0.0.1:{address[1]} within 0.05 s" in capsys.readouterr().err
+
+
+NOT_FOUND: dict[str, tuple[Answer, str]] = {
+    "site": (refused(404, "Site not found", Collect_Reason="unknown_site"), "no site demo at URL"),
+    "path": (
+        refused(404, "Not found", Collect_Reason="not_found"),
+        "no collector at URL: URL/public/demo/batch: 404 Not Found: Not found",
+    ),
+    "page": (
+        lambda _: web.Response(status=404, text="<html>"),
+        "no collector at URL: URL/public/demo/batch: 404 Not Found",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FOUND)
+def test_site_or_path_that_does_not_exist_is_named_with_the_url(
+    name: str, events: Path, key_file: Path, server: Scripted, capsys: Capture
+) -> None:
+    answer, why = NOT_FOUND[name]
+    server.script = [answer]
+    assert 1 == importing(events, server, "--key-file", key_file)
+    assert f"collector: {why.replace('URL', server.url)}" == capsys.readouterr().err.splitlines()[0]
 
 
 HOPELESS: dict[str, tuple[Answer, str]] = {
     "key": (refused(401, "Unknown key"), "401 Unauthorized: Unknown key"),
     "forbidden": (refused(403, "Origin not allowed"), "403 Forbidden: Origin not allowed"),
-    "site": (refused(404, "Site not found"), "404 Not Found: Site not found"),
     "method": (refused(405, "Use GET"), "405 Method Not Allowed: Use GET"),
     "type": (refused(415, "No"), "415 Unsupported Media Type: No"),
     "conflict": (refused(409, "No"), "409 Conflict: No"),
     "unknown status": (lambda _: web.Response(status=499), "499"),
-    "page": (lambda _: web.Response(status=404, text="<html>"), "404 Not Found"),
     "redirect": (
         lambda _: web.Response(status=301, headers={"Location": "https://a.example/public/demo/batch"}),
         "301 Moved Permanently: redirects are not followed; --url should be the address that it redirects to: "
@@ -251,7 +298,8 @@ def test_answer_that_would_not_change_stops_the_import(
     assert 2 == len(server.received)
     assert (
         "",
-        f"collector: lines 3 to 4: {why}\nstopped: 2 events stored, 0 not stored; go on with --from-line 3\n",
+        f"collector: lines 3 to 4: {why}\n"
+        "stopped: 2 events stored and 0 not stored before line 3; go on with --from-line 3\n",
     ) == capsys.readouterr()
 
 
@@ -284,6 +332,19 @@ def test_number_of_events_that_is_too_much_is_not_sent_again(
     server.script = [refused(429, "split it")]
     assert 0 == importing(events, server)
     assert [2, 1, 1, 1, 1, 1] == [len(lines) for lines in server.bodies()]
+
+
+def test_size_that_is_too_much_is_not_sent_again(
+    small_batches: None, tmp_path: Path, server: Scripted, capsys: Capture
+) -> None:
+    """A smaller batch is sent whole. It may fit."""
+    file = tmp_path / "events"
+    small = numbered(5)
+    large = [body(page_path=f"/{number}", page_title="x" * 100) for number in range(4)]
+    file.write_bytes(b"\n".join([*large, *small]))
+    server.script = [refused(413, "Too large")]
+    assert 0 == importing(file, server)
+    assert [large[:2], *([line] for line in large), small[:2], small[2:4], small[4:]] == server.bodies()
 
 
 def test_line_that_is_too_large_or_an_array_is_reported_and_not_sent(
@@ -346,7 +407,7 @@ def test_broken_gzip_is_sent_up_to_the_break(
     assert (
         "",
         f"collector: {file}: is broken gzip: Compressed file ended before the end-of-stream marker was reached\n"
-        "stopped: 3 events stored, 0 not stored; go on with --from-line 4\n",
+        "stopped: 3 events stored and 0 not stored before line 4; go on with --from-line 4\n",
     ) == capsys.readouterr()
 
 
@@ -372,7 +433,7 @@ def test_server_without_tls_stops_the_import(events: Path, server: Scripted, cap
     assert 1 == run("import", events, "--site", "demo", "--url", url)
     why, stopped = capsys.readouterr().err.removeprefix(NOTICE).splitlines()
     assert why.startswith("collector: no secure connection: Cannot connect to host 127.0.0.1:")
-    assert "stopped: 0 events stored, 0 not stored; go on with --from-line 1" == stopped
+    assert "stopped: 0 events stored and 0 not stored before line 1; go on with --from-line 1" == stopped
 
 
 @pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
@@ -418,7 +479,7 @@ def test_stop_signal_names_the_line_to_go_on_with(
         released.set()
     out, err = capsys.readouterr()
     assert "1: invalid: bad 0\n" == out
-    assert err.endswith("stopped: 1 event stored, 1 not stored; go on with --from-line 3\n")
+    assert err.endswith("stopped: 1 event stored and 1 not stored before line 3; go on with --from-line 3\n")
     assert signal.SIG_IGN == signal.getsignal(number)
     assert 0 == importing(events, server, "--key-file", key_file, "--from-line", "3")
     assert [numbered(2), *([numbered(2, 3)] * 2), numbered(1, 5)] == server.bodies()
@@ -429,7 +490,9 @@ def test_batch_of_halves_is_begun_anew_after_a_stop(events: Path, server: Script
     """From the second half on, the batches would have other lines, so other keys, and events could be stored twice."""
     server.script = [refused(413, "x"), stored, refused(401, "x"), refused(413, "x")]
     assert 1 == importing(events, server)
-    assert capsys.readouterr().err.endswith("stopped: 0 events stored, 0 not stored; go on with --from-line 1\n")
+    assert capsys.readouterr().err.endswith(
+        "stopped: 0 events stored and 0 not stored before line 1; go on with --from-line 1\n"
+    )
     assert 0 == importing(events, server, "--from-line", "1")
     assert server.keys()[:3] == server.keys()[3:]
 

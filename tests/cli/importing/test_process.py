@@ -52,7 +52,9 @@ def test_stop_does_not_wait_for_a_pipe(written: int, number: signal.Signals, cod
         process.stderr.close()
     full = written // 10_000 * 10_000
     assert re.fullmatch(
-        rf"stopped: ({full}|{max(full - 10_000, 0)}) events stored, 0 not stored; go on with --from-line \d+\n", last
+        rf"stopped: ({full}|{max(full - 10_000, 0)}) events stored and 0 not stored before line (\d+); "
+        r"go on with --from-line \2\n",
+        last,
     )
 
 
@@ -72,7 +74,9 @@ def test_reader_of_the_output_that_leaves_stops_the_import(tmp_path: Path, serve
     )
     os.close(writer)
     assert 1 == process.returncode
-    assert process.stderr.endswith(b"stopped: 5000 events stored, 5000 not stored; go on with --from-line 10001\n")
+    assert process.stderr.endswith(
+        b"stopped: 5000 events stored and 5000 not stored before line 10001; go on with --from-line 10001\n"
+    )
     assert 1 == len(server.received)
 
 
