@@ -36,7 +36,10 @@ def stopped_import(collector: Process, file: Path, line: int) -> tuple[int, int]
         stderr=subprocess.PIPE,
         env=environment(),
     )
+    assert process.stderr is not None
     try:
+        # Signals are handled before this is printed. The batch that is stored may be the last one of the run before.
+        assert process.stderr.readline().startswith(b"collector: without --key-file")
         wait_until(lambda: process.poll() is not None or batches_stored(collector) > before, "a batch is stored")
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=READY_S)
