@@ -104,12 +104,13 @@ class Metrics:
         )
         self.batches = Counter(
             "collector_batches",
-            "Batches, by outcome: stored (all events), partial (not all), refused (none) or repeated (answered before; "
-            "its Idempotency-Key is known). Those refused before they are read are counted as one dropped event each.",
+            "Batches, by outcome: stored (all events), partial (some of them), dropped (each was judged, and none is "
+            "stored), refused (as a whole) or repeated (answered before; its Idempotency-Key is known). Those refused "
+            "before they are read are not counted here, but as one dropped event each.",
             ["outcome"],
             registry=self.registry,
         )
-        for outcome in ("stored", "partial", "refused", "repeated"):
+        for outcome in ("stored", "partial", "dropped", "refused", "repeated"):
             self.batches.labels(outcome)
         self.batch_events = Histogram(
             "collector_batch_events", "Events in a batch.", buckets=BATCH_BUCKETS, registry=self.registry

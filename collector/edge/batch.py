@@ -137,7 +137,7 @@ class Batches:
             # A batch of which nothing is stored gets the same answer again without being remembered.
             step = (self._answers.settle, key, answer.to_bytes()) if stored else (self._answers.release, key)
             await self._answering.call(*step)
-        self._count(request, "partial" if dropped else "stored", stored, dropped)
+        self._count(request, ("partial" if dropped else "stored") if stored else "dropped", stored, dropped)
         return responses.batch(request.origin, *answer)
 
     async def _claim(self, key: bytes) -> bytes | None:
