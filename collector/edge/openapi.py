@@ -16,6 +16,8 @@ _SITE_ID = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
 }
 
+_EVERY_BODY = "`Content-Encoding: gzip` is accepted. Events of senders with a key may be a `SenderEvent`."
+
 _SECURITY: list[dict[str, list[str]]] = [{}, {"key": []}]  # with or without a key
 
 
@@ -36,6 +38,7 @@ def openapi() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Event": event,
+                "SenderEvent": _sender_event(),
                 "BatchAnswer": _batch_answer(),
                 "Message": {
                     "type": "object",
@@ -64,6 +67,24 @@ def openapi() -> dict[str, Any]:
                 },
             },
         },
+    }
+
+
+def _sender_event() -> dict[str, Any]:
+    """An event with the fields that only senders with a key may use (collector/ingest/sender.py).
+
+    No request body refers to it: `Event` allows the fields too, with any value, because those of others are ignored.
+    """
+    meanings = {
+        "received_at": "When the visitor's event was received, as an RFC 3339 date-time that is not in the future. "
+        "Default: now.",
+        "client_ip": "The visitor's IP address.",
+        "user_agent": "The visitor's user agent.",
+    }
+    fields = {name: {"type": ["string", "null"], "description": meaning} for name, meaning in meanings.items()}
+    return {
+        "description": "An event of a sender with a key. In events of other senders, the three fields are ignored.",
+        "allOf": [{"$ref": "#/components/schemas/Event"}, {"type": "object", "properties": fields}],
     }
 
 
@@ -101,7 +122,7 @@ def _collect(operation: str, summary: str) -> dict[str, Any]:
     return {
         "operationId": operation,
         "summary": summary,
-        "description": "Any Content-Type is read as JSON. 202 means not stored; the message says why.",
+        "description": f"Any Content-Type is read as JSON. {_EVERY_BODY} 202 means not stored; the message says why.",
         "security": _SECURITY,
         "parameters": [_SITE_ID],
         "requestBody": {
@@ -123,7 +144,7 @@ def _batch() -> dict[str, Any]:
         "operationId": "collectBatch",
         "summary": "Collect many events",
         "description": "A JSON array, or newline-delimited JSON; the first character tells. Any Content-Type will do. "
-        "Each event is judged by itself.",
+        f"{_EVERY_BODY} Each event is judged by itself.",
         "security": _SECURITY,
         "parameters": [
             _SITE_ID,

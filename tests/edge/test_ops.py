@@ -192,6 +192,21 @@ class TestOpenApi:
         assert CONTRACT["required"] == schema["required"]
         assert len(FIELDS) == len(schema["properties"])
 
+    async def test_fields_of_senders_with_a_key_are_described(self, document: dict[str, Any]) -> None:
+        event, own = document["components"]["schemas"]["SenderEvent"]["allOf"]
+        assert {"$ref": "#/components/schemas/Event"} == event
+        types = {name: field["type"] for name, field in own["properties"].items()}
+        assert {name: ["string", "null"] for name in ("received_at", "client_ip", "user_agent")} == types
+        assert own["properties"].keys().isdisjoint(CONTRACT["properties"])
+
+    async def test_every_operation_names_gzip_and_the_events_of_senders(self, document: dict[str, Any]) -> None:
+        """A parameter could not say it: clients set this header themselves."""
+        described = [operation["post"]["description"] for operation in document["paths"].values()]
+        assert 3 == len(described)
+        for text in described:
+            assert "`Content-Encoding: gzip` is accepted" in text
+            assert "`SenderEvent`" in text
+
     async def test_every_status_is_described(self, document: dict[str, Any]) -> None:
         """405 does not belong under `post`. The statuses added below come from no fault in `FAULTS`."""
         met = {str(status) for status, _, _ in ANSWERS.values()} - {"405"}
