@@ -34,6 +34,7 @@ UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 ORIGIN = b"Origin: https://shop.example"
 LOCALHOST = b"Origin: http://localhost:3000"
 CHUNKED = b"Transfer-Encoding: chunked"
+KEY = b"Idempotency-Key: orders-2026-05-12"
 UNSENT = b"Content-Length: 210"  # the body is not sent
 END = b"\r\n\r\n"
 FOLDED_FROM = 4  # this many equal lines in a row are shown as one
@@ -46,8 +47,8 @@ control characters are escaped. The value of `Date` is replaced.
 """
 
 
-def batch(data: bytes) -> bytes:
-    return request(data, ORIGIN, target="/public/demo/batch")
+def batch(data: bytes, *headers: bytes) -> bytes:
+    return request(data, ORIGIN, *headers, target="/public/demo/batch")
 
 
 def fail(*_: object) -> NoReturn:
@@ -77,6 +78,7 @@ class Row:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     prepare: Callable[[Running, pytest.MonkeyPatch], None] = lambda collector, patch: None
     demo: dict[str, bytes] = field(default_factory=dict)
+    before: bytes = b""  # another request, answered before this one
     hides: tuple[tuple[bytes, bytes], ...] = ()  # patterns of what differs by version, and what is shown instead
 
 
@@ -101,6 +103,11 @@ ROWS = {
     ),
     "201 batch": Row("A batch, here as NDJSON.", batch(body() + b"\n" + body())),
     "202 batch, in part": Row("Some events of a batch are not stored.", batch(body() + b"\n{}\n" + body())),
+    "202 batch, repeated": Row(
+        "A batch with this `Idempotency-Key` was answered before, and stored in part. This one is not read.",
+        batch(body(), KEY),
+        before=batch(body() + b"\n{}\n" + body(), KEY),
+    ),
     "202 batch, not JSON": Row("A batch begins as a JSON array, but is not one.", batch(b"[{}")),
     "422 batch, strict": Row("The same in part, and the site is `strict`.", batch(b"{}\n" + body()), {"strict": True}),
     "413 batch": Row(
@@ -282,6 +289,8 @@ async def test_response_is_the_golden_one(
     tracker = {"demo_dir": str(tmp_path)} if row.demo else {}
     collector = await serve({"demo": row.site}, tracker=tracker, **row.sections)
     row.prepare(collector, monkeypatch)
+    if row.before:
+        await respond(collector, row.before)
     sent, response = row.sent, await respond(collector, row.sent)
     for pattern, instead in row.hides:
         sent, response = (re.sub(pattern, instead, data, flags=re.DOTALL) for data in (sent, response))
