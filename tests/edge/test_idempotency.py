@@ -158,7 +158,7 @@ async def test_key_in_progress_is_refused_and_costs_nothing(
         assert await asyncio.to_thread(begun.wait, 5)
         refused = await second.ask(keyed(lines(2)))
         assert (503, "unavailable", "1") == (refused.status, refused.reason, refused.headers["Retry-After"])
-        assert "A batch with this key is in progress" == refused.json["message"]
+        assert "A batch with this Idempotency-Key is in progress" == refused.json["message"]
         assert not asked.done()
     answer = await asked
     assert (201, 2) == (answer.status, answer.json["stored"])
