@@ -81,6 +81,13 @@ async def test_event_that_is_not_stored_costs_no_other(collector: Running, wire:
     assert ["/pricing", "/pricing", "/end"] == await paths(collector)
 
 
+@pytest.mark.parametrize("form", [array, lines])
+async def test_event_that_nests_too_deeply_costs_no_other(collector: Running, wire: Wire, form: Any) -> None:
+    deep = body()[:-1] + b', "x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    answer = await wire.ask(batch_request(form(body(), deep, body())))
+    assert (202, 2, [1]) == (answer.status, answer.json["stored"], [each["index"] for each in answer.json["errors"]])
+
+
 async def test_bad_line_in_the_middle_is_the_only_one_that_is_lost(collector: Running, wire: Wire) -> None:
     answer = await wire.ask(batch_request(lines(body(), body()[:40], body())))
     assert (202, 2, [1]) == (answer.status, answer.json["stored"], [each["index"] for each in answer.json["errors"]])

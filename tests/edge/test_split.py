@@ -148,3 +148,27 @@ def test_blank_array_has_no_events() -> None:
 def test_almost_an_array_is_none(batch: bytes) -> None:
     with pytest.raises(InvalidEvent, match="is not a JSON array"):
         pieces(batch)
+
+
+DEEP = {
+    "lists": "[" * 3_000 + "]" * 3_000,
+    "objects": '{"a":' * 3_000 + r'"]}\","' + "}" * 3_000,
+    "strings": "[ " * 3_000 + r'"\\", "\"[{"' + "]" * 3_000,
+}
+
+
+@pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP)
+def test_element_that_nests_too_deeply_costs_no_other(deep: str) -> None:
+    """It is none that a parser could read, but where it ends is known."""
+    found = [bytes(body) for piece in split(f'[{{"a": 1}}, {deep} \n, {{"b": 2}}]'.encode()) for body in piece]
+    assert [b'{"a": 1}', deep.encode(), b'{"b": 2}'] == found
+    assert [deep.encode()] == [body for piece in split(f"[{deep}]".encode()) for body in piece]
+
+
+@pytest.mark.parametrize(
+    "broken", ["[" * 3_000 + "]" * 2_999, "[" * 3_000, "[" * 3_000 + '"' + "]" * 3_000, "[" * 40_000 + "]" * 40_000]
+)
+def test_deep_element_without_an_end_is_no_array(broken: str) -> None:
+    """An element that is larger than an event may be is given up."""
+    with pytest.raises(InvalidEvent, match="is not a JSON array"):
+        pieces(f"[{broken}, 1".encode())
