@@ -58,6 +58,11 @@ class Sent:
         joined = b"[" + b",".join(bodies) + b"]" if self.is_array else b"\n\n".join(bodies)
         return joined[:-1] if self.is_cut else joined
 
+    @property
+    def is_sender(self) -> bool:
+        """Whether it has the site's key. Such senders have Idempotency-Keys of their own."""
+        return self.site == "keyed" and self.authorization == KEY
+
     def request(self, data: bytes) -> bytes:
         """The complete request."""
         lines = []
@@ -93,11 +98,11 @@ class Model:
     tokens: int = BURST
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by site, and reason or "stored"
     rows: list[str] = field(default_factory=list)
-    remembered: dict[tuple[str, str], tuple[Any, ...]] = field(default_factory=dict)
+    remembered: dict[tuple[str, bool, str], tuple[Any, ...]] = field(default_factory=dict)
 
     def answer(self, sent: Sent, data: bytes, packed_bytes: int, first: int) -> tuple[Any, ...]:
         """Return what `seen` must return."""
-        is_sender = sent.site == "keyed" and sent.authorization == KEY
+        is_sender = sent.is_sender
         if not is_sender:
             if not self.tokens:
                 return self._refused(sent, 429, "rate_limited", 1)
@@ -106,8 +111,8 @@ class Model:
             return self._refused(sent, 401, "unauthorized", 1)
         if packed_bytes > MAX_BATCH_BYTES:
             return self._refused(sent, 413, "too_large", 1)
-        if sent.key is not None and (sent.site, sent.key) in self.remembered:
-            return self.remembered[sent.site, sent.key]
+        if sent.key is not None and (sent.site, is_sender, sent.key) in self.remembered:
+            return self.remembered[sent.site, is_sender, sent.key]
         if len(data) > MAX_BATCH_BYTES:
             return self._refused(sent, 413, "too_large", 1)
         if sent.packed == "broken":
@@ -147,7 +152,7 @@ class Model:
         else:
             answer = (422 if sent.site == "strict" else 202, dropped[0][1], stored, len(dropped), dropped)
         if sent.key is not None and stored:
-            self.remembered[sent.site, sent.key] = answer
+            self.remembered[sent.site, sent.is_sender, sent.key] = answer
         return answer
 
 

@@ -128,7 +128,8 @@ def python_info(process: Process) -> dict[str, str]:
 async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool, busy: bool) -> None:
     """No worker gets more than two thirds of the connections, busy or idle."""
     ledger = Ledger()
-    with two_workers(tmp_path, {"a": {}, "b": {}}) as process, load(process.url, ledger, connections=8 * busy):
+    loaded = 8 * busy
+    with two_workers(tmp_path, {"a": {}, "b": {}}) as process, load(process.url, ledger, connections=loaded):
         if busy:
             await asyncio.to_thread(wait_until, lambda: len(ledger.acked) > 200, "the load runs")
         before = {number: sockets(pid) for number, pid in workers(process).items()}
@@ -140,7 +141,7 @@ async def test_connections_spread_over_the_workers(tmp_path: Path, at_once: bool
             writer.write(wire.request("nobody", b"{}"))
             await wire.read_reply(reader)
         got = [sockets(pid) - before[number] for number, pid in workers(process).items()]
-        assert 64 == sum(got)
+        assert abs(sum(got) - 64) <= loaded  # a client of the load may leave, or come, in between
         assert max(got) < 64 * 2 / 3, got
         for _, writer in connections:
             writer.close()
