@@ -176,27 +176,27 @@ async def _send_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     """Send an event or a batch. Returns whether the client keeps the connection: one in fifty leaves a batch alone."""
     if ledger.unanswered and random.random() < 0.5:
         ledger.repeated += 1
-        await _send_batch(reader, writer, ledger, ledger.unanswered.pop(0))
-    elif random.random() < BATCH_SHARE:
+        return await _send_batch(reader, writer, ledger, ledger.unanswered.pop(0))
+    if random.random() < BATCH_SHARE:
         batch = ledger.next_batch()
         if batch.key is not None and random.random() < 0.02:  # the next request with this key meets the first
             writer.write(batch.request)
             ledger.unanswered.append(batch)
             return False
-        await _send_batch(reader, writer, ledger, batch)
-    else:
-        session_id = ledger.next_id()
-        writer.write(wire.request(random.choice(SITES), one_event(session_id)))
-        reply = await wire.read_reply(reader)
-        ledger.answered(session_id, reply.status)
-        if reply.status != 201:
-            await asyncio.sleep(0.01)
+        return await _send_batch(reader, writer, ledger, batch)
+    session_id = ledger.next_id()
+    writer.write(wire.request(random.choice(SITES), one_event(session_id)))
+    reply = await wire.read_reply(reader)
+    ledger.answered(session_id, reply.status)
+    if reply.status != 201:
+        await asyncio.sleep(0.01)
     return True
 
 
 async def _send_batch(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ledger: Ledger, batch: SentBatch
-) -> None:
+) -> bool:
+    """Returns whether the connection stays open: it closes if a large batch is refused unread."""
     writer.write(batch.request)
     try:
         reply = await wire.read_reply(reader)
@@ -207,6 +207,7 @@ async def _send_batch(
     ledger.batch_answered(batch, reply)
     if reply.status not in (201, 202):
         await asyncio.sleep(0.01)
+    return reply.headers.get("connection") != "close"
 
 
 class NotRecovered(Exception):
