@@ -212,7 +212,7 @@ class Batches:
         return bodies
 
     def _pay(self, request: Request, events: int, rules: Rules) -> None:
-        """Take the tokens of the events; that of the first one is taken. Raises RefusedWhole."""
+        """Take a token for each event but the first, whose token the check of the request took. Raises RefusedWhole."""
         if request.is_sender:
             return
         buckets = rules.buckets

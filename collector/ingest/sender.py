@@ -136,7 +136,9 @@ def _received_us(text: str | None, now_us: int, retention_days: int) -> int:
             FieldError(_RECEIVED_AT, "must be an RFC 3339 date-time, not in the future and at most 10 years ago")
         )
     if retention_days and received_us // US_PER_DAY < now_us // US_PER_DAY - retention_days:
-        raise InvalidEvent(FieldError(_RECEIVED_AT, f"must be on one of the {retention_days} days that are kept"))
+        raise InvalidEvent(
+            FieldError(_RECEIVED_AT, f"must be at most {retention_days} days ago; older days are not kept")
+        )
     return received_us
 
 
