@@ -51,7 +51,7 @@ def buckets(clients: int) -> int:
 def clients_known(count: int) -> tuple[Peers, TokenBuckets]:
     peers, table = Peers(AddressSet([parse_network("127.0.0.1")])), TokenBuckets(RateLimit(), SystemClock())
     for number in range(count):
-        table.take(peers.client("127.0.0.1", str(IPv4Address(number))))
+        table.take(peers.client("127.0.0.1", {"x-forwarded-for": str(IPv4Address(number))}))
     return peers, table
 
 

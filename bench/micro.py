@@ -80,10 +80,10 @@ def micro(python: str = sys.executable) -> list[Result]:
 async def _micro() -> list[Result]:
     site = build_site(site_name(0), SiteSettings.model_validate(_SETTINGS))
     heads = list(requests(EVENTS))
-    forwarded = [header(head, b"X-Forwarded-For") for head in heads]
+    forwarded = [{"x-forwarded-for": header(head, b"X-Forwarded-For") or ""} for head in heads]
     trusted = AddressSet([parse_network("127.0.0.1")])
     peers = Peers(trusted)
-    clients = [peers.client("127.0.0.1", address) for address in forwarded]
+    clients = [peers.client("127.0.0.1", headers) for headers in forwarded]
     arrivals = [
         Arrival(site, client.address, header(head, b"Origin"), header(head, b"Referer"), header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
@@ -108,8 +108,8 @@ async def _micro() -> list[Result]:
             reader.read(head, head.index(END), "127.0.0.1")
 
     def client_ip() -> None:
-        for address in forwarded:
-            peers.client("127.0.0.1", address)
+        for headers in forwarded:
+            peers.client("127.0.0.1", headers)
 
     def rate_limit() -> None:
         for client in clients:

@@ -3,6 +3,7 @@
 docs/settings.md is made from these declarations. `collector/config_file.py` reads the values.
 """
 
+import os
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -31,6 +32,9 @@ _URL = re.compile(r"(\*|[a-z][a-z0-9+.-]*)://[^/?#]*(?P<path>[^?#]*)", re.IGNORE
 _PAGE_PATH_MAX: int = CONTRACT["properties"]["page_path"]["maxLength"]
 _ENDS_IN_NUMBER = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)\.?$")  # browsers parse such a host as an IPv4 address
 MAX_WORKERS = 256
+LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of Linux's sockaddr_un, without its final zero byte
+_MODE = re.compile("0?[0-7]{3}")
+CLIENT_IP_HEADERS = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP", "True-Client-IP")
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # In a Hive partition this name means "no value": pandas fails on it, and other readers return null. No reader fails on
 # other ids that look like a value (`null`, `nan`, `true`, `007`; tests/system/test_readers.py).
@@ -65,6 +69,21 @@ def _network(value: object) -> Network:
         every = f'every IPv{network.version} address is "{network.network_address}/0"'
         raise ValueError(f"is not the address of any client; {every}")
     return network
+
+
+def _trusted_proxy(value: object) -> Network | Literal["unix"]:
+    if value == "unix":
+        return "unix"
+    if isinstance(value, str) and not re.search("[0-9:]", value):
+        raise ValueError('should be an address, a network, or "unix" (peers on the Unix socket)')
+    return _network(value)
+
+
+def _client_ip_header(value: str) -> str:
+    for name in CLIENT_IP_HEADERS:
+        if value.lower() == name.lower():
+            return name
+    raise ValueError(f"should be one of {', '.join(CLIENT_IP_HEADERS)}")
 
 
 def _host(value: str) -> str:
@@ -183,6 +202,22 @@ def _demo_dir(value: str) -> str:
     return str(_path(value)) if value else value
 
 
+def _socket_path(value: str) -> str:
+    if not value:
+        return value
+    if "\0" in value or value.startswith(("~", "$", "@")) or "://" in value or value.endswith("/"):
+        raise ValueError('should be a path, such as "/run/collector/collector.sock"')
+    if len(os.fsencode(value)) > LONGEST_SOCKET_PATH_BYTES:
+        raise ValueError(f"should have at most {LONGEST_SOCKET_PATH_BYTES} bytes, the system's limit for a Unix socket")
+    return value
+
+
+def _mode(value: str) -> str:
+    if not _MODE.fullmatch(value):
+        raise ValueError('should be three octal digits, such as "0660" (owner and group) or "0666" (everyone)')
+    return value
+
+
 def _key(value: str) -> str:
     """The fingerprint of a key. An error never repeats the value, which may be the key itself."""
     if not FINGERPRINT.fullmatch(value):
@@ -198,6 +233,8 @@ def _workers(value: object) -> int | str:
 
 # Lists become tuples, which cannot be changed. Each needs `strict=False`, because TOML gives lists.
 NetworkText = Annotated[Network, PlainValidator(_network)]
+TrustedProxyText = Annotated[Network | Literal["unix"], PlainValidator(_trusted_proxy)]
+ClientIpHeaderText = Annotated[str, AfterValidator(_client_ip_header)]
 PagePathText = Annotated[str, AfterValidator(_excluded_path)]
 HostText = Annotated[str, AfterValidator(_host)]
 OriginText = Annotated[str, AfterValidator(_allowed_origin)]
@@ -206,6 +243,8 @@ PathText = Annotated[Path, PlainValidator(_path)]
 KeyText = Annotated[str, AfterValidator(_key)]
 SegmentText = Annotated[str, AfterValidator(_segment)]
 ScriptPathText = Annotated[SegmentText, AfterValidator(_script_path)]
+SocketPathText = Annotated[str, AfterValidator(_socket_path)]
+ModeText = Annotated[str, AfterValidator(_mode)]
 DemoDirText = Annotated[str, AfterValidator(_demo_dir)]
 
 
@@ -216,14 +255,30 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    host: HostText = Field("127.0.0.1", min_length=1, description="address that the public port listens on")
+    host: HostText = Field(
+        "127.0.0.1", description="address that the public port listens on; empty: no port, only `unix_socket`"
+    )
     port: int = Field(8080, ge=0, le=65535, description="public port, which clients send events to; 0: any free port")
+    unix_socket: SocketPathText = Field(
+        "",
+        description="path of a Unix socket that takes the same requests, for a proxy on this machine; a relative path "
+        "starts in the working directory; empty: none",
+    )
+    unix_socket_mode: ModeText = Field("0660", description="permissions of `unix_socket`, in octal digits")
     workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = Field(
         1,
         description='number of worker processes, 1 to 256; `"auto"`: one per CPU core that the collector may use',
     )
-    trusted_proxies: tuple[NetworkText, ...] = Field(
-        (), strict=False, description="addresses and networks of the proxies whose `X-Forwarded-For` header is trusted"
+    trusted_proxies: tuple[TrustedProxyText, ...] = Field(
+        (),
+        strict=False,
+        description="addresses and networks of the proxies whose `client_ip_header` is believed; `unix` for proxies "
+        "that connect to `unix_socket`",
+    )
+    client_ip_header: ClientIpHeaderText = Field(
+        "X-Forwarded-For",
+        description="header in which trusted proxies give the client's address: `X-Forwarded-For`, `Forwarded`, "
+        "`X-Real-IP`, `CF-Connecting-IP` or `True-Client-IP`",
     )
     max_body_bytes: int = Field(
         65536, ge=1, le=16 * 2**20, description="largest request body accepted, in bytes; a larger one gets 413"
@@ -403,6 +458,17 @@ class SiteSettings(Section):
         strict=False,
         description="fingerprints of the keys of senders that are no browsers, such as servers and imports, as "
         "`collector key` prints them; events with a key have no rate limit",
+    )
+    bots: Literal["flag", "drop", "ignore"] = Field(
+        "flag",
+        description="what happens to events whose user agent is a known bot's: `flag` stores its name in the column "
+        "`bot`, `drop` answers 202 and stores nothing, `ignore` stores the event like any other",
+    )
+    respect_gpc: bool = Field(
+        False, description="whether events with the header `Sec-GPC: 1` (Global Privacy Control) are dropped with 202"
+    )
+    respect_dnt: bool = Field(
+        False, description="whether events with the header `DNT: 1` (Do Not Track) are dropped with 202"
     )
 
 

@@ -56,8 +56,9 @@ COLUMNS: tuple[Column, ...] = (
     Column("event_time_raw", Kind.STRING),
     Column("client_ip", Kind.STRING),
     Column("user_agent", Kind.STRING),
+    Column("bot", Kind.STRING),
 )
-"""The columns of every part, in order."""
+"""The columns of every part, in order. A new one comes last, so that readers find the others where they were."""
 
 Row = list[str | float | int | bool | None]
 """One value per column, of the column's kind or None. Arrow takes them without a check."""
@@ -128,6 +129,8 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
     NOT_FOUND = "not_found"
     UNAUTHORIZED = "unauthorized"
+    OPTED_OUT = "opted_out"
+    BOT = "bot"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ class Site:
     allow_localhost: bool
     strict: bool
     keys: frozenset[str]  # fingerprints
+    flags_bots: bool  # the column `bot` names them
+    drops_bots: bool
+    respects_gpc: bool
+    respects_dnt: bool
 
 
 Sites = Mapping[str, Site]
@@ -55,6 +59,10 @@ def build_site(site_id: str, settings: SiteSettings) -> Site:
         allow_localhost=settings.allow_localhost,
         strict=settings.strict,
         keys=frozenset(settings.keys),
+        flags_bots=settings.bots != "ignore",
+        drops_bots=settings.bots == "drop",
+        respects_gpc=settings.respect_gpc,
+        respects_dnt=settings.respect_dnt,
     )
 
 

@@ -22,7 +22,7 @@ from collector.edge.server import Server
 
 NOON_US = 1_780_000_000_000_000  # 2026-05-28T20:26:40Z
 SERVER_DEFAULTS: dict[str, Any] = {"port": 0}
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r"listening on (http://\S+|unix:\S+)")
 ADMIN = re.compile(r"admin on (http://\S+)")
 
 
@@ -167,7 +167,7 @@ async def running(
     await server.open()
     bound = listen("127.0.0.1", 0, "server")
     host, port = bound.getsockname()
-    stop_accepting = await accept_all(bound, lambda: protocol_of(server))
+    stop_accepting = await accept_all([bound], lambda: protocol_of(server))
     try:
         async with aiohttp.ClientSession() as client:
             yield Running(stages, server, clock, client, host, port, settings.storage.data_dir)

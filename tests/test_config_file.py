@@ -19,8 +19,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "server": {
         "host": "127.0.0.1",
         "port": 8080,
+        "unix_socket": "",
+        "unix_socket_mode": "0660",
         "workers": 1,
         "trusted_proxies": (),
+        "client_ip_header": "X-Forwarded-For",
         "max_body_bytes": 65536,
         "max_batch_bytes": 4194304,
         "body_timeout_s": 10,
@@ -54,6 +57,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
             "allow_localhost": False,
             "strict": False,
             "keys": (),
+            "bots": "flag",
+            "respect_gpc": False,
+            "respect_dnt": False,
         }
     },
 }
@@ -80,7 +86,10 @@ def test_every_key_can_be_set(read: Load) -> None:
         host = "0.0.0.0"
         port = 0
         workers = 1
-        trusted_proxies = ["10.0.0.0/8", "::1"]
+        unix_socket = "run/collector.sock"
+        unix_socket_mode = "666"
+        trusted_proxies = ["10.0.0.0/8", "::1", "unix"]
+        client_ip_header = "forwarded"
         max_body_bytes = 1
         max_batch_bytes = 2
         body_timeout_s = 0.5
@@ -120,6 +129,9 @@ def test_every_key_can_be_set(read: Load) -> None:
         allow_localhost = true
         strict = true
         keys = ["sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"]
+        bots = "drop"
+        respect_gpc = true
+        respect_dnt = true
         """
     ).model_dump()
     assert {
@@ -127,7 +139,10 @@ def test_every_key_can_be_set(read: Load) -> None:
             "host": "0.0.0.0",
             "port": 0,
             "workers": 1,
-            "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("::1/128")),
+            "unix_socket": "run/collector.sock",
+            "unix_socket_mode": "666",
+            "trusted_proxies": (ip_network("10.0.0.0/8"), ip_network("::1/128"), "unix"),
+            "client_ip_header": "Forwarded",
             "max_body_bytes": 1,
             "max_batch_bytes": 2,
             "body_timeout_s": 0.5,
@@ -161,6 +176,9 @@ def test_every_key_can_be_set(read: Load) -> None:
                 "allow_localhost": True,
                 "strict": True,
                 "keys": ("sha256:" + 4 * "0123456789abcdef",),
+                "bots": "drop",
+                "respect_gpc": True,
+                "respect_dnt": True,
             }
         },
     } == settings
@@ -171,7 +189,7 @@ def test_every_key_can_be_set(read: Load) -> None:
     [
         # Unknown keys say what would be right.
         (SITE + "[server]\nprot = 1", "server.prot: unknown key; did you mean port?"),
-        (SITE + "[server]\nzzz = 1", "server.zzz: unknown key; known keys are host, port, workers"),
+        (SITE + "[server]\nzzz = 1", "server.zzz: unknown key; known keys are host, port, unix_socket"),
         (SITE + "[serverr]\nport = 1", "serverr: unknown key; did you mean server?"),
         (SITE + "trackin = true", "sites.demo.trackin: unknown key; did you mean tracking?"),
         ("port = 1\n" + SITE, "port: unknown key; "),

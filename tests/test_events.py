@@ -50,6 +50,7 @@ def test_columns_are_site_and_receipt_then_the_fields_then_the_collectors_own() 
         ("event_time_raw", "string"),
         ("client_ip", "string"),
         ("user_agent", "string"),
+        ("bot", "string"),
     ]
     assert expected == [(column.name, column.kind.value) for column in COLUMNS]
     assert fields == [(column.name, column.kind.value) for column in FIELDS]
@@ -76,7 +77,7 @@ def test_schema_of_parts_matches_the_golden_file(capsys: pytest.CaptureFixture[s
 def test_reasons_are_the_documented_ones() -> None:
     expected = (
         "invalid tracking_disabled excluded_ip excluded_path localhost unknown_site origin_not_allowed method timeout "
-        "too_large encoding aborted internal rate_limited unavailable not_found unauthorized"
+        "too_large encoding aborted internal rate_limited unavailable not_found unauthorized opted_out bot"
     )
     assert set(expected.split()) == {reason.value for reason in Reason}
 

@@ -15,8 +15,9 @@ PLACEHOLDER = "https://collect.example.com"
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.description = (
-        "Print the line of HTML that loads the tracker on the pages of a site, and another form of it that pins this "
-        "version by its hash. Or print the TypeScript types of the tracker's API."
+        "Print the line of HTML that loads the tracker on the pages of a site, another form of it that pins this "
+        "version by its hash, and a line for browsers without JavaScript. Or print the TypeScript types of the "
+        "tracker's API."
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--snippet", metavar="SITE", help="print the HTML for this site of the configuration")
@@ -43,7 +44,7 @@ def run(arguments: Namespace) -> int:
 
 
 def snippet(site_id: str, base: str, tracker: Tracker) -> str:
-    """Both forms, as HTML."""
+    """Both forms, and the pixel, as HTML."""
     version = current()
     path = {} if tracker.collect_path == DEFAULT_COLLECT_PATH else {"data-path": tracker.collect_path}
     latest = {"src": f"{base}/public/{site_id}/{tracker.script_path}"}
@@ -60,8 +61,17 @@ def snippet(site_id: str, base: str, tracker: Tracker) -> str:
             "",
             "<!-- This one is only this version, which the browser checks before it runs it: -->",
             _script(pinned | path),
+            "",
+            "<!-- If you like, add this one, which counts pageviews in browsers without JavaScript: -->",
+            _pixel(f"{base}/public/{site_id}/p.gif"),
         )
     )
+
+
+def _pixel(url: str) -> str:
+    # By default, browsers tell other origins only the origin of the page, and not its path.
+    policy = 'referrerpolicy="no-referrer-when-downgrade"'
+    return f'<noscript><img src="{escape(url)}" alt="" width="1" height="1" {policy}></noscript>'
 
 
 def _script(attributes: dict[str, str]) -> str:

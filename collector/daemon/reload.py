@@ -22,6 +22,7 @@ APPLIED_BY_RELOAD = {
     ("server", "body_timeout_s"),
     ("server", "max_connections_per_client"),
     ("server", "trusted_proxies"),
+    ("server", "client_ip_header"),
 }
 _FIXED_SECTIONS = ("server", "admin", "storage", "tracker")
 

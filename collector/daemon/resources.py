@@ -181,6 +181,8 @@ def listen(host: str, port: int, section: str, inherited: Mapping[str, socket.so
 
 
 def url(bound: socket.socket) -> str:
-    """The URL of a listening socket."""
+    """The URL of a listening socket, or `unix:` and its path."""
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{bound.getsockname()}"
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from collector.config import Config
 from collector.daemon.admin import serving_admin
 from collector.daemon.demo import read_demo
 from collector.daemon.layout import check_layout
+from collector.daemon.public_sockets import public_sockets
 from collector.daemon.reload import Reloads
 from collector.daemon.resources import PATIENCE_S, listen, owned, url
 from collector.daemon.sd_notify import Manager
@@ -34,7 +35,7 @@ def serve(config: Config, config_file: Path, inherited: Mapping[str, socket.sock
         check_layout(config_file, config.storage)  # again: the previous owner may have flushed before it unlocked
         with (
             # Before the journal opens: otherwise each start that finds a port taken would leave a segment behind.
-            listen(config.server.host, config.server.port, "server", inherited) as public,
+            public_sockets(config.server, inherited) as public,
             listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
             data_dir.entered() as root,
         ):
@@ -61,7 +62,7 @@ class SignalController:
         reporter: Reporter,
         manager: Manager,
         clock: Clock,
-        public: socket.socket,
+        public: Sequence[socket.socket],
         admin: socket.socket,
     ) -> None:
         self._reloads = reloads
@@ -80,7 +81,7 @@ class SignalController:
                 yield
 
     def serving(self) -> None:
-        log.info("listening on %s", url(self._public))
+        log.info("listening on %s", " and ".join(map(url, self._public)))
         self._manager.ready()
 
     def draining(self) -> None:

@@ -1,8 +1,8 @@
 """Socket activation: listening sockets that the service manager (systemd) opens and passes to us.
 
 LISTEN_PID is the process they are for, LISTEN_FDS how many there are (from descriptor 3 up), and LISTEN_FDNAMES their
-names: `http` for the public listener and `admin` for the admin listener. The manager keeps each socket open too, so
-clients that connect while no collector runs wait for the next one.
+names: `http` for the public listener, which may be a TCP and a Unix socket, and `admin` for the admin listener. The
+manager keeps each socket open too, so clients that connect while no collector runs wait for the next one.
 """
 
 import os
@@ -14,10 +14,15 @@ from collector.config_file import ConfigError
 FIRST = 3
 SECTIONS = {"http": "server", "admin": "admin"}
 """Socket names, each with the section of the configuration whose host and port it replaces."""
+UNIX = "unix"
+"""The key of the public Unix socket, which replaces `server.unix_socket`."""
 
 
 def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str, socket.socket]:
-    """The sockets by section. Removes the variables, as no child process gets the sockets. Raises ConfigError."""
+    """The sockets, by section or UNIX. Removes the variables, as no child process gets the sockets.
+
+    Raises ConfigError.
+    """
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
@@ -33,7 +38,7 @@ def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str
         wrong = _wrong(passed, name, found)
         if wrong is None:
             passed.setblocking(False)
-            found[SECTIONS[name]] = passed
+            found[_key(passed, name)] = passed
         else:
             passed.close()
             errors.append(f"the service manager passed the socket {name!r}, which {wrong}")
@@ -48,10 +53,16 @@ def _wrong(passed: socket.socket, name: str, found: Container[str]) -> str | Non
     """Why the collector cannot serve on the socket, to complete an error message. None if it can."""
     if name not in SECTIONS:
         return f"should be named {' or '.join(SECTIONS)}: set FileDescriptorName= in its unit"
-    if SECTIONS[name] in found:
-        return "was passed before; one ListenStream= is enough: [::] accepts IPv4 too"
-    if passed.family not in (socket.AF_INET, socket.AF_INET6) or passed.type != socket.SOCK_STREAM:
-        return "is not TCP"
+    families = [socket.AF_INET, socket.AF_INET6, *([socket.AF_UNIX] if SECTIONS[name] == "server" else [])]
+    if passed.family not in families or passed.type != socket.SOCK_STREAM:
+        return "is neither TCP nor a Unix stream socket" if SECTIONS[name] == "server" else "is not TCP"
+    if _key(passed, name) in found:
+        of_its_kind = "Unix" if passed.family == socket.AF_UNIX else "TCP"
+        return f"is the second of its kind; one ListenStream= for {of_its_kind} is enough: [::] accepts IPv4 too"
     if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return "does not listen; set Accept=no in its unit"
     return None
+
+
+def _key(passed: socket.socket, name: str) -> str:
+    return UNIX if passed.family == socket.AF_UNIX else SECTIONS[name]

@@ -12,17 +12,20 @@ from prometheus_client.core import Metric
 from collector.addresses import AddressSet
 from collector.clock import Clock
 from collector.config import DEFAULT_COLLECT_PATH, Config
+from collector.config import Server as ServerSettings
 from collector.daemon.status import Stats
 from collector.edge.batch import Batches
-from collector.edge.client_ip import Peers
+from collector.edge.client_ip import UNIX, Peers
 from collector.edge.decide import Decider
 from collector.edge.demo import demo_files
 from collector.edge.files import Files
 from collector.edge.invalid_events import InvalidEvents
+from collector.edge.pixel import Pixels
 from collector.edge.rate_limit import BucketTable, TokenBuckets
 from collector.edge.routes import Routes
 from collector.edge.rules import Rules
 from collector.edge.script import scripts
+from collector.events import Event
 from collector.ingest.daily_key import DailyKeys
 from collector.ingest.enrich import client_ip_policy, needs_keys
 from collector.ingest.pipeline import replay
@@ -32,6 +35,7 @@ from collector.journal.flush.quarantine import Quarantine
 from collector.journal.flush.rejects import RejectedStore, Rejects
 from collector.journal.flush.segment_flush import SegmentFlush
 from collector.journal.journal import Journal
+from collector.journal.record import Record
 from collector.journal.segment import SegmentStore
 from collector.metrics import Gauges, Metrics
 from collector.parts.writer import PartWriter
@@ -80,20 +84,15 @@ class Stages:
                 if exc.errno not in PASSING_ERRORS:
                     raise
                 log.error("%s failed; it will be retried: %s", step.__qualname__, exc)
-        self.tend_keys()
-
-    def tend_keys(self) -> None:
-        """Create or read the daily keys, if addresses are hashed. Blocks."""
-        self.keys.tend(needed=needs_keys(self.decider.rules.client_ip))
+        self.keys.tend()
 
     def rules_of(self, config: Config, clock: Clock) -> Rules:
-        """The rules for a new configuration, after making the keys that they need. Blocks, so call it in a thread."""
-        rules = build_rules(config, clock, self.decider.rules.buckets.table, self.keys)
-        self.keys.tend(needed=needs_keys(rules.client_ip))
-        return rules
+        """The rules for a new configuration. Call it in a thread: 10,000 sites take a while."""
+        return build_rules(config, clock, self.decider.rules.buckets.table, self.keys)
 
     def unready_reason(self) -> str | None:
-        return self.journal.unready_reason() or self.keys.blocked_reason
+        missing_key = self.keys.missing_reason if needs_keys(self.decider.rules.client_ip) else None
+        return self.journal.unready_reason() or missing_key
 
     def stats(self) -> Stats:
         return Stats(
@@ -188,7 +187,12 @@ def build_stages(
     )
     answers = AnswerStore(root, slot, clock)
     quarantine = Quarantine(folders, slot.folder, metrics)
-    flush_segment = SegmentFlush(store, writer, quarantine, replay, answers.remember)
+
+    def decode(record: Record) -> tuple[Event, bool]:
+        site = decider.rules.sites.get(record.site_id)
+        return replay(record, flags_bots=site is None or site.flags_bots)
+
+    flush_segment = SegmentFlush(store, writer, quarantine, decode, answers.remember)
     journal = Journal(
         store,
         segment_max_bytes=min(storage.segment_max_bytes, journal_max_bytes),
@@ -215,7 +219,8 @@ def build_stages(
     files = Files({f"/{name}": file for name, file in named.items()} | others)
     invalid_events = InvalidEvents(rejects, metrics)
     batches = Batches(journal, invalid_events, metrics, clock, answers)
-    decider = Decider(rules, routes, files, journal, invalid_events, batches, metrics, clock)
+    pixels = Pixels(keys)
+    decider = Decider(rules, routes, files, journal, invalid_events, batches, pixels, metrics, clock)
     return Stages(
         metrics,
         writer,
@@ -236,7 +241,7 @@ def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKey
     return Rules(
         sites=build_sites(config.sites),
         buckets=TokenBuckets(config.rate_limit, clock, table),
-        peers=Peers(AddressSet(config.server.trusted_proxies)),
+        peers=peers_of(config.server),
         client_ip=client_ip_policy(config.privacy.client_ip, keys or DailyKeys(config.storage.data_dir, clock)),
         max_body_bytes=config.server.max_body_bytes,
         max_batch_bytes=config.server.max_batch_bytes,
@@ -244,3 +249,8 @@ def build_rules(config: Config, clock: Clock, table: BucketTable, keys: DailyKey
         body_timeout_s=config.server.body_timeout_s,
         max_connections_per_client=config.server.max_connections_per_client,
     )
+
+
+def peers_of(server: ServerSettings) -> Peers:
+    networks = AddressSet(proxy for proxy in server.trusted_proxies if not isinstance(proxy, str))
+    return Peers(networks, server.client_ip_header, trusts_unix=UNIX in server.trusted_proxies)

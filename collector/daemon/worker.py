@@ -11,12 +11,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import aiofiles.os
 import uvloop
@@ -29,6 +29,7 @@ from collector.daemon.wiring import Stages, build_stages
 from collector.edge.rate_limit import BucketTable
 from collector.edge.server import Server
 from collector.events import COLUMNS
+from collector.ingest.bots import load as load_bots
 from collector.journal.segment import SegmentBroken
 from collector.lake.expire import expire
 from collector.parts.table import settle_memory_pool, to_batch
@@ -84,15 +85,27 @@ class Controller(Protocol):
         ...
 
 
-Accept = Callable[[socket.socket, Server], Awaitable[Callable[[], object]]]
-"""Accepts connections from the socket for the server. Returns a function that stops it."""
+Accept = Callable[[Sequence[socket.socket], Server], Awaitable[Callable[[], object]]]
+"""Accepts connections from the sockets for the server. Returns a function that stops it and closes the sockets."""
+
+# From Python 3.13 on, event loops delete the file of a Unix socket that they close, even if systemd made it.
+_KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
-async def accept_all(bound: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> Callable[[], object]:
-    """Accept every connection. For a worker that does not share its socket."""
-    listener = await asyncio.get_running_loop().create_server(protocol, sock=bound, backlog=ACCEPTED_TOGETHER)
-    bound.listen(BACKLOG)  # the loop uses `backlog` for listen() too, but means connections to accept per turn
-    return listener.close
+async def accept_all(
+    sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.Protocol]
+) -> Callable[[], object]:
+    """Accept every connection. For a worker that does not share its sockets."""
+    loop = asyncio.get_running_loop()
+    closing = ExitStack()
+    for bound in sockets:
+        if bound.family == socket.AF_UNIX:
+            listener = await loop.create_unix_server(protocol, sock=bound, backlog=ACCEPTED_TOGETHER, **_KEEP_FILE)
+        else:
+            listener = await loop.create_server(protocol, sock=bound, backlog=ACCEPTED_TOGETHER)
+        bound.listen(BACKLOG)  # the loop uses `backlog` for listen() too, but means connections to accept per turn
+        closing.callback(listener.close)
+    return closing.close
 
 
 def open_stages(
@@ -116,7 +129,7 @@ def open_stages(
     return stages
 
 
-def run(worker: "Worker", public: socket.socket, controller: Controller) -> int:
+def run(worker: "Worker", public: Sequence[socket.socket], controller: Controller) -> int:
     """Run the worker in a new event loop. Returns the exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(worker.run(public, controller))
@@ -136,7 +149,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._exit_code: int | None = None  # set after the drain
 
-    async def run(self, public: socket.socket, controller: Controller) -> int:
+    async def run(self, public: Sequence[socket.socket], controller: Controller) -> int:
         """Serve until stopped, then drain. Returns the exit code."""
         sys.setswitchinterval(GIL_SWITCH_S)
         # Scrapes, reloads and expiry run in threads of low priority, because no client waits for them.
@@ -201,8 +214,8 @@ class Worker:
         return 1 if lost or journal.broken.is_set() else 0
 
     @asynccontextmanager
-    async def _serving_public(self, bound: socket.socket) -> AsyncIterator[None]:
-        """Serve the public socket. When the block ends, answer the requests in flight and close."""
+    async def _serving_public(self, public: Sequence[socket.socket]) -> AsyncIterator[None]:
+        """Serve the public sockets. When the block ends, answer the requests in flight and close."""
         settings = self._config.server
         async with AsyncExitStack() as closing:  # callbacks run in reverse order
             server = Server(
@@ -214,7 +227,7 @@ class Worker:
             await server.open()
             closing.push_async_callback(server.close, CLOSE_S)
             closing.push_async_callback(self._last_requests, settings.shutdown_timeout_s)
-            closing.callback(await self._accept(bound, server))
+            closing.callback(await self._accept(public, server))
             closing.callback(self._begin_to_drain)
             warm_up()
             yield
@@ -276,12 +289,12 @@ class Worker:
         """
         keys = self.stages.keys
         while True:
-            if keys.blocked_reason is None:
+            if keys.missing_reason is None:
                 await sleep_unless(self._clock, KEYS_CHECK_S, keys.missed)
             else:
                 await self._clock.sleep(KEYS_CHECK_S)
             keys.missed.clear()
-            await asyncio.get_running_loop().run_in_executor(UNJOINED, self.stages.tend_keys)
+            await asyncio.get_running_loop().run_in_executor(UNJOINED, keys.tend)
 
     async def _expire_hourly(self) -> None:
         storage = self._config.storage
@@ -329,6 +342,7 @@ class Worker:
 
 def warm_up() -> None:
     """Do what would otherwise block the loop when the first events arrive."""
+    load_bots()
     settle_memory_pool()
     to_batch([["", *[None] * (len(COLUMNS) - 1)]])
     # Objects made at start-up are never freed. A full collection that examines them takes 50 ms (bench/scrape.py), or

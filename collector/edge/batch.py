@@ -22,6 +22,7 @@ from collector.edge import responses
 from collector.edge.batch_answer import MAX_EVENTS, MAX_KEY_CHARACTERS, Answer, Verdicts, unread
 from collector.edge.content_coding import NOT_GZIP, BrokenCoding, UnpackedTooLarge, unpack
 from collector.edge.invalid_events import InvalidEvents
+from collector.edge.opt_out import not_opted_out
 from collector.edge.outcomes import too_large, unavailable
 from collector.edge.rate_limit import too_many
 from collector.edge.request import Request
@@ -30,7 +31,7 @@ from collector.edge.rules import Rules
 from collector.edge.split import Bodies, split
 from collector.events import Dropped, Event, FieldError, Reason, Refused
 from collector.ingest.daily_key import KeyMissing
-from collector.ingest.pipeline import accept, ip_not_excluded, not_localhost, tracking_enabled
+from collector.ingest.pipeline import accept, ip_not_excluded, not_bot, not_localhost, tracking_enabled
 from collector.ingest.schema import InvalidEvent
 from collector.ingest.sender import accept_from_sender
 from collector.journal.answers import AnswerStore, InProgress
@@ -220,7 +221,7 @@ class Batches:
         if events > buckets.limit.burst and buckets.limit.requests_per_minute:
             refused = Refused(Reason.RATE_LIMITED, f"Batch has more than {buckets.limit.burst} events: split it")
             raise RefusedWhole(refused, dropped)
-        client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        client = rules.peers.client(request.peer, request.headers)
         wait_ns = buckets.take_rest(client, events)
         if wait_ns:
             raise RefusedWhole(too_many(buckets, wait_ns), dropped)
@@ -228,7 +229,13 @@ class Batches:
     async def _judge(self, request: Request, bodies: Bodies, rules: Rules) -> Verdicts:
         """Judge each event, in slices, and empty `bodies`. Raises RefusedWhole if an address cannot be hashed."""
         verdicts = Verdicts([], [])
-        ignored = tracking_enabled(request) or not_localhost(request) or ip_not_excluded(request)
+        ignored = (
+            tracking_enabled(request)
+            or not_opted_out(request)
+            or not_localhost(request)
+            or ip_not_excluded(request)
+            or not_bot(request)
+        )
         now_us = self._clock.now_us()
         slices = Slices()
         for index, body in enumerate(bodies):

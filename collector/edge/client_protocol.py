@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import socket
 from typing import Final, cast
 
+from collector.edge.client_ip import UNIX
 from collector.edge.responses import Replier
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ class ClientProtocol(Replier):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
         peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if isinstance(peer, tuple) else None
+        if isinstance(peer, tuple):
+            self.peer = str(peer[0])
+        elif _is_unix(transport):
+            self.peer = UNIX
         self._idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,3 +104,8 @@ class ClientProtocol(Replier):
             self._idle_timer = self._loop.call_at(due, self._idled)
         else:
             self._close()
+
+
+def _is_unix(transport: asyncio.BaseTransport) -> bool:
+    bound = transport.get_extra_info("socket")
+    return bound is not None and bound.family == socket.AF_UNIX

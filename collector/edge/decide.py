@@ -17,7 +17,9 @@ from collector.edge.content_coding import GZIP, NOT_GZIP, BrokenCoding, Unpacked
 from collector.edge.files import Files
 from collector.edge.in_flight import InFlight
 from collector.edge.invalid_events import InvalidEvents
+from collector.edge.opt_out import not_opted_out
 from collector.edge.outcomes import too_large, unavailable
+from collector.edge.pixel import Pixels
 from collector.edge.rate_limit import too_many
 from collector.edge.refusal import read_refusal
 from collector.edge.request import Request
@@ -30,6 +32,7 @@ from collector.ingest.pipeline import (
     accept,
     invalid,
     ip_not_excluded,
+    not_bot,
     not_localhost,
     origin_allowed,
     tracking_enabled,
@@ -40,6 +43,7 @@ from collector.journal.journal import Journal
 from collector.journal.submission import Submission
 from collector.metrics import Metrics
 from collector.sender_keys import fingerprint
+from collector.sites import origin_of
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,7 @@ class Decider:
         journal: Journal,
         invalid_events: InvalidEvents,
         batches: Batches,
+        pixels: Pixels,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
@@ -84,6 +89,7 @@ class Decider:
         self.in_flight = InFlight()
         self._invalid_events = invalid_events
         self.batches: Final = batches
+        self._pixels: Final = pixels
         self._in_steps: Final[set[asyncio.Task[None]]] = set()
         self._clock = clock
 
@@ -110,6 +116,8 @@ class Decider:
         outcome: Event | Dropped
         try:
             received_us = self._clock.now_us()
+            if request.pixel_query is not None:
+                body = self._pixels.event(request, received_us)
             if request.is_sender:
                 rules = self.rules
                 outcome = accept_from_sender(request.site, body, received_us, rules.retention_days, rules.client_ip)
@@ -216,9 +224,11 @@ class Decider:
             or self.key_known(request)
             or self.able_to_store(request)
             or tracking_enabled(request)
+            or not_opted_out(request)
             or not_localhost(request)
             or origin_allowed(request)
             or ip_not_excluded(request)
+            or not_bot(request)
             or self.size_allowed(request)
             or self.encoding_known(request)
         )
@@ -239,7 +249,7 @@ class Decider:
     # The checks. Each returns None if the request passes.
 
     def is_event(self, request: Request) -> Response | Refused | None:
-        """Respond here to all requests that are not events; they cost no token."""
+        """Respond here to all requests that are no events; they cost no token."""
         endpoint = request.route.endpoint
         if endpoint is EVENT:
             return None
@@ -250,6 +260,8 @@ class Decider:
                 return responses.health(self.journal.can_append() and not self.in_flight.draining)
             case Endpoint.FILE:
                 return self.file_of(request)
+            case Endpoint.PIXEL:
+                return begin_pixel(request)
             case Endpoint.WRONG_METHOD:
                 return Refused(Reason.METHOD, "Method not allowed")
             case Endpoint.NOTHING:  # counted, so that operators see pages that send to a wrong path
@@ -283,7 +295,7 @@ class Decider:
             request.is_sender = True
             return None
         rules = self.rules
-        client = rules.peers.client(request.peer, request.headers.get("x-forwarded-for"))
+        client = rules.peers.client(request.peer, request.headers)
         request.client = client.address
         wait_ns = rules.buckets.take(client)
         return too_many(rules.buckets, wait_ns) if wait_ns else None
@@ -348,7 +360,23 @@ class Decider:
             response = responses.dropped(request.origin, outcome, request.route.methods)
         if response.close or self.in_flight.draining:
             request.close = True
+        if request.pixel_query is not None:
+            return responses.pixel(request.headers.get("origin"), response)
         return response
+
+
+def begin_pixel(request: Request) -> Response | None:
+    """Treat the request as an event of the page that shows the image. Respond to HEAD here: it stores nothing.
+
+    Mail proxies may send HEAD before GET, and would be counted twice.
+    """
+    headers = request.headers
+    if request.method == "HEAD":
+        return responses.pixel(headers.get("origin"))
+    request.origin = origin_of(request.referer)
+    for name in ("authorization", "content-encoding"):  # images are no senders, and have no bodies
+        headers.pop(name, None)
+    return None
 
 
 def bearer(request: Request) -> str | None:

@@ -43,7 +43,7 @@ _LEFT_TO_AIOHTTP: Final = frozenset(
 # Not remembered, because they differ for every client or request.
 # Keys are not kept in memory either.
 _SELDOM_TWICE: Final = frozenset(
-    ("authorization", "cf-ray", "cookie", "forwarded", "idempotency-key", "traceparent", "x-request-id")
+    ("authorization", "cf-ray", "cookie", "idempotency-key", "traceparent", "x-request-id")
 )
 
 END: Final = b"\r\n\r\n"
@@ -129,7 +129,8 @@ class FastPath:
             raise LeftToAiohttp
         method = match[1].decode()
         route = self._routes.find(method, match[2].decode())
-        if route.endpoint is Endpoint.FILE:  # its response depends on headers that are not in ONCE
+        # The response to a file depends on headers that are not in ONCE, and a pixel on its query.
+        if route.endpoint in (Endpoint.FILE, Endpoint.PIXEL):
             raise LeftToAiohttp
         first = method, route
         if len(line) <= LONGEST_KNOWN_REQUEST_LINE_BYTES:

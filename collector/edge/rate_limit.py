@@ -51,6 +51,7 @@ SETS = 1 << 15
 SLOT_USES: Final = 50
 
 _HEADER_BYTES: Final = 64
+_NO_ADDRESS: Final = 1 << 32  # the key of all clients without an address; IPv4 addresses are lower
 _KEYS_OF_SET: Final = Struct(f"{WAYS}Q")  # native words, so no other process sees one half written
 _SET_BYTES: Final = _KEYS_OF_SET.size
 _keys_of_set: Final = _KEYS_OF_SET.unpack_from
@@ -150,8 +151,8 @@ class TokenBuckets:
     def _find(self, client: Client) -> bool:
         """Set the client's slot, and return True. If it has no bucket, set the first slot of its set."""
         table, address = self.table, client.address
-        if isinstance(address, IPv4Address):  # `address.version` is a function call
-            key = int(address)
+        if address is None or isinstance(address, IPv4Address):  # `address.version` is a function call
+            key = _NO_ADDRESS if address is None else int(address)
             mixed = table.multiplier * key + table.offset
             # Not the set of the IPv6 network with the same number, so a key is unique within its set.
             at = (mixed * (mixed >> 40) >> 44 ^ _SET_BYTES) & table.mask

@@ -10,15 +10,21 @@ ONCE: Final = frozenset(
     (
         "access-control-request-headers",
         "authorization",
+        "cf-connecting-ip",
         "connection",
         "content-encoding",
         "content-length",
+        "dnt",
+        "forwarded",
         "host",
         "idempotency-key",
         "origin",
         "referer",
+        "sec-gpc",
+        "true-client-ip",
         "user-agent",
         "x-forwarded-for",
+        "x-real-ip",
         # Nobody reads these, but aiohttp refuses requests that repeat them (RFC 9110, 5.3).
         "content-location",
         "content-range",
@@ -37,10 +43,21 @@ class Request(Arrival):
     `peer` is the address of the other end of the connection. `headers` has lower-case names. A repeated header has its
     first value, or all values joined by commas if it is a list. `body_bytes` is the declared length, None for chunks.
     `close`: the connection closes after the response. `is_packed`: its body is gzip. `in_steps`: its body is packed, or
-    takes longer than one turn of the event loop may.
+    takes longer than one turn of the event loop may. `pixel_query`: the query of a pixel; None for all other requests.
     """
 
-    __slots__ = ("body_bytes", "close", "counts", "headers", "in_steps", "is_packed", "method", "peer", "route")
+    __slots__ = (
+        "body_bytes",
+        "close",
+        "counts",
+        "headers",
+        "in_steps",
+        "is_packed",
+        "method",
+        "peer",
+        "pixel_query",
+        "route",
+    )
 
     def __init__(
         self,
@@ -60,6 +77,7 @@ class Request(Arrival):
         self.in_steps = False
         self.is_packed = False
         self.is_sender = False
+        self.pixel_query: str | None = None
         self.counts: SiteCounts | None = None
         self.origin = headers.get("origin")
         self.referer = headers.get("referer")

@@ -29,6 +29,12 @@ CLOSE: Final = f"{hdrs.CONNECTION}: close\r\n\r\n".encode()
 
 STORED = b'{"message":"Event received"}'
 
+PIXEL = bytes.fromhex(
+    "474946383961 0100 0100 80 00 00"  # GIF89a, 1 by 1, two colours
+    "ffffff 000000 21f904 01 0000 00 00"  # white and black; the first one is transparent
+    "2c 0000 0000 0100 0100 00 02 02 4401 00 3b"  # one transparent dot
+)
+
 LONGEST_KNOWN_ORIGIN: Final = 300  # room for "https://", a host and a port
 
 
@@ -210,6 +216,17 @@ def batch(origin: str | None, status: int, reason: str | None, body: bytes) -> R
     if reason is not None:
         headers[COLLECT_REASON] = reason
     return Response(status, headers, body)
+
+
+def pixel(origin: str | None, response: Response | None = None) -> Response:
+    """The response to a pixel: always the image. `response`: what another request would get; its reason is kept."""
+    headers = _headers(origin)
+    headers[hdrs.CONTENT_TYPE] = "image/gif"
+    headers[hdrs.CACHE_CONTROL] = "no-store"
+    headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    if response is not None and COLLECT_REASON in response.headers:
+        headers[COLLECT_REASON] = response.headers[COLLECT_REASON]
+    return Response(200, headers, PIXEL)
 
 
 def _text(status: int, text: bytes, *, close: bool = False) -> Response:

@@ -11,6 +11,7 @@ READ_METHODS = "GET, HEAD"
 
 _CONTRACT = "analytics/collect"
 _BATCH = "batch"
+_PIXEL = "p.gif"
 _HEALTH = "/healthz"
 _BELOW_SITE = re.compile("/public/([^/]*)(/[^/]*)")
 
@@ -20,6 +21,7 @@ class Endpoint(Enum):
 
     EVENT = auto()  # store an event
     BATCH = auto()  # store several
+    PIXEL = auto()  # store the event in the query
     PREFLIGHT = auto()
     HEALTH = auto()
     FILE = auto()  # the tracker's script, or a page of the demo
@@ -49,8 +51,9 @@ class Routes:
         ends = "|".join(map(re.escape, (_CONTRACT, *collect_paths)))
         self._collect: Final = re.compile(f"/public/([^/]*)/(?:{ends}|({_BATCH}))/?")
         # The target of a head that nothing has parsed: it may be a URL, and have a query.
+        below = f"(?:(?:{ends}|{_BATCH})/?|{re.escape(_PIXEL)})"
         self._collect_target: Final = re.compile(
-            f"(?:https?://[^/?#]*)?/public/([^/?#]*)/(?:{ends}|{_BATCH})/?(?:[?#].*)?".encode(), re.IGNORECASE
+            f"(?:https?://[^/?#]*)?/public/([^/?#]*)/{below}(?:[?#].*)?".encode(), re.IGNORECASE
         )
         self._scripts: Final = frozenset(f"/{name}" for name in scripts)
         self._files: Final = self._scripts | {*files}
@@ -67,6 +70,8 @@ class Routes:
             return Route(Endpoint.HEALTH if reads else Endpoint.WRONG_METHOD, methods=READ_METHODS)
         site_id, file = None, path
         match = _BELOW_SITE.fullmatch(path)
+        if match is not None and match[2] == f"/{_PIXEL}":
+            return Route(Endpoint.PIXEL if reads else Endpoint.WRONG_METHOD, unquote(match[1]), READ_METHODS)
         if match is not None and match[2] in self._scripts:
             site_id, file = unquote(match[1]), match[2]
         elif path not in self._files:

@@ -63,7 +63,8 @@ class Server:
         rules = self._decider.rules
         peer, is_trusted = rules.peers.peer(connection.peer)
         is_bounded = rules.max_connections_per_client and not is_trusted
-        client = rules.buckets.client_of(peer.address) if is_bounded else None
+        # A peer on the Unix socket is a proxy of this machine, trusted or not.
+        client = rules.buckets.client_of(peer.address) if is_bounded and peer.address is not None else None
         evicted = self._limit.enter(connection, client, rules.max_connections_per_client)
         if evicted is not None:
             leaver, bound = evicted

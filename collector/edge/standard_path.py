@@ -12,17 +12,21 @@ from typing import Any, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from collector.edge.bodies import Bodies
+from collector.edge.client_ip import LIST_HEADERS, SINGLE_HEADERS
 from collector.edge.decide import Decider
 from collector.edge.exchange import Exchange
 from collector.edge.outcomes import late_body, too_large, unavailable
 from collector.edge.refusal import MAX_HEAD_BYTES, MAX_HEAD_LINES, is_host
 from collector.edge.request import Request
 from collector.edge.responses import AwaitedReply, Response
-from collector.edge.routes import Routes
+from collector.edge.routes import Endpoint, Routes
 from collector.events import Refused
 
 # Several headers with one of these names are one list (RFC 9110, 5.3).
-LISTS = ("x-forwarded-for", "content-encoding", "transfer-encoding", "accept-encoding", "if-none-match")
+LISTS = (*LIST_HEADERS, "content-encoding", "transfer-encoding", "accept-encoding", "if-none-match")
+
+# No lists, but if one header of several says that the client opts out, it does.
+OPT_OUTS = ("dnt", "sec-gpc")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -206,9 +210,12 @@ def to_request(request: web.BaseRequest, peer: str | None, routes: Routes) -> Re
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers.setdefault(name.lower(), value)
-    for name in LISTS:
+    for name in (*LISTS, *OPT_OUTS):
         if name in headers:
             headers[name] = ",".join(request.headers.getall(name))
+    for name in SINGLE_HEADERS:
+        if name in headers and len(request.headers.getall(name)) > 1:
+            headers[name] = ""  # nobody knows which one the proxy wrote
     is_chunked = "transfer-encoding" in headers
     if is_chunked:  # other transfer codings are refused like unknown content codings, gzip too
         names = (each.strip().lower() for each in headers["transfer-encoding"].split(","))
@@ -216,7 +223,10 @@ def to_request(request: web.BaseRequest, peer: str | None, routes: Routes) -> Re
         headers["content-encoding"] = ",".join([headers.get("content-encoding", ""), *others])
     route = routes.find(request.method, request.rel_url.raw_path)
     body_bytes = None if is_chunked else request.content_length or 0
-    return Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks that
+    made = Request(request.method, route, peer, headers, body_bytes, close=False)  # aiohttp tracks that
+    if route.endpoint is Endpoint.PIXEL:
+        made.pixel_query = request.rel_url.raw_query_string
+    return made
 
 
 async def read_body(request: web.BaseRequest, bodies: Bodies, max_bytes: int, timeout_s: float) -> bytes | Refused:

@@ -1,7 +1,8 @@
 """Daily keys: secrets for hashing client addresses, a new one every UTC day.
 
-A key is deleted from the disk when its day is over, and from memory a day later. After that, the day's hashes cannot be
-traced back to addresses.
+They make the stored `client_ip` if `privacy.client_ip` is "hash", and the visitors of pixels whatever it is. So there
+is always a key. It is deleted from the disk when its day is over, and from memory a day later. After that, the day's
+hashes cannot be traced back to addresses.
 
     data_dir/client_ip-2026-05-28.key
       0  day    8  days since 1970-01-01, big-endian
@@ -62,7 +63,7 @@ class DailyKeys:
     """The keys of the days around now. The event loop reads them from memory; `tend` keeps them on disk."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self.blocked_reason: str | None = None  # why today has no key; human-readable
+        self.missing_reason: str | None = None  # why today has no key; human-readable
         self.missed = asyncio.Event()  # set when a key was needed but missing: call `tend` at once
         self._files = KeyFiles(folder)
         self._clock = clock
@@ -80,28 +81,27 @@ class DailyKeys:
             raise KeyMissing(f"there is no key for {_date(day)} yet")
         return key
 
-    def tend(self, *, needed: bool) -> None:
-        """Make the keys of today and tomorrow if they are `needed`, and delete those of past days. Blocks.
+    def tend(self) -> None:
+        """Make the keys of today and tomorrow, and delete those of past days. Blocks.
 
-        Failures are logged, and the next call tries again. `blocked_reason` says why no address can be hashed.
+        Failures are logged, and the next call tries again. `missing_reason` says why no address can be hashed.
         """
         with self._turn:
             today = self._clock.now_us() // US_PER_DAY
             if today != self._today:
                 self._today, self._day_before = today, self._today
             failures: list[OSError] = []
-            if needed:
-                for day in (today, today + 1):
-                    try:
-                        self._keep(day)
-                    except OSError as exc:
-                        failures.append(exc)
+            for day in (today, today + 1):
+                try:
+                    self._keep(day)
+                except OSError as exc:
+                    failures.append(exc)
             try:
-                self._sweep(today, all_known=needed and not failures)
+                self._sweep(today, all_known=not failures)
             except OSError as exc:
                 failures.append(exc)
             self._log(failures)
-            self.blocked_reason = f"no key for today: {failures[0]}" if needed and today not in self._keys else None
+            self.missing_reason = None if today in self._keys else f"no key for today: {failures[0]}"
 
     def _keep(self, day: int) -> None:
         """Load the day's key from disk, where all workers share it. If it is gone, write the one in memory."""

@@ -11,15 +11,13 @@ from collector.events import FIELDS, Event, Ignored, Kind, Reason, Refused, Row
 from collector.ingest.enrich import ClientIpPolicy
 from collector.ingest.reader import FIRST_FIELD, read, row_of
 from collector.ingest.schema import InvalidEvent, check, check_all, is_finite, number, parse
+from collector.ingest.user_agent import known_user_agent
 from collector.journal.record import Record
 from collector.sites import Site, known_host, origin_of
 
-# Longer user agents are cut: browsers send about 120 characters, but a request head may hold 32 KB.
-USER_AGENT_MAX_CHARACTERS: Final = 512
-
-# Memory of a row, besides its body and user agent: 364 bytes for 66 Arrow slots with their validity bits, at most 64
-# for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most 512
-# rows are in that state (bench/memory.py measures both).
+# Memory of a row, besides its body, user agent and bot: 369 bytes for 67 Arrow slots with their validity bits, at most
+# 64 for the site id, and at most 45 for the address. A row not yet turned into columns takes 1.3 KB more, but at most
+# 512 rows are in that state (bench/memory.py measures both).
 ROW_BYTES: Final = 480
 
 _FIELD_NAMES: Final = tuple(field.name for field in FIELDS)
@@ -28,6 +26,9 @@ _NUMBERS: Final = tuple(
 )
 _KINDS: Final = {field.name: field.kind for field in FIELDS}
 _PAGE_PATH: Final = FIRST_FIELD + _FIELD_NAMES.index("page_path")
+_CLIENT_IP: Final = -3
+_USER_AGENT: Final = -2
+_BOT: Final = -1
 
 
 class Arrival:
@@ -41,7 +42,7 @@ class Arrival:
     def __init__(
         self,
         site: Site,
-        client: Address,
+        client: Address | None,
         origin: str | None = None,
         referer: str | None = None,
         user_agent: str | None = None,
@@ -88,8 +89,15 @@ def origin_allowed(arrival: Arrival) -> Refused | None:
 def ip_not_excluded(arrival: Arrival) -> Ignored | None:
     if arrival.is_sender:  # its own address is no visitor's; `accept_from_sender` checks those that its events give
         return None
-    is_excluded = arrival.client in arrival.site.excluded_ips
+    is_excluded = arrival.client is not None and arrival.client in arrival.site.excluded_ips
     return Ignored(Reason.EXCLUDED_IP, "IP address is excluded") if is_excluded else None
+
+
+def not_bot(arrival: Arrival) -> Ignored | None:
+    if arrival.is_sender or not arrival.site.drops_bots:  # `accept_from_sender` checks the user agents of its events
+        return None
+    is_bot = known_user_agent(arrival.user_agent).bot is not None
+    return Ignored(Reason.BOT, "Bots are not tracked") if is_bot else None
 
 
 def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpPolicy) -> Event | Ignored | Refused:
@@ -105,15 +113,13 @@ def accept(arrival: Arrival, body: bytes, received_us: int, client_ip: ClientIpP
     assert isinstance(page_path, str)  # the contract requires it
     if page_path in site.excluded_paths:
         return Ignored(Reason.EXCLUDED_PATH, "Page path is excluded")
-    kept_ip, user_agent = client_ip(arrival.client, received_us), arrival.user_agent
-    if user_agent is None or user_agent.isascii():
-        user_agent = user_agent and user_agent[:USER_AGENT_MAX_CHARACTERS]
-        size_bytes = ROW_BYTES + len(user_agent or "") + len(body)
-    else:
-        user_agent = _clean(user_agent)
-        size_bytes = ROW_BYTES + len(user_agent.encode()) + len(body)
-    row[0], row[-2], row[-1] = site.id, kept_ip, user_agent
-    return Event(site.id, received_us, kept_ip, user_agent, body, row, size_bytes)
+    kept_ip = None if arrival.client is None else client_ip(arrival.client, received_us)
+    agent = known_user_agent(arrival.user_agent)
+    row[0], row[_CLIENT_IP], row[_USER_AGENT] = site.id, kept_ip, agent.text
+    if site.flags_bots:
+        row[_BOT] = agent.bot
+    size_bytes = ROW_BYTES + agent.size_bytes + len(body)
+    return Event(site.id, received_us, kept_ip, agent.text, body, row, size_bytes)
 
 
 def _validated(body: bytes, received_us: int, site: Site) -> Row:
@@ -126,18 +132,22 @@ def _validated(body: bytes, received_us: int, site: Site) -> Row:
     return to_row(event, received_us)
 
 
-def replay(record: Record) -> tuple[Event, bool]:
+def replay(record: Record, flags_bots: bool = True) -> tuple[Event, bool]:
     """Rebuild the event of a record. Also returns whether every value still fits its column.
 
     The event was accepted once, so it is not validated again, even if the rules or the contract have changed. A value
-    that no longer fits its column becomes null. A body that can no longer be parsed gives a row of nulls.
+    that no longer fits its column becomes null. A body that can no longer be parsed gives a row of nulls. The journal
+    has no names of bots: they are looked up again, if the site's events have them.
     """
     _, _, site_id, received_us, client_ip, user_agent, body = record
     row, fits = read(body, received_us), True
     if row is None:
         row, fits = _fitting(body, received_us)
-    row[0], row[-2], row[-1] = site_id, client_ip, user_agent
-    size_bytes = ROW_BYTES + len((user_agent or "").encode()) + len(body)
+    agent = known_user_agent(user_agent)
+    row[0], row[_CLIENT_IP], row[_USER_AGENT] = site_id, client_ip, user_agent
+    if flags_bots:
+        row[_BOT] = agent.bot
+    size_bytes = ROW_BYTES + agent.size_bytes + len(body)
     return Event(site_id, received_us, client_ip, user_agent, body, row, size_bytes), fits
 
 
@@ -173,7 +183,9 @@ def _is_text(value: str) -> bool:
 
 
 def to_row(event: dict[str, Any], received_us: int) -> Row:
-    """Return the event's row, without the site, the client's address and the user agent. Drops unknown fields.
+    """Return the event's row, without the site, the client's address, the user agent and the bot.
+
+    Drops unknown fields.
 
     Raises InvalidEvent for a number beyond the range of a float64. This is the last check: later code hands the values
     to Arrow as they are.
@@ -191,8 +203,3 @@ def invalid(site: Site, exc: InvalidEvent) -> Ignored | Refused:
     if site.strict:
         return Refused(Reason.INVALID, str(exc), errors=exc.errors)
     return Ignored(Reason.INVALID, str(exc))
-
-
-def _clean(user_agent: str) -> str:
-    """Cut the user agent, and replace the surrogates that stand for bytes that are not UTF-8."""
-    return user_agent.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:USER_AGENT_MAX_CHARACTERS]

@@ -67,11 +67,11 @@ def read(body: bytes, received_us: int) -> Row | None:
 
 
 def row_of(values: Iterable[Any], received_us: int) -> Row:
-    """Return a row with the values of FIELDS, but without the site, the client's address and the user agent.
+    """Return a row with the values of FIELDS, but without the site, the client's address, the user agent and the bot.
 
     The text of `event_time` becomes a time, or else moves to `event_time_raw`.
     """
-    row: Row = [None, received_us, *values, None, None, None]
+    row: Row = [None, received_us, *values, None, None, None, None]
     text = row[_EVENT_TIME]
     if isinstance(text, str):  # today's contract requires it, but a record may come from another version
         row[_EVENT_TIME] = event_time_us(text, received_us)

@@ -11,7 +11,6 @@ The journal and `rejected/` keep the body without address and user agent, to whi
 """
 
 from contextlib import suppress
-from ipaddress import IPv4Address
 from typing import Final
 
 import msgspec
@@ -21,16 +20,13 @@ from collector.addresses import Address, parse_address
 from collector.clock import US_PER_DAY
 from collector.events import Event, FieldError, Ignored, Refused
 from collector.ingest.enrich import ClientIpPolicy, event_time_us, imported_client_ip
-from collector.ingest.pipeline import Arrival, accept, invalid, ip_not_excluded
+from collector.ingest.pipeline import Arrival, accept, invalid, ip_not_excluded, not_bot
 from collector.ingest.schema import InvalidEvent, check, parse
 from collector.sites import Site
 
 _RECEIVED_AT, _CLIENT_IP, _USER_AGENT = _NAMES = ("received_at", "client_ip", "user_agent")
 
 _PERSONAL: Final = (_CLIENT_IP, _USER_AGENT)
-
-# Stands for the address of an event that gives none.
-_NO_ADDRESS: Final = IPv4Address(0)
 
 
 class _Given(msgspec.Struct, gc=False):
@@ -52,15 +48,13 @@ class _GivenIpPolicy:
         self._now_us = now_us
 
     def __call__(self, address: Address, received_us: int) -> str | None:
-        if address is _NO_ADDRESS:
-            return None
         return imported_client_ip(self._policy, address, received_us, self._now_us)
 
 
 def accept_from_sender(
     site: Site, body: bytes, now_us: int, retention_days: int, client_ip: ClientIpPolicy
 ) -> Event | Ignored | Refused:
-    """Do the same as `accept`, and the checks of the client's address, for an event of a sender with a key.
+    """Do the same as `accept`, and check the client's address and user agent, for an event of a sender with a key.
 
     `retention_days`: the days before today that are kept, 0: all. Raises KeyMissing.
     """
@@ -73,8 +67,11 @@ def accept_from_sender(
     except InvalidEvent as exc:
         return invalid(site, exc)
     arrival = Arrival(site, client, user_agent=given.user_agent)
-    excluded = None if client is _NO_ADDRESS else ip_not_excluded(arrival)
-    return excluded or accept(arrival, body, received_us, _GivenIpPolicy(client_ip, now_us))
+    return (
+        ip_not_excluded(arrival)
+        or not_bot(arrival)
+        or accept(arrival, body, received_us, _GivenIpPolicy(client_ip, now_us))
+    )
 
 
 def presentable(body: bytes) -> bytes | None:
@@ -142,9 +139,9 @@ def _received_us(text: str | None, now_us: int, retention_days: int) -> int:
     return received_us
 
 
-def _client(text: str | None) -> Address:
+def _client(text: str | None) -> Address | None:
     if text is None:
-        return _NO_ADDRESS
+        return None
     address = parse_address(text)
     if address is None:
         raise InvalidEvent(FieldError(_CLIENT_IP, "must be an IP address"))

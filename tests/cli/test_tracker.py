@@ -50,6 +50,8 @@ def test_snippet_is_one_line_of_html_for_each_form(config: Path, capsys: Capture
         f'<script defer src="{URL}/public/shop/t.js"></script>',
         f'<script defer src="{URL}/public/shop/t-{HASH}.js" integrity="{INTEGRITY}" crossorigin="anonymous" '
         'data-site="shop"></script>',
+        f'<noscript><img src="{URL}/public/shop/p.gif" alt="" width="1" height="1" '
+        'referrerpolicy="no-referrer-when-downgrade"></noscript>',
     ] == [line for line in out.splitlines() if line and not line.startswith("<!--")]
     assert "" == err
 
@@ -66,7 +68,7 @@ def test_snippet_without_a_url_has_a_placeholder_and_says_so(config: Path, capsy
     """On stderr, so that the output can still be put into a page."""
     assert 0 == run("tracker", "--snippet", "shop", "--config", config)
     out, err = capsys.readouterr()
-    assert 2 == out.count("https://collect.example.com/")
+    assert 3 == out.count("https://collect.example.com/")
     assert "Replace https://collect.example.com by the address of your collector, or give it with --url.\n" == err
 
 

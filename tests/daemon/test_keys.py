@@ -108,7 +108,7 @@ async def test_key_that_cannot_be_stored_makes_events_refused_and_is_not_retried
     monkeypatch.setattr(os, "link", fails)
     clock.us += 3 * US_PER_DAY
     tending = asyncio.create_task(worker._tend_keys())
-    await ticks(lambda: hashing.stages.keys.blocked_reason is not None)
+    await ticks(lambda: hashing.stages.keys.missing_reason is not None)
     assert "no key for today: [Errno 28] No space left on device" == hashing.stages.unready_reason()
     assert 0 == hashing.stages.gauges()["collector_ready"][1]
     before = tried

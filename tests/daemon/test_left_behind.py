@@ -171,7 +171,7 @@ async def test_public_listener_drains(
             await opened[0][0].readuntil(b"\r\n\r\n")
             await end()
 
-        await fails(worker._serving_public(bound), lambda: connect_and(body), failure)
+        await fails(worker._serving_public([bound]), lambda: connect_and(body), failure)
         (reader, writer) = opened[0]
         async with asyncio.timeout(10):
             assert b"" == await reader.read()

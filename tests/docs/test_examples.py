@@ -7,10 +7,12 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from collector.cli.main import _parser
@@ -22,6 +24,7 @@ from tests.support import config, event, running
 
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+GOLDEN = ROOT / "tests" / "golden"
 READING = (ROOT / "docs" / "reading-files.md").read_text()
 
 
@@ -42,7 +45,8 @@ async def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three `cwv` events of a site whose name could be a number, in the folder where the pages expect them."""
     async with running(config(tmp_path / "data", {"007": {}})) as collector:
         for lcp in (1, 2, 3):
-            assert 201 == (await collector.post(event(event_type="cwv", lcp=lcp), "007")).status
+            browser = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+            assert 201 == (await collector.post(event(event_type="cwv", lcp=lcp), "007", browser)).status
         await collector.flush()
     monkeypatch.chdir(tmp_path)
 
@@ -110,18 +114,68 @@ def test_merged_file_has_every_event(dataset: None) -> None:
 
 def test_readers_find_every_event_and_column(dataset: None) -> None:
     """Polars, pandas and pyarrow each read the whole dataset with the page's expression."""
+    tables = executed(*blocks(READING, "python"))
+    assert 3 * [(3, len(COLUMNS) + len(("site", "date")))] == [table.shape for table in tables]
+    assert 3 * [["007"] * 3] == [table["site"].to_pylist() for table in tables]
+
+
+def executed(block: str) -> list[Any]:
+    """The tables that the reading expressions of a Python block return, as Arrow's."""
     names: dict[str, Any] = {}
-    shapes = []
-    (block,) = blocks(READING, "python")
+    tables = []
     for statement in ast.parse(block).body:
         if not isinstance(statement, ast.Expr):
             exec(ast.unparse(statement), names)
             continue
         read = eval(ast.unparse(statement), names)
-        for whole in ("collect", "to_table"):
-            read = getattr(read, whole)() if hasattr(read, whole) else read
-        shapes.append(read.shape)
-    assert 3 * [(3, len(COLUMNS) + len(("site", "date")))] == shapes
+        read = read.collect() if hasattr(read, "collect") else read
+        for to_arrow in ("to_table", "to_arrow"):
+            read = getattr(read, to_arrow)() if hasattr(read, to_arrow) else read
+        tables.append(read if isinstance(read, pa.Table) else pa.Table.from_pandas(read))
+    return tables
+
+
+@pytest.mark.parametrize("layout", ["by-site", "by-date"])
+async def test_parts_of_an_earlier_version_are_read_with_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """By every query and expression of the pages. The earlier parts have 66 columns, and no `bot`.
+
+    Version 0.1 wrote them: 12 rows of two sites and days. A reader may open a new part first, or one of these.
+    """
+    partition_by = ["site", "date"] if layout == "by-site" else ["date"]
+    googlebot = {"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}
+    settings = config(tmp_path / "data", {"demo": {}, "new": {}, "0": {}}, storage={"partition_by": partition_by})
+    async with running(settings) as collector:
+        for site in ("demo", "new", "0"):  # the first and the last folder are new ones
+            assert 201 == (await collector.post(event(event_type="cwv", lcp=1), site, googlebot)).status
+        await collector.flush()
+    shutil.copytree(GOLDEN / "parts-66-columns" / layout, tmp_path / "data" / "events", dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+    def for_layout(block: str) -> str:
+        if layout == "by-site":
+            return block
+        for part in ("'site': VARCHAR, ", '("site", pa.string()), ', '"site": pl.String, '):
+            block = block.replace(part, "")
+        return block.replace("/site=*", "")
+
+    tables = executed(for_layout(*blocks(READING, "python")))
+    assert 3 == len(tables)
+    for table in tables:
+        assert (15, len(COLUMNS) + len(partition_by)) == table.shape
+        assert {column.name for column in COLUMNS} | {*partition_by} == {*table.column_names}
+        assert {None: 12, "Googlebot": 3} == Counter(table["bot"].to_pylist())
+        assert {"demo", "007", "new", "0"} == {*table["site_id"].to_pylist()}
+        if layout == "by-site":
+            assert table["site"].to_pylist() == table["site_id"].to_pylist()
+    by_day, visitors, merge = blocks(READING, "sql")
+    assert sum(row[1] for row in rows(for_layout(by_day))) == 7
+    assert sum(row[3] for row in rows(for_layout(visitors))) == 12, "those of the bot are left out"
+    duckdb.sql(for_layout(merge).replace("2026-05-12", "*", 1))
+    assert [(15, 3)] == rows("SELECT count(*), count(bot) FROM 'events-2026-05-12.parquet'")
+    (query,) = blocks(README, "sql")
+    assert 15 == sum(row[2] for row in rows(for_layout(query)))
 
 
 @pytest.mark.parametrize("block", every_block("toml"))

@@ -1,13 +1,15 @@
 """The client's address: found behind trusted proxies, and never spoofed."""
 
+import re
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.addresses import AddressSet, parse_network
-from collector.edge.client_ip import LONGEST_KNOWN_VALUE, NO_ADDRESS, Peers
+from collector.addresses import Address, AddressSet, parse_network
+from collector.config import CLIENT_IP_HEADERS
+from collector.edge.client_ip import LIST_HEADERS, LONGEST_KNOWN_VALUE, SINGLE_HEADERS, UNIX, Peers
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
 from tests.support import FakeClock, body
@@ -15,6 +17,7 @@ from tests.support import FakeClock, body
 # Two single proxies, an IPv4 network, an IPv6 network, and a proxy on the same machine.
 TRUSTED = AddressSet(map(parse_network, ("192.0.2.1", "192.0.2.2", "10.0.0.0/8", "2001:db8:ffff::/48", "::1")))
 PROXY = "192.0.2.1"
+BLANKS = " \t"
 
 CASES = {
     # (peer, X-Forwarded-For headers, client)
@@ -74,18 +77,167 @@ CASES = {
     "bytes that are not UTF-8": (PROXY, ["\udcff"], PROXY),
     "very long": (PROXY, ["1" * 8000], PROXY),
     "open bracket": (PROXY, ["["], PROXY),
-    "no peer": (None, ["203.0.113.9"], str(NO_ADDRESS)),
+    "no peer": (None, ["203.0.113.9"], None),
 }
+
+
+def client_of(peers: Peers, peer: str | None, header: str | None, name: str = "x-forwarded-for") -> Address | None:
+    return peers.client(peer, {} if header is None else {name: header}).address
 
 
 @pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
 def test_client_is_the_rightmost_address_that_is_not_trusted(
-    peer: str | None, forwarded_for: list[str], client: str
+    peer: str | None, forwarded_for: list[str], client: str | None
 ) -> None:
     header = ",".join(forwarded_for) if forwarded_for else None
     peers = Peers(TRUSTED)
     for _ in range(2):  # the second time, the peer comes from the cache
-        assert ip_address(client) == peers.client(peer, header).address
+        assert (client and ip_address(client)) == client_of(peers, peer, header)
+
+
+@pytest.mark.parametrize(("peer", "forwarded_for", "client"), CASES.values(), ids=CASES)
+def test_forwarded_means_the_same_as_the_other_list(
+    peer: str | None, forwarded_for: list[str], client: str | None
+) -> None:
+    """Each entry as an element, in quotation marks."""
+    elements = [
+        f'for="{entry.strip(BLANKS)}"' if entry.strip(BLANKS) else entry for entry in ",".join(forwarded_for).split(",")
+    ]
+    header = ",".join(elements) if forwarded_for else None
+    assert (client and ip_address(client)) == client_of(Peers(TRUSTED, "Forwarded"), peer, header, "forwarded")
+
+
+@pytest.mark.parametrize("name", ["X-Real-IP", "CF-Connecting-IP", "True-Client-IP"])
+@pytest.mark.parametrize(
+    ("peer", "value", "client"),
+    [
+        (PROXY, "203.0.113.9", "203.0.113.9"),
+        (PROXY, " 2001:db8::7\t", "2001:db8::7"),
+        (PROXY, "[2001:db8::7]:80", "2001:db8::7"),
+        (PROXY, "10.0.0.9", "10.0.0.9"),
+        (PROXY, "1.1.1.1, 203.0.113.9", PROXY),  # no list: someone else has written a part of it
+        (PROXY, "unknown", PROXY),
+        (PROXY, "", PROXY),
+        (PROXY, None, PROXY),
+        ("198.51.100.7", "203.0.113.9", "198.51.100.7"),
+        (UNIX, "203.0.113.9", None),
+    ],
+)
+def test_header_of_one_address_is_believed_from_a_trusted_proxy(
+    name: str, peer: str, value: str | None, client: str | None
+) -> None:
+    assert (client and ip_address(client)) == client_of(Peers(TRUSTED, name), peer, value, name.lower())
+
+
+def test_only_the_configured_header_counts() -> None:
+    headers = {name: f"203.0.113.{number}" for number, name in enumerate((*LIST_HEADERS, *SINGLE_HEADERS))}
+    headers["forwarded"] = f"for={headers['forwarded']}"
+    found = [Peers(TRUSTED, name).client(PROXY, headers).address for name in CLIENT_IP_HEADERS]
+    assert {f"203.0.113.{number}" for number in range(len(headers))} == {str(address) for address in found}
+    assert {name.lower() for name in CLIENT_IP_HEADERS} == headers.keys()
+    for name in CLIENT_IP_HEADERS:
+        del (others := dict(headers))[name.lower()]
+        assert ip_address(PROXY) == Peers(TRUSTED, name).client(PROXY, others).address
+
+
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [
+        ("for=203.0.113.9", "203.0.113.9"),
+        ("For=203.0.113.9;Proto=https;By=192.0.2.1", "203.0.113.9"),
+        ('by=192.0.2.1;host="a";FOR="203.0.113.9"', "203.0.113.9"),
+        ('for="203.0.113.9:4711"', "203.0.113.9"),
+        ('for="203.0.113.9:_port"', "203.0.113.9"),
+        ("for=203.0.113.9:4711", "203.0.113.9"),
+        ('for="[2001:db8::7]"', "2001:db8::7"),
+        ('for="[2001:db8::7]:4711"', "2001:db8::7"),
+        ('for="[2001:db8::7]:_port"', "2001:db8::7"),
+        ("for=2001:db8::7", "2001:db8::7"),
+        ("for=[2001:db8::7]:80", "2001:db8::7"),
+        ('for="2\\0\\3.0.113.9"', "203.0.113.9"),
+        ('for="[2001:db8::7%25eth0]"', "2001:db8::7"),
+        ("for=203.0.113.9 ; proto=https ", "203.0.113.9"),
+        (";;for=203.0.113.9;", "203.0.113.9"),
+        ("for=1.1.1.1, for=203.0.113.9", "203.0.113.9"),
+        ("for=203.0.113.9, for=192.0.2.2", "203.0.113.9"),
+        ("for=203.0.113.9, for=192.0.2.2,", "203.0.113.9"),
+        ('for=203.0.113.9;host="a, for=1.1.1.1"', "203.0.113.9"),
+        ('for=203.0.113.9;host="a;for=1.1.1.1"', "203.0.113.9"),
+        (r'for=203.0.113.9;host="\", for=1.1.1.1, \""', "203.0.113.9"),
+        (r'for=203.0.113.9;host="a=\", for=1.1.1.1;b=\"c"', "203.0.113.9"),
+        ('for=203.0.113.9;a="";b="",for="192.0.2.2";c=""', "203.0.113.9"),
+        # What a client writes in front of the proxy's element.
+        ('for="1.1.1.1, for=203.0.113.9', "203.0.113.9"),
+        ('for=1.1.1.1;x=", for="203.0.113.9"', "203.0.113.9"),
+        ('for=1.1.1.1;x="\\, for="203.0.113.9";host="a"', "203.0.113.9"),
+        ("for=1.1.1.1;;==, for=203.0.113.9", "203.0.113.9"),
+        # What names no client ends the search.
+        ("for=unknown", PROXY),
+        ("for=_hidden", PROXY),
+        ('for="_hidden:_port"', PROXY),
+        ("proto=https", PROXY),
+        ("for=", PROXY),
+        ('for=""', PROXY),
+        ("for", PROXY),
+        ("203.0.113.9", PROXY),
+        ("for=203.0.113.9;for=203.0.113.9", PROXY),
+        ("for = 203.0.113.9", PROXY),
+        ('for="203.0.113.9', PROXY),
+        ('203.0.113.9"', PROXY),
+        ('"', PROXY),
+        ("for=203.0.113.9 1", PROXY),
+        ("for=203.0.113.9, for=unknown, for=192.0.2.2", "192.0.2.2"),
+        ("for=203.0.113.9, proto=https, for=192.0.2.2", "192.0.2.2"),
+        ("for=192.0.2.2, for=10.0.0.9", "192.0.2.2"),
+        ("", PROXY),
+        (" , ,", PROXY),
+    ],
+)
+def test_forwarded_is_read_from_the_right(header: str, client: str) -> None:
+    assert ip_address(client) == client_of(Peers(TRUSTED, "Forwarded"), PROXY, header, "forwarded")
+
+
+PARAMETER_NAMES = st.sampled_from(["by", "host", "proto", "Secret", "x-1"])
+TEXT = st.text(st.sampled_from('ab,;= "\\\t[]:ö'), max_size=8)
+
+
+def quoted(text: str) -> str:
+    """As a quoted-string (RFC 9110, 5.6.4)."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+@st.composite
+def elements(draw: st.DrawFn, clients: st.SearchStrategy[str]) -> str:
+    """A valid element for a client, with other parameters around it."""
+    client = draw(clients)
+    if ":" in client:
+        client = f"[{client}]"
+    client += draw(st.sampled_from(["", ":80", ":_port"]))
+    name = draw(st.sampled_from(["for", "For", "FOR"]))
+    is_token = re.fullmatch("[0-9a-z._-]+", client) is not None
+    pairs = [f"{name}={client if is_token and draw(st.booleans()) else quoted(client)}"]
+    for other in draw(st.lists(st.tuples(PARAMETER_NAMES, TEXT), max_size=3)):
+        pairs.insert(draw(st.integers(0, len(pairs))), f"{other[0]}={quoted(other[1])}")
+    return draw(st.sampled_from([";", "; ", " ;"])).join(pairs)
+
+
+@given(
+    st.text(st.sampled_from('for=,;" \\1.b[]:é') | st.characters(exclude_characters="\r\n"), max_size=60),
+    elements(st.sampled_from(["203.0.113.9", "2001:db8::7"])),
+    st.lists(elements(st.sampled_from(["192.0.2.2", "10.1.2.3", "2001:db8:ffff::5"])), max_size=3),
+    st.sampled_from([",", ", ", " ,\t", ", ,"]),
+)
+def test_client_cannot_change_how_the_elements_of_proxies_are_read(
+    written: str, element: str, behind: list[str], comma: str
+) -> None:
+    header = comma.join([written, element, *behind])
+    found = client_of(Peers(TRUSTED, "Forwarded"), PROXY, header, "forwarded")
+    assert found == ip_address("2001:db8::7" if "2001:db8::7" in element else "203.0.113.9")
+
+
+@given(st.text(st.sampled_from('for=,;" \\1.b[]:é'), max_size=200))
+def test_any_forwarded_gives_an_address(header: str) -> None:
+    assert client_of(Peers(TRUSTED, "Forwarded"), PROXY, header, "forwarded") is not None
 
 
 EMPTY = st.sampled_from(["", " ", "\t", " \t "])
@@ -111,12 +263,11 @@ def test_empty_list_elements_are_ignored(headers: list[list[str]]) -> None:
     without = [element for header in headers for element in header if element.strip(" \t")]
     peers = Peers(TRUSTED)
     for comma in (",", ", "):
-        plain, padded = peers.client(PROXY, comma.join(without)), peers.client(PROXY, ",".join(sent))
-        assert plain.address == padded.address
+        assert client_of(peers, PROXY, comma.join(without)) == client_of(peers, PROXY, ",".join(sent))
 
 
 def test_header_is_ignored_when_no_proxy_is_trusted() -> None:
-    assert ip_address(PROXY) == Peers(AddressSet(())).client(PROXY, "203.0.113.9").address
+    assert ip_address(PROXY) == client_of(Peers(AddressSet(())), PROXY, "203.0.113.9")
 
 
 async def test_spoofed_header_bypasses_neither_limit_nor_exclusion(serve: Serve, connect: Connect) -> None:
@@ -165,15 +316,15 @@ def test_remembered_clients_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for number in range(50):
         address = ip_address(number)
         assert [address, address] == [
-            peers.client(str(address), None).address,
-            peers.client(PROXY, str(address)).address,
+            client_of(peers, str(address), None),
+            client_of(peers, PROXY, str(address)),
         ]
         assert len(peers._peers) <= 20
         assert len(peers._forwarded) <= 20
         endless = f"{'1' * LONGEST_KNOWN_VALUE}, {address}"
-        assert address == peers.client(PROXY, endless).address
+        assert address == client_of(peers, PROXY, endless)
         wide = f"\U0001f600, {address}"  # its text takes four bytes for each character
-        assert address == peers.client(PROXY, wide).address
+        assert address == client_of(peers, PROXY, wide)
         assert [True, False, False] == [text in peers._forwarded for text in (str(address), endless, wide)]
 
 
@@ -182,6 +333,6 @@ def test_header_without_an_address_gives_each_peer_its_own_client() -> None:
     peers = Peers(TRUSTED)
     for _ in range(2):
         for peer in (PROXY, "10.0.0.2"):
-            assert ip_address(peer) == peers.client(peer, "unknown").address
-    assert ip_address("203.0.113.9") == peers.client(PROXY, "203.0.113.9").address
-    assert ip_address("203.0.113.1") == peers.client("203.0.113.1", "203.0.113.9").address
+            assert ip_address(peer) == client_of(peers, peer, "unknown")
+    assert ip_address("203.0.113.9") == client_of(peers, PROXY, "203.0.113.9")
+    assert ip_address("203.0.113.1") == client_of(peers, "203.0.113.1", "203.0.113.9")

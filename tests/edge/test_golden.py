@@ -84,6 +84,13 @@ class Row:
 
 EVENT = request(body(), ORIGIN)
 HEALTH = "/healthz"
+BOT = b"User-Agent: Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+
+
+def pixel(*headers: bytes, query: str = "", site: str = "demo", method: str = "GET") -> bytes:
+    return head(*headers, method=method, target=f"/public/{site}/p.gif{query}")
+
+
 PINNED = f"/{pinned_name('t.js', current())}"
 SCRIPT = (
     (PINNED.encode(), b"/t-(hash).js"),
@@ -126,6 +133,10 @@ ROWS = {
     "202 localhost": Row("The page is on localhost, and the site does not allow that.", request(body(), LOCALHOST)),
     "202 excluded address": Row('The site has `excluded_ips = ["127.0.0.1"]`.', EVENT, {"excluded_ips": ["127.0.0.1"]}),
     "202 excluded path": Row('The site has `excluded_paths = ["/pri*"]`.', EVENT, {"excluded_paths": ["/pri*"]}),
+    "202 opted out": Row(
+        "The site has `respect_gpc = true`.", request(body(), ORIGIN, b"Sec-GPC: 1"), {"respect_gpc": True}
+    ),
+    "202 bot": Row('The site has `bots = "drop"`.', request(body(), ORIGIN, BOT), {"bots": "drop"}),
     "401 wrong key": Row(
         "The site has `keys`, and this is none of them.",
         request(body(), ORIGIN, b"Authorization: Bearer wrong"),
@@ -193,6 +204,12 @@ ROWS = {
         "The same at the short path.",
         head(ORIGIN, b"Access-Control-Request-Method: POST", method="OPTIONS", target="/public/demo/e"),
     ),
+    "200 pixel": Row(
+        "A page or a mail shows the image, and its event is stored.",
+        pixel(b"Referer: https://shop.example/sale", query="?utm_source=news"),
+    ),
+    "200 pixel, head": Row("A mail proxy asks for the head. Nothing is stored or counted.", pixel(method="HEAD")),
+    "200 pixel, not stored": Row("The event of the image is not stored, for any reason.", pixel(site="nobody")),
     "200 script": Row(
         "A page loads the tracker. Its content, tag and length are those of this version.",
         head(b"Accept-Encoding: gzip, br", method="GET", target="/public/demo/t.js"),

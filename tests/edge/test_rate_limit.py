@@ -201,6 +201,7 @@ def test_client_with_two_slots_soon_has_one_again(clock: FakeClock) -> None:
     ours, theirs = Client(A.address), Client(A.address)
     for client in (B, ours, ours):
         assert 0 == limiters[0].take(client)
+    assert A.address is not None
     assert int(A.address) == keys[1]
     keys[0], moments[0] = keys[1], 0  # the other process's entry, in B's slot
     granted = [0, 0]

@@ -24,17 +24,16 @@ CLIENT = ip_address("192.0.2.7")
 class Process:
     """The keys of one process, and the policy that uses them."""
 
-    def __init__(self, data_dir: Path, day: int = DAY, *, needed: bool = True) -> None:
+    def __init__(self, data_dir: Path, day: int = DAY) -> None:
         self.clock = FakeClock()
         self.keys = DailyKeys(data_dir, self.clock)
         self.policy = client_ip_policy("hash", self.keys)
-        self._needed = needed
         self.at(day)
 
     def at(self, day: int) -> "Process":
         """Set the clock to noon of a day, and let the thread maintain the keys."""
         self.clock.us = day * US_PER_DAY + NOON_US % US_PER_DAY
-        self.keys.tend(needed=self._needed)
+        self.keys.tend()
         return self
 
     def hash(self, day: int, address: str = "192.0.2.7") -> str | None:
@@ -98,10 +97,12 @@ def test_key_of_a_past_day_is_deleted_from_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", [1, 400])
 def test_start_deletes_past_keys_of_a_stopped_collector(tmp_path: Path, days: int) -> None:
-    """Even if addresses are no longer hashed, so that no new key is made."""
     Process(tmp_path)
-    Process(tmp_path, DAY + days, needed=False)
-    assert KEY_FILES[1:] * (days == 1) == names(tmp_path)
+    tomorrow = (tmp_path / KEY_FILES[1]).read_bytes()
+    Process(tmp_path, DAY + days)
+    assert 2 == len(names(tmp_path))
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in KEY_FILES}
+    assert ({KEY_FILES[1]: tomorrow} if days == 1 else {}) == left
 
 
 def test_midnight_needs_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +186,11 @@ def test_day_has_no_key_if_every_name_is_taken_by_a_broken_file(
     for number in range(10):
         (tmp_path / f"client_ip-2026-05-28{f'.{number}' if number else ''}.key").touch()
     process = Process(tmp_path)
-    assert "no key for today: [Errno 17] none of 10 files holds a valid key" in (process.keys.blocked_reason or "")
+    assert "no key for today: [Errno 17] none of 10 files holds a valid key" in (process.keys.missing_reason or "")
     process.at(DAY)
     assert 1 == len(caplog.records), "logged once, though it is retried every second"
     assert process.at(DAY + 1).hash(DAY + 1)
-    assert process.keys.blocked_reason is None
+    assert process.keys.missing_reason is None
 
 
 @pytest.mark.parametrize(
@@ -215,14 +216,6 @@ def test_key_of_an_earlier_version_is_used_on_its_day_and_then_deleted(
     assert KEY_FILES == names(tmp_path)
 
 
-def test_key_of_an_earlier_version_is_swept_even_if_nothing_is_hashed(tmp_path: Path) -> None:
-    (tmp_path / "client_ip.key").write_bytes(key(DAY))
-    Process(tmp_path, needed=False)
-    assert ["client_ip.key"] == names(tmp_path), "kept while its day lasts"
-    Process(tmp_path, DAY + 1, needed=False)
-    assert [] == names(tmp_path)
-
-
 def test_half_made_key_of_a_killed_process_is_swept_when_its_day_is_over(tmp_path: Path) -> None:
     """Until then, another worker may be about to link the file."""
     left = ["client_ip-2026-05-28.0123456789abcdef.new", "client_ip-2026-05-29.0123456789abcdef.new"]
@@ -244,7 +237,7 @@ def test_sweep_ignores_a_file_that_another_worker_deleted_first(
     monkeypatch.setattr(os, "listdir", lambda folder: [*listdir(folder), "client_ip-2026-05-27.key"])
     process.at(DAY + 1)
     assert [] == caplog.messages
-    assert process.keys.blocked_reason is None
+    assert process.keys.missing_reason is None
 
 
 def test_hashes_stay_the_same_if_the_clock_is_set_back_over_midnight(tmp_path: Path) -> None:
@@ -292,14 +285,14 @@ def test_failing_disk_is_retried_and_keys_in_memory_stay_usable(
         patched.setattr(os, call, fails)
         for _ in range(3):
             process.at(DAY + 1)
-            assert process.keys.blocked_reason is None
+            assert process.keys.missing_reason is None
             assert before == process.hash(DAY + 1)
         failing = Process(tmp_path, DAY + 2)
     assert 2 == len(caplog.messages), "each process logs it once"
     if call != "listdir":
-        assert "no key for today: [Errno 5] Input/output error" == failing.keys.blocked_reason
+        assert "no key for today: [Errno 5] Input/output error" == failing.keys.missing_reason
     failing.at(DAY + 2)
-    assert failing.keys.blocked_reason is None
+    assert failing.keys.missing_reason is None
     process.at(DAY + 2)
     assert failing.hash(DAY + 2) == process.hash(DAY + 2)
     assert ["client_ip-2026-05-30.key", "client_ip-2026-05-31.key"] == names(tmp_path)

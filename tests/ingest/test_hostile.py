@@ -150,7 +150,7 @@ def expected_of(data: bytes, received_us: int) -> tuple[int, dict[str, Any] | No
     if row is None:
         return IGNORED, None
     added = {"site_id": "demo", "received_at": EPOCH + timedelta(microseconds=received_us), "client_ip": None}
-    return STORED, row | added | {"user_agent": "hostile"}
+    return STORED, row | added | {"user_agent": "hostile", "bot": None}
 
 
 async def outcomes(collector: Running, sent: list[bytes]) -> list[tuple[int, dict[str, Any] | None]]:

@@ -15,6 +15,7 @@ from collector.ingest.pipeline import (
     Arrival,
     accept,
     ip_not_excluded,
+    not_bot,
     not_localhost,
     origin_allowed,
     tracking_enabled,
@@ -41,7 +42,7 @@ def arrival(
 
 def admit(arrived: Arrival) -> Dropped | None:
     """Run the steps that need no body, in their order in docs/sending-events.md."""
-    steps = (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded)
+    steps = (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded, not_bot)
     return next((dropped for step in steps if (dropped := step(arrived)) is not None), None)
 
 
@@ -66,6 +67,7 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, str], bytes]] = {
     "localhost": ({}, {"origin": "http://localhost"}, body()),
     "origin_not_allowed": ({"allowed_origins": ["https://a.example"]}, {"origin": "https://b.example"}, body()),
     "excluded_ip": ({"excluded_ips": ["192.0.2.0/24"]}, {}, body()),
+    "bot": ({"bots": "drop"}, {"user_agent": "Googlebot/2.1"}, body()),
     "invalid": ({}, {}, b"{}"),
     "excluded_path": ({"excluded_paths": ["/pricing"]}, {}, body()),
 }
@@ -88,7 +90,7 @@ def test_first_step_that_drops_the_event_decides(first: str, second: str) -> Non
     assert first == reason(run(arrival(site(**settings, **settings_2), **arrived_2 | arrived), bodies[0]))
 
 
-@pytest.mark.parametrize("name", ["tracking_disabled", "localhost", "origin_not_allowed", "excluded_ip"])
+@pytest.mark.parametrize("name", ["tracking_disabled", "localhost", "origin_not_allowed", "excluded_ip", "bot"])
 def test_steps_that_need_no_body_decide_without_one(name: str) -> None:
     settings, arrived, _ = STEPS[name]
     assert name == reason(admit(arrival(site(**settings), **arrived)))
@@ -240,12 +242,14 @@ def test_excluded_path_is_ignored(expected: str, path: str) -> None:
 
 def test_only_a_disallowed_origin_is_refused_and_all_else_is_ignored() -> None:
     outcomes = [run(arrival(site(**settings), **arrived), data) for settings, arrived, data in STEPS.values()]
-    assert [Ignored, Ignored, Refused, Ignored, Ignored, Ignored] == [type(outcome) for outcome in outcomes]
+    assert [Ignored, Ignored, Refused, Ignored, Ignored, Ignored, Ignored] == [type(outcome) for outcome in outcomes]
     assert set(FORMS) == set(Reason) - {
         Reason.TRACKING_DISABLED,
         Reason.LOCALHOST,
         Reason.EXCLUDED_IP,
         Reason.EXCLUDED_PATH,
+        Reason.OPTED_OUT,
+        Reason.BOT,
         Reason.ABORTED,
     }
 
@@ -313,6 +317,7 @@ def test_every_field_lands_in_its_column(turn: int) -> None:
         "site_id": "demo",
         "client_ip": "192.0.2.7",
         "user_agent": "curl/8",
+        "bot": "curl",
         "event_time_raw": None,
     } | (oracle.row_of(data, NOON_US) or {}) == stored
     assert [column.name for column in COLUMNS] == ["site_id", "received_at", *list(stored)[1:]]
@@ -348,7 +353,7 @@ def test_policy_gets_the_client_and_the_time_of_receipt(tmp_path: Any, clock: Fa
     accept(arrival(), body(), NOON_US, lambda *arguments: asked.append(arguments))
     assert [(ip_address("192.0.2.7"), NOON_US)] == asked
     keys = DailyKeys(tmp_path, clock)
-    keys.tend(needed=True)
+    keys.tend()
     hashed = accept(arrival(), body(), NOON_US, client_ip_policy("hash", keys))
     assert 32 == len(row(hashed)["client_ip"])
 

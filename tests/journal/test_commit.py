@@ -152,7 +152,7 @@ async def idle(journal: Journal) -> None:
 def large_event(text_bytes: int) -> Event:
     """An event that becomes columns at once, with this much text in them."""
     event = make_event(size_bytes=BATCH_BYTES)
-    event.row[-1] = text_bytes * "x"
+    event.row[-2] = text_bytes * "x"
     return event
 
 

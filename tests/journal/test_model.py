@@ -99,6 +99,7 @@ class Process:
         storage = made.storage.model_copy(update=limits)  # model_copy does not check the limits
         self.stages = build_stages(made.model_copy(update={"storage": storage}), HastyClock())
         self.stages.store.new_id = new_id
+        self.stages.keys.tend = lambda: None  # type: ignore[method-assign]  # keys are random, so no run could be repeated
         self.stages.flush_segment._remember = remember
         self._errors: list[BaseException] = []
         self._loop = asyncio.new_event_loop()

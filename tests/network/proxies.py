@@ -20,6 +20,7 @@ ORIGIN = "https://shop.example"
 CLIENTS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 BURST = 12
 END_S = 10
+UNIX_SOCKET = "/run/collector/collector.sock"
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 NGINX = """
@@ -41,11 +42,11 @@ http {{
 """
 
 
-def block(language: str, page: str = "deployment.md") -> str:
-    """Return the first code block in that language from a page of docs/."""
-    found = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str, page: str = "deployment.md", number: int = 0) -> str:
+    """Return a code block in that language from a page of docs/, by default the first."""
+    found = re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    text: str = found[number]
+    return text
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:
@@ -145,6 +146,16 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
         },
     )
     return run_nginx(folder, site)
+
+
+def nginx_over_unix(folder: Path, upstream: str, port: int) -> list[str]:
+    """nginx, changed to connect to the Unix socket `collector.sock` in the folder."""
+    command = nginx(folder, upstream, port)
+    over_unix = replaced(block("nginx", number=1), {UNIX_SOCKET: f"{folder}/collector.sock"})
+    file = folder / "nginx.conf"
+    file.write_text(re.sub(r"upstream collector \{.*?\n\}\n", over_unix, file.read_text(), count=1, flags=re.DOTALL))
+    assert upstream not in file.read_text()
+    return command
 
 
 def run_nginx(folder: Path, site: str) -> list[str]:

@@ -23,6 +23,7 @@ from tests.network.proxies import (
     HOST,
     ORIGIN,
     PROGRAMS,
+    UNIX_SOCKET,
     Proxied,
     block,
     caddy,
@@ -31,6 +32,7 @@ from tests.network.proxies import (
     free_port,
     haproxy,
     nginx,
+    nginx_over_unix,
     nginx_with_cookies,
     proxied,
     replaced,
@@ -55,12 +57,18 @@ SMUGGLING = (
 )
 
 
-@pytest.fixture(params=[nginx, caddy, haproxy], ids=["nginx", "caddy", "haproxy"])
+@pytest.fixture(
+    params=[nginx, nginx_over_unix, caddy, haproxy], ids=["nginx", "nginx over a Unix socket", "caddy", "haproxy"]
+)
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxied]:
     name = request.param.__name__.partition("_")[0]
     need(shutil.which(name, path=PROGRAMS) is not None, name)
     need(shutil.which("openssl") is not None, "openssl")
     documented = tomllib.loads(block("toml"))
+    if request.param is nginx_over_unix:  # beside the port, to which the test connects without the proxy
+        over_unix = tomllib.loads(block("toml", number=1))["server"]
+        assert ("", UNIX_SOCKET) == (over_unix.pop("host"), over_unix.pop("unix_socket"))
+        documented["server"] |= over_unix | {"unix_socket": "collector.sock"}
     with serving(
         tmp_path,
         {"demo": {}, "hidden": {}, "keyed": {"keys": [fingerprint(KEY)]}},
@@ -127,7 +135,7 @@ def test_largest_batch_passes(proxy: Proxied) -> None:
     assert 201 == proxy.ask(request(full_batch(), target="/public/demo/batch")).status
 
 
-@pytest.mark.parametrize("proxy", [nginx], indirect=True)
+@pytest.mark.parametrize("proxy", [nginx, nginx_over_unix], indirect=True)
 def test_batch_over_the_limit_gets_its_response_from_the_collector(proxy: Proxied) -> None:
     """So pages can read it. Caddy and HAProxy may close the connection while the batch is sent."""
     answer = proxy.ask(request(full_batch() + b" ", b"Origin: " + ORIGIN.encode(), target="/public/demo/batch"))
@@ -159,7 +167,7 @@ def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
     assert 1 == proxy.process.metrics().value("collector_connections")
 
 
-@pytest.mark.parametrize("proxy", [nginx], indirect=True)
+@pytest.mark.parametrize("proxy", [nginx, nginx_over_unix], indirect=True)
 def test_nginx_logs_no_address_of_a_client(proxy: Proxied, tmp_path: Path) -> None:
     """Its default is to log every request; the documented block overrides that."""
     assert 201 == proxy.post().status
@@ -277,7 +285,7 @@ def test_events_with_other_long_headers_are_stored(proxy: Proxied, line: str) ->
     assert 201 == proxy.post_over_http_2(line)[0]
 
 
-@pytest.mark.parametrize("proxy", [nginx], indirect=True)
+@pytest.mark.parametrize("proxy", [nginx, nginx_over_unix], indirect=True)
 def test_nothing_is_smuggled_through(proxy: Proxied) -> None:
     for attack in SMUGGLING:
         assert proxy.received(BROKEN[attack][0]), attack

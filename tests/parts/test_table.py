@@ -91,5 +91,5 @@ def test_each_value_is_found_in_its_row_and_column(some: dict[Kind, list[Any]], 
 @pytest.mark.parametrize("missing", [1, len(COLUMNS)])
 def test_rows_that_lack_values_are_refused(missing: int) -> None:
     """Otherwise all later values would move to other columns."""
-    with pytest.raises(ValueError, match="2 rows of 66 columns have"):
+    with pytest.raises(ValueError, match="2 rows of 67 columns have"):
         to_batch([[None] * len(COLUMNS), [None] * (len(COLUMNS) - missing)])

@@ -34,6 +34,8 @@ def head(site: str, length: int) -> bytes:
 
 
 async def connect(url: str) -> tuple[StreamReader, StreamWriter]:
+    if url.startswith("unix:"):
+        return await asyncio.open_unix_connection(url.removeprefix("unix:"))
     address = urlsplit(url)
     return await asyncio.open_connection(address.hostname, address.port)
 

@@ -45,11 +45,11 @@ class Seen:
 
 
 @contextmanager
-def sending(host: Host, ledger: Ledger) -> Iterator[Seen]:
+def sending(host: Host, ledger: Ledger, url: str = URL) -> Iterator[Seen]:
     """Send until the block ends, then wait for every response."""
     seen = Seen()
     stop = threading.Event()
-    thread = threading.Thread(target=host.on_its_network, args=(lambda: asyncio.run(_send(seen, ledger, stop)),))
+    thread = threading.Thread(target=host.on_its_network, args=(lambda: asyncio.run(_send(seen, ledger, stop, url)),))
     thread.start()
     try:
         yield seen
@@ -59,24 +59,24 @@ def sending(host: Host, ledger: Ledger) -> Iterator[Seen]:
         assert not thread.is_alive(), "a request never ended"
 
 
-async def _send(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
+async def _send(seen: Seen, ledger: Ledger, stop: threading.Event, url: str) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         for _ in range(STAYING):
-            group.create_task(_stay(seen, ledger, stop))
+            group.create_task(_stay(seen, ledger, stop, url))
         began, number = loop.time(), 0
         while not stop.is_set():
             number += 1
-            group.create_task(_one(seen, ledger))
+            group.create_task(_one(seen, ledger, url))
             await asyncio.sleep(max(0.0, began + number / PER_S - loop.time()))
 
 
-async def _one(seen: Seen, ledger: Ledger) -> None:
+async def _one(seen: Seen, ledger: Ledger, url: str) -> None:
     """Send one request on a new connection."""
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(ANSWER_S):
-            reader, writer = await wire.connect(URL)
+            reader, writer = await wire.connect(url)
             try:
                 seen.own[await _ask(reader, writer, ledger)] += 1
             finally:
@@ -86,12 +86,12 @@ async def _one(seen: Seen, ledger: Ledger) -> None:
     seen.slowest_s = max(seen.slowest_s, asyncio.get_running_loop().time() - began)
 
 
-async def _stay(seen: Seen, ledger: Ledger, stop: threading.Event) -> None:
+async def _stay(seen: Seen, ledger: Ledger, stop: threading.Event, url: str) -> None:
     """Send requests on one connection; open a new one whenever it is closed."""
     while not stop.is_set():
         try:
             async with asyncio.timeout(ANSWER_S):
-                reader, writer = await wire.connect(URL)
+                reader, writer = await wire.connect(url)
         except (OSError, TimeoutError) as exc:
             seen.own[f"{type(exc).__name__} of one that would stay"] += 1
             continue

@@ -266,6 +266,42 @@ def test_restart_and_upgrade_under_load_refuse_no_client_and_lose_no_event(unit:
     assert unit.settled() is None
 
 
+@with_one_worker_and_with_two
+def test_unix_socket_of_the_unit_lasts_through_a_restart_and_an_upgrade(unit: Unit, newer: Path) -> None:
+    """As the port does. The drop-in is the one of docs/systemd.md."""
+    found = re.search(r"^```ini\n(\[Socket\]\nListenStream=(/\S+)\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    text, path = found[1], found[2]
+    unit.host.write("/run/systemd/system/collector.socket.d/unix.conf", text)
+    unit.host.run("groupadd", "--force", "www-data")
+    put(unit.host, newer, "/opt/collector-newer")
+    try:
+        unit.systemctl("daemon-reload", "--quiet")
+        unit.systemctl("stop", "collector.socket", "collector")
+        unit.systemctl("start", "collector.socket", "collector")
+        socket_file = unit.host.root / path.lstrip("/")
+        assert (0o660, "www-data") == (
+            socket_file.stat().st_mode & 0o777,
+            unit.host.run("stat", "-c%G", path).stdout.strip(),
+        )
+        with sending(unit.host, unit.ledger, f"unix:{socket_file}") as clients:
+            for program in ("/opt/collector", "/opt/collector-newer"):
+                clients.sees(200)
+                unit.host.run(program, "install")
+                unit.systemctl("restart")
+                assert socket_file.exists()
+            clients.sees(200)
+            assert 201 == unit.post(), "the port still works"
+        report("restart, upgrade, Unix socket", clients)
+        assert {} == clients.failed()
+    finally:
+        unit.host.run("rm", "-r", "/run/systemd/system/collector.socket.d")
+        unit.systemctl("daemon-reload", "--quiet")
+        unit.systemctl("stop", "collector.socket", "collector")
+        unit.systemctl("start", "collector.socket", "collector")
+    assert unit.settled() is None
+
+
 def test_reload_works_between_an_upgrade_and_its_restart(unit: Unit, newer: Path) -> None:
     """The new version checks the file as a user that cannot unpack the program."""
     put(unit.host, newer, "/opt/collector-newer")

@@ -272,19 +272,21 @@ def left_over(found: Examined) -> Iterator[Finding]:
 
 
 def proxies(found: Examined) -> Iterator[Finding]:
-    """Whose X-Forwarded-For is trusted, and who can reach the admin listener."""
-    trusted, host, name = found.config.server.trusted_proxies, found.config.server.host, "proxies"
-    anyone = [network for network in trusted if network.prefixlen == 0]
-    wide = [network for network in trusted if not network.is_private and network.num_addresses > 1 << 24]
+    """Who may give the client's address, and who can reach the admin listener."""
+    server, name = found.config.server, "proxies"
+    trusted, host, header = server.trusted_proxies, server.host, server.client_ip_header
+    networks = [proxy for proxy in trusted if not isinstance(proxy, str)]
+    anyone = [network for network in networks if network.prefixlen == 0]
+    wide = [network for network in networks if not network.is_private and network.num_addresses > 1 << 24]
     if anyone or wide:
         listed = ", ".join(map(str, anyone or wide))
         message = (
-            f"server.trusted_proxies has {listed}: any host in it can forge X-Forwarded-For and evade every limit; "
+            f"server.trusted_proxies has {listed}: any host in it can forge {header} and evade every limit; "
             "list only your proxies"
         )
         yield Finding(name, Grade.WARN, message)
     elif trusted:
-        yield Finding(name, Grade.OK, f"X-Forwarded-For is trusted from {', '.join(map(str, trusted))}")
+        yield Finding(name, Grade.OK, f"{header} is believed from {', '.join(map(str, trusted))}")
     elif _is_loopback(host):
         message = (
             f"server.host is {host}, so clients come through a proxy, but server.trusted_proxies is empty: all clients "

@@ -13,7 +13,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from mmap import mmap
 
@@ -51,17 +51,17 @@ CONNECTION_COUNTS_BYTES = 8 * MAX_WORKERS
 
 
 class Acceptor:
-    """Accepts connections from the shared socket for one worker."""
+    """Accepts connections from the shared sockets for one worker."""
 
     def __init__(
         self,
-        bound: socket.socket,
+        sockets: Sequence[socket.socket],
         factory: Callable[[], asyncio.Protocol],
         connections: Callable[[], int],
         connection_counts: ConnectionCounts,
         worker: int,
     ) -> None:
-        self._bound = bound
+        self._sockets = sockets
         self._factory = factory
         self._connections = connections
         self._connection_counts = connection_counts
@@ -73,36 +73,45 @@ class Acceptor:
     def open(self) -> None:
         """Start to accept connections, in the next turn of the loop."""
         self._connection_counts.set(self._worker, self._connections())
-        self._loop.add_reader(self._bound, self._connection_waits)
+        self._listen()
 
     def close(self) -> None:
-        """Stop accepting, and close the socket."""
+        """Stop accepting, and close the sockets."""
         if self._holding_back is not None:
             self._holding_back.cancel()
-        self._loop.remove_reader(self._bound)
-        self._bound.close()
+        for bound in self._sockets:
+            self._loop.remove_reader(bound)
+            bound.close()
         self._connection_counts.set_absent(self._worker)
 
-    def _connection_waits(self) -> None:
+    def _listen(self) -> None:
+        for bound in self._sockets:
+            self._loop.add_reader(bound, self._connection_waits, bound)
+
+    def _connection_waits(self, bound: socket.socket) -> None:
         """Accept one connection, or hold back for a moment."""
         self._connection_counts.set(self._worker, self._connections() + len(self._entering))
         if self._connection_counts.has_more(self._worker):
             self._hold_back(HOLD_BACK_S)
         else:
-            self._accept()
+            self._accept(bound)
 
     def _hold_back(self, seconds: float) -> None:
-        self._loop.remove_reader(self._bound)
+        for bound in self._sockets:
+            self._loop.remove_reader(bound)
+        if self._holding_back is not None:
+            self._holding_back.cancel()
         self._holding_back = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         self._holding_back = None
-        self._loop.add_reader(self._bound, self._connection_waits)
-        self._accept()  # whatever still waits, no other worker has accepted
+        self._listen()
+        for bound in self._sockets:
+            self._accept(bound)  # whatever still waits, no other worker has accepted
 
-    def _accept(self) -> None:
+    def _accept(self, bound: socket.socket) -> None:
         try:
-            connection, _ = self._bound.accept()
+            connection, _ = bound.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another worker was faster, or the client has gone
         except OSError as exc:

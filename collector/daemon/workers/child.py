@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ def serve(control: int) -> int:
         except (StartError, ConfigError) as exc:
             end.sendall(encode("failed", str(exc)))  # the supervisor reports it, once for all workers
             return 1
-        public = socket.socket(fileno=start["public"])
-        public.setblocking(False)
+        public = [socket.socket(fileno=descriptor) for descriptor in start["public"]]
+        for bound in public:
+            bound.setblocking(False)
         counts = ConnectionCounts(start["connection_counts"], slot.workers)
         worker = Worker(config, stages, data_dir, clock, accepting_with_others(counts, slot))
         return run(worker, public, SupervisorController(end, clock))
@@ -64,8 +65,8 @@ def serve(control: int) -> int:
 def accepting_with_others(counts: ConnectionCounts, slot: WorkerSlot) -> Accept:
     """Accept connections but leave some to the other workers."""
 
-    async def accept(bound: socket.socket, server: Server) -> Callable[[], None]:
-        acceptor = Acceptor(bound, server, lambda: server.open_connections, counts, slot.worker)
+    async def accept(sockets: Sequence[socket.socket], server: Server) -> Callable[[], None]:
+        acceptor = Acceptor(sockets, server, lambda: server.open_connections, counts, slot.worker)
         acceptor.open()
         return acceptor.close
 

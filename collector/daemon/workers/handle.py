@@ -45,13 +45,13 @@ class WorkerResources:
     command: list[str]
     workers: int
     data_dir: DataDir
-    public: int
+    public: tuple[int, ...]
     table: int
     connection_counts: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self.data_dir.folder, self.data_dir.lock, self.public, self.table, self.connection_counts)
+        return (self.data_dir.folder, self.data_dir.lock, *self.public, self.table, self.connection_counts)
 
 
 class WorkerHandle:

@@ -1,8 +1,8 @@
-"""The supervisor: keeps N workers serving on one socket, and reports for all of them.
+"""The supervisor: keeps N workers serving on the same sockets, and reports for all of them.
 
-It owns data_dir and both ports, starts the workers by exec, and passes them the descriptors that they share:
+It owns data_dir and all sockets, starts the workers by exec, and passes them the descriptors that they share:
 
-- the public socket (with SO_REUSEPORT, a worker that dies would lose the connections in its queue)
+- the public sockets (with SO_REUSEPORT, a worker that dies would lose the connections in its queue)
 - data_dir and its lock, which is held until the last worker ends
 - the rate limit's table and the connection counts, in shared memory
 
@@ -27,7 +27,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from collector.clock import Clock, SystemClock
 from collector.config import Config
 from collector.daemon.admin import serving_admin
 from collector.daemon.layout import check_layout
+from collector.daemon.public_sockets import public_sockets
 from collector.daemon.reload import Reloads
 from collector.daemon.resources import PATIENCE_S, StartError, listen, owned, url
 from collector.daemon.sd_notify import Manager
@@ -66,7 +67,7 @@ def serve(
     """Run until a stop signal. Returns 0 if every worker drained cleanly, else 1. Raises StartError and ConfigError."""
     with (
         owned(config.storage.data_dir, PATIENCE_S) as data_dir,
-        listen(config.server.host, config.server.port, "server", inherited) as public,
+        public_sockets(config.server, inherited) as public,
         listen(config.admin.host, config.admin.port, "admin", inherited) as admin,
     ):
         check_layout(config_file, config.storage)  # again: the previous owner may have flushed before it unlocked
@@ -77,7 +78,8 @@ def serve(
             )
         except Unsupported as exc:
             raise StartError(f"server.workers = {config.server.workers}: {exc}; set it to 1") from None
-        resources = WorkerResources(command, workers, data_dir, public.fileno(), table, connection_counts)
+        shared = tuple(bound.fileno() for bound in public)
+        resources = WorkerResources(command, workers, data_dir, shared, table, connection_counts)
         return asyncio.run(Supervisor(config, config_file, resources, SystemClock(), manager).run(public, admin))
 
 
@@ -108,7 +110,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._signals = StopSignals(clock, self._stop.set, self._exit_at_once)
 
-    async def run(self, public: socket.socket, admin: socket.socket) -> int:
+    async def run(self, public: Sequence[socket.socket], admin: socket.socket) -> int:
         """Serve until stopped, then wait until all workers have drained. Returns the exit code. Raises StartError."""
         with self._signals.listening():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reloads.request)
@@ -125,7 +127,8 @@ class Supervisor:
                 self._reporter.drain()
                 for handle in self._handles:
                     handle.drain()
-                public.close()  # otherwise clients would wait in its queue for workers that are gone
+                for bound in public:
+                    bound.close()  # otherwise clients would wait in its queue for workers that are gone
                 await asyncio.wait(runs)
             failed = [task.exception() for task in (*runs, *duties) if task.done() and task.exception()]
             for task in (stop, *greetings, *duties):
@@ -178,9 +181,9 @@ class Supervisor:
         for task in served:
             task.cancel()
 
-    async def _say_when_all_serve(self, public: socket.socket) -> None:
+    async def _say_when_all_serve(self, public: Sequence[socket.socket]) -> None:
         await asyncio.gather(*(handle.served.wait() for handle in self._handles))
-        log.info("listening on %s with %d workers", url(public), len(self._handles))
+        log.info("listening on %s with %d workers", " and ".join(map(url, public)), len(self._handles))
 
     async def _heartbeat(self) -> None:
         while True:

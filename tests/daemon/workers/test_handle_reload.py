@@ -28,7 +28,7 @@ async def peered(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[Worker
     data_dir = DataDir(tmp_path, os.open(tmp_path, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY))
     table, counts = shared_memory("table", table_bytes()), shared_memory("counts", CONNECTION_COUNTS_BYTES)
     async with PlayedWorkers.at(tmp_path / "played") as played:
-        resources = WorkerResources(played.command, 2, data_dir, data_dir.lock, table, counts)
+        resources = WorkerResources(played.command, 2, data_dir, (data_dir.lock,), table, counts)
         handle = WorkerHandle(1, resources, lambda: config(tmp_path), Metrics(), clock, ConnectionCounts(counts, 2))
         running = asyncio.create_task(handle.run())
         peer = await played.next()

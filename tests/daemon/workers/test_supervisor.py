@@ -84,7 +84,7 @@ def resources(tmp_path: Path) -> Iterator[WorkerResources]:
         for descriptor in descriptors:
             opened.callback(os.close, descriptor)
         folder, lock, table, connection_counts = descriptors
-        yield WorkerResources([], 2, DataDir(tmp_path, folder, lock), public.fileno(), table, connection_counts)
+        yield WorkerResources([], 2, DataDir(tmp_path, folder, lock), (public.fileno(),), table, connection_counts)
 
 
 def worker_command(first: str = "") -> list[str]:
@@ -261,7 +261,7 @@ while message := receive_first(end):
         socket.create_server(("127.0.0.1", 0)) as public,
         socket.create_server(("127.0.0.1", 0)) as admin,
     ):
-        running = asyncio.create_task(supervisor.run(public, admin))
+        running = asyncio.create_task(supervisor.run([public], admin))
         await until(lambda: all(handle.serves for handle in handles))
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -477,7 +477,7 @@ def accepting(bound: socket.socket, connections: int, counts: ConnectionCounts, 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             entered.append(transport)
 
-    acceptor = Acceptor(bound, Entered, lambda: connections, counts, worker)
+    acceptor = Acceptor([bound], Entered, lambda: connections, counts, worker)
     acceptor.open()
     try:
         yield entered

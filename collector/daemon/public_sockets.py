@@ -1,0 +1,108 @@
+"""The sockets that clients and proxies connect to: host and port, a Unix socket, or both.
+
+The file of a Unix socket outlives its process. At the start, one that nobody listens on is replaced; anything else at
+its path stays, and is an error. When the process ends in order, its file is removed.
+"""
+
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from collector.config import Server
+from collector.daemon.resources import BACKLOG, StartError, listen
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> Iterator[list[socket.socket]]:
+    """The listening sockets, TCP first. An inherited one takes the place of its setting. Raises StartError."""
+    with ExitStack() as opened:
+        found = []
+        if server.host or "server" in inherited:
+            found.append(opened.enter_context(listen(server.host, server.port, "server", inherited)))
+        if "unix" in inherited:
+            if server.unix_socket:
+                log.info("server: using the service manager's socket, not %s", server.unix_socket)
+            found.append(opened.enter_context(inherited["unix"]))
+        elif server.unix_socket:
+            mode = int(server.unix_socket_mode, 8)
+            found.append(opened.enter_context(listening_at(Path(server.unix_socket), mode)))
+        if not found:
+            raise StartError("server: there is nothing to listen on: set server.host or server.unix_socket")
+        yield found
+
+
+@contextmanager
+def listening_at(path: Path, mode: int) -> Iterator[socket.socket]:
+    """A Unix socket that listens at the path, until the end of the block. Raises StartError."""
+    path = path.absolute()  # the process changes its working directory
+    bound, created = _bind(path, mode)
+    with bound:
+        try:
+            yield bound
+        finally:
+            with suppress(OSError):
+                if _identity(path) == created:  # not another's, which may have replaced it
+                    os.unlink(path)
+
+
+def _bind(path: Path, mode: int) -> tuple[socket.socket, tuple[int, int]]:
+    """Return the listening socket and the identity of its file."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _make_way(path)
+        # The file has its mode from the beginning. At this point the process has no other thread that makes files.
+        umask = os.umask(0o777 & ~mode)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(umask)
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+        return bound, _identity(path)
+    except OSError as exc:
+        bound.close()
+        where = f"the folder {path.parent}" if exc.errno == errno.ENOENT else str(path)
+        raise StartError(f"server: cannot listen on {path}: {exc.strerror or exc}: {where}") from None
+    except StartError:
+        bound.close()
+        raise
+
+
+def _make_way(path: Path) -> None:
+    """Remove a socket that nobody listens on. Raises StartError if anything else is there, and OSError."""
+    problem = obstacle(path)
+    if problem is None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    elif problem:
+        raise StartError(f"server: cannot listen on {path}: {problem}")
+
+
+def obstacle(path: Path) -> str | None:
+    """What is at the path, to complete an error message. Empty: nothing. None: a socket that nobody listens on."""
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return ""
+    if not is_socket:
+        return "a file that is no socket is there; remove it, or choose another path"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # if its queue is full, connecting would wait
+        error = probe.connect_ex(str(path))
+    if error in (0, errno.EAGAIN, errno.EINPROGRESS):
+        return "another process listens there"
+    if error == errno.ECONNREFUSED:
+        return None
+    return f"it is not known whether another process listens there: {os.strerror(error)}"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino

@@ -1,0 +1,424 @@
+"""Pixels: events in the URL of an image."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_from_bytes, urlencode
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collector.config import SiteSettings
+from collector.daemon.worker import Worker
+from collector.edge.pixel import Pixels
+from collector.edge.request import Request
+from collector.edge.responses import PIXEL
+from collector.edge.routes import Routes
+from collector.events import FIELDS, Event, Kind
+from collector.ingest.daily_key import DailyKeys
+from collector.ingest.pipeline import Arrival, accept
+from collector.sender_keys import fingerprint
+from collector.sites import build_site
+from tests.crash.conftest import times
+from tests.edge.conftest import Connect, Serve
+from tests.edge.wire import Answer, Wire, head, tally
+from tests.ingest import oracle
+from tests.support import NOON_US, UNUSED_DATA_DIR, FakeClock, Running, config, event
+
+REFERER = b"Referer: https://shop.example/a%20sale/?utm=x#top"
+KEY = "ck_test"
+SITES: dict[str, dict[str, Any]] = {
+    "demo": {},
+    "other": {},
+    "off": {"tracking": False},
+    "listed": {"allowed_origins": ["https://shop.example"]},
+    "closed": {"excluded_ips": ["127.0.0.1"]},
+    "paths": {"excluded_paths": ["/admin/*"]},
+    "strict": {"strict": True},
+    "humans": {"bots": "drop", "respect_gpc": True},
+    "keyed": {"keys": [fingerprint(KEY)]},
+}
+
+
+def image(query: str = "", *lines: bytes, site: str = "demo", method: str = "GET", version: str = "1.1") -> bytes:
+    query = f"?{query}" if query else ""
+    return head(*lines, method=method, target=f"/public/{site}/p.gif{query}", version=version)
+
+
+def is_image(answer: Answer, *, has_body: bool = True) -> bool:
+    headers = answer.headers
+    return (200, PIXEL if has_body else b"", "image/gif", "no-store", "cross-origin", "43") == (
+        answer.status,
+        answer.body,
+        headers["Content-Type"],
+        headers["Cache-Control"],
+        headers["Cross-Origin-Resource-Policy"],
+        headers["Content-Length"],
+    )
+
+
+@pytest.fixture
+async def collector(serve: Serve) -> Running:
+    return await serve(SITES, rate_limit={"burst": 100_000})
+
+
+@pytest.fixture
+async def wire(collector: Running, connect: Connect) -> Wire:
+    return await connect(collector)
+
+
+async def rows(collector: Running, site: str = "demo") -> list[dict[str, Any]]:
+    await collector.flush()
+    return collector.rows(site)
+
+
+def test_image_is_a_gif_of_one_transparent_dot() -> None:
+    assert 43 == len(PIXEL)
+    assert PIXEL.startswith(b"GIF89a\1\0\1\0")
+    assert b"\x21\xf9\x04\x01" in PIXEL  # with a transparent colour
+    assert PIXEL.endswith(b"\x3b")
+
+
+async def test_image_alone_is_a_pageview(collector: Running, wire: Wire) -> None:
+    """With the page of the Referer, now, of a visitor without a cookie."""
+    answer = await wire.ask(image("", REFERER, b"User-Agent: Mail/1"))
+    assert is_image(answer)
+    assert answer.reason is None
+    (row,) = await rows(collector)
+    given = {name: value for name, value in row.items() if value is not None}
+    visitor = given.pop("visitor_id")
+    assert re.fullmatch("[0-9a-f]{32}", visitor)
+    now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=NOON_US)
+    assert given == {
+        "site_id": "demo",
+        "received_at": now,
+        "event_time": now,
+        "session_id": visitor,
+        "visitor_id_source": "fingerprint",
+        "event_type": "pageview",
+        "page_path": "/a%20sale/",
+        "user_agent": "Mail/1",
+    }
+
+
+async def test_query_gives_the_fields(collector: Running, wire: Wire) -> None:
+    query = urlencode(
+        {
+            "event_type": "click",
+            "page_path": "/pricing",
+            "visitor_id": "visitor-0001",
+            "event_time": "2026-05-12T10:00:00Z",
+            "utm_source": "Größe & more",
+            "lcp": "12.5",
+            "click_x": "-3",
+            "click_y": "1e2",
+            "is_entry": "true",
+            "is_exit": "0",
+            "unknown": "1",
+            "browser": "",
+            "screen_width": "",
+        }
+    )
+    assert is_image(await wire.ask(image(query, REFERER)))
+    (row,) = await rows(collector)
+    expected = {"event_type": "click", "page_path": "/pricing", "visitor_id": "visitor-0001", "visitor_id_source": None}
+    expected |= {"utm_source": "Größe & more", "lcp": 12.5, "click_x": -3.0, "click_y": 100.0, "browser": None}  # type: ignore[dict-item]
+    expected |= {"is_entry": True, "is_exit": False, "screen_width": None}  # type: ignore[dict-item]
+    assert expected == {name: row[name] for name in expected}
+    assert datetime(2026, 5, 12, 10, tzinfo=UTC) == row["event_time"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "value"),
+    [
+        ("utm_source=a+b", "utm_source", "a b"),
+        ("utm_source=a%2Bb", "utm_source", "a+b"),
+        ("utm_source=first&utm_source=last", "utm_source", "last"),
+        ("utm_source=first&utm_source=", "utm_source", "first"),
+        ("utm_source=%FF", "utm_source", "\ufffd"),
+        ("utm_source=%ED%A0%BD", "utm_source", "\ufffd\ufffd\ufffd"),
+        ("utm_source=%00", "utm_source", "\0"),
+        ("utm_source=a=b", "utm_source", "a=b"),
+        ("utm_source", "utm_source", None),
+        ("%75tm_source=x", "utm_source", "x"),
+        ("is_entry=TRUE", "is_entry", True),
+        ("is_entry=1", "is_entry", True),
+        ("is_entry=False", "is_entry", False),
+        ("lcp=0", "lcp", 0.0),
+        ("lcp=-0.5e-1", "lcp", -0.05),
+        ("lcp=12345678901234567890", "lcp", 12345678901234567890.0),
+        ("event_time=yesterday", "event_time_raw", "yesterday"),
+    ],
+)
+async def test_parameters_are_read_by_the_kind_of_their_column(
+    collector: Running, wire: Wire, query: str, field: str, value: object
+) -> None:
+    answer = await wire.ask(image(query))
+    assert (True, None) == (is_image(answer), answer.reason)
+    (row,) = await rows(collector)
+    assert value == row[field]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("event_type=nothing", "event_type must be one of"),
+        ("visitor_id=short", "visitor_id must have at least 8 characters"),
+        ("lcp=fast", "lcp must be a number"),
+        ("lcp=NaN", "lcp must be a number"),
+        ("lcp=1e999", "lcp"),
+        ("lcp=1_000", "lcp must be a number"),
+        ("lcp=%D9%A3", "lcp must be a number"),
+        ("lcp=0x10", "lcp must be a number"),
+        ("is_entry=yes", "is_entry must be a boolean"),
+        ("page_path=" + "x" * 1025, "page_path must have at most 1024 characters"),
+    ],
+)
+async def test_invalid_event_gets_the_image_too(collector: Running, wire: Wire, query: str, message: str) -> None:
+    for site in ("demo", "strict"):
+        answer = await wire.ask(image(query, site=site))
+        assert (True, "invalid") == (is_image(answer), answer.reason)
+    assert [] == await rows(collector)
+    (kept,) = collector.rejected("demo")
+    assert message in kept["message"]
+
+
+@pytest.mark.parametrize(
+    ("referer", "path"),
+    [
+        (b"https://shop.example", "/"),
+        (b"https://shop.example/", "/"),
+        (b"https://shop.example/p/?a=/b#/c", "/p/"),
+        (b"https://shop.example/caf\xc3\xa9", "/café"),
+        (b"https://shop.example/\xff", "/\ufffd"),
+        (b"http://[::1/x", "/"),
+        (b"about:blank", "/"),
+        (b"android-app://com.example/", "/"),
+        (b"garbage", "/"),
+        (b"https://shop.example/" + b"x" * 2_000, "/" + "x" * 1023),
+    ],
+)
+async def test_path_is_that_of_the_referer(collector: Running, wire: Wire, referer: bytes, path: str) -> None:
+    answer = await wire.ask(image("", b"Referer: " + referer))
+    assert (True, None) == (is_image(answer), answer.reason)
+    assert [path] == [row["page_path"] for row in await rows(collector)]
+
+
+async def test_head_stores_and_counts_nothing(collector: Running, wire: Wire) -> None:
+    """A mail proxy may send HEAD before GET: without a Referer, without cookies."""
+    for lines in ((), (b"User-Agent: Mozilla/5.0 (via ggpht.com GoogleImageProxy)",)):
+        assert is_image(await wire.ask(image("utm_campaign=may", *lines, method="HEAD")), has_body=False)
+    assert {} == tally(collector)
+    assert is_image(await wire.ask(image("utm_campaign=may")))
+    assert ["may"] == [row["utm_campaign"] for row in await rows(collector)]
+    assert {"received": 1, "stored": 1} == tally(collector)
+
+
+async def test_image_over_http_1_0(collector: Running, connect: Connect) -> None:
+    answer = await (await connect(collector)).ask(image("", version="1.0"))
+    assert is_image(answer)
+    assert 1 == len(await rows(collector))
+
+
+@pytest.mark.parametrize(
+    ("site", "query", "lines", "reason"),
+    [
+        ("nobody", "", [], "unknown_site"),
+        ("off", "", [], "tracking_disabled"),
+        ("demo", "", [b"Referer: http://localhost:3000/x"], "localhost"),
+        ("demo", "", [b"Referer: http://127.0.0.1/"], "localhost"),
+        ("demo", "", [b"Origin: http://localhost"], None),  # the page is that of the Referer
+        ("listed", "", [REFERER], None),
+        ("listed", "", [b"Referer: https://evil.example/"], "origin_not_allowed"),
+        ("listed", "", [b"Referer: https://evil.example/", b"Origin: https://shop.example"], "origin_not_allowed"),
+        ("listed", "", [], None),  # a mail
+        ("closed", "", [], "excluded_ip"),
+        ("paths", "", [b"Referer: https://shop.example/admin/x"], "excluded_path"),
+        ("paths", "page_path=/admin/x", [REFERER], "excluded_path"),
+        ("humans", "", [b"Sec-GPC: 1"], "opted_out"),
+        ("humans", "", [b"User-Agent: Googlebot/2.1"], "bot"),
+        ("keyed", "", [b"Authorization: Bearer wrong"], None),
+        ("keyed", "", [b"Authorization: Bearer " + KEY.encode()], None),
+        ("demo", "", [b"Content-Encoding: br"], None),
+        ("demo", "", [b"If-None-Match: *", b"Range: bytes=0-1"], None),
+    ],
+)
+async def test_rules_are_those_of_every_event(
+    collector: Running, wire: Wire, site: str, query: str, lines: list[bytes], reason: str | None
+) -> None:
+    answer = await wire.ask(image(query, *lines, site=site))
+    assert (True, reason) == (is_image(answer), answer.reason)
+    counted = tally(collector, "(unknown)" if site == "nobody" else site)
+    assert {"received": 1, reason or "stored": 1} == counted or (site, {"unknown_site": 1}) == ("nobody", counted)
+    assert (reason is None) is bool(await rows(collector, site) if site != "nobody" else False)
+
+
+async def test_client_over_its_rate_gets_the_image_too(serve: Serve, connect: Connect) -> None:
+    collector = await serve({"keyed": SITES["keyed"]}, rate_limit={"burst": 2, "requests_per_minute": 1})
+    wire = await connect(collector)
+    for _ in range(3):
+        assert is_image(await wire.ask(image(site="keyed", method="HEAD")), has_body=False)
+    bearer = b"Authorization: Bearer " + KEY.encode()
+    answers = [await wire.ask(image("", bearer, site="keyed")) for _ in range(3)]
+    assert [None, None, "rate_limited"] == [answer.reason for answer in answers]
+    assert all(map(is_image, answers))
+
+
+async def test_image_is_sent_when_nothing_can_be_stored(
+    collector: Running, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector.stages.journal.blocked_reason = "disk space is low"
+    answers = [await wire.ask(image())]
+    collector.stages.journal.blocked_reason = None
+    with monkeypatch.context() as patched:
+        patched.setattr("collector.edge.pixel._path_of", lambda _: 1 / 0)
+        answers.append(await wire.ask(image()))
+    assert ["unavailable", "internal"] == [answer.reason for answer in answers]
+    assert all(map(is_image, answers))
+    assert {"received": 2, "unavailable": 1, "internal": 1} == tally(collector)
+
+
+async def test_body_is_ignored(collector: Running, connect: Connect) -> None:
+    data = json.dumps(event(page_path="/other")).encode()
+    for lines, reason in (
+        ([b"Content-Length: %d" % len(data)], None),
+        ([b"Content-Length: 100000"], "too_large"),
+    ):
+        wire = await connect(collector)
+        wire.send(image("page_path=/own", *lines) + data)
+        answer = await wire.answer()
+        assert (True, reason) == (is_image(answer), answer.reason)
+    assert ["/own"] == [row["page_path"] for row in await rows(collector)]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "DELETE"])
+async def test_other_methods_are_refused(wire: Wire, method: str) -> None:
+    answer = await wire.ask(image(method=method))
+    assert (405, "method", "GET, HEAD") == (answer.status, answer.reason, answer.headers["Allow"])
+
+
+@pytest.mark.parametrize("target", ["/public/demo/p.gif/", "/p.gif", "/public/demo/P.GIF", "/public//x/p.gif"])
+async def test_other_paths_are_not_pixels(wire: Wire, target: str) -> None:
+    assert (404, "not_found") == ((answer := await wire.ask(head(method="GET", target=target))).status, answer.reason)
+
+
+async def test_page_of_another_origin_may_read_the_answer(wire: Wire) -> None:
+    """An `<img crossorigin>` sends an Origin, and wants it back."""
+    answer = await wire.ask(image("", b"Origin: https://shop.example"))
+    assert "https://shop.example" == answer.headers["Access-Control-Allow-Origin"]
+
+
+async def visitor(collector: Running, wire: Wire, site: str = "demo", agent: bytes = b"A") -> str:
+    collector.clock.advance(0.001)
+    assert is_image(await wire.ask(image("", b"User-Agent: " + agent, site=site)))
+    found: str = (await rows(collector, site))[-1]["visitor_id"]
+    return found
+
+
+@pytest.mark.parametrize("policy", ["none", "hash"])
+async def test_visitor_is_the_same_for_a_day_and_a_site(
+    serve: Serve, connect: Connect, clock: FakeClock, tmp_path: Path, policy: str
+) -> None:
+    collector = await serve(SITES, privacy={"client_ip": policy})
+    wire = await connect(collector)
+    first = await visitor(collector, wire)
+    assert first == await visitor(collector, wire)
+    others = [await visitor(collector, wire, agent=b"B"), await visitor(collector, wire, site="other")]
+    keys = [path.read_bytes() for path in collector.data_dir.glob("client_ip-*.key")]
+    clock.advance(86_400)
+    collector.stages.keys.tend()
+    others.append(await visitor(collector, wire))
+    assert 4 == len({first, *others})
+    assert first not in [row["client_ip"] for row in collector.rows()]
+    left = [path.read_bytes() for path in collector.data_dir.glob("client_ip-*.key")]
+    assert (2, 2, 1) == (len(keys), len(left), len({*keys} & {*left})), "yesterday's key is deleted"
+
+
+async def test_pixel_whose_key_is_missing_is_told_and_a_key_is_made(
+    collector: Running, wire: Wire, clock: FakeClock
+) -> None:
+    """Other events need no key, and are stored. The collector stays ready."""
+    clock.us += 3 * 86_400_000_000
+    answer = await wire.ask(image())
+    assert (True, "unavailable") == (is_image(answer), answer.reason)
+    assert collector.stages.keys.missed.is_set()
+    assert collector.stages.unready_reason() is None
+    assert 201 == (await collector.post(event())).status
+    assert (await wire.ask(image("visitor_id=visitor-0001&session_id=s"))).reason is None
+    collector.stages.keys.tend()
+    assert (await wire.ask(image())).reason is None
+
+
+async def test_reload_keeps_visitors(collector: Running, wire: Wire) -> None:
+    first = await visitor(collector, wire)
+    worker = Worker(config(collector.data_dir, SITES), collector.stages, UNUSED_DATA_DIR, collector.clock)
+    await worker.take_over(config(collector.data_dir, SITES, privacy={"client_ip": "hash"}))
+    assert first == await visitor(collector, wire)
+
+
+SITE = build_site("demo", SiteSettings())
+ROUTE = Routes().find("GET", "/public/demo/p.gif")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+def asked(query: str, headers: dict[str, str] | None = None) -> Request:
+    made = Request("GET", ROUTE, None, headers or {}, 0, False)
+    made.site, made.client, made.pixel_query = SITE, None, query
+    return made
+
+
+def values(field: oracle.Field) -> st.SearchStrategy[Any]:
+    if field.values:
+        return st.sampled_from(field.values)
+    if field.types[0] == "number":
+        return st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**20), 10**20)
+    if field.types[0] == "boolean":
+        return st.booleans()
+    least = max(1, field.shortest)
+    return st.text(st.characters(exclude_categories=["Cs"]), min_size=least, max_size=least + 20)
+
+
+def written(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | int | float) else str(value)
+
+
+@settings(max_examples=times(100, 1_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_pixel_gives_the_row_of_the_same_event(data: st.DataObject) -> None:
+    fields = data.draw(st.lists(st.sampled_from(oracle.FIELDS), unique_by=lambda field: field.name, max_size=12))
+    required = [field for field in oracle.FIELDS if field.required and field not in fields]
+    sent = {field.name: data.draw(values(field)) for field in (*fields, *required)}
+    query = urlencode(
+        {name: written(value) for name, value in sent.items()}, quote_via=data.draw(st.sampled_from([quote]))
+    )
+    made = Pixels(DailyKeys(Path(), FakeClock())).event(asked(query), NOON_US)
+    outcomes = [
+        accept(Arrival(SITE, None), each, NOON_US, lambda address, received_us: None)
+        for each in (made, json.dumps(sent).encode())
+    ]
+    assert all(isinstance(outcome, Event) for outcome in outcomes), outcomes
+    assert outcomes[0].row == outcomes[1].row  # type: ignore[union-attr]
+
+
+NAMES = st.sampled_from([field.name for field in FIELDS if field.kind is not Kind.TIMESTAMP]) | TEXT
+
+
+@settings(max_examples=times(300, 5_000), deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, st.binary(max_size=20)), max_size=8),
+    st.binary(max_size=40),
+    st.binary(max_size=30),
+)
+def test_any_query_and_referer_give_an_event_or_a_reason(
+    pairs: list[tuple[str, bytes]], raw: bytes, referer: bytes
+) -> None:
+    """Whatever arrives: the pipeline judges it, and nothing raises."""
+    query = "&".join(f"{quote(name)}={quote_from_bytes(value)}" for name, value in pairs)
+    query += "&" + raw.decode("utf-8", "surrogateescape")
+    request = asked(query, {"referer": referer.decode("utf-8", "surrogateescape")})
+    made = Pixels(DailyKeys(Path(), FakeClock())).event(request, NOON_US)
+    outcome = accept(Arrival(SITE, None), made, NOON_US, lambda address, received_us: None)
+    assert isinstance(outcome, Event) or outcome.reason == "invalid"
