@@ -39,6 +39,7 @@ UNUSED_PACKAGE = re.compile(
     r"(pip|setuptools|_distutils_hack|distutils-precedence|pygments|markdown_it|mdurl"
     # psutil's modules for other systems
     r"|psutil/_ps(aix|bsd|osx|sunos|windows)"
+    r"|crawleruseragents/(test_.*|validate)"
     # every time zone but UTC
     r"|tzdata/zoneinfo/.+/__init__"
     # all of pyarrow that reading and writing Parquet does not need: 82 of 170 MB
@@ -88,10 +89,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
-    """Names of the Python modules, shared libraries and the UTC time zone in a folder, without the unused ones."""
+    """Names of the Python modules, shared libraries and data that are used in a folder: the UTC zone, the known bots."""
     for path in files(folder):
         name = path.relative_to(folder)
-        if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$", path.name) and not unused.fullmatch(name.as_posix()):
+        if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$|^crawler-user-agents\.json$", path.name) and not unused.fullmatch(name.as_posix()):
             yield name
 
 

@@ -157,6 +157,7 @@ class PageServer:
         app = web.Application()
         app.router.add_get("/", self.serve_page)
         app.router.add_get("/next", self.serve_next)
+        app.router.add_get("/pages/{name}", self.serve_page)
         app.router.add_post("/report", self.take_report)
         app.router.add_post("/arrived", self.take_arrival)
         runner = web.AppRunner(app)
@@ -182,12 +183,13 @@ def find_browser() -> str:
 
 
 @asynccontextmanager
-async def browsing(browser: str, url: str, home: Path) -> AsyncIterator[None]:
+async def browsing(browser: str, url: str, home: Path, *flags: str) -> AsyncIterator[None]:
     """A headless browser that shows the page, with its own profile and in its own session."""
     with open(home / "log", "wb") as log:  # noqa: ASYNC230 - opened once, before anything is served
         process = await asyncio.create_subprocess_exec(
             browser,
             *FLAGS,
+            *flags,
             f"--user-data-dir={home / 'profile'}",
             url,
             env=os.environ | {"HOME": str(home)},
