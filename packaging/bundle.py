@@ -27,6 +27,7 @@ MULTIARCH = str(sysconfig.get_config_var("MULTIARCH"))
 
 GLIBC = re.compile(r"(ld-linux-.*|lib(c|m|dl|rt|pthread|resolv|util))\.so\.\d+")
 
+USED_FILE = re.compile(r"\.py$|\.so(\.\d+)*$|^UTC$|^crawler-user-agents\.json$")
 UNUSED_LIBRARY = re.compile(
     # for development, tests or graphics, or in need of more shared libraries (of which readline is under the GPL)
     r"(test|unittest|idlelib|lib2to3|distutils|ensurepip|venv|tkinter|turtle|turtledemo|pydoc_data|config-3.*|dbm|curses"
@@ -89,10 +90,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def chosen(folder: Path, unused: re.Pattern[str]) -> Iterator[Path]:
-    """Names of the Python modules, shared libraries and data that are used in a folder: the UTC zone, the known bots."""
+    """Names of the Python modules, shared libraries and data in a folder, without the unused ones."""
     for path in files(folder):
         name = path.relative_to(folder)
-        if re.search(r"\.py$|\.so(\.\d+)*$|^UTC$|^crawler-user-agents\.json$", path.name) and not unused.fullmatch(name.as_posix()):
+        if USED_FILE.search(path.name) and not unused.fullmatch(name.as_posix()):
             yield name
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from collector.config_file import load
 from collector.daemon.demo import check_demo
 from collector.daemon.layout import check_layout, unreadable
+from collector.daemon.public_sockets import hints
 from collector.wording import count
 
 
@@ -27,5 +28,7 @@ def run(arguments: Namespace) -> int:
     check_demo(file, config.tracker)
     for folder in unreadable(config.storage.data_dir):
         print(f"{folder}: cannot be read, so partition_by was not checked against it", file=sys.stderr)
+    for hint in hints(config.server):
+        print(f"{file}: {hint}", file=sys.stderr)
     print(f"{file}: valid; {count(len(config.sites), 'site')}")
     return 0

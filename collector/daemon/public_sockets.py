@@ -18,6 +18,9 @@ from collector.daemon.resources import BACKLOG, StartError, listen
 
 log = logging.getLogger(__name__)
 
+UNIX = "unix"  # in trusted_proxies
+TAKEN = "another process listens there"
+
 
 @contextmanager
 def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> Iterator[list[socket.socket]]:
@@ -36,6 +39,17 @@ def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> It
         if not found:
             raise StartError("server: there is nothing to listen on: set server.host or server.unix_socket")
         yield found
+
+
+def hints(server: Server) -> Iterator[str]:
+    """What the settings lead to, where that may surprise."""
+    if server.unix_socket and UNIX not in server.trusted_proxies:
+        yield (
+            'server.trusted_proxies lacks "unix": clients that come through server.unix_socket have no address, and '
+            "share one rate limit"
+        )
+    if not server.host and not server.unix_socket:
+        yield "server.host and server.unix_socket are empty: only systemd's socket unit can give the collector a socket"
 
 
 @contextmanager
@@ -97,7 +111,7 @@ def obstacle(path: Path) -> str | None:
         probe.setblocking(False)  # if its queue is full, connecting would wait
         error = probe.connect_ex(str(path))
     if error in (0, errno.EAGAIN, errno.EINPROGRESS):
-        return "another process listens there"
+        return TAKEN
     if error == errno.ECONNREFUSED:
         return None
     return f"it is not known whether another process listens there: {os.strerror(error)}"

@@ -32,6 +32,7 @@ def openapi() -> dict[str, Any]:
             # By default; `tracker.collect_path` may add another.
             "/public/{siteId}/e": {"post": _collect("collectShort", "The same at a path that blockers do not know")},
             "/public/{siteId}/batch": {"post": _batch()},
+            "/public/{siteId}/p.gif": {"get": _pixel("pixel"), "head": _pixel("pixelHead")},
         },
         "components": {
             # For servers and imports. Browsers send events without a key.
@@ -166,6 +167,29 @@ def _batch() -> dict[str, Any]:
         },
         "responses": dict(sorted((_responses() | answers).items())),
     }
+
+
+def _pixel(operation: str) -> dict[str, Any]:
+    content = {"image/gif": {"schema": {"type": "string", "contentMediaType": "image/gif"}}}
+    answer = {"description": "The image, always", "headers": {COLLECT_REASON: _HEADER}, "content": content}
+    return {
+        "operationId": operation,
+        "summary": "Collect an event by the URL of an image",
+        "description": "For pages and mails without JavaScript. The query has the fields of an event; what is missing "
+        "comes from the request. `Collect-Reason` says why the event is not stored. HEAD stores nothing.",
+        "parameters": [_SITE_ID, *(_parameter(name, rule) for name, rule in CONTRACT["properties"].items())],
+        "responses": {"200": answer} | {status: _responses()[status] for status in ("400", "408", "431")},
+    }
+
+
+def _parameter(name: str, rule: dict[str, Any]) -> dict[str, Any]:
+    """A field in the query, where no value is null."""
+    types = [each for each in ([rule["type"]] if isinstance(rule["type"], str) else rule["type"]) if each != "null"]
+    schema = {key: value for key, value in rule.items() if key in ("minLength", "maxLength")} | {"type": types[0]}
+    if "enum" in rule:
+        schema["enum"] = [value for value in rule["enum"] if value is not None]
+    described = {"description": rule["description"]} if "description" in rule else {}
+    return {"name": name, "in": "query", "required": False, **described, "schema": schema}
 
 
 def _responses() -> dict[str, Any]:

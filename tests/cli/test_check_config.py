@@ -16,6 +16,29 @@ def test_valid_configuration_exits_0(tmp_path: Path, capsys: Capture) -> None:
     assert (f"{file}: valid; 1 site\n", "") == capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("server", "hint"),
+    [
+        (
+            'unix_socket = "a.sock"',
+            'server.trusted_proxies lacks "unix": clients that come through server.unix_socket have ',
+        ),
+        ('unix_socket = "a.sock"\ntrusted_proxies = ["unix"]', ""),
+        ('host = ""', "server.host and server.unix_socket are empty: "),
+        ('host = ""\nunix_socket = "a.sock"\ntrusted_proxies = ["unix", "::1"]', ""),
+    ],
+)
+def test_settings_that_may_surprise_are_valid_and_named(
+    tmp_path: Path, capsys: Capture, server: str, hint: str
+) -> None:
+    file = tmp_path / "good.toml"
+    file.write_text(f"[server]\n{server}\n{GOOD}")
+    assert run("check-config", file) == 0
+    out, err = capsys.readouterr()
+    assert (f"{file}: valid; 1 site\n", bool(hint)) == (out, bool(err))
+    assert err.startswith(f"{file}: {hint}" if hint else "")
+
+
 # A file, and the start of each line that reports an error in it.
 BAD_CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "no sites": ("", ["sites: missing; at least one site is needed"]),
@@ -24,6 +47,24 @@ BAD_CONFIGURATIONS: dict[str, tuple[str, list[str]]] = {
     "unknown section": ("[storag]\n" + GOOD, ["storag: unknown key; did you mean storage?"]),
     "wrong type": ('[server]\nport = "80"\n' + GOOD, ["server.port: should be an integer"]),
     "out of range": ("[server]\nport = 70000\n" + GOOD, ["server.port: should be less than or equal to 65535"]),
+    "Unix socket": (
+        f'[server]\nunix_socket = "{"x" * 108}"\nunix_socket_mode = "999"\n{GOOD}',
+        ["server.unix_socket: should have at most 107 bytes", "server.unix_socket_mode: should be three octal digits"],
+    ),
+    "abstract socket": ('[server]\nunix_socket = "@collector"\n' + GOOD, ["server.unix_socket: should be a path"]),
+    "mode as a number": ("[server]\nunix_socket_mode = 660\n" + GOOD, ["server.unix_socket_mode: should be a string"]),
+    "address header": (
+        '[server]\nclient_ip_header = "X-Fowarded-For"\n' + GOOD,
+        ["server.client_ip_header: should be one of X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP"],
+    ),
+    "proxies": (
+        '[server]\ntrusted_proxies = ["unix", "linux", "10.0.0.1/8"]\n' + GOOD,
+        [
+            'server.trusted_proxies.1: should be an address, a network, or "unix"',
+            "server.trusted_proxies.2: has bits set",
+        ],
+    ),
+    "bots": ('[sites.demo]\nbots = "block"\nrespect_dnt = 1\n', ["sites.demo.bots: ", "sites.demo.respect_dnt: "]),
     "no table": ("server = 3\n" + GOOD, ["server: should be a table; got 3"]),
     "site id": ('[sites."../x"]\n', ["sites.../x: a site id should be"]),
     "network": (

@@ -201,11 +201,21 @@ class TestOpenApi:
 
     async def test_every_operation_names_gzip_and_the_events_of_senders(self, document: dict[str, Any]) -> None:
         """A parameter could not say it: clients set this header themselves."""
-        described = [operation["post"]["description"] for operation in document["paths"].values()]
+        described = [path["post"]["description"] for path in document["paths"].values() if "post" in path]
         assert 3 == len(described)
         for text in described:
             assert "`Content-Encoding: gzip` is accepted" in text
             assert "`SenderEvent`" in text
+
+    async def test_pixel_has_the_fields_as_parameters(self, document: dict[str, Any]) -> None:
+        operations = document["paths"]["/public/{siteId}/p.gif"]
+        assert {"get", "head"} == operations.keys()
+        for operation in operations.values():
+            site, *fields = operation["parameters"]
+            assert ("siteId", "path") == (site["name"], site["in"])
+            assert [field.name for field in FIELDS] == [field["name"] for field in fields]
+            assert {("query", False)} == {(field["in"], field["required"]) for field in fields}
+            assert {"image/gif"} == operation["responses"]["200"]["content"].keys()
 
     async def test_every_status_is_described(self, document: dict[str, Any]) -> None:
         """405 does not belong under `post`. The statuses added below come from no fault in `FAULTS`."""

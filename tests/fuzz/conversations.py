@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any
+from urllib.parse import urlencode
 
 from bench.requests import requests as sample_requests
 from collector.edge.decide import UNREAD_KEPT_BYTES
 from collector.sender_keys import fingerprint
-from tests.fuzz.bodies import Batch, identity, make_batch, make_body
+from tests.fuzz.bodies import FIELDS, SAMPLES, Batch, identity, make_batch, make_body
 from tests.fuzz.mutations import mutate
 from tests.ingest.oracle import row_of
 from tests.support import NOON_US
@@ -26,6 +27,7 @@ SITES: dict[str, dict[str, Any]] = {
     "strict": {"strict": True},
     "listed": {"allowed_origins": ["https://shop.example", "*.shop.example"]},
     "keyed": {"keys": [fingerprint(KEY)]},
+    "humans": {"bots": "drop", "respect_gpc": True, "respect_dnt": True},
     "narrow": {"excluded_paths": ["/pricing", "/docs/*"], "excluded_ips": ["192.0.2.8", "2001:db8::/32"]},
 }
 MAX_BODY_BYTES = 65_536
@@ -52,6 +54,13 @@ _EXTRA_LINES: tuple[tuple[bytes, ...], ...] = (
     (b"X-Forwarded-For: 192.0.2.7, 192.0.2.8",),
     (b"X-Forwarded-For: 2001:db8::1%eth0, , 192.0.2.8:80",),
     (b"X-Forwarded-For: unknown",),
+    (b"Forwarded: for=192.0.2.7, for=192.0.2.8",),
+    (b'Forwarded: for="[2001:db8::1]:80";host="a, for=1.1.1.1"', b"Forwarded: for=_x;by=1"),
+    (b"X-Real-IP: 192.0.2.8",),
+    (b"CF-Connecting-IP: 2001:db8::1", b"CF-Connecting-IP: 192.0.2.8"),
+    (b"User-Agent: Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",),
+    (b"DNT: 1",),
+    (b"Sec-GPC: 0", b"Sec-GPC: 1"),
     (b"Content-Encoding: identity",),
     (b"Content-Encoding: gzip",),
     (b"Content-Encoding: br",),
@@ -68,6 +77,7 @@ _EXTRA_LINES: tuple[tuple[bytes, ...], ...] = (
     *(tuple(b"X-%d: v" % n for n in range(lines)) for lines in (30, 70)),
 )
 _KEY = re.compile(rb"Idempotency-Key: fz-[^\r]+")
+PIXEL_VALUES = ("1", "-2.5e3", "1e999", "NaN", "true", "0", "", "x y", "\u00e9", "\0", "null", "9" * 400)
 _METHODS = ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH")
 
 
@@ -153,9 +163,11 @@ def _cut(random: Random, datas: list[bytes]) -> list[bytes]:
 
 
 def _request(random: Random, number: int, place: int) -> Request:
-    site = random.choice(("open", "open", "open", "strict", "off", "listed", "keyed", "narrow", "nobody"))
+    site = random.choice(("open", "open", "open", "strict", "off", "listed", "keyed", "narrow", "humans", "nobody"))
     method = "POST" if random.random() < 0.95 else random.choice(_METHODS)
     name = identity(number, place)
+    if random.random() < 0.06:
+        return _pixel(random, site, name)
     batch = _batch(random, number, place) if random.random() < 0.25 else None
     if batch is None:
         target = f"/public/{site}/{random.choice(('analytics/collect', 'e'))}"
@@ -213,6 +225,20 @@ def _request(random: Random, number: int, place: int) -> Request:
         data = b"\r\n" + data
     names = (name,) if batch is None else batch.names
     return Request(names, data, status if plain else None, closes, stored if plain else None, batch is not None)
+
+
+def _pixel(random: Random, site: str, name: str) -> Request:
+    """A pixel, which always gets a 200. Its answer says whether its event is stored."""
+    fields = {"session_id": name, "visitor_id": name}
+    for field in random.sample(FIELDS, random.choice((0, 1, 3))):
+        value = random.choice(SAMPLES).get(field)
+        fields.setdefault(field, value if isinstance(value, str) else random.choice(PIXEL_VALUES))
+    method = random.choice(("GET", "GET", "GET", "HEAD"))
+    lines = list(random.choice(_HEADS)) if random.random() < 0.5 else [b"Host: collector.example"]
+    if random.random() < 0.3:
+        lines += [b"DNT: 1", b"Sec-GPC: 1"][: random.randrange(3)]
+    first = f"{method} /public/{site}/p.gif?{urlencode(fields, errors='replace')} HTTP/1.1".encode()
+    return Request((name,), b"\r\n".join((first, *lines, b"", b"")), 200)
 
 
 def _batch(random: Random, number: int, place: int) -> Batch:

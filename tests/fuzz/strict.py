@@ -8,15 +8,23 @@ from http import HTTPStatus
 from typing import Any
 
 from collector.edge.negotiation import IDENTITY
-from collector.edge.responses import JSON
+from collector.edge.responses import JSON, PIXEL
 from collector.edge.script import current
 from collector.events import Reason
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REASONS: dict[int, set[Reason | None]] = {
-    200: {None},
+    200: {None, *Reason},  # pixels always get it
     201: {None},
-    202: {Reason.INVALID, Reason.TRACKING_DISABLED, Reason.LOCALHOST, Reason.EXCLUDED_IP, Reason.EXCLUDED_PATH},
+    202: {
+        Reason.INVALID,
+        Reason.TRACKING_DISABLED,
+        Reason.OPTED_OUT,
+        Reason.LOCALHOST,
+        Reason.EXCLUDED_IP,
+        Reason.BOT,
+        Reason.EXCLUDED_PATH,
+    },
     204: {None},
     304: {None},
     400: {Reason.INVALID, None},
@@ -146,7 +154,11 @@ def _check_body(status: int, headers: dict[str, str], body: bytes) -> int:
     _check_reason(status, headers, REASONS[status], body)
     if status in _WITHOUT_BODY:
         return 0
+    if headers["Content-Type"] == "image/gif":
+        _demand((status, body) == (200, PIXEL), "wrong image", body)
+        return int("Collect-Reason" not in headers)
     if status == 200:  # the script
+        _demand("Collect-Reason" not in headers, "a reason with a script", body)
         _demand(headers["Content-Type"] == "text/javascript; charset=utf-8", "wrong Content-Type", body)
         _demand(body == current().content[headers.get("Content-Encoding", IDENTITY)], "wrong script", body)
         return 0

@@ -9,9 +9,10 @@ from ipaddress import ip_address
 from rich.filesize import decimal
 
 from collector.cli.doctor.disk import DiskSpeed
-from collector.cli.doctor.machine import ENOUGH_ROWS, Machine, Port
+from collector.cli.doctor.machine import ENOUGH_ROWS, Machine, Port, UnixSocket
 from collector.clock import SECONDS_PER_DAY
 from collector.config import Config
+from collector.daemon.public_sockets import hints
 from collector.daemon.resources import ACCEPTED_TOGETHER, BACKLOG, MAX_CONNECTIONS, OTHER_DESCRIPTORS
 from collector.daemon.serve import processes
 from collector.daemon.worker import MIN_FREE_INODES
@@ -220,6 +221,8 @@ def ports(found: Examined) -> Iterator[Finding]:
     """Whether each port is free, or in use by a collector or by systemd on its behalf."""
     for port in found.machine.ports:
         yield _port(port, found.machine)
+    if found.machine.unix_socket is not None:
+        yield _unix_socket(found.machine.unix_socket, found.machine)
     server, admin = found.config.server, found.config.admin
     every_address = {"0.0.0.0", "::"} & {server.host, admin.host}
     if server.port == admin.port != 0 and (server.host == admin.host or every_address):
@@ -244,6 +247,21 @@ def _port(port: Port, machine: Machine) -> Finding:
         message += " (unless systemd holds it for the collector, which only root can see)"
         return Finding(name, Grade.WARN, message)
     return Finding(name, Grade.FAIL, message)
+
+
+def _unix_socket(socket: UnixSocket, machine: Machine) -> Finding:
+    name = "Unix socket"
+    if socket.error is None:
+        return Finding(name, Grade.OK, f"{socket.path} is free")
+    if socket.is_taken:
+        if machine.serving_pid is not None or machine.serving_version is not None:
+            return Finding(name, Grade.OK, f"{socket.path} is in use, and a collector is running")
+        message = (
+            f"{socket.path} is in use, but not by a collector with this configuration; free it or change "
+            "server.unix_socket (unless systemd holds it for the collector)"
+        )
+        return Finding(name, Grade.WARN, message)
+    return Finding(name, Grade.FAIL, f"cannot listen on {socket.path}: {socket.error}; or change server.unix_socket")
 
 
 def running(found: Examined) -> Iterator[Finding]:
@@ -287,7 +305,7 @@ def proxies(found: Examined) -> Iterator[Finding]:
         yield Finding(name, Grade.WARN, message)
     elif trusted:
         yield Finding(name, Grade.OK, f"{header} is believed from {', '.join(map(str, trusted))}")
-    elif _is_loopback(host):
+    elif host and _is_loopback(host):
         message = (
             f"server.host is {host}, so clients come through a proxy, but server.trusted_proxies is empty: all clients "
             "have the proxy's address and share one rate limit; list the proxy"
@@ -295,6 +313,8 @@ def proxies(found: Examined) -> Iterator[Finding]:
         yield Finding(name, Grade.WARN, message)
     else:
         yield Finding(name, Grade.OK, "none; if a proxy is in front, list it in server.trusted_proxies")
+    for hint in hints(server):
+        yield Finding(name, Grade.WARN, hint)
     if not _is_loopback(found.config.admin.host):
         message = (
             f"admin.host is {found.config.admin.host}, but the admin listener has no authentication; "

@@ -20,6 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from collector.config import Config
+from collector.daemon.public_sockets import TAKEN, obstacle
 from collector.daemon.resources import StartError, absolute, listen
 from collector.journal.flush.quarantine import QUARANTINE
 from collector.journal.record import JOURNAL
@@ -74,6 +75,15 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnixSocket:
+    """The path of the Unix socket that the collector would listen on."""
+
+    path: Path
+    error: str | None = None  # why listening would fail
+    is_taken: bool = False  # because another process listens there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """All facts that the checks use."""
 
@@ -87,6 +97,7 @@ class Machine:
     folder: Folder
     kept: Kept
     ports: tuple[Port, ...]
+    unix_socket: UnixSocket | None  # None: none is configured
     serving_pid: int | None  # the process that holds the lock of data_dir
     serving_version: str | None  # of the collector that answers on the admin port
 
@@ -105,7 +116,11 @@ def look_at(config: Config) -> Machine:
         now_s=time.time(),
         folder=look_at_folder(data_dir),
         kept=look_into(data_dir),
-        ports=(look_at_port("server", server.host, server.port), look_at_port("admin", admin.host, admin.port)),
+        ports=(
+            *([look_at_port("server", server.host, server.port)] if server.host else []),
+            look_at_port("admin", admin.host, admin.port),
+        ),
+        unix_socket=look_at_socket(Path(server.unix_socket)) if server.unix_socket else None,
         serving_pid=lock_holder(data_dir / "lock"),
         serving_version=version_of(admin.host, admin.port),
     )
@@ -241,6 +256,22 @@ def look_at_port(name: str, host: str, port: int) -> Port:
         systemd = listens(1, port) if taken else None
         return Port(name=name, address=address, error=error, is_taken=taken, held_by_systemd=systemd)
     return Port(name=name, address=address)
+
+
+def look_at_socket(path: Path) -> UnixSocket:
+    """Look at the path and its folder, and change nothing."""
+    path = path.absolute()
+    try:
+        found = obstacle(path)
+    except OSError as exc:
+        found = exc.strerror
+    if found:
+        return UnixSocket(path=path, error=found, is_taken=found == TAKEN)
+    if not path.parent.is_dir():
+        return UnixSocket(path=path, error=f"the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return UnixSocket(path=path, error=f"the folder {path.parent} is not writable")
+    return UnixSocket(path=path)
 
 
 def listens(pid: int, port: int) -> bool | None:

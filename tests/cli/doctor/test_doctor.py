@@ -21,11 +21,13 @@ from collector.cli.doctor.machine import (
     Kept,
     Machine,
     Port,
+    UnixSocket,
     file_system_of,
     listens,
     lock_holder,
     look_at_folder,
     look_at_port,
+    look_at_socket,
     look_into,
     version_of,
 )
@@ -34,6 +36,7 @@ from collector.daemon.wiring import build_stages
 from tests.support import FakeClock, config, event, running
 
 GIB = 1 << 30
+SOCKET = Path("/run/collector/collector.sock")
 FREE = Port(name="server", address="127.0.0.1:8080")
 TAKEN = replace(FREE, error="Address already in use", is_taken=True, held_by_systemd=False)
 FOLDER = Folder(
@@ -57,6 +60,7 @@ MACHINE = Machine(
     folder=FOLDER,
     kept=Kept(),
     ports=(FREE,),
+    unix_socket=None,
     serving_pid=None,
     serving_version=None,
 )
@@ -120,6 +124,10 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("server port", "FAIL", {"machine": {"ports": (TAKEN,)}}),
     ("server port", "FAIL", {"machine": {"ports": (replace(FREE, error="Permission denied"),)}}),
     ("server port", "WARN", {"machine": {"ports": (replace(TAKEN, held_by_systemd=None),)}}),
+    ("Unix socket", "FAIL", {"machine": {"unix_socket": UnixSocket(path=SOCKET, error="no folder")}}),
+    ("Unix socket", "WARN", {"machine": {"unix_socket": UnixSocket(path=SOCKET, error="taken", is_taken=True)}}),
+    ("proxies", "WARN", {"server": {"unix_socket": str(SOCKET), "trusted_proxies": ["127.0.0.1"]}}),
+    ("proxies", "WARN", {"server": {"host": ""}}),
     ("ports", "FAIL", {"server": {"port": 8080}, "admin": {"port": 8080}}),
     ("ports", "FAIL", {"server": {"port": 8080, "host": "0.0.0.0"}, "admin": {"port": 8080}}),
     ("running", "WARN", {"machine": {"serving_version": "0.1.0"}}),
@@ -156,6 +164,9 @@ def test_every_check_finds_a_problem_in_some_case() -> None:
         {"machine": {"max_descriptors": -1}},
         {"machine": {"memory_bytes": None, "backlog": None}},
         {"machine": {"ports": (TAKEN,), "serving_pid": 42}},
+        {"machine": {"unix_socket": UnixSocket(path=SOCKET)}},
+        {"machine": {"unix_socket": UnixSocket(path=SOCKET, error="taken", is_taken=True), "serving_pid": 42}},
+        {"server": {"unix_socket": str(SOCKET), "host": "", "trusted_proxies": ["unix"]}},
         {"machine": {"ports": (TAKEN,), "serving_pid": 42, "serving_version": "0.1.0"}},
         {"machine": {"ports": (replace(TAKEN, held_by_systemd=True),)}},
         {"kept": {"segments": 3, "segment_bytes": 1_000}},
@@ -358,3 +369,20 @@ def test_no_collector_on_the_admin_port_gives_no_version() -> None:
 def test_memory_is_limited_by_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "_number", lambda file: 123_456 if file.name == "memory.max" else None)
     assert 123_456 == facts.memory_bytes()
+
+
+def test_path_of_the_unix_socket_is_looked_at_and_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert UnixSocket(path=tmp_path / "free") == look_at_socket(Path("free"))
+    assert f"the folder {tmp_path / 'missing'} does not exist" == look_at_socket(Path("missing/a")).error
+    (tmp_path / "file").touch()
+    assert "no socket is there" in (look_at_socket(Path("file")).error or "")
+    assert "Not a directory" == look_at_socket(Path("file/a")).error
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("a")
+        bound.listen()
+        assert look_at_socket(Path("a")).is_taken
+    assert UnixSocket(path=tmp_path / "a") == look_at_socket(Path("a")), "nobody listens any more"
+    assert {"a", "file"} == {path.name for path in tmp_path.iterdir()}
