@@ -27,6 +27,7 @@ from collector.clock import US_PER_DAY, SystemClock
 from collector.config import RateLimit, SiteSettings
 from collector.edge.client_ip import Peers
 from collector.edge.fast_path import END, FastPath
+from collector.edge.opt_out import not_opted_out
 from collector.edge.rate_limit import TokenBuckets
 from collector.edge.routes import Routes
 from collector.edge.split import split
@@ -37,6 +38,7 @@ from collector.ingest.pipeline import (
     Arrival,
     accept,
     ip_not_excluded,
+    not_bot,
     not_localhost,
     origin_allowed,
     to_row,
@@ -88,6 +90,11 @@ async def _micro() -> list[Result]:
         Arrival(site, client.address, header(head, b"Origin"), header(head, b"Referer"), header(head, b"User-Agent"))
         for client, head in zip(clients, heads, strict=True)
     ]
+    private = build_site("x", SiteSettings(bots="drop", respect_gpc=True, respect_dnt=True))
+    heads_read = FastPath(Routes(["e"]))
+    asked = [each for head in heads if (each := heads_read.read(head, head.index(END), "127.0.0.1"))]
+    for request in asked:
+        request.site = private
     raw = list(bodies(EVENTS))
     buckets = TokenBuckets(RateLimit(), SystemClock())
     policy = client_ip_policy("none", DailyKeys(Path(), SystemClock()))
@@ -119,6 +126,11 @@ async def _micro() -> list[Result]:
         for arrival in arrivals:
             for step in (tracking_enabled, not_localhost, origin_allowed, ip_not_excluded):
                 step(arrival)
+
+    def bots() -> None:
+        for request in asked:
+            not_opted_out(request)
+            not_bot(request)
 
     def parsed() -> None:
         for body in raw:
@@ -158,6 +170,7 @@ async def _micro() -> list[Result]:
         "client_ip": client_ip,
         "rate_limit": rate_limit,
         "gate": gate,
+        "bots": bots,
         "parse": parsed,
         "validate": validated,
         "values": values,

@@ -10,6 +10,7 @@ STAGES = {
     "client_ip": "find the client's address behind a trusted proxy",
     "rate_limit": "take a token from the client's bucket",
     "gate": "check tracking, localhost, origin and excluded addresses",
+    "bots": "check for a known bot and both opt-outs, only on a site that drops these",
     "parse": "parse JSON with ujson; only for events that `read` does not accept",
     "validate": "check all fields of the contract; only for events that `read` does not accept",
     "values": "build a row of column values; only for events that `read` does not accept",
