@@ -115,6 +115,14 @@ class Metrics:
         self.batch_events = Histogram(
             "collector_batch_events", "Events in a batch.", buckets=BATCH_BUCKETS, registry=self.registry
         )
+        self.pixels = Counter(
+            "collector_pixels",
+            "Pixels that were fetched, by outcome: stored or dropped. Their events are among those of the sites.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("stored", "dropped"):
+            self.pixels.labels(outcome)
         self.bad_requests = Counter(
             "collector_bad_requests",
             "Connections closed because they sent no HTTP/1.0 or 1.1 request line, or no complete head in time.",
@@ -212,7 +220,7 @@ class _Moment(Collector):
         )
         stored = CounterMetricFamily(
             "collector_stored_events",
-            "Events stored. Each was answered with 201, or in the answer to its batch.",
+            "Events stored. Each was answered with 201, in the answer to its batch, or with the image of its pixel.",
             labels=["site"],
         )
         dropped = CounterMetricFamily(

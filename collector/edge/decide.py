@@ -361,6 +361,7 @@ class Decider:
         if response.close or self.in_flight.draining:
             request.close = True
         if request.pixel_query is not None:
+            self.metrics.pixels.labels("stored" if outcome is STORED else "dropped").inc()
             return responses.pixel(request.headers.get("origin"), response)
         return response
 

@@ -20,9 +20,11 @@ FAULTS = (
     "rate",
     "no room",
     "tracking off",
+    "opted out",
     "localhost",
     "origin",
     "address",
+    "bot",
     "size",
     "encoding",
     "json",
@@ -38,9 +40,11 @@ ANSWERS = {
     "rate": (429, "rate_limited", "Too many requests"),
     "no room": (503, "unavailable", "Collector temporarily unavailable"),
     "tracking off": (202, "tracking_disabled", "Tracking is disabled for this site"),
+    "opted out": (202, "opted_out", "Client has opted out of tracking"),
     "localhost": (202, "localhost", "Events from localhost are not tracked"),
     "origin": (403, "origin_not_allowed", "Origin not allowed"),
     "address": (202, "excluded_ip", "IP address is excluded"),
+    "bot": (202, "bot", "Bots are not tracked"),
     "size": (413, "too_large", f"Body is larger than {MAX_BODY_BYTES} bytes"),
     "encoding": (415, "encoding", "Content-Encoding is not supported"),
     "json": (202, "invalid", "Validation error: body is not one JSON object"),
@@ -72,6 +76,10 @@ def faulty(*faults: str) -> Faulty:
         data += b" " * MAX_BODY_BYTES
     origin = LOCALHOST if "localhost" in faults else ELSEWHERE
     lines = [b"Origin: " + origin, b"Content-Length: %d" % len(data)]
+    if "opted out" in faults:
+        lines.append(b"DNT: 1")
+    if "bot" in faults:
+        lines.append(b"User-Agent: Googlebot/2.1")
     if "encoding" in faults:
         lines.append(b"Content-Encoding: br")
     text = head(
@@ -87,6 +95,8 @@ async def collector_with(serve: Serve, *faults: str) -> Running:
     site = {
         "tracking": "tracking off" not in faults,
         "allowed_origins": ["https://shop.example"] if "origin" in faults else [],
+        "respect_dnt": "opted out" in faults,
+        "bots": "drop" if "bot" in faults else "flag",
         "excluded_ips": ["127.0.0.1"] if "address" in faults else [],
         "excluded_paths": ["/admin/*"] if "path" in faults else [],
     }

@@ -279,6 +279,9 @@ async def test_image_is_sent_when_nothing_can_be_stored(
     assert ["unavailable", "internal"] == [answer.reason for answer in answers]
     assert all(map(is_image, answers))
     assert {"received": 2, "unavailable": 1, "internal": 1} == tally(collector)
+    page = (await collector.stages.metrics_page()).decode()
+    assert 'collector_pixels_total{outcome="dropped"} 2.0' in page
+    assert 'collector_pixels_total{outcome="stored"} 0.0' in page
 
 
 async def test_body_is_ignored(collector: Running, connect: Connect) -> None:
