@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from collector.config import Server
+from collector.config import LONGEST_SOCKET_PATH_BYTES, Server
 from collector.daemon.resources import BACKLOG, StartError, listen
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def hints(server: Server) -> Iterator[str]:
 @contextmanager
 def listening_at(path: Path, mode: int) -> Iterator[socket.socket]:
     """A Unix socket that listens at the path, until the end of the block. Raises StartError."""
-    path = path.absolute()  # the process changes its working directory
+    path = absolute(path)  # the process changes its working directory
     bound, created = _bind(path, mode)
     with bound:
         try:
@@ -66,8 +66,8 @@ def listening_at(path: Path, mode: int) -> Iterator[socket.socket]:
                     os.unlink(path)
 
 
-def _bind(path: Path, mode: int) -> tuple[socket.socket, tuple[int, int]]:
-    """Return the listening socket and the identity of its file."""
+def _bind(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
+    """Return the listening socket and the identity of its file. `path`: absolute."""
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _make_way(path)
@@ -99,8 +99,19 @@ def _make_way(path: Path) -> None:
         raise StartError(f"server: cannot listen on {path}: {problem}")
 
 
+def absolute(path: Path) -> Path:
+    """The absolute path. Raises StartError."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        why = "it is relative, but the working directory no longer exists"
+        raise StartError(f"server: cannot listen on {path}: {why}") from None
+
+
 def obstacle(path: Path) -> str | None:
     """What is at the path, to complete an error message. Empty: nothing. None: a socket that nobody listens on."""
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH_BYTES:  # one that was short enough while it was relative
+        return f"the absolute path has more than {LONGEST_SOCKET_PATH_BYTES} bytes, the system's limit"
     try:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -117,6 +128,7 @@ def obstacle(path: Path) -> str | None:
     return f"it is not known whether another process listens there: {os.strerror(error)}"
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, ...]:
+    """The file's identity. With its time, because a file system may give a new file the number of a removed one."""
     found = os.lstat(path)
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns  # which chmod and chown leave as it is

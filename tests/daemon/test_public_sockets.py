@@ -165,7 +165,7 @@ def test_socket_that_may_not_be_connected_to_is_kept() -> None:
     [
         ("missing/a.sock", "No such file or directory: the folder "),
         ("file/a.sock", "Not a directory"),
-        ("x" * 200, "too long"),
+        ("x" * 200, "the absolute path has more than 107 bytes"),
     ],
 )
 def test_path_that_cannot_be_used_is_an_error(path: Path, name: str, error: str) -> None:
@@ -180,6 +180,29 @@ def test_only_its_own_file_is_removed(path: Path) -> None:
         other = listening(path)
     with other:
         assert connects(path)
+
+
+def test_file_with_its_number_is_not_removed(path: Path) -> None:
+    """During the drain nothing holds the file's number. ext4 gives it to the next file."""
+    with listening_at(path, 0o660) as bound:
+        bound.close()
+        path.unlink()
+        other = listening(path)
+    with other:
+        assert connects(path)
+
+
+def test_file_whose_mode_was_changed_is_removed(path: Path) -> None:
+    with listening_at(path, 0o660):
+        path.chmod(0o666)
+    assert not path.exists()
+
+
+def test_relative_path_without_a_working_directory_is_an_error(path: Path) -> None:
+    Path("gone").mkdir()
+    os.chdir("gone")
+    Path("../gone").rmdir()
+    assert "the working directory no longer exists" in refused(path)
 
 
 def test_file_is_removed_from_another_working_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,11 +260,11 @@ def look_at_port(name: str, host: str, port: int) -> Port:
 
 def look_at_socket(path: Path) -> UnixSocket:
     """Look at the path and its folder, and change nothing."""
-    path = path.absolute()
     try:
+        path = path.absolute()
         found = obstacle(path)
     except OSError as exc:
-        found = exc.strerror
+        found = exc.strerror or str(exc)
     if found:
         return UnixSocket(path=path, error=found, is_taken=found == TAKEN)
     if not path.parent.is_dir():

@@ -371,6 +371,16 @@ def test_memory_is_limited_by_the_control_group(monkeypatch: pytest.MonkeyPatch)
     assert 123_456 == facts.memory_bytes()
 
 
+def test_path_of_the_unix_socket_that_is_too_long_once_it_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    found = look_at_socket(Path("a.sock"))
+    assert "the absolute path has more than 107 bytes" in (found.error or "")
+
+
 def test_path_of_the_unix_socket_is_looked_at_and_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
