@@ -1,11 +1,13 @@
 """What the docs say of settings, metrics, commands, fields and responses, compared with the code; and their links."""
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 
 from collector import VERSION
+from collector.daemon.reload import APPLIED_BY_RELOAD
 from collector.events import Reason
 from tests.docs.tables import PAGES, ROOT, TABLES, with_tables
 
@@ -107,3 +109,11 @@ def test_paths_that_a_page_names_exist(path: Path) -> None:
 def test_readme_links_every_page() -> None:
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README))
     assert {path.name for path in PAGES[1:]} <= linked
+
+
+def test_example_configuration_names_what_a_reload_applies() -> None:
+    lines = itertools.takewhile(
+        lambda line: line.startswith("#"), (ROOT / "systemd" / "collector.example.toml").read_text().splitlines()
+    )
+    words = set(" ".join(lines).replace(",", "").split())
+    assert {setting for _, setting in APPLIED_BY_RELOAD} <= words
