@@ -19,6 +19,10 @@ from collector.daemon.resources import BACKLOG, StartError, listen
 log = logging.getLogger(__name__)
 
 UNIX = "unix"  # in trusted_proxies
+NO_ADDRESSES = (
+    'server.trusted_proxies lacks "unix": clients that come through the Unix socket have no address, and share '
+    "one rate limit"
+)
 TAKEN = "another process listens there"
 
 
@@ -36,6 +40,8 @@ def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> It
         elif server.unix_socket:
             mode = int(server.unix_socket_mode, 8)
             found.append(opened.enter_context(listening_at(Path(server.unix_socket), mode)))
+        if any(bound.family == socket.AF_UNIX for bound in found) and UNIX not in server.trusted_proxies:
+            log.warning("%s", NO_ADDRESSES)
         if not found:
             raise StartError("server: there is nothing to listen on: set server.host or server.unix_socket")
         yield found
@@ -44,10 +50,7 @@ def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> It
 def hints(server: Server) -> Iterator[str]:
     """What the settings lead to, where that may surprise."""
     if server.unix_socket and UNIX not in server.trusted_proxies:
-        yield (
-            'server.trusted_proxies lacks "unix": clients that come through server.unix_socket have no address, and '
-            "share one rate limit"
-        )
+        yield NO_ADDRESSES
     if not server.host and not server.unix_socket:
         yield "server.host and server.unix_socket are empty: only systemd's socket unit can give the collector a socket"
 
@@ -82,8 +85,9 @@ def _bind(path: Path, mode: int) -> tuple[socket.socket, tuple[int, ...]]:
         return bound, _identity(path)
     except OSError as exc:
         bound.close()
-        where = f"the folder {path.parent}" if exc.errno == errno.ENOENT else str(path)
-        raise StartError(f"server: cannot listen on {path}: {exc.strerror or exc}: {where}") from None
+        missing = exc.errno == errno.ENOENT and not path.parent.is_dir()
+        why = f"the folder {path.parent} does not exist" if missing else exc.strerror or str(exc)
+        raise StartError(f"server: cannot listen on {path}: {why}") from None
     except StartError:
         bound.close()
         raise

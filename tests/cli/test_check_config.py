@@ -21,7 +21,7 @@ def test_valid_configuration_exits_0(tmp_path: Path, capsys: Capture) -> None:
     [
         (
             'unix_socket = "a.sock"',
-            'server.trusted_proxies lacks "unix": clients that come through server.unix_socket have ',
+            'server.trusted_proxies lacks "unix": clients that come through the Unix socket have ',
         ),
         ('unix_socket = "a.sock"\ntrusted_proxies = ["unix"]', ""),
         ('host = ""', "server.host and server.unix_socket are empty: "),

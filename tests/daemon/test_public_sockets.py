@@ -57,6 +57,19 @@ def test_each_setting_opens_its_socket(path: Path) -> None:
         assert not path.exists()
 
 
+@pytest.mark.parametrize("inherits", [False, True])
+@pytest.mark.parametrize("trusted", [(), ("unix",)])
+def test_start_says_that_clients_have_no_address(
+    path: Path, caplog: pytest.LogCaptureFixture, inherits: bool, trusted: tuple[str, ...]
+) -> None:
+    """Also if the service manager passes the socket, of which the settings say nothing."""
+    settings = Server.model_validate(
+        {"host": "", "unix_socket": "" if inherits else "a.sock", "trusted_proxies": trusted}
+    )
+    with public_sockets(settings, {"unix": listening(path)} if inherits else {}):
+        assert ("have no address" in caplog.text) is not bool(trusted)
+
+
 def test_nothing_to_listen_on_is_an_error() -> None:
     with (
         pytest.raises(StartError, match=r"set server\.host or server\.unix_socket"),
@@ -163,7 +176,7 @@ def test_socket_that_may_not_be_connected_to_is_kept() -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("missing/a.sock", "No such file or directory: the folder "),
+        ("missing/a.sock", "missing does not exist"),
         ("file/a.sock", "Not a directory"),
         ("x" * 200, "the absolute path has more than 107 bytes"),
     ],

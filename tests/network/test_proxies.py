@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 import socket
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +41,7 @@ from tests.network.proxies import (
 )
 from tests.network.test_attacks import BROKEN
 from tests.support import body
-from tests.system.process import Answer, serving, wait_until
+from tests.system.process import COMMAND, Answer, Process, environment, listening, serving, wait_until
 
 KEY = "ck_test"
 SMUGGLING = (
@@ -165,6 +167,40 @@ def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
     for number in range(2 * BURST):
         assert 201 == proxy.post(client=CLIENTS[number % 3]).status
     assert 1 == proxy.process.metrics().value("collector_connections")
+
+
+@contextmanager
+def started_again(folder: Path) -> Iterator[Process]:
+    """Another collector with the configuration that is in the folder."""
+    log_file = folder / "stderr"
+    with log_file.open("wb") as log:
+        command = [*COMMAND, "serve", "--config", str(folder / "collector.toml")]
+        popen = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield Process(popen, folder, *listening(popen, log_file))
+    finally:
+        popen.kill()
+        popen.wait(END_S)
+
+
+@pytest.mark.parametrize("proxy", [nginx, nginx_over_unix], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_collector_behind_nginx_can_be_restarted(proxy: Proxied, tmp_path: Path, number: signal.Signals) -> None:
+    """In between, nginx answers 502. Then its requests reach the next collector, at the same port or path."""
+    assert 201 == proxy.post(data=body(session_id="before")).status
+    proxy.process.send_signal(number)
+    proxy.process.exit_code()
+    assert 502 == proxy.post(data=body(session_id="between")).status
+    file = tmp_path / "collector.toml"
+    port = urlsplit(proxy.process.url).port
+    file.write_text(file.read_text().replace("port = 0", f"port = {port}", 1))
+    with started_again(tmp_path) as process:
+        wait_until(lambda: proxy.post(data=body(session_id="after")).status == 201, "the next collector answers")
+        assert 0 == process.stop()
+    stored = [row["session_id"] for row in proxy.process.rows()]
+    assert ({"before", "after"}, 1) == (set(stored), stored.count("before"))
 
 
 @pytest.mark.parametrize("proxy", [nginx, nginx_over_unix], indirect=True)
