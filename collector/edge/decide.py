@@ -185,7 +185,7 @@ class Decider:
         """The response to a body with broken framing."""
         self._finish(request, BROKEN)
         request.close = True
-        return responses.bad_body(request.origin)
+        return responses.bad_body(request.headers.get("origin"))  # of a pixel, `origin` is the page's
 
     def fail(self, request: Request | None) -> Response:
         """The response to an internal error. The log gets the exception; the client gets no details."""

@@ -1,11 +1,16 @@
 """Pixels: events in the URL of an image."""
 
+import asyncio
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote, quote_from_bytes, urlencode
+from urllib.parse import parse_qsl, quote, quote_from_bytes, quote_plus, urlencode
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,20 +18,22 @@ from hypothesis import strategies as st
 
 from collector.config import SiteSettings
 from collector.daemon.worker import Worker
+from collector.edge.bodies import MAX_INCOMING_BYTES
 from collector.edge.pixel import Pixels
 from collector.edge.request import Request
 from collector.edge.responses import PIXEL
 from collector.edge.routes import Routes
 from collector.events import FIELDS, Event, Kind
 from collector.ingest.daily_key import DailyKeys
+from collector.ingest.enrich import client_ip_policy
 from collector.ingest.pipeline import Arrival, accept
 from collector.sender_keys import fingerprint
 from collector.sites import build_site
 from tests.crash.conftest import times
 from tests.edge.conftest import Connect, Serve
-from tests.edge.wire import Answer, Wire, head, tally
+from tests.edge.wire import Answer, Wire, chunk, head, soon, tally, until
 from tests.ingest import oracle
-from tests.support import NOON_US, UNUSED_DATA_DIR, FakeClock, Running, config, event
+from tests.support import NOON_US, UNUSED_DATA_DIR, FakeClock, Running, config, event, running
 
 REFERER = b"Referer: https://shop.example/a%20sale/?utm=x#top"
 KEY = "ck_test"
@@ -140,7 +147,13 @@ async def test_query_gives_the_fields(collector: Running, wire: Wire) -> None:
         ("utm_source=first&utm_source=", "utm_source", "first"),
         ("utm_source=%FF", "utm_source", "\ufffd"),
         ("utm_source=%ED%A0%BD", "utm_source", "\ufffd\ufffd\ufffd"),
+        ("utm_source=%C3%A9%FF%E2%82", "utm_source", "é\ufffd\ufffd"),
         ("utm_source=%00", "utm_source", "\0"),
+        ("utm_source=%2526%26%3D%23", "utm_source", "%26&=#"),
+        ("utm_source=50%&utm_medium=%zz%4", "utm_source", "50%"),
+        ("utm_source=50%&utm_medium=%zz%4", "utm_medium", "%zz%4"),
+        ("utm_source=a#utm_source=b", "utm_source", "a"),
+        ("utm_source=a;utm_medium=b?c=d", "utm_source", "a;utm_medium=b?c=d"),
         ("utm_source=a=b", "utm_source", "a=b"),
         ("utm_source", "utm_source", None),
         ("%75tm_source=x", "utm_source", "x"),
@@ -297,6 +310,75 @@ async def test_body_is_ignored(collector: Running, connect: Connect) -> None:
     assert ["/own"] == [row["page_path"] for row in await rows(collector)]
 
 
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (image("", CHUNKED) + chunk(b"x" * 100) + chunk(b""), None),
+        (image("", CHUNKED, b"Content-Encoding: gzip") + chunk(b"no gzip") + chunk(b""), None),
+        (image("", b"Transfer-Encoding: gzip, chunked") + chunk(b""), None),
+        (image("", CHUNKED) + chunk(b"x" * 600), "too_large"),
+        (image("", b"Content-Length: 600"), "too_large"),
+        (image("", b"Content-Length: 5") + b"x", "timeout"),
+        (image("", CHUNKED) + chunk(b"x"), "timeout"),
+        (image("", b"Content-Length: 512"), "unavailable"),
+    ],
+)
+async def test_image_is_sent_whatever_becomes_of_a_body(
+    serve: Serve, connect: Connect, sent: bytes, reason: str | None
+) -> None:
+    collector = await serve(server={"max_body_bytes": 512, "body_timeout_s": 0.3})
+    wire = await connect(collector)
+    if reason == "unavailable":  # other bodies have taken all memory
+        collector.server.bodies.take(MAX_INCOMING_BYTES - 511)
+    answer = await wire.ask(sent)
+    assert (True, reason) == (is_image(answer), answer.reason)
+    assert {"received": 1, reason or "stored": 1} == tally(collector)
+    await soon(collector.stages.decider.in_flight.none())
+
+
+async def test_broken_framing_is_a_400_that_the_page_can_read(collector: Running, wire: Wire) -> None:
+    wire.send(image("", CHUNKED, REFERER, b"Origin: https://reader.example"))
+    await until(lambda: collector.stages.decider.in_flight.count)
+    wire.send(b"no chunk\r\n")
+    answer = await wire.answer()
+    assert (400, "invalid") == (answer.status, answer.reason)
+    assert "https://reader.example" == answer.headers["Access-Control-Allow-Origin"]
+    assert {"received": 1, "invalid": 1} == tally(collector)
+
+
+async def test_url_with_raw_bytes_is_not_http(collector: Running, connect: Connect) -> None:
+    """A URL is ASCII (RFC 3986); clients percent-encode it. Others get the fixed 400 of what is not HTTP."""
+    for query in ("utm_source=\xe9".encode("latin-1"), "utm_source=é".encode()):
+        wire = await connect(collector)
+        answer = await wire.ask(image("QUERY").replace(b"QUERY", query))
+        assert (400, b"Bad request\n") == (answer.status, answer.body)
+    assert {} == tally(collector)
+    assert is_image(await (await connect(collector)).ask(image()))
+
+
+async def test_head_larger_than_the_limit_is_counted_for_its_site(collector: Running, wire: Wire) -> None:
+    answer = await wire.ask(image("utm_source=" + 33_000 * "x"))
+    assert (431, "too_large") == (answer.status, answer.reason)
+    assert {"received": 1, "too_large": 1} == tally(collector)
+
+
+@pytest.mark.parametrize("leaves", [Wire.close, Wire.abort], ids=["closes", "resets"])
+async def test_event_of_a_reader_who_leaves_at_once_is_stored(
+    collector: Running, wire: Wire, leaves: Callable[[Wire], None]
+) -> None:
+    """A reader who closes a mail cuts the connection before the image has arrived."""
+    seen = collector.stages.decider.in_flight
+    wire.send(image("utm_campaign=may"))
+    await until(lambda: seen.count or tally(collector))
+    leaves(wire)
+    await soon(seen.none())
+    assert {"received": 1, "stored": 1} == tally(collector)
+    assert ["may"] == [row["utm_campaign"] for row in await rows(collector)]
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "OPTIONS", "DELETE"])
 async def test_other_methods_are_refused(wire: Wire, method: str) -> None:
     answer = await wire.ask(image(method=method))
@@ -373,6 +455,49 @@ def asked(query: str, headers: dict[str, str] | None = None) -> Request:
     return made
 
 
+@pytest.fixture
+def keys(tmp_path: Path) -> DailyKeys:
+    made = DailyKeys(tmp_path, FakeClock())
+    made.tend()
+    return made
+
+
+def ids(keys: DailyKeys, address: str | None, agent: str = "A", query: str = "") -> tuple[str | None, ...]:
+    """The visitor, its source and the session that a pixel gets."""
+    request = asked(query, {"user-agent": agent})
+    request.client = None if address is None else ip_address(address)
+    made = json.loads(Pixels(keys).event(request, NOON_US))
+    return made["visitor_id"], made.get("visitor_id_source"), made["session_id"]
+
+
+def test_visitor_is_made_of_address_and_user_agent(keys: DailyKeys) -> None:
+    first, source, session = ids(keys, "192.0.2.7")
+    assert ("fingerprint", first) == (source, session)
+    assert first == ids(keys, "192.0.2.7")[0]
+    others = (("192.0.2.8", "A"), ("2001:db8::1", "A"), ("192.0.2.7", "B"), ("192.0.2.7", ""), ("192.0.2.7", "\udcff"))
+    assert 6 == len({first, *(ids(keys, *other)[0] for other in others)})
+
+
+def test_ids_that_the_query_gives_are_kept(keys: DailyKeys) -> None:
+    made = ids(keys, "192.0.2.7")[0]
+    assert ("visitor-0001", None, made) == ids(keys, "192.0.2.7", query="visitor_id=visitor-0001")
+    assert (made, "fingerprint", "s") == ids(keys, "192.0.2.7", query="session_id=s")
+    assert (made, "cookie", made) == ids(keys, "192.0.2.7", query="visitor_id_source=cookie")
+
+
+def test_visitor_without_an_address_is_random(keys: DailyKeys) -> None:
+    """All clients of a proxy that tells no address would otherwise be one visitor."""
+    first, second = ids(keys, None), ids(keys, None)
+    assert ("fingerprint", first[0]) == first[1:]
+    assert first[0] != second[0]
+
+
+def test_visitor_is_never_the_hash_of_an_address(keys: DailyKeys) -> None:
+    """Even if what is hashed is the same: these 16 bytes are an address too."""
+    hashed = b"demo\x001.2.3.4\x00Moz"
+    assert client_ip_policy("hash", keys)(ip_address(hashed), NOON_US) != ids(keys, "1.2.3.4", "Moz")[0]
+
+
 def values(field: oracle.Field) -> st.SearchStrategy[Any]:
     if field.values:
         return st.sampled_from(field.values)
@@ -394,9 +519,8 @@ def test_pixel_gives_the_row_of_the_same_event(data: st.DataObject) -> None:
     fields = data.draw(st.lists(st.sampled_from(oracle.FIELDS), unique_by=lambda field: field.name, max_size=12))
     required = [field for field in oracle.FIELDS if field.required and field not in fields]
     sent = {field.name: data.draw(values(field)) for field in (*fields, *required)}
-    query = urlencode(
-        {name: written(value) for name, value in sent.items()}, quote_via=data.draw(st.sampled_from([quote]))
-    )
+    texts = {name: written(value) for name, value in sent.items()}
+    query = urlencode(texts, quote_via=data.draw(st.sampled_from([quote, quote_plus])))
     made = Pixels(DailyKeys(Path(), FakeClock())).event(asked(query), NOON_US)
     outcomes = [
         accept(Arrival(SITE, None), each, NOON_US, lambda address, received_us: None)
@@ -404,6 +528,18 @@ def test_pixel_gives_the_row_of_the_same_event(data: st.DataObject) -> None:
     ]
     assert all(isinstance(outcome, Event) for outcome in outcomes), outcomes
     assert outcomes[0].row == outcomes[1].row  # type: ignore[union-attr]
+
+
+@settings(max_examples=times(300, 5_000), deadline=None)
+@given(st.text("%+&=;#?aZ0Ff\x00 é", max_size=60), st.binary(max_size=20))
+def test_query_is_read_as_forms_are(text: str, tail: bytes) -> None:
+    """`parse_qsl` is the oracle: it reads application/x-www-form-urlencoded too."""
+    query = "utm_source=" + quote(text, safe="%+&=;#?") + "&utm_medium=" + quote_from_bytes(tail)
+    made = json.loads(Pixels(DailyKeys(Path(), FakeClock())).event(asked(query), NOON_US))
+    read = dict(parse_qsl(query, errors="replace"))
+    assert [read.get(name) for name in ("utm_source", "utm_medium")] == [
+        made.get(name) for name in ("utm_source", "utm_medium")
+    ]
 
 
 NAMES = st.sampled_from([field.name for field in FIELDS if field.kind is not Kind.TIMESTAMP]) | TEXT
@@ -425,3 +561,44 @@ def test_any_query_and_referer_give_an_event_or_a_reason(
     made = Pixels(DailyKeys(Path(), FakeClock())).event(request, NOON_US)
     outcome = accept(Arrival(SITE, None), made, NOON_US, lambda address, received_us: None)
     assert isinstance(outcome, Event) or outcome.reason == "invalid"
+
+
+# What a URL may have: names, values and characters with a meaning, and any others.
+PIECES = (
+    st.sampled_from([f"&{field.name}=" for field in FIELDS])
+    | st.sampled_from(
+        ["&", "=", "%", "+", ";", "#", "?", "%00", "%FF", "%ED%A0%BD", "1e999", "NaN", "-0", "true", "click"]
+    )
+    | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=5)
+)
+REFERERS = st.sampled_from([b"", b"http://localhost", b"https://a.example/", b"//"]).flatmap(
+    lambda begun: st.lists(
+        st.sampled_from([bytes([byte]) for byte in range(0x21, 0x100) if byte != 0x7F]), max_size=20
+    ).map(lambda rest: begun + b"".join(rest))
+)
+
+
+async def load(data_dir: Path, requests: list[tuple[str, list[str], bytes]]) -> None:
+    """Each pixel gets the image, and is stored or counted with its reason."""
+    counts: dict[str, Counter[str]] = {site: Counter() for site in SITES}
+    async with running(config(data_dir, SITES, rate_limit={"burst": 100_000})) as collector:
+        wire = Wire(*await asyncio.open_connection(collector.host, collector.port))
+        for site, pieces, referer in requests:
+            answer = await wire.ask(image("".join(pieces), *([b"Referer: " + referer] if referer else []), site=site))
+            assert is_image(answer)
+            counts[site].update(("received", answer.reason or "stored"))
+        wire.close()
+        assert counts == {site: tally(collector, site) for site in SITES}
+        await collector.flush()
+        assert [counts[site]["stored"] for site in SITES] == [len(collector.rows(site)) for site in SITES]
+    assert "internal" not in {reason for counted in counts.values() for reason in counted}
+
+
+def test_any_url_and_referer_get_the_image_and_are_counted() -> None:
+    @settings(max_examples=times(10, 100), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.tuples(st.sampled_from([*SITES]), st.lists(PIECES, max_size=12), REFERERS), max_size=30))
+    def check(requests: list[tuple[str, list[str], bytes]]) -> None:
+        with TemporaryDirectory() as folder:
+            asyncio.run(load(Path(folder), requests))
+
+    check()
