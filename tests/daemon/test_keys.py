@@ -67,6 +67,49 @@ async def test_reload_to_hashes_makes_the_key_before_it_takes_effect(collector: 
     assert [0, 32, 0] == [len(row["client_ip"] or "") for row in collector.rows()]
 
 
+async def test_missing_key_matters_only_to_pixels_if_addresses_are_not_hashed(
+    collector: Running, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector stays ready and stores events. With `hash`, it would not be ready."""
+
+    def fails(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    stages = collector.stages
+    worker = Worker(config(collector.data_dir), stages, UNUSED_DATA_DIR, clock)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", fails)
+        clock.us += 3 * US_PER_DAY
+        stages.keys.tend()
+        assert "no key for today: [Errno 28] No space left on device" == stages.keys.missing_reason
+        assert stages.unready_reason() is None
+        assert 201 == (await collector.post(event())).status
+        async with collector.client.get(f"{collector.url}/public/demo/p.gif") as pixel:
+            assert (200, "unavailable") == (pixel.status, pixel.headers["Collect-Reason"])
+        await worker.take_over(config(collector.data_dir, privacy=HASH))
+        assert stages.keys.missing_reason == stages.unready_reason()
+    stages.keys.tend()
+    assert stages.unready_reason() is None
+
+
+@pytest.mark.parametrize("policy", ["none", "truncate", "full"])
+async def test_keys_are_made_and_deleted_by_day_whatever_the_policy(
+    tmp_path: Path, clock: FakeClock, policy: str
+) -> None:
+    """Without any event, and in a data_dir of a version that made no key."""
+
+    def days() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "data").glob("client_ip*"))
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "client_ip-2026-05-01.key").write_bytes(bytes(40))
+    async with running(config(tmp_path / "data", privacy={"client_ip": policy}), clock) as collector:
+        assert ["client_ip-2026-05-28.key", "client_ip-2026-05-29.key"] == days()
+        clock.advance(86_400)
+        collector.stages.keys.tend()
+        assert ["client_ip-2026-05-29.key", "client_ip-2026-05-30.key"] == days()
+
+
 @pytest.fixture
 async def hashing(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Running]:
     async with running(config(tmp_path / "data", privacy=HASH), clock) as collector:

@@ -8,12 +8,14 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from collector.config import DEFAULT_SCRIPT_PATH
+from collector.edge.responses import PIXEL
 from collector.edge.script import current, pinned_name
 from collector.sender_keys import fingerprint
 from tests.crash.conftest import need
@@ -160,6 +162,28 @@ def test_script_is_served_as_the_collector_sends_it(proxy: Proxied) -> None:
             is_same = answer.body == current().content[encoding]  # pytest would take minutes to show the difference
             assert (200, True) == (answer.status, is_same)
         assert "*" == answer.headers["Access-Control-Allow-Origin"]
+
+
+def test_pixel_counts_once_with_its_query_and_the_address_of_its_client(proxy: Proxied) -> None:
+    """A mail proxy asks for the head first. No cache on the way keeps the image."""
+    target = "/public/demo/p.gif?page_path=/mail%2Fmay&utm_source=Gr%C3%B6%C3%9Fe+%26%20more&page_title=%FF"
+    with proxy.connect(CLIENTS[1]) as connection:
+        connection.sendall(head(b"Connection: close", method="HEAD", target=target))
+        response = HTTPResponse(connection, method="HEAD")
+        response.begin()
+        assert (200, "43", b"") == (response.status, response.headers["Content-Length"], response.read())
+    for _ in range(2):
+        answer = proxy.ask(head(b"Referer: https://shop.example/", method="GET", target=target), CLIENTS[1])
+        assert (200, "image/gif", "no-store", PIXEL) == (
+            answer.status,
+            answer.headers["Content-Type"],
+            answer.headers["Cache-Control"],
+            answer.body,
+        )
+    assert 0 == proxy.process.stop()
+    expected = ("/mail/may", "Größe & more", "\ufffd", CLIENTS[1])
+    names = ("page_path", "utm_source", "page_title", "client_ip")
+    assert 2 * [expected] == [tuple(row[name] for name in names) for row in proxy.process.rows()]
 
 
 def test_proxy_keeps_its_connection_to_the_collector(proxy: Proxied) -> None:
