@@ -4,7 +4,7 @@ The client's address is the peer's, unless the peer is a trusted proxy. Each pro
 `X-Forwarded-For` or `Forwarded`, so these are read from the right: the first address that is not trusted is the
 client's. The client itself can write entries further left; believing them would let it bypass every limit and
 exclusion. Empty elements and empty headers are skipped (RFC 9110, 5.6.1), because some proxies end the list with a
-comma. Other headers, such as `X-Real-IP`, hold one address.
+comma. Other headers, such as `X-Real-IP`, hold one address; a list in one of them is not believed.
 
 A peer on the Unix socket has no address. Neither has one that has disconnected; its request gets no response.
 """
@@ -90,7 +90,10 @@ class Peers:
         """The entries of the header, from the right."""
         if self._header == "forwarded":
             return clients_from_the_right(value)
-        return iter([value] if self._header in SINGLE_HEADERS else value.split(",")[::-1])
+        if self._header in SINGLE_HEADERS:
+            # A comma means that a proxy joined several headers into one (RFC 9110, 5.3).
+            return iter([] if "," in value else [value])
+        return iter(value.split(",")[::-1])
 
     def _right_most(self, value: str) -> Address | None:
         """The client's address; None if the header has none before the first entry that is not an address."""

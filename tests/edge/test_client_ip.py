@@ -115,7 +115,12 @@ def test_forwarded_means_the_same_as_the_other_list(
         (PROXY, " 2001:db8::7\t", "2001:db8::7"),
         (PROXY, "[2001:db8::7]:80", "2001:db8::7"),
         (PROXY, "10.0.0.9", "10.0.0.9"),
-        (PROXY, "1.1.1.1, 203.0.113.9", PROXY),  # no list: someone else has written a part of it
+        # A list: someone else has written a part of it.
+        (PROXY, "1.1.1.1, 203.0.113.9", PROXY),
+        (PROXY, "1.1.1.1:80, 203.0.113.9", PROXY),
+        (PROXY, "[2001:db8::7], 203.0.113.9", PROXY),
+        (PROXY, "2001:db8::7%, 203.0.113.9", PROXY),
+        (PROXY, "203.0.113.9,", PROXY),
         (PROXY, "unknown", PROXY),
         (PROXY, "", PROXY),
         (PROXY, None, PROXY),
@@ -178,6 +183,8 @@ def test_only_the_configured_header_counts() -> None:
         ("proto=https", PROXY),
         ("for=", PROXY),
         ('for=""', PROXY),
+        ('for=203.0.113.9, for=" "', PROXY),
+        (r'for=203.0.113.9, for="\ "', PROXY),
         ("for", PROXY),
         ("203.0.113.9", PROXY),
         ("for=203.0.113.9;for=203.0.113.9", PROXY),
