@@ -74,7 +74,7 @@ def _network(value: object) -> Network:
 def _trusted_proxy(value: object) -> Network | Literal["unix"]:
     if value == "unix":
         return "unix"
-    if isinstance(value, str) and not re.search("[0-9:]", value):
+    if isinstance(value, str) and (value.lower().startswith("unix") or not re.search("[0-9:]", value)):
         raise ValueError('should be an address, a network, or "unix" (peers on the Unix socket)')
     return _network(value)
 

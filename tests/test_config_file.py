@@ -275,6 +275,22 @@ def test_every_key_can_be_set(read: Load) -> None:
         (SITE + 'excluded_ips = ["::1", "x"]', "sites.demo.excluded_ips.1: should be an address or a network"),
         (SITE + "excluded_ips = [10]", "sites.demo.excluded_ips.0: should be an address or a network"),
         (SITE + '[server]\ntrusted_proxies = ["10/8"]', "server.trusted_proxies.0: should be an address or a network"),
+        *(
+            (
+                f'{SITE}[server]\ntrusted_proxies = ["::1", "{proxy}"]',
+                'server.trusted_proxies.1: should be an address, a network, or "unix" (peers on the Unix socket); '
+                f'got "{proxy}"',
+            )
+            for proxy in ("Unix", "unix:/run/collector.sock", "localhost")
+        ),
+        *(
+            (
+                f'{SITE}[server]\nclient_ip_header = "{name}"',
+                "server.client_ip_header: should be one of X-Forwarded-For, Forwarded, X-Real-IP, CF-Connecting-IP, "
+                f'True-Client-IP; got "{name}"',
+            )
+            for name in ("X-Forwarded", "", " Forwarded", "X_Real_IP")
+        ),
         # No site at all.
         ("", "sites: missing; at least one site is needed, for example [sites.demo]"),
         ("[sites]", "sites: empty; at least one site is needed, for example [sites.demo]"),
