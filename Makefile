@@ -11,7 +11,7 @@ UNCOVERED_TESTS := $(addprefix tests/,crash network fuzz systemd binary)
 ENGINES := chromium firefox webkit
 
 # Tests outside tests/crash that do more where TORTURE is set.
-LONG_FORMS := $(addprefix tests/,edge/test_batch_model.py ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py journal/test_model.py)
+LONG_FORMS := $(addprefix tests/,edge/test_batch_model.py edge/test_client_ip_model.py ingest/test_hostile.py ingest/test_replay.py journal/flush/test_rejects.py journal/test_model.py)
 
 # Tests that run over the compiled modules too.
 COMPILED_TESTS := $(addprefix tests/,edge ingest journal crash)
