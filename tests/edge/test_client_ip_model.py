@@ -194,7 +194,7 @@ def headers(name: str) -> st.SearchStrategy[Lines]:
 
 
 @pytest.mark.parametrize("name", LISTS)
-@settings(max_examples=times(short=300, long=20_000))
+@settings(max_examples=times(short=300, long=5_000))
 @given(data=st.data())
 def test_client_is_what_the_chain_of_proxies_says(name: str, data: st.DataObject) -> None:
     """Here clients write control characters too."""
@@ -236,7 +236,7 @@ async def converse(folder: Path, name: str, sent: list[Lines], *, fast_path: boo
 def test_requests_have_the_client_of_the_model(name: str, fast_path: bool) -> None:
     """Each header in a line of its own."""
 
-    @settings(max_examples=times(short=8, long=200), suppress_health_check=list(HealthCheck))
+    @settings(max_examples=times(short=8, long=50), suppress_health_check=list(HealthCheck))
     @given(st.lists(headers(name), min_size=1, max_size=20))
     def check(sent: list[Lines]) -> None:
         with TemporaryDirectory() as folder:
