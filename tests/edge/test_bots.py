@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ async def test_recovered_events_have_the_bots_that_their_site_flags(policies: Ru
     assert [(GOOGLEBOT, None)] == [(row["user_agent"], row["bot"]) for row in policies.rows("ignore")]
 
 
+async def test_recovered_events_of_a_removed_site_have_their_bots(policies: Running, connect: Connect) -> None:
+    """Nobody knows its setting any more; the default flags bots."""
+    wire = await connect(policies)
+    await wire.ask(request(body(), BOT, site="ignore"))
+    await policies.stages.journal.seal()
+    for segment in policies.stages.journal.sealed:
+        segment.to_disk()
+    decider = policies.stages.decider
+    decider.rules = replace(decider.rules, sites={"flag": decider.rules.sites["flag"]})
+    assert await policies.stages.flusher.flush()
+    assert ["Googlebot"] == [row["bot"] for row in policies.rows("ignore")]
+
+
 async def test_bots_of_senders_are_those_that_their_events_name(policies: Running, connect: Connect) -> None:
     """The sender itself is usually a program that the list knows."""
     wire = await connect(policies)
@@ -148,3 +162,29 @@ async def test_order_of_the_checks(policies: Running, connect: Connect) -> None:
     found.append((await wire.ask(request(body(), BOT, site="both"))).reason)
     found.append((await wire.ask(request(b"no event", BOT, site="drop"))).reason)
     assert ["tracking_disabled", "opted_out", "localhost", "excluded_ip", "bot"] == found
+
+
+async def test_bot_that_sends_a_batch_without_a_key_is_dropped(policies: Running, connect: Connect) -> None:
+    """Its own user agent counts, not those that its events give."""
+    wire = await connect(policies)
+    events = b"\n".join([body(user_agent=FIREFOX), b"no event"])
+    answer = await wire.ask(request(events, BOT, target="/public/drop/batch"))
+    assert (202, 0, ["bot", "bot"]) == (answer.status, answer.json["stored"], reasons(answer))
+    answer = await wire.ask(request(body(user_agent=GOOGLEBOT), BROWSER, target="/public/drop/batch"))
+    assert (201, 1) == (answer.status, answer.json["stored"])
+    await policies.flush()
+    assert ([FIREFOX], []) == ([row["user_agent"] for row in policies.rows("drop")], policies.rejected("drop"))
+
+
+async def test_order_of_the_checks_of_a_batch(policies: Running, connect: Connect) -> None:
+    """Tracking, opt-out, localhost, address, bot: the same, but `Origin` decides earlier about the whole batch."""
+    wire = await connect(policies)
+    lines = [BOT, b"Sec-GPC: 1", b"Origin: http://localhost"]
+    found = []
+    for site, sent in (("off", lines), ("both", lines), ("drop", lines), ("both", lines[:1]), ("drop", lines[:1])):
+        found += reasons(await wire.ask(request(b"no event", *sent, target=f"/public/{site}/batch")))
+    assert ["tracking_disabled", "opted_out", "localhost", "excluded_ip", "bot"] == found
+
+
+def reasons(answer: Answer) -> list[str]:
+    return [each["reason"] for each in answer.json["errors"]]

@@ -45,6 +45,14 @@ def test_every_example_of_the_list_is_found_as_the_list_means_it() -> None:
     assert all(bot_name(example) for example in EXAMPLES)
 
 
+def test_first_entry_of_the_list_that_matches_gives_the_name() -> None:
+    """Many examples match a later entry too, which is often more general."""
+    several = [found for found in map(_matcher().Match, EXAMPLES) if len(found) > 1]
+    assert several
+    for example in EXAMPLES:
+        assert _name(min(_matcher().Match(example))) == bot_name(example), example
+
+
 def test_every_pattern_of_the_list_is_searched_for() -> None:
     """RE2 skips one that it cannot read, with no error but the index -1."""
     import re2
