@@ -93,7 +93,7 @@ def record_batch(columns: Iterable[Sequence[object]], schema: pa.Schema) -> pa.R
 def merge(batches: list[pa.RecordBatch]) -> None:
     """Merge many batches into at most FEW_BATCHES, in place. The list holds every row at all times.
 
-    Handling hundreds of batches of 66 columns holds the GIL, from slicing to freeing: 20 ms for 400 batches. Copying
+    Handling hundreds of batches of 67 columns holds the GIL, from slicing to freeing: 20 ms for 400 batches. Copying
     their data releases it. Batches are copied in groups, because one large copy would double a flush's memory.
     """
     while len(batches) > FEW_BATCHES:

@@ -35,7 +35,7 @@ ROW_GROUP_MAX_ROWS = 128 * 1024
 
 # With all sites in one part, a row group ends at the first boundary between sites after this many rows. It is small
 # enough for readers of one site to skip most of the file. It is large enough that 10,000 small sites do not make 10,000
-# row groups, whose 66 column headers would outweigh their data.
+# row groups, whose 67 column headers would outweigh their data.
 ROW_GROUP_MIN_ROWS = 8 * 1024
 
 
@@ -168,7 +168,7 @@ class PartWriter:
             writer.add_key_value_metadata(footer)
             start = 0
             for rows in row_groups:
-                # Slicing 66 columns takes 0.02 ms, and small parts have a single row group.
+                # Slicing 67 columns takes 0.02 ms, and small parts have a single row group.
                 group = table if rows == table.num_rows else table.slice(start, rows)
                 writer.write_table(group, row_group_size=rows)
                 start += rows
