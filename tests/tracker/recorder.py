@@ -194,7 +194,7 @@ class Recorder:
 FIELDS = frozenset(CONTRACT["properties"])
 
 # What the collector adds to a row. `event_time_raw` is not among them: it is null for every time that was sent right.
-ADDED = frozenset({"site_id", "received_at", "client_ip", "user_agent"})
+ADDED = frozenset({"site_id", "received_at", "client_ip", "user_agent", "bot"})
 
 
 def canonical(event: Event) -> str:
