@@ -63,7 +63,8 @@ def is_too_large(head: bytes) -> bool:
 
 def is_http_1(head: bytes) -> bool:
     """Whether the head begins with an HTTP/1 request line."""
-    return _REQUEST_LINE.match(head) is not None
+    # PRI begins HTTP/2 (RFC 9113, 3.4). Behind it and an empty line, aiohttp's parser would wait for more, without end.
+    return _REQUEST_LINE.match(head) is not None and not head.startswith(b"PRI ")
 
 
 def is_broken(begun: bytes) -> bool:

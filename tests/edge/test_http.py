@@ -138,6 +138,14 @@ async def test_request_behind_an_unknown_upgrade_is_read_from_its_start(
     assert ({"received": 2, "stored": 2}, {}) == (tally(collector), tally(collector, "(unknown)"))
 
 
+@pytest.mark.parametrize("sent", [b"PRI / HTTP/1.1\r\n\r\n", b"PRI / HTTP/1.1\r\n\r\n\0\0", head(method="PRI")])
+async def test_beginning_of_http_2_in_a_request_of_http_1_1_is_refused_at_once(wire: Wire, sent: bytes) -> None:
+    """aiohttp's parser would wait for the rest of it, without end."""
+    wire.send(sent)
+    wire.send_eof()
+    assert (await wire.rest()).startswith(b"HTTP/1.1 400 ")
+
+
 NO_HTTP = {
     "TLS": TLS_HELLO,
     "words": b"hello\r\n\r\n",
