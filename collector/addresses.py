@@ -8,6 +8,9 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+UNIX: Final = "unix"
+"""Stands for a peer on the Unix socket, which has no address: in `trusted_proxies`, and as a connection's peer."""
+
 # The longest text of an IPv6 address is 45 characters; a zone adds an interface name of at most 15.
 LONGEST_ADDRESS: Final = 64
 

@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from collector.addresses import Network, parse_address, parse_network
+from collector.addresses import UNIX, Network, parse_address, parse_network
 from collector.events import CONTRACT
 from collector.paths import pieces
 from collector.sender_keys import FINGERPRINT
@@ -71,11 +71,11 @@ def _network(value: object) -> Network:
     return network
 
 
-def _trusted_proxy(value: object) -> Network | Literal["unix"]:
-    if value == "unix":
-        return "unix"
-    if isinstance(value, str) and (value.lower().startswith("unix") or not re.search("[0-9:]", value)):
-        raise ValueError('should be an address, a network, or "unix" (peers on the Unix socket)')
+def _trusted_proxy(value: object) -> Network | str:
+    if value == UNIX:
+        return UNIX
+    if isinstance(value, str) and (value.lower().startswith(UNIX) or not re.search("[0-9:]", value)):
+        raise ValueError(f'should be an address, a network, or "{UNIX}" (peers on the Unix socket)')
     return _network(value)
 
 
@@ -233,7 +233,7 @@ def _workers(value: object) -> int | str:
 
 # Lists become tuples, which cannot be changed. Each needs `strict=False`, because TOML gives lists.
 NetworkText = Annotated[Network, PlainValidator(_network)]
-TrustedProxyText = Annotated[Network | Literal["unix"], PlainValidator(_trusted_proxy)]
+TrustedProxyText = Annotated[Network | str, PlainValidator(_trusted_proxy)]
 ClientIpHeaderText = Annotated[str, AfterValidator(_client_ip_header)]
 PagePathText = Annotated[str, AfterValidator(_excluded_path)]
 HostText = Annotated[str, AfterValidator(_host)]

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from collector.addresses import UNIX
 from collector.config import LONGEST_SOCKET_PATH_BYTES, Server
-from collector.daemon.resources import BACKLOG, StartError, listen
+from collector.daemon.resources import BACKLOG, StartError, absolute, listen
+from collector.daemon.socket_activation import UNIX_SOCKET
 
 log = logging.getLogger(__name__)
 
-UNIX = "unix"  # in trusted_proxies
 NO_ADDRESSES = (
     'server.trusted_proxies lacks "unix": clients that come through the Unix socket have no address, and share '
     "one rate limit"
@@ -33,10 +34,10 @@ def public_sockets(server: Server, inherited: Mapping[str, socket.socket]) -> It
         found = []
         if server.host or "server" in inherited:
             found.append(opened.enter_context(listen(server.host, server.port, "server", inherited)))
-        if "unix" in inherited:
+        if UNIX_SOCKET in inherited:
             if server.unix_socket:
                 log.info("server: using the service manager's socket, not %s", server.unix_socket)
-            found.append(opened.enter_context(inherited["unix"]))
+            found.append(opened.enter_context(inherited[UNIX_SOCKET]))
         elif server.unix_socket:
             mode = int(server.unix_socket_mode, 8)
             found.append(opened.enter_context(listening_at(Path(server.unix_socket), mode)))
@@ -58,7 +59,7 @@ def hints(server: Server) -> Iterator[str]:
 @contextmanager
 def listening_at(path: Path, mode: int) -> Iterator[socket.socket]:
     """A Unix socket that listens at the path, until the end of the block. Raises StartError."""
-    path = absolute(path)  # the process changes its working directory
+    path = absolute(path, "server.unix_socket")  # the process changes its working directory
     bound, created = _bind(path, mode)
     with bound:
         try:
@@ -101,15 +102,6 @@ def _make_way(path: Path) -> None:
             os.unlink(path)
     elif problem:
         raise StartError(f"server: cannot listen on {path}: {problem}")
-
-
-def absolute(path: Path) -> Path:
-    """The absolute path. Raises StartError."""
-    try:
-        return path.absolute()
-    except FileNotFoundError:
-        why = "it is relative, but the working directory no longer exists"
-        raise StartError(f"server: cannot listen on {path}: {why}") from None
 
 
 def obstacle(path: Path) -> str | None:

@@ -122,12 +122,12 @@ def owned(data_dir: Path, patience_s: float = 0.0) -> Iterator[DataDir]:
         yield held
 
 
-def absolute(data_dir: Path) -> Path:
-    """The absolute path. Raises StartError."""
+def absolute(path: Path, setting: str = "data_dir") -> Path:
+    """The absolute path of a setting. Raises StartError."""
     try:
-        return data_dir.absolute()
+        return path.absolute()
     except FileNotFoundError:
-        raise StartError(f"data_dir {data_dir}: is relative, but the working directory no longer exists") from None
+        raise StartError(f"{setting} {path}: is relative, but the working directory no longer exists") from None
 
 
 def _lock(lock: int, folder: int, data_dir: Path, patience_s: float) -> None:

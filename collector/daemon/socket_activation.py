@@ -14,12 +14,12 @@ from collector.config_file import ConfigError
 FIRST = 3
 SECTIONS = {"http": "server", "admin": "admin"}
 """Socket names, each with the section of the configuration whose host and port it replaces."""
-UNIX = "unix"
-"""The key of the public Unix socket, which replaces `server.unix_socket`."""
+UNIX_SOCKET = "unix_socket"
+"""The key of the public Unix socket, which replaces the setting `server.unix_socket`."""
 
 
 def inherited(environ: MutableMapping[str, str], first: int = FIRST) -> dict[str, socket.socket]:
-    """The sockets, by section or UNIX. Removes the variables, as no child process gets the sockets.
+    """The sockets, by section or UNIX_SOCKET. Removes the variables, as no child process gets the sockets.
 
     Raises ConfigError.
     """
@@ -65,4 +65,4 @@ def _wrong(passed: socket.socket, name: str, found: Container[str]) -> str | Non
 
 
 def _key(passed: socket.socket, name: str) -> str:
-    return UNIX if passed.family == socket.AF_UNIX else SECTIONS[name]
+    return UNIX_SOCKET if passed.family == socket.AF_UNIX else SECTIONS[name]

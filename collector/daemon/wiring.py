@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
-from collector.addresses import AddressSet
+from collector.addresses import UNIX, AddressSet
 from collector.clock import Clock
 from collector.config import DEFAULT_COLLECT_PATH, Config
 from collector.config import Server as ServerSettings
 from collector.daemon.status import Stats
 from collector.edge.batch import Batches
-from collector.edge.client_ip import UNIX, Peers
+from collector.edge.client_ip import Peers
 from collector.edge.decide import Decider
 from collector.edge.demo import demo_files
 from collector.edge.files import Files

@@ -12,15 +12,13 @@ A peer on the Unix socket has no address. Neither has one that has disconnected;
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from collector.addresses import Address, AddressSet, parse_address
+from collector.addresses import UNIX, Address, AddressSet, parse_address
+from collector.config import CLIENT_IP_HEADERS
 from collector.edge.forwarded import clients_from_the_right
 from collector.recent import Recent
 
-UNIX: Final = "unix"
-"""The peer of each connection on the Unix socket."""
-
 LIST_HEADERS: Final = ("x-forwarded-for", "forwarded")
-SINGLE_HEADERS: Final = ("x-real-ip", "cf-connecting-ip", "true-client-ip")
+SINGLE_HEADERS: Final = tuple(name for name in map(str.lower, CLIENT_IP_HEADERS) if name not in LIST_HEADERS)
 """The headers that can hold the client's address. One of SINGLE_HEADERS that comes twice is not believed."""
 
 # 10 MB with 32,768 IPv4 addresses, 24 MB at most. A hit takes 0.05 us. Parsing an address takes 0.5 us, and

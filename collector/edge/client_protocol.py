@@ -5,7 +5,7 @@ import logging
 import socket
 from typing import Final, cast
 
-from collector.edge.client_ip import UNIX
+from collector.addresses import UNIX
 from collector.edge.responses import Replier
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from collector.edge.client_ip import LIST_HEADERS, SINGLE_HEADERS
 from collector.edge.routes import Route
 from collector.ingest.pipeline import Arrival
 from collector.site_counts import SiteCounts
@@ -10,21 +11,18 @@ ONCE: Final = frozenset(
     (
         "access-control-request-headers",
         "authorization",
-        "cf-connecting-ip",
         "connection",
         "content-encoding",
         "content-length",
         "dnt",
-        "forwarded",
         "host",
         "idempotency-key",
         "origin",
         "referer",
         "sec-gpc",
-        "true-client-ip",
         "user-agent",
-        "x-forwarded-for",
-        "x-real-ip",
+        *LIST_HEADERS,
+        *SINGLE_HEADERS,
         # Nobody reads these, but aiohttp refuses requests that repeat them (RFC 9110, 5.3).
         "content-location",
         "content-range",

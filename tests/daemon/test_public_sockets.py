@@ -14,6 +14,7 @@ import pytest
 from collector.config import Server
 from collector.daemon.public_sockets import listening_at, public_sockets
 from collector.daemon.resources import StartError, url
+from collector.daemon.socket_activation import UNIX_SOCKET
 from tests.crash.conftest import need
 
 
@@ -66,7 +67,7 @@ def test_start_says_that_clients_have_no_address(
     settings = Server.model_validate(
         {"host": "", "unix_socket": "" if inherits else "a.sock", "trusted_proxies": trusted}
     )
-    with public_sockets(settings, {"unix": listening(path)} if inherits else {}):
+    with public_sockets(settings, {UNIX_SOCKET: listening(path)} if inherits else {}):
         assert ("have no address" in caplog.text) is not bool(trusted)
 
 

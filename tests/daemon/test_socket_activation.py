@@ -110,7 +110,7 @@ def test_two_sockets_of_one_name_and_kind_are_a_configuration_error(
 def test_public_listener_may_be_a_tcp_and_a_unix_socket(passed: Passed, tmp_path: Path) -> None:
     """One unit with two ListenStream= passes both under one name."""
     found = inherited(passed("http:admin:http", unix(tmp_path), tcp(), tcp()), FIRST)
-    assert {"unix": FIRST, "admin": FIRST + 1, "server": FIRST + 2} == {
+    assert {"unix_socket": FIRST, "admin": FIRST + 1, "server": FIRST + 2} == {
         key: each.fileno() for key, each in found.items()
     }
     settings = Server(host="no.such.host", unix_socket=str(tmp_path / "other.sock"))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.addresses import Address, AddressSet, parse_network
+from collector.addresses import UNIX, Address, AddressSet, parse_network
 from collector.config import CLIENT_IP_HEADERS
-from collector.edge.client_ip import LIST_HEADERS, LONGEST_KNOWN_VALUE, SINGLE_HEADERS, UNIX, Peers
+from collector.edge.client_ip import LIST_HEADERS, LONGEST_KNOWN_VALUE, SINGLE_HEADERS, Peers
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import request
 from tests.support import FakeClock, body

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.addresses import Address, AddressSet, parse_network
+from collector.addresses import UNIX, Address, AddressSet, parse_network
 from collector.config import CLIENT_IP_HEADERS
-from collector.edge.client_ip import UNIX, Peers
+from collector.edge.client_ip import Peers
 from tests.crash.conftest import times
 from tests.edge.wire import Wire, request
 from tests.support import body, config, running

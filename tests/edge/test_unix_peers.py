@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from collector.addresses import AddressSet, parse_network
+from collector.addresses import UNIX, AddressSet, parse_network
 from collector.config import RateLimit
 from collector.daemon.public_sockets import listening_at
 from collector.daemon.wiring import build_rules
 from collector.daemon.worker import accept_all
-from collector.edge.client_ip import UNIX, Client, Peers
+from collector.edge.client_ip import Client, Peers
 from collector.edge.rate_limit import TokenBuckets
 from tests.edge.conftest import Connect, Serve
 from tests.edge.wire import Wire, request, tally, until
