@@ -5,9 +5,12 @@ once, in 2 us for an ordinary user agent and 12 us for 512 random characters. Py
 clients could keep the event loop busy with user agents that they make up.
 """
 
+import logging
 import re
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME: Final = 64
 _PUNCTUATION: Final = " /\\()[];:,+^$|*?"
@@ -15,39 +18,44 @@ _PUNCTUATION: Final = " /\\()[];:,+^$|*?"
 
 def bot_name(user_agent: str) -> str | None:
     """The name of the first bot in the list that the user agent names; None: no known bot."""
-    found = _matcher().Match(user_agent)
+    found = _list().matcher.Match(user_agent)
     return _name(min(found)) if found else None
 
 
 def load() -> None:
     """Load the list now, which takes 30 ms, instead of with the first user agent."""
-    _matcher()
+    _list()
+
+
+class _List(NamedTuple):
+    """What finds the entries, by their index, and the entries."""
+
+    matcher: Any
+    entries: list[dict[str, Any]]
 
 
 @cache
-def _entries() -> list[dict[str, Any]]:
+def _list() -> _List:
     # Not at the top: commands that handle no events need neither the time nor the 4 MB.
+    import re2
     from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
-    entries: list[dict[str, Any]] = CRAWLER_USER_AGENTS_DATA
-    return entries
-
-
-@cache
-def _matcher() -> Any:
-    import re2
-
-    matcher = re2.Set.SearchSet()
-    for entry in _entries():
-        matcher.Add(entry["pattern"])
-    matcher.Compile()
-    return matcher
+    found = _List(re2.Set.SearchSet(), [])
+    for entry in CRAWLER_USER_AGENTS_DATA:
+        try:
+            found.matcher.Add(entry["pattern"])
+        except re2.error:  # a later list may have one that only backtracking can match
+            log.warning("a bot is not recognised: RE2 cannot read its pattern %s", entry["pattern"])
+        else:
+            found.entries.append(entry)
+    found.matcher.Compile()
+    return found
 
 
 @cache
 def _name(index: int) -> str:
     """The name of an entry, which has none of its own: what its pattern finds in its first example, or the pattern."""
-    entry = _entries()[index]
+    entry = _list().entries[index]
     pattern: str = entry["pattern"]
     found = next(filter(None, (re.search(pattern, example) for example in entry["instances"])), None)
     text = re.sub(r"\\(.)", r"\1", pattern) if found is None else found[0]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.ingest import user_agent
-from collector.ingest.bots import LONGEST_NAME, _matcher, _name, bot_name
+from collector.ingest.bots import LONGEST_NAME, _list, _name, bot_name
 from collector.ingest.user_agent import USER_AGENT_MAX_CHARACTERS, known_user_agent
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -41,24 +41,37 @@ def test_every_example_of_the_list_is_found_as_the_list_means_it() -> None:
     patterns = [re.compile(entry["pattern"]) for entry in CRAWLER_USER_AGENTS_DATA]
     for example in EXAMPLES[::7]:
         expected = [index for index, pattern in enumerate(patterns) if pattern.search(example)]
-        assert expected == sorted(_matcher().Match(example)), example
+        assert expected == sorted(_list().matcher.Match(example)), example
     assert all(bot_name(example) for example in EXAMPLES)
 
 
 def test_first_entry_of_the_list_that_matches_gives_the_name() -> None:
     """Many examples match a later entry too, which is often more general."""
-    several = [found for found in map(_matcher().Match, EXAMPLES) if len(found) > 1]
+    several = [found for found in map(_list().matcher.Match, EXAMPLES) if len(found) > 1]
     assert several
     for example in EXAMPLES:
-        assert _name(min(_matcher().Match(example))) == bot_name(example), example
+        assert _name(min(_list().matcher.Match(example))) == bot_name(example), example
 
 
 def test_every_pattern_of_the_list_is_searched_for() -> None:
-    """RE2 skips one that it cannot read, with no error but the index -1."""
-    import re2
+    assert CRAWLER_USER_AGENTS_DATA == _list().entries
 
-    for entry in CRAWLER_USER_AGENTS_DATA:
-        assert re2.Set.SearchSet().Add(entry["pattern"]) == 0, entry["pattern"]
+
+def test_pattern_that_re2_cannot_read_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others keep their names."""
+    patterns = ("Googlebot", "(?=lookahead)", "bingbot")
+    entries = [{"pattern": pattern, "instances": [pattern]} for pattern in patterns]
+    monkeypatch.setattr("crawleruseragents.CRAWLER_USER_AGENTS_DATA", entries)
+    for cached in (_list, _name):
+        cached.cache_clear()
+    try:
+        assert ["Googlebot", "bingbot", None] == [bot_name(text) for text in ("Googlebot/2", "bingbot/2", "lookahead")]
+        assert "RE2 cannot read its pattern (?=lookahead)" in caplog.text
+    finally:
+        for cached in (_list, _name):
+            cached.cache_clear()
 
 
 def test_names_are_short_readable_and_tell_the_bots_apart() -> None:

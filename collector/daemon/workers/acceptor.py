@@ -106,24 +106,27 @@ class Acceptor:
     def _resume(self) -> None:
         self._holding_back = None
         self._listen()
-        for bound in self._sockets:
-            self._accept(bound)  # whatever still waits, no other worker has accepted
+        for bound in self._sockets:  # whatever still waits, no other worker has accepted
+            if not self._accept(bound):
+                break
 
-    def _accept(self, bound: socket.socket) -> None:
+    def _accept(self, bound: socket.socket) -> bool:
+        """Accept a connection, if one waits. Returns whether there are descriptors for more."""
         try:
             connection, _ = bound.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker was faster, or the client has gone
+            return True  # another worker was faster, or the client has gone
         except OSError as exc:
             if exc.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 raise
             log.error("cannot accept connections: %s", exc)
             self._hold_back(OUT_OF_DESCRIPTORS_S)
-            return
+            return False
         connection.setblocking(False)
         task = self._loop.create_task(self._enter(connection))
         self._entering.add(task)
         task.add_done_callback(self._entering.discard)
+        return True
 
     async def _enter(self, connection: socket.socket) -> None:
         with suppress(OSError):  # the client has gone

@@ -15,7 +15,7 @@ import pytest
 
 from collector.daemon.resources import DataDir
 from collector.daemon.serve import command, processes
-from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, Acceptor, ConnectionCounts
+from collector.daemon.workers.acceptor import CONNECTION_COUNTS_BYTES, ConnectionCounts
 from collector.daemon.workers.channel import Channel, encode, receive_first
 from collector.daemon.workers.handle import (
     HEARTBEATS_UNANSWERED,
@@ -466,84 +466,3 @@ def test_auto_is_one_worker_per_usable_core() -> None:
 def test_each_folder_is_adopted_by_exactly_one_worker(workers: int) -> None:
     for folder in ("0", "1", "2", "4", "9", "old", "expired"):
         assert 1 == sum(WorkerSlot(number, workers).adopts(folder) for number in range(workers))
-
-
-@contextmanager
-def accepting(bound: socket.socket, connections: int, counts: ConnectionCounts, worker: int) -> Iterator[list[Any]]:
-    """Accept like a worker that already has this many connections; yields the accepted ones."""
-    entered: list[Any] = []
-
-    class Entered(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            entered.append(transport)
-
-    acceptor = Acceptor([bound], Entered, lambda: connections, counts, worker)
-    acceptor.open()
-    try:
-        yield entered
-    finally:
-        acceptor.close()
-        for transport in entered:
-            transport.close()
-
-
-@pytest.fixture
-def connection_counts() -> ConnectionCounts:
-    return ConnectionCounts(shared_memory("connection_counts", CONNECTION_COUNTS_BYTES), 2)
-
-
-@pytest.fixture
-def bound() -> socket.socket:
-    """A listening socket. The acceptor closes it."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    listening.setblocking(False)
-    return listening
-
-
-async def connect(address: tuple[str, int]) -> None:
-    _, writer = await asyncio.open_connection(*address)
-    writer.close()
-
-
-async def test_worker_with_more_connections_leaves_the_next_to_one_with_fewer(
-    bound: socket.socket, connection_counts: ConnectionCounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("collector.daemon.workers.acceptor.HOLD_BACK_S", 3600)
-    address = bound.getsockname()
-    with (
-        accepting(bound.dup(), 5, connection_counts, 1) as few,
-        accepting(bound, 20, connection_counts, 0) as many,
-    ):
-        for number in range(1, 11):
-            await connect(address)
-            await until(lambda number=number: len(few) + len(many) == number)  # type: ignore[misc]
-    assert (10, 0) == (len(few), len(many))
-
-
-async def test_worker_that_held_back_accepts_if_no_other_does(
-    bound: socket.socket, connection_counts: ConnectionCounts
-) -> None:
-    connection_counts.set(1, 5)  # and this one hangs
-    with accepting(bound, 20, connection_counts, 0) as entered:
-        await connect(bound.getsockname())
-        await until(lambda: len(entered) == 1)
-
-
-async def test_worker_does_not_hold_back_for_one_that_is_not_running(
-    bound: socket.socket, connection_counts: ConnectionCounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("collector.daemon.workers.acceptor.HOLD_BACK_S", 3600)
-    connection_counts.set_absent(1)
-    with accepting(bound, 20, connection_counts, 0) as entered:
-        await connect(bound.getsockname())
-        await until(lambda: len(entered) == 1)
-
-
-async def test_acceptor_that_is_closed_accepts_no_connection(
-    bound: socket.socket, connection_counts: ConnectionCounts
-) -> None:
-    address = bound.getsockname()
-    with accepting(bound, 0, connection_counts, 0):
-        pass
-    with pytest.raises(ConnectionError):
-        await connect(address)
